@@ -1,0 +1,6 @@
+"""Parallel separable 3D convolution (P_mSC_n) for video and volumes."""
+
+from psc.blocks import ConvolutionOptions, PSCBlock, make_segment
+
+__all__ = ["ConvolutionOptions", "PSCBlock", "make_segment"]
+__version__ = "0.1.0"

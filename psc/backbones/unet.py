@@ -1,0 +1,193 @@
+"""3D U-Net of the EM application (Section 4.3), after Funke et al.'s affinity network.
+
+Published form: valid convolutions, 132³ voxels in, 44³ out; levels of 24·3^d channels, three 2×2×2
+max-poolings; learned transposed convolutions, 1×1×1 to the level's channels, crop and concatenate
+(upsampled first, then skip); 1×1×1 to the affinities. With ``block=3d`` it has 25,178,811
+parameters, with P_1SC_1 12,574,139, with P_2SC_2 15,698,611.
+
+This file holds no block logic: every level's pair of convolutions comes from a segment factory.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from psc.blocks import ConvolutionOptions, Padding, Segment, SegmentFactory
+from psc.errors import ConfigError
+
+LEAKY_SLOPE = 0.005
+"""Negative slope of the published network's leaky ReLU."""
+
+CONVOLUTIONS_PER_LEVEL = 2
+"""A level is a VGG pair: two consecutive convolutions."""
+
+
+def _leaky_relu() -> nn.Module:
+    return nn.LeakyReLU(LEAKY_SLOPE, inplace=True)
+
+
+class UNet(nn.Module):
+    """U-Net over volumes; its convolutions are whatever ``segment`` builds.
+
+    Args:
+        segment: factory of a level's convolutions (``psc.make_segment``).
+        in_channels: channels of the input.
+        out_channels: channels of the result: 3 affinities (z, y, x) in the paper.
+        base_width: channels of the finest level.
+        growth: factor of the channels from level to level.
+        depth: number of 2×2×2 poolings; there are depth + 1 levels.
+        padding: "valid" (published) or "same".
+
+    ``forward`` takes (N, in_channels, D, H, W) with every axis a valid input size and returns
+    LOGITS (N, out_channels, D', H', W'); the published sigmoid is the task's, so that losses can
+    be computed stably.
+
+    Raises:
+        ConfigError: for a base width, growth or depth below 1.
+    """
+
+    def __init__(
+        self,
+        segment: SegmentFactory,
+        *,
+        in_channels: int = 1,
+        out_channels: int = 3,
+        base_width: int = 24,
+        growth: int = 3,
+        depth: int = 3,
+        padding: Padding = "valid",
+    ) -> None:
+        super().__init__()
+        for name, value in (("base_width", base_width), ("growth", growth), ("depth", depth)):
+            if value < 1:
+                raise ConfigError(f"backbone.{name} must be at least 1, got {value}")
+        options = ConvolutionOptions(padding=padding, activation=_leaky_relu)
+        widths = [base_width * growth**level for level in range(depth + 1)]
+
+        def level_segment(channels: int, width: int) -> Segment:
+            return segment(
+                channels, width, depth=CONVOLUTIONS_PER_LEVEL, width_limit=width, options=options
+            )
+
+        self.depth, self.padding = depth, padding
+        segments = [
+            level_segment(channels, width)
+            for channels, width in zip([in_channels, *widths], widths, strict=False)
+        ]
+        self.encoder = nn.ModuleList(segments)
+        self.pool = nn.MaxPool3d(2)
+        # Coarse to fine, the order in which the decoder runs.
+        pairs = list(zip(reversed(widths[1:]), reversed(widths[:-1]), strict=True))
+        self.upsample = nn.ModuleList(
+            nn.ConvTranspose3d(coarse, coarse, 2, 2, bias=False) for coarse, _ in pairs
+        )
+        self.reduce = nn.ModuleList(nn.Conv3d(coarse, fine, 1) for coarse, fine in pairs)
+        self.decoder = nn.ModuleList(level_segment(2 * fine, fine) for _, fine in pairs)
+        self.head = nn.Conv3d(widths[0], out_channels, 1)
+        self._reset_parameters()
+
+        # What one level's segment sees beyond a voxel, in that level's voxels (all levels alike).
+        self._reach = max(segments[0].receptive_field) - 1
+
+    def _reset_parameters(self) -> None:
+        """MSRA (He) initialisation and zero biases, as published."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
+                nn.init.kaiming_normal_(module.weight, a=LEAKY_SLOPE, nonlinearity="leaky_relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, D, H, W) → logits (N, out_channels, D', H', W')."""
+        for size in x.shape[2:]:
+            self.output_size(size)
+        skips = []
+        for segment in self.encoder[:-1]:
+            x = segment(x)
+            skips.append(x)
+            x = self.pool(x)
+        x = self.encoder[-1](x)
+        for upsample, reduce, segment in zip(self.upsample, self.reduce, self.decoder, strict=True):
+            x = reduce(upsample(x))
+            x = torch.cat([x, _crop_centre(skips.pop(), x)], dim=1)
+            x = segment(x)
+        y: Tensor = self.head(x)
+        return y
+
+    @property
+    def period(self) -> int:
+        """Shifts by multiples of this many voxels commute with the network (2^depth, pooling)."""
+        return 1 << self.depth
+
+    @property
+    def receptive_field(self) -> int:
+        """Extent in voxels, along each axis, of the input that one output voxel can depend on.
+
+        The widest over the positions within a period: encoder and bottom see ``_reach`` voxels per
+        level at that level's spacing, a pooling adds one voxel of its own level, the decoder's
+        segments add their reach again; an upsampled voxel sees the whole coarse voxel it lies in.
+        """
+        span = 1  # consecutive voxels of the current level that one output voxel depends on
+        for _ in range(self.depth):
+            span += self._reach
+            span = span // 2 + 1  # fine voxels lie in at most this many coarse ones
+        span += self._reach
+        for _ in range(self.depth):
+            span = 2 * span + self._reach
+        return span
+
+    def output_size(self, input_size: int) -> int:
+        """Voxels that leave, along one axis, for ``input_size`` voxels that enter.
+
+        Raises:
+            ConfigError: if the network cannot take that size; the nearest ones are named.
+        """
+        size = self._trace(input_size)
+        if size is None:
+            raise ConfigError(
+                f"the U-Net (depth {self.depth}, {self.padding} padding) cannot take an input of "
+                f"{input_size} voxels; nearest valid sizes: {self._nearest(input_size)}"
+            )
+        return size
+
+    def valid_input_sizes(self, minimum: int, maximum: int) -> list[int]:
+        """All sizes in [minimum, maximum] that the network can take, ascending."""
+        return [n for n in range(max(1, minimum), maximum + 1) if self._trace(n) is not None]
+
+    def input_size_for(self, output_size: int) -> int:
+        """The smallest valid input size that gives at least ``output_size`` voxels."""
+        size = max(1, output_size)
+        while (got := self._trace(size)) is None or got < output_size:
+            size += 1
+        return size
+
+    def _trace(self, size: int) -> int | None:
+        """Follow one axis through the network; None where it does not fit."""
+        loss = self._reach if self.padding == "valid" else 0
+        for _ in range(self.depth):
+            size -= loss
+            if size < 2 or size % 2:
+                return None
+            size //= 2
+        size -= loss
+        if size < 1:
+            return None
+        for _ in range(self.depth):
+            size = 2 * size - loss
+            if size < 1:
+                return None
+        return size
+
+    def _nearest(self, size: int) -> str:
+        smallest = self.input_size_for(1)
+        sizes = self.valid_input_sizes(smallest, max(size, smallest) + 2 * self.period)
+        below = [n for n in sizes if n < size][-1:]
+        above = [n for n in sizes if n > size][:1]
+        return ", ".join(f"{n} (output {self._trace(n)})" for n in below + above)
+
+
+def _crop_centre(x: Tensor, like: Tensor) -> Tensor:
+    """The centre of x (N, C, D, H, W) with the spatial size of ``like``."""
+    for axis in (2, 3, 4):
+        surplus = x.shape[axis] - like.shape[axis]
+        x = x.narrow(axis, surplus // 2, like.shape[axis])
+    return x

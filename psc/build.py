@@ -1,0 +1,44 @@
+"""From configuration to network: the name → builder table."""
+
+import torch
+
+from psc.backbones import UNet
+from psc.blocks import SegmentFactory, make_segment
+from psc.config.schema import BackboneConfig, BlockConfig, UNetConfig
+from psc.errors import ConfigError
+
+
+def build_segment(block: BlockConfig) -> SegmentFactory:
+    """The segment factory of a block's configuration.
+
+    Raises:
+        ConfigError: for an unknown kind or an impossible (m, n).
+    """
+    if block.kind == "conv3d":
+        return make_segment("conv3d")
+    if block.kind != "psc" or block.m is None or block.n is None:
+        raise ConfigError(f"block.kind={block.kind}, m={block.m}, n={block.n} is not a block")
+    return make_segment("psc", m=block.m, n=block.n, maximum_width=block.maximum_width)
+
+
+def build_network(backbone: BackboneConfig, block: BlockConfig) -> UNet:
+    """The network of a backbone's and a block's configuration, freshly initialised.
+
+    Raises:
+        ConfigError: for a backbone that does not exist, or sizes that cannot work.
+    """
+    if isinstance(backbone, UNetConfig):
+        return UNet(
+            build_segment(block),
+            base_width=backbone.base_width,
+            growth=backbone.growth,
+            depth=backbone.depth,
+            padding="same" if backbone.padding == "same" else "valid",
+        )
+    raise ConfigError(f"backbone={backbone.name}: known are unet")
+
+
+def build_network_on_meta(backbone: BackboneConfig, block: BlockConfig) -> UNet:
+    """The same without memory or initialisation: for sizes and counts."""
+    with torch.device("meta"):
+        return build_network(backbone, block)

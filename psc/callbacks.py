@@ -1,0 +1,115 @@
+"""Callbacks of every training: one progress bar for the whole run, and what it cost."""
+
+import time
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+from tqdm import tqdm
+
+WARM_UP_ITERATIONS = 10
+"""Left out of the throughput: compilation, algorithm search and caches."""
+
+
+class IterationProgress(Callback):  # type: ignore[misc]
+    """One bar over all iterations with the time left and the last losses.
+
+    Lightning's own bar counts batches within an epoch, and ours are only validation intervals.
+    """
+
+    def __init__(self, iterations: int) -> None:
+        self.iterations = iterations
+        self._bar: Any = None
+
+    def on_train_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Open the bar where the run starts or resumes."""
+        if trainer.is_global_zero:
+            self._bar = tqdm(
+                total=self.iterations,
+                initial=trainer.global_step,
+                unit="it",
+                desc="training",
+                dynamic_ncols=True,
+                smoothing=0.05,
+            )
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any
+    ) -> None:
+        """One iteration done."""
+        if self._bar is not None:
+            metrics = trainer.callback_metrics
+            self._bar.set_postfix(
+                {
+                    short: f"{float(metrics[name]):.4f}"
+                    for short, name in (("loss", "train/loss"), ("validation", "validation/loss"))
+                    if name in metrics
+                },
+                refresh=False,
+            )
+            self._bar.update(1)
+
+    def teardown(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
+    ) -> None:
+        """Close the bar, also after an error."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+class Throughput(Callback):  # type: ignore[misc]
+    """Iterations per second, share of time spent waiting for data, and peak GPU memory.
+
+    ``seconds_per_iteration`` is the mean over all iterations after the warm-up, without
+    validation and checkpoints; ``data_share`` is the part of it between one batch's end and the
+    next one's start.
+    """
+
+    def __init__(self) -> None:
+        self.counted = 0
+        self.busy = 0.0
+        self.waiting = 0.0
+        self._seen = 0
+        self._begin = 0.0
+        self._end: float | None = None
+
+    def on_train_epoch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """The first wait after a validation is not the loader's steady state."""
+        self._end = None
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any
+    ) -> None:
+        """A batch has arrived."""
+        self._begin = time.perf_counter()
+        if self._end is not None and self._seen > WARM_UP_ITERATIONS:
+            self.waiting += self._begin - self._end
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any
+    ) -> None:
+        """A batch has been computed; wait for the device, or the time would be the launch's."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self._end = time.perf_counter()
+        self._seen += 1
+        if self._seen > WARM_UP_ITERATIONS:
+            self.counted += 1
+            self.busy += self._end - self._begin
+
+    def summary(self) -> dict[str, float | None]:
+        """Numbers for the record; None where nothing was measured."""
+        total = self.busy + self.waiting
+        gigabytes = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None
+        if not self.counted:
+            return {"iterations_per_second": None, "data_share": None, "peak_gpu_gb": gigabytes}
+        return {
+            "iterations_per_second": self.counted / total,
+            "data_share": self.waiting / total,
+            "peak_gpu_gb": gigabytes,
+        }

@@ -1,0 +1,230 @@
+"""Ranges and combinations that the types of the schema cannot express.
+
+All of it runs before any data is read. Every message names the key, the value found and the
+values allowed.
+"""
+
+from collections.abc import Collection, Sequence
+from itertools import combinations
+from typing import Any
+
+from psc.config.schema import (
+    AffinityRecipeConfig,
+    BackboneConfig,
+    BlockConfig,
+    DatasetConfig,
+    FibsemConfig,
+    RecipeConfig,
+    SegmentationConfig,
+    SlabConfig,
+    TrainConfig,
+    TrainerConfig,
+    UNetConfig,
+)
+from psc.errors import ConfigError
+
+LOSSES = ("balanced_squared_error", "balanced_cross_entropy", "squared_error", "cross_entropy")
+SCHEDULES = ("constant", "inverse", "cosine")
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
+SCORINGS = ("aff50_his256", "aff85_his256", "mean")
+
+
+def check_train(config: TrainConfig) -> None:
+    """Check a whole training configuration.
+
+    Raises:
+        ConfigError: naming the first key that cannot work.
+    """
+    check_block(config.block)
+    check_backbone(config.backbone)
+    check_recipe(config.recipe)
+    check_segmentation(config.segmentation)
+    check_trainer(config.trainer)
+    check_dataset(config.dataset)
+    _check_task(config)
+    _require("logger.mode", config.logger.mode, ("auto", "online", "offline"))
+    if not isinstance(config.resume, bool | str):
+        raise ConfigError(
+            f"resume={config.resume!r}: allowed are true, false, or a checkpoint's path"
+        )
+
+
+def check_block(block: BlockConfig) -> None:
+    """m, n and the kind of block.
+
+    Raises:
+        ConfigError: for an unknown kind, m outside 1–3, n < 1, or a cap below 1.
+    """
+    _require("block.kind", block.kind, ("conv3d", "psc"))
+    if block.kind == "conv3d":
+        if block.m is not None or block.n is not None:
+            raise ConfigError(
+                f"block.m={block.m}, block.n={block.n}: plain 3D convolutions have neither; use "
+                "block=psc block.m=… block.n=…"
+            )
+        return
+    if block.m not in (1, 2, 3):
+        raise ConfigError(f"block.m={block.m}: allowed are 1, 2 and 3 (streams, one per axis)")
+    if block.n is None or block.n < 1:
+        raise ConfigError(f"block.n={block.n}: must be at least 1 (2D convolutions per stream)")
+    if block.maximum_width is not None and block.maximum_width < 1:
+        raise ConfigError(
+            f"block.maximum_width={block.maximum_width}: must be at least 1, or null for no cap"
+        )
+
+
+def check_backbone(backbone: BackboneConfig) -> None:
+    """Sizes of the backbone.
+
+    Raises:
+        ConfigError: for a size below 1 or an unknown padding.
+    """
+    if isinstance(backbone, UNetConfig):
+        for key in ("base_width", "growth", "depth"):
+            _at_least(f"backbone.{key}", getattr(backbone, key), 1)
+        _require("backbone.padding", backbone.padding, ("valid", "same"))
+
+
+def check_recipe(recipe: RecipeConfig) -> None:
+    """Iterations, optimiser, schedule, loss.
+
+    Raises:
+        ConfigError: for a value out of range.
+    """
+    for key in ("iterations", "validate_every", "batch_size"):
+        _at_least(f"recipe.{key}", getattr(recipe, key), 1)
+    optimizer = recipe.optimizer
+    if not optimizer.learning_rate > 0:
+        raise ConfigError(
+            f"recipe.optimizer.learning_rate={optimizer.learning_rate}: must be positive"
+        )
+    betas = optimizer.betas
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ConfigError(f"recipe.optimizer.betas={betas}: must be two numbers in [0, 1)")
+    _require("recipe.schedule.name", recipe.schedule.name, SCHEDULES)
+    if isinstance(recipe, AffinityRecipeConfig):
+        _require("recipe.loss", recipe.loss, LOSSES)
+        _at_least("recipe.input_size", recipe.input_size, 1)
+        _at_least("recipe.validation_patches", recipe.validation_patches, 1)
+        augmentation = recipe.augmentation
+        _require("recipe.augmentation.axis_swaps", augmentation.axis_swaps, ("all", "yx", "none"))
+        for key in ("contrast", "brightness"):
+            _interval(f"recipe.augmentation.{key}", getattr(augmentation, key))
+
+
+def check_segmentation(segmentation: SegmentationConfig) -> None:
+    """Fragments, scoring and thresholds.
+
+    Raises:
+        ConfigError: for an unknown choice or a threshold outside [0, 1].
+    """
+    _require("segmentation.fragments", segmentation.fragments, ("seeded", "waterz"))
+    _require("segmentation.scoring", segmentation.scoring, SCORINGS)
+    thresholds = segmentation.thresholds
+    if not thresholds or not all(0 <= threshold <= 1 for threshold in thresholds):
+        raise ConfigError(
+            f"segmentation.thresholds={thresholds}: must be one or more numbers in [0, 1]"
+        )
+    if not 0 < segmentation.boundary_threshold < 1:
+        raise ConfigError(
+            f"segmentation.boundary_threshold={segmentation.boundary_threshold}: must lie between "
+            "0 and 1"
+        )
+    for key in ("tile_input", "batch_size"):
+        _at_least(f"segmentation.{key}", getattr(segmentation, key), 1)
+
+
+def check_trainer(trainer: TrainerConfig) -> None:
+    """Precision, compilation, worker processes.
+
+    Raises:
+        ConfigError: for an unknown choice.
+    """
+    _require("trainer.precision", trainer.precision, PRECISIONS)
+    _require("trainer.compile", trainer.compile, ("auto", True, False))
+    _at_least("trainer.num_nodes", trainer.num_nodes, 1)
+    workers = trainer.workers
+    if workers != "auto" and (isinstance(workers, bool) or not isinstance(workers, int)):
+        raise ConfigError(f"trainer.workers={workers!r}: allowed are auto or a number of processes")
+
+
+def check_dataset(dataset: DatasetConfig) -> None:
+    """Slabs: well-formed, and disjoint between splits where they name the same file.
+
+    Raises:
+        ConfigError: naming the split and the slab.
+    """
+    if not isinstance(dataset, FibsemConfig):
+        return
+    _require("dataset.zero_label", dataset.zero_label, ("ignore", "boundary"))
+    _at_least("dataset.boundary_thickness", dataset.boundary_thickness, 0)
+    splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    for name, slabs in splits.items():
+        if not slabs:
+            raise ConfigError(f"dataset.{name} is empty: name at least one volume or slab")
+        for i, slab in enumerate(slabs):
+            _check_slab(f"dataset.{name}[{i}]", slab)
+    for (name, slabs), (other, others) in combinations(splits.items(), 2):
+        for a in slabs:
+            for b in others:
+                if a.raw == b.raw and a.raw_key == b.raw_key and _overlap(a.z, b.z):
+                    raise ConfigError(
+                        f"dataset.{name} and dataset.{other} overlap: both hold {a.raw}, "
+                        f"z={a.z} and z={b.z}; give them slabs that share no slice"
+                    )
+
+
+def _check_slab(key: str, slab: SlabConfig) -> None:
+    if slab.z is not None and not (len(slab.z) == 2 and 0 <= slab.z[0] < slab.z[1]):
+        raise ConfigError(f"{key}.z={slab.z}: must be [start, stop] with 0 ≤ start < stop")
+    synthetic = slab.synthetic
+    if synthetic is not None and (len(synthetic.shape) != 3 or min(synthetic.shape) < 1):
+        raise ConfigError(f"{key}.synthetic.shape={synthetic.shape}: must be three sizes ≥ 1")
+
+
+def _overlap(a: Sequence[int] | None, b: Sequence[int] | None) -> bool:
+    """Whether two ranges [start, stop) share a slice; None is the whole volume."""
+    return a is None or b is None or (a[0] < b[1] and b[0] < a[1])
+
+
+def _check_task(config: TrainConfig) -> None:
+    """Backbone, data set and recipe must belong to one task, and the patch must fit the network."""
+    if not isinstance(config.backbone, UNetConfig):
+        return
+    if not isinstance(config.dataset, FibsemConfig):
+        raise ConfigError(
+            f"backbone=unet predicts affinities and cannot read dataset={config.dataset.name}; "
+            "allowed are fibsem, fibsem_sample, fibsem_synthetic"
+        )
+    if not isinstance(config.recipe, AffinityRecipeConfig):
+        raise ConfigError(f"backbone=unet cannot train with recipe={config.recipe.name}")
+    from psc.build import build_network_on_meta  # late: building needs torch, checks alone do not
+
+    network = build_network_on_meta(config.backbone, config.block)
+    for key, size in (("recipe.input_size", config.recipe.input_size),):
+        try:
+            network.output_size(size)
+        except ConfigError as error:
+            raise ConfigError(f"{key}={size}: {error}") from None
+    smallest = network.input_size_for(1)
+    if config.segmentation.tile_input < smallest:
+        raise ConfigError(
+            f"segmentation.tile_input={config.segmentation.tile_input}: the network needs tiles of "
+            f"at least {smallest} voxels"
+        )
+
+
+def _require(key: str, value: Any, allowed: Collection[Any]) -> None:
+    if value not in allowed:
+        names = ", ".join(str(choice).lower() for choice in allowed)
+        raise ConfigError(f"{key}={value}: allowed are {names}")
+
+
+def _at_least(key: str, value: int, minimum: int) -> None:
+    if value < minimum:
+        raise ConfigError(f"{key}={value}: must be at least {minimum}")
+
+
+def _interval(key: str, value: Sequence[float]) -> None:
+    if len(value) != 2 or value[0] > value[1]:
+        raise ConfigError(f"{key}={list(value)}: must be [low, high] with low ≤ high")

@@ -1,0 +1,59 @@
+"""Choices that depend on the machine: the default data set, and what ``budget=auto`` means.
+
+They are resolvers of the defaults list in ``configs/train.yaml``, so that the composed
+configuration already holds the choice, and the record of a run with it.
+"""
+
+import os
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+
+SAMPLE_VARIABLE = "PSC_SAMPLE_DATA"
+"""Environment variable that names the folder of real sample data."""
+
+FIBSEM_FILES = (
+    "training_sample2/grayscale_maps.h5",
+    "training_sample2/groundtruth.h5",
+    "validation_sample/grayscale_maps.h5",
+    "validation_sample/groundtruth.h5",
+    "tstvol-520-1/raw.h5",
+    "tstvol-520-1/groundtruth.h5",
+)
+"""What data/fibsem holds once FIB-25 is downloaded (data/sources.yaml)."""
+
+FIBSEM_SAMPLE = "em/fib25/training_sample2_z000-207.h5"
+
+PROJECT = Path(__file__).resolve().parents[2]
+"""The checkout: configs/ and data/ lie here."""
+
+
+def default_dataset(backbone: str) -> str:
+    """Name of the data set that a backbone trains on when the user names none.
+
+    The U-Net: the whole of FIB-25 if it is on disk, else the real sample that
+    ``PSC_SAMPLE_DATA`` points to, else the synthetic stand-in.
+    """
+    if backbone != "unet":
+        # No other backbone exists yet; Hydra then names the missing file with the known ones.
+        return f"{backbone}_has_no_default_dataset"
+    if all((PROJECT / "data" / "fibsem" / name).is_file() for name in FIBSEM_FILES):
+        return "fibsem"
+    sample = os.environ.get(SAMPLE_VARIABLE)
+    if sample and (Path(sample) / FIBSEM_SAMPLE).is_file():
+        return "fibsem_sample"
+    return "fibsem_synthetic"
+
+
+def resolve_budget(budget: str) -> str:
+    """``auto`` becomes ``paper`` where there is a GPU and ``quick`` where there is none."""
+    if budget != "auto":
+        return budget
+    return "paper" if torch.cuda.is_available() else "quick"
+
+
+def register() -> None:
+    """Make both known to Hydra's defaults list (idempotent)."""
+    OmegaConf.register_new_resolver("default_dataset", default_dataset, replace=True)
+    OmegaConf.register_new_resolver("resolve_budget", resolve_budget, replace=True)

@@ -1,0 +1,213 @@
+"""The typed schema of every configuration: what may be set, its type and its default.
+
+Hydra merges the YAML files of ``configs/`` into these dataclasses, so that an unknown key or a
+wrong type is refused before anything runs. Ranges and combinations are checked in
+``psc.config.checks``. Sizes are in voxels, intensities in [0, 1] after scaling.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+
+@dataclass
+class BackboneConfig:
+    """A network without its blocks; one subclass per file in ``psc/backbones``."""
+
+    name: str = MISSING
+
+
+@dataclass
+class UNetConfig(BackboneConfig):
+    """``psc.backbones.UNet``: Section 4.3; defaults as published."""
+
+    name: str = "unet"
+    base_width: int = 24
+    growth: int = 3
+    depth: int = 3
+    padding: str = "valid"
+
+
+@dataclass
+class BlockConfig:
+    """How segments of consecutive convolutions are realised: ``psc.make_segment``."""
+
+    name: str = MISSING
+    kind: str = MISSING
+    m: int | None = None
+    n: int | None = None
+    maximum_width: int | None = None
+
+
+@dataclass
+class SyntheticVolumeConfig:
+    """A volume that ``psc.datasets.synthetic`` writes where ``raw`` says, if it is not there."""
+
+    shape: list[int] = MISSING
+    seed: int = 0
+
+
+@dataclass
+class SlabConfig:
+    """One volume, or the slab z[0] ≤ z < z[1] of it.
+
+    ``labels`` null: in the same file as ``raw``. Keys null: recognised layouts (data/README.md).
+    """
+
+    raw: str = MISSING
+    labels: str | None = None
+    raw_key: str | None = None
+    labels_key: str | None = None
+    z: list[int] | None = None
+    synthetic: SyntheticVolumeConfig | None = None
+
+
+@dataclass
+class DatasetConfig:
+    """A data set; one subclass per reader in ``psc/datasets``."""
+
+    name: str = MISSING
+
+
+@dataclass
+class FibsemConfig(DatasetConfig):
+    """Electron-microscopy volumes with neuron labels, for affinities."""
+
+    train: list[SlabConfig] = MISSING
+    validation: list[SlabConfig] = MISSING
+    test: list[SlabConfig] = MISSING
+    zero_label: str = "ignore"
+    boundary_thickness: int = 0
+    intensity_range: list[float] | None = None
+    context_across_border: bool = True
+    voxel_size: list[float] | None = None
+    sample: bool = False
+    """A real but small sample: its records go into the tables of reduced protocols only."""
+
+
+@dataclass
+class OptimizerConfig:
+    """Adam; the learning rate of biases is ``bias_learning_rate_factor`` times the weights'."""
+
+    learning_rate: float = MISSING
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    bias_learning_rate_factor: float = 1.0
+
+
+@dataclass
+class ScheduleConfig:
+    """Learning rate over iterations; see ``psc.tasks.optimization``."""
+
+    name: str = "constant"
+    gamma: float = 0.0
+    power: float = 0.0
+
+
+@dataclass
+class RecipeConfig:
+    """What every training has; one subclass per task."""
+
+    name: str = MISSING
+    iterations: int = MISSING
+    validate_every: int = MISSING
+    batch_size: int = MISSING
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+
+
+@dataclass
+class AugmentationConfig:
+    """Augmentation of volumes: ``psc.datasets.transforms``."""
+
+    reflections: bool = True
+    axis_swaps: str = "all"
+    contrast: list[float] = field(default_factory=lambda: [0.8, 1.2])
+    brightness: list[float] = field(default_factory=lambda: [-0.2, 0.2])
+
+
+@dataclass
+class AffinityRecipeConfig(RecipeConfig):
+    """Affinities from electron microscopy: ``psc.tasks.affinity``."""
+
+    input_size: int = MISSING
+    loss: str = "balanced_squared_error"
+    validation_patches: int = 32
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+
+
+@dataclass
+class SegmentationConfig:
+    """Affinities to neurons: ``psc.segmentation`` (fragments, agglomeration by waterz)."""
+
+    fragments: str = "seeded"
+    boundary_threshold: float = 0.5
+    scoring: str = "aff50_his256"
+    thresholds: list[float] = field(
+        default_factory=lambda: [round(0.05 * i, 2) for i in range(1, 20)]
+    )
+    tile_input: int = 132
+    batch_size: int = 1
+
+
+@dataclass
+class TrainerConfig:
+    """Where and how to run; passed on to Lightning's Trainer. "auto" decides by the device."""
+
+    accelerator: str = "auto"
+    devices: Any = "auto"
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "auto"
+    compile: Any = "auto"
+    channels_last: bool = True
+    deterministic: bool = False
+    workers: Any = "auto"
+    progress_bar: bool = True
+
+
+@dataclass
+class LoggerConfig:
+    """metrics.csv is always written; Weights & Biases on request."""
+
+    wandb: bool = False
+    project: str = "psc"
+    mode: str = "auto"
+
+
+@dataclass
+class BudgetConfig:
+    """What the user asked for; the recipe that it stands for is ``recipe.name``."""
+
+    name: str = "auto"
+
+
+@dataclass
+class TrainConfig:
+    """Everything that ``train.py`` takes."""
+
+    backbone: BackboneConfig = MISSING
+    block: BlockConfig = MISSING
+    dataset: DatasetConfig = MISSING
+    recipe: RecipeConfig = MISSING
+    segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    seed: int = 0
+    resume: Any = False
+    output_directory: str = "runs"
+
+
+@dataclass
+class EvaluateConfig:
+    """Everything that ``evaluate.py`` takes; null: as the checkpoint was trained."""
+
+    checkpoint: str = MISSING
+    dataset: DatasetConfig | None = None
+    segmentation: SegmentationConfig | None = None
+    accelerator: str = "auto"
+    output: str | None = None
+    overwrite: bool = False

@@ -1,0 +1,178 @@
+"""A stand-in for FIB-SEM volumes of neuropil: for tests, demonstrations and first runs.
+
+The volumes look and behave like FIB-25 (Drosophila medulla, 8 nm, isotropic): bodies packed without
+gaps, dark membranes of a few voxels that fade in places, dark mitochondria and specks that are no
+borders, noise and slow drift. Grey values are set after those of FIB-25. It is no data: results on
+it are never results of the paper, and its files say so.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import gaussian_filter
+
+from psc.datasets.neurites import Neuropil, Triple, grow_neuropil, smooth_field
+from psc.errors import ConfigError
+
+__all__ = ["VOXEL_SIZE", "synthetic_fibsem", "write_synthetic_volume"]
+
+VOXEL_SIZE = (8.0, 8.0, 8.0)  # nm (z, y, x)
+_VERSION = 1  # of the generator: raise it whenever the same seed gives other voxels
+_DESCRIPTION_ATTRIBUTE = "generator"
+_Float = npt.NDArray[np.float32]
+
+# Grey values (0 to 255), from FIB-25: membranes 99, cytoplasm 146 on average, mitochondria 85.
+_CYTOPLASM = 163.0
+_MITOCHONDRION = 84.0
+_MEMBRANE_DEPTH = 88.0
+_DARK_BODIES = 0.15  # share of bodies with dense cytoplasm
+
+
+def synthetic_fibsem(
+    shape: tuple[int, int, int], seed: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64]]:
+    """Generate a volume that resembles FIB-SEM of neuropil.
+
+    Args:
+        shape: size (D, H, W) in voxels.
+        seed: same seed and shape, same volume.
+
+    Returns:
+        Grey values uint8 (D, H, W), membranes dark, and labels uint64 (D, H, W), ids 1..N, every
+        body connected, no 0.
+
+    Raises:
+        ConfigError: shape or seed is not positive.
+    """
+    if len(shape) != 3 or min(shape) < 1 or seed < 0:
+        raise ConfigError(
+            f"need a positive shape (z, y, x) and a seed >= 0, found {shape} and {seed}"
+        )
+    rng = np.random.default_rng(seed)
+    neuropil = grow_neuropil(shape, rng)
+    return _image(neuropil, rng), neuropil.labels.astype(np.uint64)
+
+
+def write_synthetic_volume(path: Path, shape: tuple[int, int, int], seed: int) -> bool:
+    """Write a synthetic volume as HDF5 in CREMI's layout, unless it is there already.
+
+    The file has ``volumes/raw`` and ``volumes/labels/neuron_ids`` with attribute ``resolution``,
+    and is marked by the file attribute ``synthetic``. It appears complete or not at all.
+
+    Args:
+        path: file to write; its folder is made.
+        shape: size (D, H, W) in voxels.
+        seed: see ``synthetic_fibsem``.
+
+    Returns:
+        True if it was written, False if the file was there, from the same shape, seed and version.
+
+    Raises:
+        ConfigError: as ``synthetic_fibsem``; or the file exists and is not a synthetic volume.
+    """
+    description = json.dumps({"shape": list(shape), "seed": seed, "version": _VERSION})
+    if path.exists() and _description(path) == description:
+        return False
+    raw, labels = synthetic_fibsem(shape, seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The process id keeps two jobs that prepare the same file apart.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with h5py.File(temporary, "w") as file:
+            file.attrs["synthetic"] = True
+            file.attrs[_DESCRIPTION_ATTRIBUTE] = description
+            for key, values in (("volumes/raw", raw), ("volumes/labels/neuron_ids", labels)):
+                dataset = file.create_dataset(key, data=values, compression="gzip", shuffle=True)
+                dataset.attrs["resolution"] = VOXEL_SIZE
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+def _description(path: Path) -> Any:
+    """What a synthetic file says it was made from; None if it is damaged and may be replaced."""
+    try:
+        with h5py.File(path, "r") as file:
+            if file.attrs.get("synthetic", False):
+                return file.attrs.get(_DESCRIPTION_ATTRIBUTE)
+    except OSError:
+        pass
+    raise ConfigError(
+        f"{path} exists and is not a synthetic volume; it is not overwritten: choose another path"
+        " or move the file away"
+    )
+
+
+def _image(neuropil: Neuropil, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """What the microscope would show of the labels."""
+    shape: Triple = neuropil.labels.shape
+    cytoplasm = _cytoplasm(neuropil.labels, rng)
+    membrane = _membranes(neuropil.labels)
+    # Where a membrane lies flat or stains badly it can hardly be seen: the hard places.
+    strength = np.clip(0.85 + 0.3 * smooth_field(shape, 7, rng), 0.1, 1.25)
+    image = cytoplasm - membrane * strength * np.float32(_MEMBRANE_DEPTH)
+    image += _specks(neuropil, rng)
+    _add_mitochondria(image, neuropil.mitochondria, rng)
+    image = gaussian_filter(image, 0.8)
+    image += _noise(image, rng)
+    image += 5 * smooth_field(shape, 60, rng)
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+def _membranes(labels: npt.NDArray[np.int32]) -> _Float:
+    """Darkness of membranes, 0 to 1: both voxels of every border, blurred to some 3 voxels."""
+    border = np.zeros(labels.shape, dtype=np.float32)
+    for axis in range(3):
+        here = (*[slice(None)] * axis, slice(1, None))
+        before = (*[slice(None)] * axis, slice(None, -1))
+        change = labels[here] != labels[before]
+        border[here][change] = 1
+        border[before][change] = 1
+    return gaussian_filter(border, 0.9)
+
+
+def _cytoplasm(labels: npt.NDArray[np.int32], rng: np.random.Generator) -> _Float:
+    """Grey of each body's inside, with the grain of cytoskeleton and ribosomes."""
+    count = int(labels.max()) + 1
+    grey = rng.normal(_CYTOPLASM, 9, count)
+    dark = rng.random(count) < _DARK_BODIES
+    grey[dark] -= rng.uniform(20, 45, int(dark.sum()))
+    grain = rng.uniform(0.5, 1.3, count)
+    texture = 7 * smooth_field(labels.shape, 1.6, rng) + 5 * smooth_field(labels.shape, 4, rng)
+    image: _Float = grey.astype(np.float32)[labels]
+    image += texture * grain.astype(np.float32)[labels]
+    return image
+
+
+def _specks(neuropil: Neuropil, rng: np.random.Generator) -> _Float:
+    """Vesicles, in clusters within some bodies, and dark densities as at synapses."""
+    shape = neuropil.labels.shape
+    bouton = rng.random(int(neuropil.labels.max()) + 1) < 0.35
+    density = np.where(bouton[neuropil.labels], np.float32(0.006), np.float32(0.0008))
+    density *= smooth_field(shape, 15, rng) > 0
+    impulses = (rng.random(shape, dtype=np.float32) < density).astype(np.float32)
+    image = gaussian_filter(impulses, 1.5) * np.float32(-45 * 1.5**3 * (2 * np.pi) ** 1.5)
+    densities = (rng.random(shape, dtype=np.float32) < 1.2e-5).astype(np.float32)
+    image += gaussian_filter(densities, 3) * np.float32(-70 * 3**3 * (2 * np.pi) ** 1.5)
+    return np.maximum(image, -75)
+
+
+def _add_mitochondria(image: _Float, distance: _Float, rng: np.random.Generator) -> None:
+    """Draw mitochondria: darker than cytoplasm, cristae within, and a dark outline."""
+    inside = np.clip(0.5 - distance, 0, 1)  # a border of one voxel
+    cristae = 9 * smooth_field(image.shape, 1.8, rng)
+    image += inside * (np.float32(_MITOCHONDRION) + cristae - image)
+    image -= 16 * np.exp(-0.5 * (distance / 1.2) ** 2)
+
+
+def _noise(image: _Float, rng: np.random.Generator) -> _Float:
+    """Shot noise: its variance grows with the number of electrons, that is, with brightness."""
+    noise = rng.standard_normal(image.shape, dtype=np.float32)
+    noise *= np.sqrt(np.clip(image, 20, 255) / np.float32(_CYTOPLASM)) * np.float32(6.0)
+    return noise

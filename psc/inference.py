@@ -1,0 +1,204 @@
+"""Dense prediction over a volume, tile by tile, equal to one pass over the whole.
+
+The context that a network with valid convolutions consumes is read from the volume, also beyond
+the predicted region, and reflected only beyond the volume itself.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from psc.errors import ConfigError, DataError
+from psc.tiling import Size3, reflected_indices, tile_offsets, tile_sizes
+
+__all__ = ["predict_volume", "tile_sizes"]
+
+_Float32 = npt.NDArray[np.float32]
+_Box = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """One step of the prediction; all coordinates in voxels along z, y, x."""
+
+    input_start: Size3  # in the volume, may be negative
+    target: _Box  # what it fills of the result
+    size: Size3  # of the target: the first voxels of the tile's prediction
+
+
+def predict_volume(
+    predict: Callable[[Tensor], Tensor],
+    raw: Any,
+    *,
+    tile_input: Size3,
+    tile_output: Size3,
+    period: int,
+    region: _Box | None = None,
+    prepare: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] | None = None,
+    device: torch.device | str = "cpu",
+    batch_size: int = 1,
+    out: Any | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> _Float32:
+    """Predict every voxel of a region of a volume.
+
+    The result does not depend on the tile size: it equals, up to rounding, the prediction of the
+    whole region at once, provided that the network's output depends on its input alone (valid
+    convolutions, or "same" padding with ``tile_output`` small enough to drop what padding spoils)
+    and commutes with shifts by ``period``. The period counts from the region's first voxel.
+
+    Args:
+        predict: (N, C, *tile_input) float32 on ``device`` → (N, K, d, h, w). If d, h, w exceed
+            ``tile_output``, the centre is taken. Put a module into evaluation mode first; apply
+            the sigmoid and autocast inside.
+        raw: volume (D, H, W) or (C, D, H, W): an array, or anything that slices like one, such as
+            an HDF5 dataset; it is read tile by tile.
+        tile_input: z, y, x voxels that enter the network.
+        tile_output: z, y, x voxels that are used of its output; see ``tile_sizes``.
+        period: 2 ** number of poolings of the network; 1 without pooling.
+        region: slices along z, y, x of what to predict, without steps; None = all.
+        prepare: applied to every tile's input (C, *tile_input), in the dtype of ``raw``, such as
+            ``lambda tile: tile / np.float32(255)``. None is for volumes that are floats already.
+        device: where the network is.
+        batch_size: N, tiles per call.
+        out: where to write, (K, *region) of a float dtype: an array, a memmap, an HDF5 dataset.
+            None = a new float32 array.
+        progress: called after every batch with the numbers of finished and of all tiles.
+
+    Returns:
+        float32 (K, *region), or ``out`` itself where it was given.
+
+    Raises:
+        DataError: the volume has other dimensions, the region is not inside it, or integers come
+            without ``prepare``.
+        ConfigError: sizes are impossible, or the network returns others than promised.
+    """
+    _check_sizes(tile_input, tile_output, period, batch_size)
+    if len(raw.shape) not in (3, 4) or 0 in raw.shape:
+        raise DataError(f"raw must have shape (D, H, W) or (C, D, H, W), found {raw.shape}")
+    if prepare is None and np.dtype(raw.dtype).kind != "f":
+        raise DataError(
+            f"raw is {raw.dtype}, and nothing says how it becomes what the network was trained on;"
+            " pass prepare=, such as lambda tile: tile / np.float32(255)"
+        )
+    bounds = _bounds(region, raw.shape[-3:])
+    tiles = list(_tiles(bounds, tile_input, tile_output, period))
+    done = 0
+    with torch.inference_mode():
+        for batch in _batches(tiles, batch_size):
+            inputs = [_read_tile(raw, tile.input_start, tile_input, prepare) for tile in batch]
+            outputs = predict(torch.from_numpy(np.stack(inputs)).to(device))
+            predicted = _centre(outputs, len(batch), tile_output).float().cpu().numpy()
+            shape = (predicted.shape[1], *(stop - start for start, stop in bounds))
+            if out is None:
+                out = np.empty(shape, dtype=np.float32)
+            elif done == 0:
+                _check_out(out, shape)
+            for tile, values in zip(batch, predicted, strict=True):
+                d, h, w = tile.size
+                out[(slice(None), *tile.target)] = values[:, :d, :h, :w]
+            done += len(batch)
+            if progress is not None:
+                progress(done, len(tiles))
+    return cast(_Float32, out)
+
+
+def _check_sizes(tile_input: Size3, tile_output: Size3, period: int, batch_size: int) -> None:
+    if period < 1 or batch_size < 1:
+        raise ConfigError(
+            f"period and batch_size must be at least 1, found {period} and {batch_size}"
+        )
+    pairs = list(zip(tile_input, tile_output, strict=True))
+    if len(pairs) != 3 or any(o < 1 or i < o or (i - o) % 2 for i, o in pairs):
+        raise ConfigError(
+            "tile_input must exceed tile_output by the same number of voxels on both sides of each"
+            f" of three axes, found {tile_input} and {tile_output}"
+        )
+
+
+def _bounds(region: _Box | None, shape: tuple[int, ...]) -> list[tuple[int, int]]:
+    """First and one past the last voxel of the region along each axis."""
+    axes = region or (slice(None),) * 3
+    if len(axes) != 3:
+        raise DataError(f"region must be three slices (z, y, x), found {region}")
+    bounds = []
+    for axis, size in zip(axes, shape, strict=True):
+        start = 0 if axis.start is None else axis.start
+        stop = size if axis.stop is None else axis.stop
+        if axis.step not in (None, 1) or not 0 <= start < stop <= size:
+            raise DataError(
+                f"region {region} is not a block of voxels inside the volume {tuple(shape)}"
+            )
+        bounds.append((start, stop))
+    return bounds
+
+
+def _tiles(
+    bounds: list[tuple[int, int]], tile_input: Size3, tile_output: Size3, period: int
+) -> Iterator[_Tile]:
+    axes = []
+    for (start, stop), size_in, size_out in zip(bounds, tile_input, tile_output, strict=True):
+        offsets = tile_offsets(stop - start, size_out, period)
+        context = (size_in - size_out) // 2
+        # Outputs may overlap, by less than a period; each voxel is written once.
+        ends = [*offsets[1:], stop - start]
+        axes.append([(start + a - context, a, b) for a, b in zip(offsets, ends, strict=True)])
+    for z, y, x in itertools.product(*axes):
+        yield _Tile(
+            input_start=(z[0], y[0], x[0]),
+            target=(slice(*z[1:]), slice(*y[1:]), slice(*x[1:])),
+            size=(z[2] - z[1], y[2] - y[1], x[2] - x[1]),
+        )
+
+
+def _batches(tiles: list[_Tile], batch_size: int) -> Iterable[list[_Tile]]:
+    return (tiles[i : i + batch_size] for i in range(0, len(tiles), batch_size))
+
+
+def _read_tile(
+    raw: Any,
+    start: Size3,
+    size: Size3,
+    prepare: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] | None,
+) -> _Float32:
+    """A tile's input (C, *size), reflected where it reaches beyond the volume."""
+    wanted = [
+        reflected_indices(first, first + length, extent)
+        for first, length, extent in zip(start, size, raw.shape[-3:], strict=True)
+    ]
+    # One contiguous block is read, whatever the reflection: files are slow at anything else.
+    block = tuple(slice(int(w.min()), int(w.max()) + 1) for w in wanted)
+    tile = np.asarray(raw[(..., *block)])
+    for axis, (indices, part) in enumerate(zip(wanted, block, strict=True), start=-3):
+        if tile.shape[axis] != indices.size:  # the axis ends within the tile and is reflected
+            tile = tile.take(indices - part.start, axis=axis)
+    if tile.ndim == 3:
+        tile = tile[np.newaxis]
+    return np.asarray(tile if prepare is None else prepare(tile), dtype=np.float32)
+
+
+def _centre(outputs: Tensor, tiles: int, tile_output: Size3) -> Tensor:
+    """The middle (N, K, *tile_output) of what the network returned."""
+    surplus = [got - used for got, used in zip(outputs.shape[2:], tile_output, strict=False)]
+    if outputs.ndim != 5 or outputs.shape[0] != tiles or any(s < 0 or s % 2 for s in surplus):
+        raise ConfigError(
+            f"the network returned {tuple(outputs.shape)} for {tiles} tiles; expected (tiles, K,"
+            f" d, h, w) with d, h, w equal to tile_output {tile_output} or larger by the same"
+            " number of voxels on both sides"
+        )
+    for axis, (extra, used) in enumerate(zip(surplus, tile_output, strict=True), start=2):
+        outputs = outputs.narrow(axis, extra // 2, used)
+    return outputs
+
+
+def _check_out(out: Any, shape: tuple[int, ...]) -> None:
+    if tuple(out.shape) != shape or np.dtype(out.dtype).kind != "f":
+        raise ConfigError(
+            f"out must be floats of shape {shape}, found {out.dtype} of shape {tuple(out.shape)}"
+        )

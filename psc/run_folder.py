@@ -1,0 +1,103 @@
+"""The folder of a run: its name, and which one a resumed run goes on in.
+
+``runs/<dataset>-<backbone>-<block>-seed<seed>-<hash>[-2]``: the hash is that of the configuration
+without what cannot change a result, so that a run is found again by the configuration that
+started it. A new run never writes into the folder of an earlier one.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from psc.errors import CheckpointError
+from psc.results import FILE_NAME
+
+LAST = "last.ckpt"
+BEST = "best.ckpt"
+
+WITHOUT_EFFECT = ("resume", "output_directory", "logger", "trainer", "budget")
+"""Parts of a configuration that do not decide what is computed."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run's folder and the checkpoint that it continues from, if any."""
+
+    path: Path
+    resume_from: Path | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where its checkpoints are."""
+        return self.path / "checkpoints"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has left its record."""
+        return (self.path / FILE_NAME).is_file()
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """First 8 hex digits of the SHA-256 of what decides a run's result."""
+    content = {key: value for key, value in config.items() if key not in WITHOUT_EFFECT}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def run_name(config: Mapping[str, Any]) -> str:
+    """Name of the run folder, without the number of a repetition."""
+    return "-".join(
+        (
+            config["dataset"]["name"],
+            config["backbone"]["name"],
+            config["block"]["name"],
+            f"seed{config['seed']}",
+            config_hash(config),
+        )
+    )
+
+
+def choose_run_folder(config: Mapping[str, Any]) -> RunFolder:
+    """Decide where a run writes and what it continues; creates nothing.
+
+    - ``resume`` false: a folder that does not exist yet.
+    - ``resume`` true: the newest folder of this configuration, from its last checkpoint; a new
+      folder if there is none.
+    - ``resume`` a path: from that checkpoint, in its own run folder if that is of this
+      configuration and unfinished, else in a new one.
+
+    Raises:
+        CheckpointError: if ``resume`` names a file that does not exist.
+    """
+    output, name, resume = Path(config["output_directory"]), run_name(config), config["resume"]
+    existing = [folder for folder in _candidates(output, name) if folder.is_dir()]
+    if isinstance(resume, str):
+        checkpoint = Path(resume)
+        if not checkpoint.is_file():
+            raise CheckpointError(
+                f"resume={resume}: no such file; give a checkpoint's path, or resume=true for the "
+                "newest run of this configuration"
+            )
+        own = next((f for f in existing if checkpoint.resolve().is_relative_to(f.resolve())), None)
+        if own is not None and not RunFolder(own).is_finished:
+            return RunFolder(own, checkpoint)
+        return RunFolder(_free(output, name), checkpoint)
+    if resume and existing:
+        newest = RunFolder(existing[-1])
+        last = newest.checkpoints / LAST
+        return RunFolder(newest.path, last if last.is_file() else None)
+    return RunFolder(_free(output, name))
+
+
+def _candidates(output: Path, name: str) -> list[Path]:
+    """Folders that runs of this name may have, oldest first, up to the first free one."""
+    folders = [output / name]
+    while folders[-1].exists():
+        folders.append(output / f"{name}-{len(folders) + 1}")
+    return folders
+
+
+def _free(output: Path, name: str) -> Path:
+    return _candidates(output, name)[-1]

@@ -1,0 +1,1 @@
+"""Tasks: thin LightningModules, one per application."""

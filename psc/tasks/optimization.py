@@ -1,0 +1,44 @@
+"""Adam and learning-rate schedules as the published trainings have them."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from psc.config.schema import OptimizerConfig, ScheduleConfig
+
+
+def build_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.Adam:
+    """Adam over a network's parameters; biases may learn faster than weights.
+
+    Caffe gives biases their own learning rate (twice the weights' in the published U-Net); its
+    weight decay is an L2 term in the gradient, which is Adam's ``weight_decay``, not AdamW's.
+    """
+    weights = [p for name, p in network.named_parameters() if not name.endswith("bias")]
+    biases = [p for name, p in network.named_parameters() if name.endswith("bias")]
+    rate = config.learning_rate
+    return torch.optim.Adam(
+        [
+            {"params": weights, "lr": rate},
+            {"params": biases, "lr": rate * config.bias_learning_rate_factor},
+        ],
+        betas=(config.betas[0], config.betas[1]),
+        eps=config.epsilon,
+        weight_decay=config.weight_decay,
+    )
+
+
+def learning_rate_factor(config: ScheduleConfig, iterations: int) -> Callable[[int], float]:
+    """Factor of the initial learning rate at a given iteration.
+
+    - constant: 1;
+    - inverse: (1 + gamma·iteration)^−power, Caffe's "inv";
+    - cosine: half a cosine from 1 to 0 over ``iterations``.
+    """
+    if config.name == "inverse":
+        gamma, power = config.gamma, config.power
+        return lambda iteration: float((1 + gamma * iteration) ** -power)
+    if config.name == "cosine":
+        return lambda iteration: 0.5 * (1 + math.cos(math.pi * min(1.0, iteration / iterations)))
+    return lambda iteration: 1.0
