@@ -12,7 +12,7 @@ WARM_UP_ITERATIONS = 10
 """Left out of the throughput: compilation, algorithm search and caches."""
 
 
-class IterationProgress(Callback):  # type: ignore[misc]
+class IterationProgress(Callback):
     """One bar over all iterations with the time left and the last losses.
 
     Lightning's own bar counts batches within an epoch, and ours are only validation intervals.
@@ -60,7 +60,7 @@ class IterationProgress(Callback):  # type: ignore[misc]
             self._bar.close()
 
 
-class Throughput(Callback):  # type: ignore[misc]
+class Throughput(Callback):
     """Iterations per second, share of time spent waiting for data, and peak GPU memory.
 
     ``seconds_per_iteration`` is the mean over all iterations after the warm-up, without

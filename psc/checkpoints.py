@@ -22,7 +22,7 @@ NETWORK_PREFIX = "network."
 """Tasks keep their network under this name."""
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):  # type: ignore[misc]
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target and renames, so that a full disk or a kill spares the old file.
 
     Lightning's own writer goes through the system's temporary folder; where that is another file

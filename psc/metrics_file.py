@@ -17,7 +17,7 @@ COLUMNS = ("step", "epoch", "seconds", "train/loss", "validation/loss", "learnin
 """Columns of metrics.csv; ``seconds`` since this process began to train."""
 
 
-class MetricsFile(Logger):  # type: ignore[misc]
+class MetricsFile(Logger):
     """Appends metrics to a CSV file, each row flushed as it is logged.
 
     Args:
@@ -42,7 +42,7 @@ class MetricsFile(Logger):  # type: ignore[misc]
         """One file per run folder."""
         return ""
 
-    @rank_zero_only  # type: ignore[misc]
+    @rank_zero_only
     def _prepare(self, first_step: int) -> None:
         rows = [row for row in read_metrics(self.path) if int(row["step"]) < first_step]
         partial = self.path.with_name(f".{self.path.name}.tmp")
@@ -52,7 +52,7 @@ class MetricsFile(Logger):  # type: ignore[misc]
             writer.writerows(rows)
         partial.replace(self.path)
 
-    @rank_zero_only  # type: ignore[misc]
+    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append one row; names that are no column are left to other loggers."""
         row: dict[str, Any] = {name: metrics[name] for name in COLUMNS if name in metrics}
@@ -64,7 +64,7 @@ class MetricsFile(Logger):  # type: ignore[misc]
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, COLUMNS).writerow(row)
 
-    @rank_zero_only  # type: ignore[misc]
+    @rank_zero_only
     def log_hyperparams(
         self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
     ) -> None:
@@ -72,7 +72,7 @@ class MetricsFile(Logger):  # type: ignore[misc]
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
-    """Rows of a metrics.csv; none if there is no such file. A row cut short by a kill is dropped."""
+    """Rows of a metrics.csv, without one cut short by a kill; none if there is no such file."""
     if not path.is_file():
         return []
     with path.open(newline="") as file:

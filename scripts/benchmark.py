@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 from benchmarks import block, crops, metrics
 from benchmarks.report import Report, write_json
 
@@ -23,6 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = vars(_parser().parse_args(arguments))
     run: Callable[..., Report] = options.pop("run")
     out: Path | None = options.pop("out")
+    if (threads := options.pop("threads")) is not None:
+        torch.set_num_threads(threads)
     try:
         report = run(**{name: value for name, value in options.items() if value is not None})
     except PSCError as error:
@@ -47,12 +50,14 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--repeats", type=_positive, help="rounds per contestant")
         command.add_argument("--size", type=_positive, help="voxels per axis")
         command.add_argument("--seed", type=int, help="seed of everything random")
+        command.add_argument("--threads", type=_positive, help="CPU threads of PyTorch")
         if module is crops:
             command.add_argument("--input-size", type=_positive, help="voxels per axis of a patch")
         if module is block:
             command.add_argument("--levels", type=_positive, help="first levels of the U-Net only")
             command.add_argument("--padding", choices=("same", "valid"))
             command.add_argument("--device", choices=("cpu", "cuda"))
+            command.add_argument("--precisions", nargs="+", choices=("fp32", "tf32", "bf16"))
     return parser
 
 

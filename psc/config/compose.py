@@ -18,11 +18,14 @@ def register() -> None:
     """Make the schema and the machine-dependent choices known to Hydra (idempotent)."""
     choices.register()
     store = ConfigStore.instance()
-    store.store(name="train_schema", node=schema.TrainConfig)
-    store.store(name="evaluate_schema", node=schema.EvaluateConfig)
-    store.store(group="backbone", name="unet_schema", node=schema.UNetConfig)
-    store.store(group="dataset", name="fibsem_schema", node=schema.FibsemConfig)
-    store.store(group="recipe", name="affinity_schema", node=schema.AffinityRecipeConfig)
+    for name, node in (
+        ("train", schema.TrainConfig),
+        ("evaluate", schema.EvaluateConfig),
+        ("unet", schema.UNetConfig),
+        ("fibsem", schema.FibsemConfig),
+        ("affinity_recipe", schema.AffinityRecipeConfig),
+    ):
+        store.store(group="schema", name=name, node=node)
 
 
 def to_typed(config: DictConfig) -> TrainConfig:

@@ -22,11 +22,11 @@ _Vector = npt.NDArray[np.float64]
 Triple = tuple[int, int, int]
 
 # All lengths are in voxels of 8 nm; chosen by comparison with FIB-25 (Drosophila medulla).
-_MARGIN = 28  # processes are grown beyond the volume, so that its faces cut through them
+_MARGIN = 32  # processes are grown beyond the volume, so that its faces cut through them
 _SPACING = 3  # grid on which free space is kept
-_CALIBRES = (30.0, 22.0, 16.0, 12.0, 9.0, 7.0, 5.5, 4.2)  # radii, thickest first
+_CALIBRES = (46.0, 34.0, 26.0, 20.0, 15.0, 11.0, 8.5, 6.5)  # radii, thickest first
 _SEEDS_PER_CELL = 0.004  # seeds tried, per calibre and cell of the free-space grid
-_LARGEST_SHARE = 0.12  # of the block that one calibre may fill, so that thin ones find room
+_LARGEST_SHARE = 0.16  # of the block that one calibre may fill, so that thin ones find room
 _SHORTEST_CHAIN = 8  # balls
 _MITOCHONDRION_MIN_RADIUS = 8.0  # of the process that contains it
 _BEND = 6.0  # no voxel is moved further by the distortion
@@ -142,7 +142,7 @@ def _chain(
     """A persistent random walk through free space; its balls shrink where it gets narrow."""
     balls: list[_Ball] = []
     point = start
-    wander = 0.25 + 0.5 * rng.random()
+    wander = 0.15 + 0.35 * rng.random()
     swelling = rng.uniform(0, 2 * np.pi)
     while True:
         swelling += 0.25
@@ -184,16 +184,16 @@ def _mitochondria(balls: list[_Ball], rng: np.random.Generator) -> Iterator[_Bal
     """Chains of balls inside the thicker stretches of a process."""
     position = int(rng.integers(0, 12))
     while position < len(balls):
-        length = int(rng.integers(3, 9))
+        length = int(rng.integers(3, 8))
         stretch = balls[position : position + length]
         if min(ball.radius for ball in stretch) >= _MITOCHONDRION_MIN_RADIUS:
-            share = rng.uniform(0.4, 0.65)
+            share = rng.uniform(0.5, 0.75)
             aside = rng.normal(size=3)
-            aside *= rng.uniform(0, 0.8 - share) / np.linalg.norm(aside)
-            radius = min(14.0, share * min(ball.radius for ball in stretch))
+            aside *= rng.uniform(0, 0.85 - share) / np.linalg.norm(aside)
+            radius = min(22.0, share * min(ball.radius for ball in stretch))
             for ball in stretch:
                 yield _Ball(ball.centre + aside * ball.radius, radius)
-        position += length + int(rng.integers(4, 22))
+        position += length + int(rng.integers(3, 16))
 
 
 class _Canvas:

@@ -27,9 +27,9 @@ _DESCRIPTION_ATTRIBUTE = "generator"
 _Float = npt.NDArray[np.float32]
 
 # Grey values (0 to 255), from FIB-25: membranes 99, cytoplasm 146 on average, mitochondria 85.
-_CYTOPLASM = 163.0
+_CYTOPLASM = 166.0
 _MITOCHONDRION = 84.0
-_MEMBRANE_DEPTH = 88.0
+_MEMBRANE = 92.0
 _DARK_BODIES = 0.15  # share of bodies with dense cytoplasm
 
 
@@ -115,9 +115,9 @@ def _image(neuropil: Neuropil, rng: np.random.Generator) -> npt.NDArray[np.uint8
     cytoplasm = _cytoplasm(neuropil.labels, rng)
     membrane = _membranes(neuropil.labels)
     # Where a membrane lies flat or stains badly it can hardly be seen: the hard places.
-    strength = np.clip(0.85 + 0.3 * smooth_field(shape, 7, rng), 0.1, 1.25)
-    image = cytoplasm - membrane * strength * np.float32(_MEMBRANE_DEPTH)
-    image += _specks(neuropil, rng)
+    strength = np.clip(1 + 0.25 * smooth_field(shape, 7, rng), 0.2, 1.4)
+    image = cytoplasm + _specks(neuropil, rng)
+    image += np.clip(membrane * strength, 0, 1) * (np.float32(_MEMBRANE) - image)
     _add_mitochondria(image, neuropil.mitochondria, rng)
     image = gaussian_filter(image, 0.8)
     image += _noise(image, rng)
@@ -134,17 +134,17 @@ def _membranes(labels: npt.NDArray[np.int32]) -> _Float:
         change = labels[here] != labels[before]
         border[here][change] = 1
         border[before][change] = 1
-    return gaussian_filter(border, 0.9)
+    return np.asarray(1.3 * gaussian_filter(border, 1.2), dtype=np.float32)
 
 
 def _cytoplasm(labels: npt.NDArray[np.int32], rng: np.random.Generator) -> _Float:
     """Grey of each body's inside, with the grain of cytoskeleton and ribosomes."""
     count = int(labels.max()) + 1
-    grey = rng.normal(_CYTOPLASM, 9, count)
+    grey = rng.normal(_CYTOPLASM, 12, count)
     dark = rng.random(count) < _DARK_BODIES
     grey[dark] -= rng.uniform(20, 45, int(dark.sum()))
     grain = rng.uniform(0.5, 1.3, count)
-    texture = 7 * smooth_field(labels.shape, 1.6, rng) + 5 * smooth_field(labels.shape, 4, rng)
+    texture = 10 * smooth_field(labels.shape, 2, rng) + 9 * smooth_field(labels.shape, 5, rng)
     image: _Float = grey.astype(np.float32)[labels]
     image += texture * grain.astype(np.float32)[labels]
     return image

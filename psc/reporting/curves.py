@@ -31,7 +31,7 @@ def curves_figure(metrics_csv: Mapping[str, Path], path: Path | str) -> None:
     over a fiftieth of the points as a dashed line; validation loss is a solid line with markers.
 
     Args:
-        metrics_csv: the ``metrics.csv`` of Lightning's CSVLogger, by label, at least one.
+        metrics_csv: the ``metrics.csv`` of run folders, by label, at least one.
         path: the PNG to write.
 
     Raises:
@@ -116,13 +116,14 @@ def threshold_figure(
 
 
 def read_curve(metrics_csv: Path, column: str, *, required: bool = True) -> _Curve:
-    """Read one quantity from the file that Lightning's CSVLogger writes.
+    """Read one quantity from the ``metrics.csv`` of a run folder.
 
     A row holds only what was logged together, so most cells of a column are empty. Of several
-    values for a step, as a resumed run leaves them, the last one counts.
+    values for a step the last one counts, and a row cut short by a kill is dropped. Lightning's
+    CSVLogger writes the same form.
 
     Args:
-        metrics_csv: the logger's ``metrics.csv``.
+        metrics_csv: the file.
         column: name of the quantity.
         required: refuse a file without the column, which otherwise is an empty curve.
 
@@ -142,10 +143,10 @@ def read_curve(metrics_csv: Path, column: str, *, required: bool = True) -> _Cur
                     f"{metrics_csv} must have the columns step and {column}, found {list(columns)}"
                 )
             for row in rows:
-                if row.get(column):
+                if None not in row.values() and row.get(column):
                     values[int(row["step"])] = float(row[column])
     except FileNotFoundError as error:
-        raise DataError(f"{metrics_csv} does not exist; has the run logged with csv?") from error
+        raise DataError(f"{metrics_csv} does not exist; has the run begun to train?") from error
     except (TypeError, ValueError) as error:
         if isinstance(error, DataError):
             raise

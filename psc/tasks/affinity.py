@@ -1,9 +1,8 @@
 """Affinity prediction (Section 4.3): loss, optimiser and logging around a network."""
 
-from typing import Any
-
 import lightning
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from psc.config.schema import RecipeConfig
@@ -59,7 +58,7 @@ class AffinityTask(lightning.LightningModule):
     def _loss(self, batch: dict[str, Tensor]) -> Tensor:
         return self.loss(self(batch["raw"]), batch["affinities"], batch["mask"])
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Adam and its schedule, stepped every iteration."""
         optimizer = build_optimizer(self.network, self.recipe.optimizer)
         factor = learning_rate_factor(self.recipe.schedule, self.iterations)

@@ -43,7 +43,7 @@ def _cross_entropy(logits: Tensor, affinities: Tensor) -> Tensor:
 
 def _mean(error: Callable[[Tensor, Tensor], Tensor], *, balanced: bool) -> Loss:
     def loss(logits: Tensor, affinities: Tensor, mask: Tensor) -> Tensor:
-        # In float32 whatever the network ran in: bf16 has 8 bits, a mean over 10^5 voxels needs more.
+        # In float32 whatever the network ran in: a mean over 10^5 voxels needs more than 8 bits.
         affinities = affinities.float()
         weights = balanced_weights(affinities, mask) if balanced else mask.float()
         total = (weights * error(logits.float(), affinities)).sum()

@@ -67,7 +67,7 @@ def markdown_table(rows: Sequence[Row]) -> str:
     if not rows:
         return "(nothing was measured)"
     columns = list(rows[0])
-    lines = [columns, ["---"] * len(columns)]
+    lines = [[column.replace("_", " ") for column in columns], ["---"] * len(columns)]
     lines += [[_text(row[column]) for column in columns] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -17,7 +17,7 @@ METRICS = """epoch,step,train/loss,validation/loss
 0,2,0.5,
 1,1,0.6,
 1,2,0.4,
-"""
+1,3,0."""
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def share_of(path: Path, colour: tuple[int, int, int]) -> float:
     return float((np.abs(image - colour).sum(axis=2) < 12).mean())
 
 
-def test_a_curve_is_read_and_a_resumed_runs_last_value_counts(metrics: Path):
+def test_a_curve_is_read_though_the_run_was_resumed_and_then_killed(metrics: Path):
     steps, losses = read_curve(metrics, "train/loss")
     np.testing.assert_array_equal(steps, [0, 1, 2])
     np.testing.assert_array_equal(losses, [0.9, 0.6, 0.4])

@@ -1,0 +1,54 @@
+# `make` explains itself. Every target first sets up what it needs, in .venv.
+
+PYTHON ?= python3
+ARGS ?=
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format clean
+
+help: ## Show this help
+	@echo 'make TARGET [ARGS="..."] [PYTHON=python3.12]'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+setup: $(STAMP) ## Make .venv with PYTHON and install everything there (again when pyproject.toml changes)
+
+demo: $(STAMP) ## Train 3D against P2SC2 on synthetic volumes and draw the comparison (ARGS: to train.py)
+	$(BIN)/python train.py --multirun budget=demo block=3d,p2sc2 dataset=fibsem_synthetic $(ARGS)
+	$(BIN)/python -m psc.reporting.demo
+
+test: $(STAMP) ## Run the tests (ARGS: to pytest, e.g. ARGS="-k unet")
+	$(BIN)/python -m pytest -q $(ARGS)
+
+lint: $(STAMP) ## Check style, format and types
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m ruff format --check
+	$(BIN)/python -m mypy
+
+format: $(STAMP) ## Format the code and mend what can be mended automatically
+	$(BIN)/python -m ruff check --fix-only
+	$(BIN)/python -m ruff format
+
+clean: ## Delete caches and build files; runs, data and .venv stay
+	rm -rf build dist psc.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . \( -path ./.git -o -path ./.venv -o -path ./runs -o -path ./data \) -prune \
+	  -o -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# The stamp is written last, so an interrupted installation is taken up again; a .venv that cannot
+# be used (half made, or of a Python that is gone or too old) is made anew.
+$(STAMP): pyproject.toml
+	@$(BIN)/python -c 'import pip; $(NEW_ENOUGH)' 2>/dev/null || { \
+	  $(PYTHON) -c '$(NEW_ENOUGH)' 2>/dev/null || { \
+	    echo "Python 3.11 or newer is needed; $(PYTHON) is: $$($(PYTHON) --version 2>&1)" >&2; \
+	    echo 'Name one that is: make setup PYTHON=python3.12' >&2; \
+	    exit 1; \
+	  }; \
+	  echo 'Making .venv'; \
+	  $(PYTHON) -m venv --clear .venv; \
+	}
+	@echo 'Installing into .venv (the first time this takes several minutes)'
+	@$(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check -e '.[dev]'
+	@touch $@

@@ -1,0 +1,218 @@
+"""Every benchmark at a tiny size: it runs, and its JSON says what was measured, where and how."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+sys.path.insert(0, str(SCRIPTS))  # where Python itself looks when the script is started
+
+import benchmark  # noqa: E402
+from benchmarks import metrics, report, timing  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def run(tmp_path, *arguments):
+    path = tmp_path / "results" / "result.json"
+    assert benchmark.main([*arguments, "--repeats", "1", "--threads", "1", "--out", str(path)]) == 0
+    assert [p.name for p in path.parent.iterdir()] == [path.name]  # no partial file is left
+    return json.loads(path.read_text())
+
+
+def check_environment(result):
+    environment = result["environment"]
+    assert environment["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert environment["versions"]["numpy"] == np.__version__
+    assert environment["threads"] == 1
+    assert environment["cpu"]
+    assert environment["date"][:2] == "20"
+    assert environment["date"].endswith("+00:00")
+
+
+def test_metrics(tmp_path, capsys):
+    result = run(tmp_path, "metrics", "--size", "40")
+
+    check_environment(result)
+    (rows,) = result["tables"].values()
+    by_name = {(row["ids"] == "dense", row["contestant"]): row for row in rows}
+    ours, peer = by_name[True, "psc"], by_name[True, "scikit-image"]
+    for key in ("split", "merge", "adapted_rand_error"):
+        assert ours[key] == pytest.approx(peer[key], abs=1e-9)
+        assert ours[key] > 0
+    assert by_name[False, "psc"]["split"] == pytest.approx(ours["split"])
+    assert by_name[False, "scikit-image, relabelled first"]["merge"] == pytest.approx(ours["merge"])
+    assert "Error" in by_name[False, "scikit-image"]["fails"]  # it allocates the largest id + 1
+    assert by_name[False, "scikit-image"]["cpu_seconds"] is None
+    assert peer["cpu_seconds_relative_to_psc"] == peer["cpu_seconds"] / ours["cpu_seconds"]
+    assert peer["peak_extra_mb"] > ours["peak_extra_mb"] > 0
+    assert result["settings"]["size"] == 40
+    assert "| dense | scikit-image |" in capsys.readouterr().out
+
+
+def test_crops(tmp_path):
+    result = run(tmp_path, "crops", "--size", "32", "--input-size", "14")
+
+    check_environment(result)
+    (rows,) = result["tables"].values()
+    names = [row["contestant"] for row in rows]
+    assert names[:2] == ["NumPy copy", "psc bare crop"]
+    assert names[-1] == "psc whole sample, augmented"
+    assert rows[0]["rate_relative_to_numpy"] == 1
+    for row in rows:
+        assert row["fails"] is None
+        assert row["per_cpu_second"] > 0
+        assert row["per_wall_second"] > 0
+    assert (result["settings"]["input_size"], result["settings"]["output_size"]) == (14, 4)
+
+
+def test_block(tmp_path):
+    arguments = ("--size", "6", "--levels", "1", "--device", "cpu", "--precisions", "fp32")
+
+    result = run(tmp_path, "block", *arguments)
+
+    check_environment(result)
+    segments = ["3d", "p1sc1", "p2sc1", "p2sc2", "p2sc3", "p3sc2"]
+    errors = result["tables"]["bf16 against fp32"]
+    assert [row["segment"] for row in errors] == segments
+    for row in errors:  # bf16 has 8 bits: wrong kernels are off by 1, right ones by 0.01 to 0.1
+        assert 0 < row["output_error"] < 0.05
+        assert 0 < row["gradient_error"] < 0.3
+    times = result["tables"]["time against 3d"]
+    assert [row["segment"] for row in times] == segments * 2
+    assert {row["layout"] for row in times} == {"contiguous", "channels_last_3d"}
+    for row in times:
+        assert row["fails"] is None
+        assert row["forward_seconds"] > 0
+        assert row["training_seconds"] > 0
+        assert (row["channels"], row["voxels"], row["precision"]) == ("1 to 24", 6, "fp32")
+    plain, p1sc1 = times[:2]
+    assert plain["forward_time_ratio"] == plain["forward_flop_ratio"] == 1
+    # 1 to 24 to 24 channels with 27 taps each, against 9 taps to M = 8 (Eq. 5) and 3 to 24, twice.
+    expected = (9 * 8 + 3 * 8 * 24 + 9 * 24 * 8 + 3 * 8 * 24) / (27 * 24 + 27 * 24 * 24)
+    assert p1sc1["forward_flop_ratio"] == pytest.approx(expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_block_on_a_gpu(tmp_path):
+    result = run(tmp_path, "block", "--size", "8", "--device", "cuda")
+
+    times = result["tables"]["time against 3d"]
+    assert {row["precision"] for row in times} == {"fp32", "tf32", "bf16"}
+    assert len(times) == 4 * 3 * 2 * 6
+    assert all(row["fails"] is None and row["training_peak_extra_mb"] > 0 for row in times)
+    assert all(row["output_error"] < 0.05 for row in result["tables"]["bf16 against fp32"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["block", "--device", "cpu", "--levels", "5"], "levels = 5: the U-Net has 4"),
+        (["block", "--size", "6", "--padding", "valid"], "size = 6: p2sc3 looks at 7 voxels"),
+        (["block", "--device", "cpu", "--precisions", "tf32"], "on cpu there are fp32, bf16"),
+        (
+            ["crops", "--size", "20", "--input-size", "21"],
+            "crop of 21 voxels does not fit into a volume of 20",
+        ),
+    ],
+)
+def test_refusals_leave_no_file(tmp_path, capsys, arguments, message):
+    path = tmp_path / "result.json"
+
+    assert benchmark.main([*arguments, "--out", str(path)]) == 1
+
+    assert message in capsys.readouterr().err
+    assert not path.exists()
+
+
+def test_contestants_take_turns_after_a_warm_up():
+    order = []
+
+    def fails():
+        order.append("c")
+        raise ValueError("first line\nsecond line")
+
+    contestants = {"a": lambda: order.append("a"), "c": fails, "b": lambda: order.append("b")}
+    timings = timing.interleave(contestants, repeats=3)
+
+    assert "".join(order) == "aa" + "c" + "bb" + 3 * "ab"
+    assert list(timings) == ["a", "c", "b"]
+    assert len(timings["a"].cpu) == len(timings["b"].wall) == 3
+    assert timings["c"].failure == "ValueError: first line"
+    assert timings["c"].cpu_median is timings["c"].wall_median is None
+
+
+def test_short_calls_are_repeated_and_waited_for():
+    calls, waits = [], []
+
+    timing.interleave(
+        {"a": lambda: calls.append(1)},
+        repeats=1,
+        finish=lambda: waits.append(len(calls)),
+        shortest=0.001,
+    )
+
+    assert len(calls) > 10
+    assert waits == [0, 1, 1, 2, 2, len(calls)]  # before and after each measurement
+
+
+def test_peak_memory_counts_what_is_freed_again():
+    def hold():
+        np.zeros(4_000_000, dtype=np.uint8)
+        np.zeros(1_000_000, dtype=np.uint8)
+
+    assert 4_000_000 <= timing.peak_python_memory(hold) < 4_100_000
+
+
+def test_label_volumes():
+    truth, predicted = metrics.label_volumes(30, seed=3)
+
+    changes = np.zeros(truth.shape, dtype=bool)
+    for axis in range(3):
+        changes |= (truth != np.roll(truth, 1, axis)) | (truth != np.roll(truth, -1, axis))
+    inside = (slice(1, -1),) * 3
+    touching = (truth != 0) & changes
+    for axis in range(3):  # a segment's neighbours are itself and unknown, never another segment
+        here, before = np.moveaxis(truth, axis, 0)[1:], np.moveaxis(truth, axis, 0)[:-1]
+        assert not np.any((here != before) & (here != 0) & (before != 0))
+    assert touching[inside].any()
+    assert predicted.min() > 0
+    assert len(np.unique(truth)) - 1 > len(np.unique(predicted)) > 1
+    assert np.array_equal(truth, metrics.label_volumes(30, seed=3)[0])
+    assert not np.array_equal(truth, metrics.label_volumes(30, seed=4)[0])
+
+
+def test_markdown_table():
+    rows = [
+        {"name": "a|b", "wall_seconds": 0.0123456, "fails": None},
+        {"name": "c", "wall_seconds": 12345.6, "fails": "no"},
+    ]
+
+    assert report.markdown_table(rows).splitlines() == [
+        "| name | wall seconds | fails |",
+        "| --- | --- | --- |",
+        "| a/b | 0.0123 | – |",
+        "| c | 12346 | no |",
+    ]
+
+
+def test_a_result_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    path = tmp_path / "result.json"
+    path.write_text("old")
+    unwritable = report.Report("metrics", {"size": object()}, {})
+
+    with pytest.raises(TypeError):
+        report.write_json(unwritable, path)
+
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

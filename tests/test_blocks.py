@@ -1,0 +1,246 @@
+"""P_mSC_n against hand-placed convolutions, geometry, options and refusals."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from psc import ConvolutionOptions, PSCBlock, make_segment
+from psc.blocks import Conv3dSegment, PSCSegment
+from psc.errors import ConfigError
+
+GRID = list(itertools.product((1, 2, 3), (1, 2, 3)))
+SLOPE = 0.005
+
+
+def leaky():
+    return nn.LeakyReLU(SLOPE)
+
+
+def explicit_psc(block, x, *, padding, stride=1):
+    """The block computed from 2D and 1D convolutions placed by hand, stream by stream."""
+    outputs = []
+    for axis, stream in enumerate(block.streams):
+        y = x
+        plane = [a for a in range(3) if a != axis]
+        # Bring the stream's axis to the batch: (N, C, D, H, W) → (N·L, C, P, Q).
+        for i in range(block.n):
+            conv = stream[i].conv
+            weight = conv.weight.squeeze(2 + axis)  # (M, C, 3, 3)
+            order = (0, 2 + axis, 1, 2 + plane[0], 2 + plane[1])
+            y = y.permute(order)
+            n, length = y.shape[:2]
+            step = stride if i == 0 else 1
+            pad = weight.shape[-1] // 2 if padding == "same" else 0
+            y = F.conv2d(y.flatten(0, 1), weight, conv.bias, stride=step, padding=pad)
+            y = F.leaky_relu(y, SLOPE).unflatten(0, (n, length))
+            y = y.permute([order.index(a) for a in range(5)])
+        conv = stream[block.n].conv
+        weight = conv.weight.flatten(2)  # (out, M, 2n+1)
+        order = (0, 2 + plane[0], 2 + plane[1], 1, 2 + axis)
+        y = y.permute(order)
+        shape = y.shape[:3]
+        pad = weight.shape[-1] // 2 if padding == "same" else 0
+        y = F.conv1d(y.flatten(0, 2), weight, conv.bias, stride=stride, padding=pad)
+        y = F.leaky_relu(y, SLOPE).unflatten(0, shape)
+        outputs.append(y.permute([order.index(a) for a in range(5)]))
+    return torch.cat(outputs, dim=1)
+
+
+@pytest.mark.parametrize(("m", "n"), GRID)
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_equals_hand_placed_convolutions_forward_and_gradient(m, n, padding, dtype, tolerance):
+    torch.manual_seed(10 * m + n)
+    block = PSCBlock(4, 6, m, n, padding=padding, activation=leaky).to(dtype)
+    x = torch.randn(2, 4, 9, 8, 10, dtype=dtype, requires_grad=True)
+    ours = block(x)
+    expected = explicit_psc(block, x, padding=padding)
+    torch.testing.assert_close(ours, expected, rtol=tolerance, atol=tolerance)
+
+    parameters = [x, *block.parameters()]
+    direction = torch.randn_like(ours)
+    mine = torch.autograd.grad((ours * direction).sum(), parameters)
+    theirs = torch.autograd.grad((expected * direction).sum(), parameters)
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=20 * tolerance, atol=20 * tolerance)
+
+
+@pytest.mark.parametrize(("m", "n"), GRID)
+def test_stride_equals_hand_placed_convolutions(m, n):
+    block = PSCBlock(3, 6, m, n, stride=2, activation=leaky).double()
+    x = torch.randn(1, 3, 9, 8, 7, dtype=torch.float64)
+    expected = explicit_psc(block, x, padding="same", stride=2)
+    torch.testing.assert_close(block(x), expected, rtol=1e-12, atol=1e-12)
+    assert block(x).shape == (1, 6, 5, 4, 4)  # halved, rounded up, in every axis
+
+
+def dependency(module, shape):
+    """Extent of the input that the central output voxel depends on, by its gradient."""
+    for parameter in module.parameters():
+        parameter.data.abs_()
+    x = torch.rand(shape, dtype=torch.float64, requires_grad=True)
+    y = module.double()(x)
+    centre = tuple(size // 2 for size in y.shape[2:])
+    (gradient,) = torch.autograd.grad(y[(0, slice(None), *centre)].sum(), x)
+    used = gradient[0].abs().sum(0) > 0
+    return tuple(int(used.any(dim=[a for a in range(3) if a != axis]).sum()) for axis in range(3))
+
+
+@pytest.mark.parametrize(("m", "n"), GRID)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_receptive_field_is_what_the_gradient_reaches(m, n, stride):
+    block = PSCBlock(1, 3, m, n, stride=stride, activation=None)
+    assert dependency(block, (1, 1, 31, 31, 31)) == block.receptive_field
+    if stride == 1:
+        assert block.receptive_field == (2 * n + 1,) * 3
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_segments_reach_as_far_as_the_convolutions_they_replace(depth):
+    plain = Conv3dSegment(1, 2, depth=depth)
+    assert plain.receptive_field == (2 * depth + 1,) * 3
+    assert dependency(plain, (1, 1, 21, 21, 21)) == plain.receptive_field
+    for m in (1, 2):
+        for n in (1, depth):
+            segment = PSCSegment(1, 2, m, n, depth=depth)
+            assert segment.receptive_field == plain.receptive_field
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(1, 7),
+    st.integers(3, 9),
+    st.sampled_from(["same", "valid"]),
+    st.tuples(*[st.integers(8, 11)] * 3),
+)
+def test_output_shape(m, n, in_channels, out_channels, padding, size):
+    block = PSCBlock(in_channels, out_channels, m, n, padding=padding)
+    y = block(torch.zeros(1, in_channels, *size))
+    loss = 2 * n if padding == "valid" else 0
+    assert y.shape == (1, out_channels, *(s - loss for s in size))
+
+
+def test_uneven_channels_go_to_the_first_streams():
+    block = PSCBlock(4, 16, m=3, n=1)
+    assert [stream.axis.conv.out_channels for stream in block.streams] == [6, 5, 5]
+
+
+def test_n1_takes_one_block_per_convolution_and_n2_one_per_pair():
+    assert len(PSCSegment(4, 8, 1, 1, depth=2).blocks) == 2
+    assert len(PSCSegment(4, 8, 2, 2, depth=2).blocks) == 1
+    assert len(PSCSegment(4, 8, 2, 3, depth=2).blocks) == 1
+    assert len(PSCSegment(4, 8, 2, 2, depth=4).blocks) == 2
+
+
+def modules(segment, kind):
+    return [module for module in segment.modules() if isinstance(module, kind)]
+
+
+def test_activation_follows_every_convolution_unless_the_last_is_left_bare():
+    for kind, convolutions in (("conv3d", 2), ("psc", 6)):
+        build = make_segment(kind, m=2, n=2)
+        whole = build(4, 8, depth=2)
+        assert len(modules(whole, nn.ReLU)) == len(modules(whole, nn.Conv3d)) == convolutions
+        bare = build(4, 8, depth=2, options=ConvolutionOptions(final_activation=False))
+        last = 1 if kind == "conv3d" else 2  # the last of each stream
+        assert len(modules(bare, nn.ReLU)) == convolutions - last
+        assert bare(torch.randn(2, 4, 6, 6, 6)).min() < 0
+
+
+def test_n1_inner_blocks_keep_their_activation_when_the_last_is_left_bare():
+    segment = PSCSegment(4, 8, 1, 1, depth=2, options=ConvolutionOptions(final_activation=False))
+    assert [len(modules(block, nn.ReLU)) for block in segment.blocks] == [2, 1]
+
+
+def test_normalisation_replaces_the_bias():
+    options = ConvolutionOptions(norm=nn.BatchNorm3d)
+    for build in (make_segment("conv3d"), make_segment("psc")):
+        segment = build(4, 8, depth=2, options=options)
+        assert all(conv.bias is None for conv in modules(segment, nn.Conv3d))
+        assert len(modules(segment, nn.BatchNorm3d)) == len(modules(segment, nn.Conv3d))
+
+
+def test_pre_activation_normalises_what_enters():
+    options = ConvolutionOptions(norm=nn.BatchNorm3d, pre_activation=True)
+    block = PSCBlock(4, 8, 1, 1, options=options)
+    first = block.streams[0].plane_1
+    assert [name for name, _ in first.named_children()] == ["norm", "activation", "conv"]
+    assert first.norm.num_features == 4
+    assert first.conv.bias is not None
+    assert block(torch.randn(2, 4, 6, 6, 6)).min() < 0  # nothing follows the last convolution
+
+
+@pytest.mark.parametrize("kernel_size", [1, 5])
+def test_other_kernel_sizes(kernel_size):
+    block = PSCBlock(2, 4, 2, 2, kernel_size=kernel_size, padding="valid")
+    assert block.receptive_field == (2 * kernel_size - 1,) * 3
+    size = 12 - 2 * (kernel_size - 1)
+    assert block(torch.zeros(1, 2, 12, 12, 12)).shape == (1, 4, size, size, size)
+
+
+def test_compiles_to_the_same_numbers_and_exports():
+    block = PSCBlock(3, 6, 2, 2).eval()
+    x = torch.randn(1, 3, 6, 6, 6)
+    exported = torch.export.export(block, (x,))
+    torch.testing.assert_close(exported.module()(x), block(x))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((4, 8, 4, 1), {}, "m=4"),
+        ((4, 8, 0, 1), {}, "m=0"),
+        ((4, 8, 2, 0), {}, "n=0"),
+        ((4, 2, 3, 1), {}, "out_channels=2 is less than m=3"),
+        ((0, 8), {}, "in_channels must be at least 1, got 0"),
+        ((4, 8), {"kernel_size": 2}, "kernel_size must be odd"),
+        ((4, 8), {"padding": "full"}, "'same' or 'valid'"),
+        ((4, 8), {"width": 0}, "width must be at least 1"),
+        ((4, 8), {"stride": 2, "padding": "valid"}, "sizes would differ"),
+    ],
+)
+def test_impossible_blocks_are_refused(arguments, options, message):
+    with pytest.raises(ConfigError, match=message):
+        PSCBlock(*arguments, **options)
+
+
+def test_unknown_options_are_refused_with_the_known_ones():
+    with pytest.raises(TypeError, match=r"pading.*kernel_size, padding"):
+        PSCBlock(4, 8, pading="same")
+
+
+def test_unknown_kind_is_refused_with_the_known_ones():
+    with pytest.raises(ConfigError, match="'conv3d', 'psc'"):
+        make_segment("2d")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(("m", "n"), [(1, 1), (2, 2), (2, 3), (3, 2)])
+def test_bf16_on_the_gpu_agrees_with_fp32(m, n):
+    """torch 2.9 computed bf16 convolutions with kernel (1, 3, 3) wrongly."""
+    check_bf16(m, n, "cuda")
+
+
+@pytest.mark.parametrize(("m", "n"), [(1, 1), (2, 2)])
+def test_bf16_on_the_cpu_agrees_with_fp32(m, n):
+    check_bf16(m, n, "cpu")
+
+
+def check_bf16(m, n, device):
+    torch.manual_seed(0)
+    block = PSCBlock(24, 72, m, n).to(device)
+    x = torch.randn(1, 24, 12, 12, 12, device=device)
+    expected = block(x)
+    with torch.autocast(device, torch.bfloat16):
+        ours = block(x)
+    assert ours.dtype == torch.bfloat16
+    error = (ours.float() - expected).norm() / expected.norm()
+    assert error < 2e-2  # bf16 keeps 8 bits: 4e-3 per rounding, a few roundings deep

@@ -1,0 +1,47 @@
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from psc.config.choices import FIBSEM_FILES
+
+ROOT = Path(__file__).parents[1]
+SOURCES = yaml.safe_load((ROOT / "data/sources.yaml").read_text(encoding="utf-8"))
+FILES = [(name, file) for name, source in SOURCES.items() for file in source["files"]]
+
+
+def test_the_papers_three_data_sets_are_described():
+    assert set(SOURCES) == {"fibsem", "ucf101", "ibsr"}
+    for source in SOURCES.values():
+        assert {"title", "home", "citation", "licence", "files"} == set(source)
+        assert source["home"].startswith("https://")
+
+
+@pytest.mark.parametrize(("name", "file"), FILES, ids=lambda value: str(value)[:40])
+def test_each_file_says_where_it_comes_from_and_lands(name: str, file: dict):
+    assert file["path"].startswith(f"data/{name}/")
+    assert file["url"].startswith("https://")
+    assert Path(file["path"]).name == Path(file["url"]).name
+    assert file["sha256"] == "unknown" or re.fullmatch("[0-9a-f]{64}", file["sha256"])
+    assert file["size"] == "unknown" or re.fullmatch(r"[0-9.]+ (kB|MB|GB)", file["size"])
+
+
+def test_checksums_are_all_different():
+    sums = [file["sha256"] for _, file in FILES if file["sha256"] != "unknown"]
+    assert len(sums) == len(set(sums)) == 6
+
+
+def test_downloads_land_where_the_data_set_is_looked_for():
+    listed = {file["path"] for file in SOURCES["fibsem"]["files"]}
+    assert listed == {f"data/fibsem/{name}" for name in FIBSEM_FILES}
+    config = yaml.safe_load((ROOT / "configs/dataset/fibsem.yaml").read_text(encoding="utf-8"))
+    slabs = [*config["train"], *config["validation"], *config["test"]]
+    assert listed == {slab[key] for slab in slabs for key in ("raw", "labels")}
+
+
+def test_the_readme_shows_every_folder_and_file_of_fibsem():
+    readme = (ROOT / "data/README.md").read_text(encoding="utf-8")
+    for name in FIBSEM_FILES:
+        folder, file = name.split("/")
+        assert re.search(rf"^ +{folder}/ .*{file}", readme, flags=re.MULTILINE), name

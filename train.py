@@ -1,0 +1,18 @@
+"""Train a backbone × block on a data set: ``python train.py backbone=unet block=p2sc2``."""
+
+from omegaconf import DictConfig
+
+from psc.cli import run
+from psc.config import to_typed
+
+
+def main(config: DictConfig) -> None:
+    """Check the composed configuration, then train, evaluate and record."""
+    typed = to_typed(config)
+    from psc.training import train  # after the checks: a wrong key is refused within a second
+
+    train(typed)
+
+
+if __name__ == "__main__":
+    run("train", main)
