@@ -4,7 +4,7 @@ import torch
 
 from psc.backbones import UNet
 from psc.blocks import SegmentFactory, make_segment
-from psc.config.schema import BackboneConfig, BlockConfig, UNetConfig
+from psc.config.schema import AffinityRecipeConfig, BackboneConfig, BlockConfig, UNetConfig
 from psc.errors import ConfigError
 
 
@@ -42,3 +42,18 @@ def build_network_on_meta(backbone: BackboneConfig, block: BlockConfig) -> UNet:
     """The same without memory or initialisation: for sizes and counts."""
     with torch.device("meta"):
         return build_network(backbone, block)
+
+
+def patch_input_size(recipe: AffinityRecipeConfig, network: UNet) -> int:
+    """Voxels along each axis of a training patch's input.
+
+    Raises:
+        ConfigError: if the network cannot take ``recipe.input_size``; the nearest are named.
+    """
+    if recipe.input_size is None:
+        return network.input_size_for(recipe.output_size)
+    try:
+        network.output_size(recipe.input_size)
+    except ConfigError as error:
+        raise ConfigError(f"recipe.input_size={recipe.input_size}: {error}") from None
+    return recipe.input_size

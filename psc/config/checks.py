@@ -104,7 +104,7 @@ def check_recipe(recipe: RecipeConfig) -> None:
     _require("recipe.schedule.name", recipe.schedule.name, SCHEDULES)
     if isinstance(recipe, AffinityRecipeConfig):
         _require("recipe.loss", recipe.loss, LOSSES)
-        _at_least("recipe.input_size", recipe.input_size, 1)
+        _at_least("recipe.output_size", recipe.output_size, 1)
         _at_least("recipe.validation_patches", recipe.validation_patches, 1)
         augmentation = recipe.augmentation
         _require("recipe.augmentation.axis_swaps", augmentation.axis_swaps, ("all", "yx", "none"))
@@ -130,8 +130,7 @@ def check_segmentation(segmentation: SegmentationConfig) -> None:
             f"segmentation.boundary_threshold={segmentation.boundary_threshold}: must lie between "
             "0 and 1"
         )
-    for key in ("tile_input", "batch_size"):
-        _at_least(f"segmentation.{key}", getattr(segmentation, key), 1)
+    _at_least("segmentation.batch_size", segmentation.batch_size, 1)
 
 
 def check_trainer(trainer: TrainerConfig) -> None:
@@ -198,19 +197,16 @@ def _check_task(config: TrainConfig) -> None:
         )
     if not isinstance(config.recipe, AffinityRecipeConfig):
         raise ConfigError(f"backbone=unet cannot train with recipe={config.recipe.name}")
-    from psc.build import build_network_on_meta  # late: building needs torch, checks alone do not
+    # Late, because the builders import the schema's package.
+    from psc.build import build_network_on_meta, patch_input_size
 
     network = build_network_on_meta(config.backbone, config.block)
-    for key, size in (("recipe.input_size", config.recipe.input_size),):
-        try:
-            network.output_size(size)
-        except ConfigError as error:
-            raise ConfigError(f"{key}={size}: {error}") from None
-    smallest = network.input_size_for(1)
-    if config.segmentation.tile_input < smallest:
+    patch_input_size(config.recipe, network)
+    tile, smallest = config.segmentation.tile_input, network.input_size_for(network.period)
+    if tile is not None and tile < smallest:
         raise ConfigError(
-            f"segmentation.tile_input={config.segmentation.tile_input}: the network needs tiles of "
-            f"at least {smallest} voxels"
+            f"segmentation.tile_input={tile}: the network needs tiles of at least {smallest} "
+            "voxels; null takes the training patch's size"
         )
 
 

@@ -130,9 +130,15 @@ class AugmentationConfig:
 
 @dataclass
 class AffinityRecipeConfig(RecipeConfig):
-    """Affinities from electron microscopy: ``psc.tasks.affinity``."""
+    """Affinities from electron microscopy: ``psc.tasks.affinity``.
 
-    input_size: int = MISSING
+    ``output_size`` is the number of affinities that a patch teaches, along each axis: the input is
+    the smallest that the network turns into at least as many, whatever the block. ``input_size``,
+    where it is set, is taken as it is, or refused.
+    """
+
+    output_size: int = MISSING
+    input_size: int | None = None
     loss: str = "balanced_squared_error"
     validation_patches: int = 32
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
@@ -148,7 +154,8 @@ class SegmentationConfig:
     thresholds: list[float] = field(
         default_factory=lambda: [round(0.05 * i, 2) for i in range(1, 20)]
     )
-    tile_input: int = 132
+    tile_input: int | None = None
+    """Largest input of a tile in voxels; null: the training patch's."""
     batch_size: int = 1
 
 

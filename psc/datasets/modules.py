@@ -8,6 +8,7 @@ import lightning
 from torch.utils.data import DataLoader, Sampler
 
 from psc.backbones import UNet
+from psc.build import patch_input_size
 from psc.config.schema import AffinityRecipeConfig, FibsemConfig
 from psc.datasets.fibsem import AffinityPatches, ValidationPatches
 from psc.datasets.splits import Splits
@@ -78,10 +79,10 @@ class AffinityData(lightning.LightningDataModule):
         super().__init__()
         self.recipe, self.workers = recipe, workers
         self.epochs, self.iterations_per_epoch = training_epochs(recipe)
-        low_high = dataset.intensity_range
+        input_size, low_high = patch_input_size(recipe, network), dataset.intensity_range
         common: dict[str, Any] = {
-            "input_size": recipe.input_size,
-            "output_size": network.output_size(recipe.input_size),
+            "input_size": input_size,
+            "output_size": network.output_size(input_size),
             "zero_label": dataset.zero_label,
             "boundary_thickness": dataset.boundary_thickness,
             "intensity_range": (low_high[0], low_high[1]) if low_high else None,

@@ -187,13 +187,13 @@ def _mitochondria(balls: list[_Ball], rng: np.random.Generator) -> Iterator[_Bal
         length = int(rng.integers(3, 8))
         stretch = balls[position : position + length]
         if min(ball.radius for ball in stretch) >= _MITOCHONDRION_MIN_RADIUS:
-            share = rng.uniform(0.5, 0.75)
+            share = rng.uniform(0.5, 0.8)
             aside = rng.normal(size=3)
-            aside *= rng.uniform(0, 0.85 - share) / np.linalg.norm(aside)
-            radius = min(22.0, share * min(ball.radius for ball in stretch))
+            aside *= rng.uniform(0, 0.9 - share) / np.linalg.norm(aside)
+            radius = min(25.0, share * min(ball.radius for ball in stretch))
             for ball in stretch:
                 yield _Ball(ball.centre + aside * ball.radius, radius)
-        position += length + int(rng.integers(3, 16))
+        position += length + int(rng.integers(2, 12))
 
 
 class _Canvas:

@@ -27,10 +27,10 @@ _DESCRIPTION_ATTRIBUTE = "generator"
 _Float = npt.NDArray[np.float32]
 
 # Grey values (0 to 255), from FIB-25: membranes 99, cytoplasm 146 on average, mitochondria 85.
-_CYTOPLASM = 166.0
+_CYTOPLASM = 163.0
 _MITOCHONDRION = 84.0
-_MEMBRANE = 92.0
-_DARK_BODIES = 0.15  # share of bodies with dense cytoplasm
+_MEMBRANE = 94.0
+_DARK_BODIES = 0.2  # share of bodies with dense cytoplasm
 
 
 def synthetic_fibsem(
@@ -115,7 +115,7 @@ def _image(neuropil: Neuropil, rng: np.random.Generator) -> npt.NDArray[np.uint8
     cytoplasm = _cytoplasm(neuropil.labels, rng)
     membrane = _membranes(neuropil.labels)
     # Where a membrane lies flat or stains badly it can hardly be seen: the hard places.
-    strength = np.clip(1 + 0.25 * smooth_field(shape, 7, rng), 0.2, 1.4)
+    strength = np.clip(1 + 0.3 * smooth_field(shape, 7, rng), 0.2, 1.4)
     image = cytoplasm + _specks(neuropil, rng)
     image += np.clip(membrane * strength, 0, 1) * (np.float32(_MEMBRANE) - image)
     _add_mitochondria(image, neuropil.mitochondria, rng)
@@ -134,7 +134,7 @@ def _membranes(labels: npt.NDArray[np.int32]) -> _Float:
         change = labels[here] != labels[before]
         border[here][change] = 1
         border[before][change] = 1
-    return np.asarray(1.3 * gaussian_filter(border, 1.2), dtype=np.float32)
+    return np.asarray(1.8 * gaussian_filter(border, 1.35), dtype=np.float32)
 
 
 def _cytoplasm(labels: npt.NDArray[np.int32], rng: np.random.Generator) -> _Float:
@@ -154,7 +154,7 @@ def _specks(neuropil: Neuropil, rng: np.random.Generator) -> _Float:
     """Vesicles, in clusters within some bodies, and dark densities as at synapses."""
     shape = neuropil.labels.shape
     bouton = rng.random(int(neuropil.labels.max()) + 1) < 0.35
-    density = np.where(bouton[neuropil.labels], np.float32(0.006), np.float32(0.0008))
+    density = np.where(bouton[neuropil.labels], np.float32(0.008), np.float32(0.0015))
     density *= smooth_field(shape, 15, rng) > 0
     impulses = (rng.random(shape, dtype=np.float32) < density).astype(np.float32)
     image = gaussian_filter(impulses, 1.5) * np.float32(-45 * 1.5**3 * (2 * np.pi) ** 1.5)

@@ -1,0 +1,64 @@
+"""Segmentations on disk: HDF5 in CREMI's layout, with resolution and provenance."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from psc.errors import DataError
+
+RAW = "volumes/raw"
+TRUTH = "volumes/labels/neuron_ids"
+SEGMENTATION = "volumes/labels/segmentation"
+FRAGMENTS = "volumes/labels/fragments"
+BASELINE = "volumes/labels/baseline_segmentation"
+AFFINITIES = "volumes/affinities"
+
+
+def write_volumes(
+    path: Path,
+    volumes: Mapping[str, npt.NDArray[Any]],
+    *,
+    voxel_size: tuple[float, float, float] | None,
+    offset: tuple[int, int, int],
+    provenance: Mapping[str, str | int | float | bool],
+) -> None:
+    """Write volumes into one HDF5 file, atomically.
+
+    Args:
+        path: the file; an existing one is replaced once the new one is complete.
+        volumes: arrays (D, H, W) or (C, D, H, W) by dataset name. Affinities are stored as
+            float16 (steps of 0.0005 near 1), everything else in its own dtype; all compressed.
+        voxel_size: nm (z, y, x), written as every dataset's ``resolution``; None where unknown.
+        offset: first voxel within the source volume (z, y, x), written as ``offset`` in nm where
+            the voxel size is known (CREMI's convention), and as ``offset_voxels`` always.
+        provenance: attributes of the file: where its content comes from.
+
+    Raises:
+        DataError: if the file cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(partial, "w") as file:
+            file.attrs.update(provenance)
+            for name, values in volumes.items():
+                stored = values.astype(np.float16) if name == AFFINITIES else values
+                dataset = file.create_dataset(
+                    name, data=stored, chunks=True, compression="gzip", compression_opts=1
+                )
+                dataset.attrs["offset_voxels"] = offset
+                if voxel_size is not None:
+                    dataset.attrs["resolution"] = voxel_size
+                    dataset.attrs["offset"] = [
+                        voxels * size for voxels, size in zip(offset, voxel_size, strict=True)
+                    ]
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise DataError(
+            f"could not write {path}: {error}; free disk space, run it again"
+        ) from error

@@ -1,0 +1,141 @@
+"""Every file of configs/ composes and builds; what cannot work is refused before any data."""
+
+from pathlib import Path
+
+import pytest
+from hydra.errors import HydraException
+
+from psc.build import build_network_on_meta, patch_input_size
+from psc.config import choices, compose
+from psc.config.compose import CONFIG_DIRECTORY
+from psc.errors import ConfigError
+
+
+def names(group):
+    return sorted(path.stem for path in (CONFIG_DIRECTORY / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("block", names("block"))
+@pytest.mark.parametrize("backbone", names("backbone"))
+@pytest.mark.parametrize("budget", names("budget"))
+def test_every_network_of_the_grid_composes_and_builds(backbone, block, budget):
+    config = compose([f"backbone={backbone}", f"block={block}", f"budget={budget}"])
+    assert sum(p.numel() for p in build_network_on_meta(config.backbone, config.block).parameters())
+
+
+@pytest.mark.parametrize("group", ["dataset", "logger", "segmentation"])
+def test_every_other_choice_composes(group):
+    assert names(group)
+    for name in names(group):
+        compose([f"{group}={name}"])
+
+
+def test_the_paper_recipe_is_the_published_one():
+    config = compose(["budget=paper", "block=p2sc2"])
+    assert (config.backbone.base_width, config.backbone.growth, config.backbone.depth) == (24, 3, 3)
+    recipe = config.recipe
+    assert (recipe.iterations, recipe.batch_size, recipe.output_size) == (100_000, 1, 44)
+    assert (recipe.optimizer.learning_rate, recipe.optimizer.betas) == (1e-4, [0.99, 0.999])
+    assert (recipe.optimizer.epsilon, recipe.optimizer.weight_decay) == (1e-8, 5e-6)
+    assert recipe.optimizer.bias_learning_rate_factor == 2
+    assert (recipe.schedule.gamma, recipe.schedule.power) == (1e-4, 0.75)
+    assert recipe.loss == "balanced_squared_error"
+    assert (recipe.augmentation.contrast, recipe.augmentation.brightness) == (
+        [0.8, 1.2],
+        [-0.2, 0.2],
+    )
+
+
+def test_paper_patches_are_132_voxels_except_where_n_is_3():
+    for block, expected in (("3d", 132), ("p1sc1", 132), ("p2sc2", 132), ("p2sc3", 178)):
+        config = compose(["budget=paper", f"block={block}"])
+        network = build_network_on_meta(config.backbone, config.block)
+        assert patch_input_size(config.recipe, network) == expected
+
+
+def test_free_m_and_n_name_themselves():
+    config = compose(["block=psc", "block.m=3", "block.n=1"])
+    assert (config.block.name, config.block.m, config.block.n) == ("p3sc1", 3, 1)
+
+
+def test_the_command_line_wins_over_the_budget():
+    config = compose(["budget=quick", "backbone.base_width=12", "recipe.iterations=7"])
+    assert (config.backbone.base_width, config.recipe.iterations) == (12, 7)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["block=psc", "block.m=4"], "block.m=4: allowed are 1, 2 and 3"),
+        (["block.n=0"], "block.n=0: must be at least 1"),
+        (["block=3d", "block.m=2"], "plain 3D convolutions have neither"),
+        (["block.maximum_width=0"], "block.maximum_width=0"),
+        (["budget=paper", "recipe.input_size=131"], r"recipe.input_size=131.*124.*132"),
+        (["budget=quick", "recipe.input_size=50"], r"recipe.input_size=50.*48.*52"),
+        (["budget=paper", "segmentation.tile_input=60"], "segmentation.tile_input=60.*100"),
+        (["backbone.padding=full"], "backbone.padding=full: allowed are valid, same"),
+        (["backbone.depth=0"], "backbone.depth=0"),
+        (["recipe.loss=foo"], "recipe.loss=foo: allowed are balanced_squared_error"),
+        (["recipe.iterations=0"], "recipe.iterations=0: must be at least 1"),
+        (["recipe.optimizer.learning_rate=0"], "learning_rate=0.0: must be positive"),
+        (["recipe.optimizer.betas=[1,0.9]"], "betas"),
+        (["recipe.schedule.name=step"], "allowed are constant, inverse, cosine"),
+        (["recipe.augmentation.axis_swaps=xy"], "allowed are all, yx, none"),
+        (["recipe.augmentation.contrast=[2,1]"], "contrast"),
+        (["segmentation.thresholds=[]"], "thresholds"),
+        (["segmentation.thresholds=[1.5]"], "thresholds"),
+        (["segmentation.scoring=foo"], "segmentation.scoring=foo"),
+        (["segmentation.boundary_threshold=1"], "boundary_threshold"),
+        (["trainer.precision=fp8"], "trainer.precision=fp8: allowed are auto, 32-true"),
+        (["trainer.compile=maybe"], "trainer.compile=maybe"),
+        (["trainer.workers=many"], "trainer.workers='many'"),
+        (["resume=3"], "resume=3"),
+        (["logger.mode=prompt"], "logger.mode=prompt"),
+        (["dataset.train=[]"], "dataset.train is empty"),
+        (["dataset=fibsem_sample", "dataset.test.0.z=[160,208]"], "overlap"),
+        (["dataset=fibsem_sample", "dataset.test.0.z=[9,3]"], r"dataset.test\[0\].z"),
+        (["dataset.zero_label=maybe"], "dataset.zero_label=maybe"),
+    ],
+)
+def test_impossible_values_are_refused_with_what_is_allowed(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        compose(overrides)
+
+
+@pytest.mark.parametrize(
+    "override", ["backbone.widht=4", "nothing=1", "block=4d", "seed=x", "block.n=two"]
+)
+def test_unknown_keys_and_wrong_types_do_not_compose(override):
+    with pytest.raises(HydraException):
+        compose([override])
+
+
+def test_default_dataset_takes_what_is_on_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(choices, "PROJECT", tmp_path)
+    monkeypatch.delenv(choices.SAMPLE_VARIABLE, raising=False)
+    assert choices.default_dataset("unet") == "fibsem_synthetic"
+    sample = tmp_path / "sample"
+    (sample / choices.FIBSEM_SAMPLE).parent.mkdir(parents=True)
+    (sample / choices.FIBSEM_SAMPLE).touch()
+    monkeypatch.setenv(choices.SAMPLE_VARIABLE, str(sample))
+    assert choices.default_dataset("unet") == "fibsem_sample"
+    for name in choices.FIBSEM_FILES:
+        path = tmp_path / "data" / "fibsem" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert choices.default_dataset("unet") == "fibsem"
+
+
+def test_auto_budget_follows_the_device(monkeypatch):
+    for gpu, expected in ((True, "paper"), (False, "quick")):
+        monkeypatch.setattr("torch.cuda.is_available", lambda gpu=gpu: gpu)
+        assert choices.resolve_budget("auto") == expected
+        assert compose([]).recipe.name == f"unet/{expected}"
+    assert choices.resolve_budget("paper") == "paper"
+
+
+def test_configs_hold_no_absolute_path():
+    for path in CONFIG_DIRECTORY.rglob("*.yaml"):
+        for line in Path(path).read_text().splitlines():
+            value = line.split("#")[0].partition(":")[2].strip()
+            assert not value.startswith("/"), f"{path}: {line}"

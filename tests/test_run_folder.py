@@ -1,0 +1,86 @@
+"""Run folders: named by the configuration, found again by a resume, never shared."""
+
+import pytest
+
+from psc.errors import CheckpointError
+from psc.run_folder import choose_run_folder, config_hash, run_name
+
+
+@pytest.fixture
+def config(tmp_path):
+    return {
+        "backbone": {"name": "unet"},
+        "block": {"name": "p2sc2"},
+        "dataset": {"name": "d"},
+        "recipe": {"iterations": 5},
+        "seed": 3,
+        "resume": False,
+        "logger": {"wandb": False},
+        "trainer": {"devices": 1},
+        "budget": {"name": "auto"},
+        "output_directory": str(tmp_path),
+    }
+
+
+def make(folder, *, last=False, finished=False):
+    (folder / "checkpoints").mkdir(parents=True)
+    if last:
+        (folder / "checkpoints" / "last.ckpt").touch()
+    if finished:
+        (folder / "result.json").touch()
+
+
+def test_the_name_says_what_it_is_and_the_hash_what_it_computes(config):
+    assert run_name(config).startswith("d-unet-p2sc2-seed3-")
+    same = config | {"resume": True, "trainer": {"devices": 2}, "logger": {"wandb": True}}
+    assert config_hash(same) == config_hash(config)
+    assert config_hash(config | {"recipe": {"iterations": 6}}) != config_hash(config)
+
+
+def test_a_new_run_never_takes_an_existing_folder(config):
+    first = choose_run_folder(config).path
+    make(first)
+    second = choose_run_folder(config).path
+    assert second.name == f"{first.name}-2"
+    make(second)
+    assert choose_run_folder(config).path.name == f"{first.name}-3"
+
+
+def test_resume_continues_the_newest(config):
+    first = choose_run_folder(config).path
+    make(first, finished=True)
+    second = choose_run_folder(config).path
+    make(second, last=True)
+    resumed = choose_run_folder(config | {"resume": True})
+    assert resumed.path == second
+    assert resumed.resume_from == second / "checkpoints" / "last.ckpt"
+    assert not resumed.is_finished
+
+
+def test_resume_without_anything_to_resume_starts_anew(config):
+    fresh = choose_run_folder(config | {"resume": True})
+    assert fresh.resume_from is None
+    make(fresh.path)  # interrupted before its first checkpoint
+    again = choose_run_folder(config | {"resume": True})
+    assert again.path == fresh.path
+    assert again.resume_from is None
+
+
+def test_resume_finds_that_it_is_finished(config):
+    folder = choose_run_folder(config).path
+    make(folder, last=True, finished=True)
+    assert choose_run_folder(config | {"resume": True}).is_finished
+
+
+def test_resume_from_a_path(config, tmp_path):
+    folder = choose_run_folder(config).path
+    make(folder, last=True)
+    own = folder / "checkpoints" / "last.ckpt"
+    assert choose_run_folder(config | {"resume": str(own)}).path == folder
+    foreign = tmp_path / "foreign.ckpt"
+    foreign.touch()
+    elsewhere = choose_run_folder(config | {"resume": str(foreign)})
+    assert elsewhere.path != folder
+    assert elsewhere.resume_from == foreign
+    with pytest.raises(CheckpointError, match="no such file"):
+        choose_run_folder(config | {"resume": str(tmp_path / "none.ckpt")})
