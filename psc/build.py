@@ -4,8 +4,15 @@ import torch
 
 from psc.backbones import UNet
 from psc.blocks import SegmentFactory, make_segment
-from psc.config.schema import AffinityRecipeConfig, BackboneConfig, BlockConfig, UNetConfig
+from psc.config.schema import (
+    AffinityRecipeConfig,
+    BackboneConfig,
+    BlockConfig,
+    SegmentationConfig,
+    UNetConfig,
+)
 from psc.errors import ConfigError
+from psc.segmentation.pipeline import SegmentationOptions
 
 
 def build_segment(block: BlockConfig) -> SegmentFactory:
@@ -57,3 +64,21 @@ def patch_input_size(recipe: AffinityRecipeConfig, network: UNet) -> int:
     except ConfigError as error:
         raise ConfigError(f"recipe.input_size={recipe.input_size}: {error}") from None
     return recipe.input_size
+
+
+def build_segmentation_options(config: SegmentationConfig) -> SegmentationOptions:
+    """The core's options of a configuration.
+
+    Raises:
+        ConfigError: if a value is impossible.
+    """
+    return SegmentationOptions(
+        fragments="waterz" if config.fragments == "waterz" else "seeded",
+        boundary_threshold=config.boundary_threshold,
+        seed_smoothing=config.seed_smoothing,
+        minimum_seed_distance=config.minimum_seed_distance,
+        low=config.low,
+        high=config.high,
+        scoring=config.scoring,
+        thresholds=tuple(config.thresholds),
+    )

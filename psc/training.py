@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 
 from psc.backbones import UNet
-from psc.build import build_network
+from psc.build import build_network, patch_input_size
 from psc.callbacks import IterationProgress, Throughput
 from psc.checkpoints import (
     CONFIG_KEY,
@@ -294,12 +294,14 @@ def _finish(
     network = build_network(config.backbone, config.block)
     load_network_weights(network, load_checkpoint(best), best)
     began = time.monotonic()
+    assert isinstance(config.recipe, AffinityRecipeConfig)
     metrics = evaluate_affinities(
         network.to(device).eval(),
         splits,
         config.dataset,
         config.segmentation,
         folder.path,
+        tile_input=patch_input_size(config.recipe, network),
         device=device,
         source={"checkpoint": str(best.relative_to(folder.path)), "run": folder.path.name},
     )

@@ -26,7 +26,6 @@ from psc.errors import ConfigError
 LOSSES = ("balanced_squared_error", "balanced_cross_entropy", "squared_error", "cross_entropy")
 SCHEDULES = ("constant", "inverse", "cosine")
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
-SCORINGS = ("aff50_his256", "aff85_his256", "mean")
 
 
 def check_train(config: TrainConfig) -> None:
@@ -113,23 +112,17 @@ def check_recipe(recipe: RecipeConfig) -> None:
 
 
 def check_segmentation(segmentation: SegmentationConfig) -> None:
-    """Fragments, scoring and thresholds.
+    """Fragments, scoring, thresholds, tiles.
 
     Raises:
-        ConfigError: for an unknown choice or a threshold outside [0, 1].
+        ConfigError: for an unknown choice or a value out of range.
     """
-    _require("segmentation.fragments", segmentation.fragments, ("seeded", "waterz"))
-    _require("segmentation.scoring", segmentation.scoring, SCORINGS)
-    thresholds = segmentation.thresholds
-    if not thresholds or not all(0 <= threshold <= 1 for threshold in thresholds):
-        raise ConfigError(
-            f"segmentation.thresholds={thresholds}: must be one or more numbers in [0, 1]"
-        )
-    if not 0 < segmentation.boundary_threshold < 1:
-        raise ConfigError(
-            f"segmentation.boundary_threshold={segmentation.boundary_threshold}: must lie between "
-            "0 and 1"
-        )
+    from psc.build import build_segmentation_options  # late: it imports the schema's package
+
+    try:
+        build_segmentation_options(segmentation)
+    except ConfigError as error:
+        raise ConfigError(f"segmentation: {error}") from None
     _at_least("segmentation.batch_size", segmentation.batch_size, 1)
 
 

@@ -150,7 +150,11 @@ class SegmentationConfig:
 
     fragments: str = "seeded"
     boundary_threshold: float = 0.5
-    scoring: str = "aff50_his256"
+    seed_smoothing: float = 1.0
+    minimum_seed_distance: int = 1
+    low: float = 0.0001
+    high: float = 0.9999
+    scoring: str = "hist_quant_50"
     thresholds: list[float] = field(
         default_factory=lambda: [round(0.05 * i, 2) for i in range(1, 20)]
     )

@@ -28,6 +28,7 @@ _CALIBRES = (46.0, 34.0, 26.0, 20.0, 15.0, 11.0, 8.5, 6.5)  # radii, thickest fi
 _SEEDS_PER_CELL = 0.004  # seeds tried, per calibre and cell of the free-space grid
 _LARGEST_SHARE = 0.16  # of the block that one calibre may fill, so that thin ones find room
 _SHORTEST_CHAIN = 8  # balls
+_LONGEST_CHAIN = 400
 _MITOCHONDRION_MIN_RADIUS = 8.0  # of the process that contains it
 _BEND = 6.0  # no voxel is moved further by the distortion
 _SMALLEST_BODY = 150  # voxels; smaller pieces go to a neighbour
@@ -64,7 +65,10 @@ def grow_neuropil(shape: Triple, rng: np.random.Generator) -> Neuropil:
         Labels and mitochondria of the block.
     """
     space = _FreeSpace(shape)
-    bodies = [process for radius in _CALIBRES for process in _grow_calibre(radius, space, rng)]
+    # A small block gets thin processes only; one thick process would be all of it.
+    widest = max(_CALIBRES[-2], np.cbrt(np.prod(shape)) / 4)
+    calibres = [radius for radius in _CALIBRES if radius <= widest]
+    bodies = [process for radius in calibres for process in _grow_calibre(radius, space, rng)]
     canvas = _Canvas(shape, rng)
     for label, balls in enumerate(bodies, start=1):
         canvas.paint_body(label, balls)
@@ -157,7 +161,7 @@ def _chain(
         room = np.minimum(space.at(point + step * turns), radius) / radius
         direction = turns[np.argmax(room + 0.4 * (turns @ direction))]
         point = point + step * direction
-        if len(balls) > 400:
+        if len(balls) == _LONGEST_CHAIN:
             return balls
 
 

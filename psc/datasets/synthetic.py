@@ -9,7 +9,6 @@ it are never results of the paper, and its files say so.
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -29,7 +28,7 @@ _Float = npt.NDArray[np.float32]
 # Grey values (0 to 255), from FIB-25: membranes 99, cytoplasm 146 on average, mitochondria 85.
 _CYTOPLASM = 163.0
 _MITOCHONDRION = 84.0
-_MEMBRANE = 94.0
+_MEMBRANE = 88.0
 _DARK_BODIES = 0.2  # share of bodies with dense cytoplasm
 
 
@@ -40,7 +39,7 @@ def synthetic_fibsem(
 
     Args:
         shape: size (D, H, W) in voxels.
-        seed: same seed and shape, same volume.
+        seed: same seed and shape, same volume (on one machine: other CPUs round differently).
 
     Returns:
         Grey values uint8 (D, H, W), membranes dark, and labels uint64 (D, H, W), ids 1..N, every
@@ -95,14 +94,14 @@ def write_synthetic_volume(path: Path, shape: tuple[int, int, int], seed: int) -
     return True
 
 
-def _description(path: Path) -> Any:
-    """What a synthetic file says it was made from; None if it is damaged and may be replaced."""
+def _description(path: Path) -> str:
+    """What an existing synthetic file says it was made from."""
     try:
         with h5py.File(path, "r") as file:
             if file.attrs.get("synthetic", False):
-                return file.attrs.get(_DESCRIPTION_ATTRIBUTE)
+                return str(file.attrs.get(_DESCRIPTION_ATTRIBUTE, ""))
     except OSError:
-        pass
+        pass  # not HDF5, a folder, damaged: all the same, not ours to replace
     raise ConfigError(
         f"{path} exists and is not a synthetic volume; it is not overwritten: choose another path"
         " or move the file away"
@@ -115,18 +114,19 @@ def _image(neuropil: Neuropil, rng: np.random.Generator) -> npt.NDArray[np.uint8
     cytoplasm = _cytoplasm(neuropil.labels, rng)
     membrane = _membranes(neuropil.labels)
     # Where a membrane lies flat or stains badly it can hardly be seen: the hard places.
-    strength = np.clip(1 + 0.3 * smooth_field(shape, 7, rng), 0.2, 1.4)
+    strength = np.clip(1.15 + 0.25 * smooth_field(shape, 7, rng), 0.3, 1.4)
     image = cytoplasm + _specks(neuropil, rng)
     image += np.clip(membrane * strength, 0, 1) * (np.float32(_MEMBRANE) - image)
     _add_mitochondria(image, neuropil.mitochondria, rng)
-    image = gaussian_filter(image, 0.8)
+    gaussian_filter(image, 0.8, output=image)
     image += _noise(image, rng)
     image += 5 * smooth_field(shape, 60, rng)
-    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    np.clip(np.rint(image), 0, 255, out=image)
+    return image.astype(np.uint8)
 
 
 def _membranes(labels: npt.NDArray[np.int32]) -> _Float:
-    """Darkness of membranes, 0 to 1: both voxels of every border, blurred to some 3 voxels."""
+    """Both voxels of every border, blurred; about 1 on a flat border, more where borders meet."""
     border = np.zeros(labels.shape, dtype=np.float32)
     for axis in range(3):
         here = (*[slice(None)] * axis, slice(1, None))
@@ -134,7 +134,9 @@ def _membranes(labels: npt.NDArray[np.int32]) -> _Float:
         change = labels[here] != labels[before]
         border[here][change] = 1
         border[before][change] = 1
-    return np.asarray(1.8 * gaussian_filter(border, 1.35), dtype=np.float32)
+    gaussian_filter(border, 1.35, output=border)
+    border *= np.float32(1.8)
+    return border
 
 
 def _cytoplasm(labels: npt.NDArray[np.int32], rng: np.random.Generator) -> _Float:
@@ -157,10 +159,12 @@ def _specks(neuropil: Neuropil, rng: np.random.Generator) -> _Float:
     density = np.where(bouton[neuropil.labels], np.float32(0.008), np.float32(0.0015))
     density *= smooth_field(shape, 15, rng) > 0
     impulses = (rng.random(shape, dtype=np.float32) < density).astype(np.float32)
+    # Each impulse becomes a Gaussian whose peak is the first number, in grey values.
     image = gaussian_filter(impulses, 1.5) * np.float32(-45 * 1.5**3 * (2 * np.pi) ** 1.5)
     densities = (rng.random(shape, dtype=np.float32) < 1.2e-5).astype(np.float32)
     image += gaussian_filter(densities, 3) * np.float32(-70 * 3**3 * (2 * np.pi) ** 1.5)
-    return np.maximum(image, -75)
+    np.maximum(image, -75, out=image)
+    return image
 
 
 def _add_mitochondria(image: _Float, distance: _Float, rng: np.random.Generator) -> None:

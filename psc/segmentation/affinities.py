@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 
 from psc.errors import ConfigError, DataError
 
-__all__ = ["affinities_from_labels", "checked_affinities", "intensity_affinities"]
+__all__ = ["affinities_from_labels", "checked_affinities", "intensity_affinities", "neighbours"]
 
 _Slices = tuple[slice, ...]
 # Grey values below the first and above the last are artefacts as often as they are tissue.
@@ -53,7 +53,7 @@ def affinities_from_labels(
     mask = np.zeros((3, *labels.shape), dtype=np.bool_)
     known = labels != 0
     for axis in range(3):
-        here, before = _neighbours(axis)
+        here, before = neighbours(axis)
         affinities[axis][here] = (labels[here] == labels[before]) & known[here]
         mask[axis][here] = True if zero_label == "boundary" else known[here] & known[before]
     return affinities, mask
@@ -97,7 +97,7 @@ def intensity_affinities(raw: npt.NDArray[Any], sigma: float) -> npt.NDArray[np.
     np.clip(smooth, 0, 1, out=smooth)
     affinities = np.empty((3, *smooth.shape), dtype=np.float32)
     for axis in range(3):
-        here, before = _neighbours(axis)
+        here, before = neighbours(axis)
         affinities[axis] = smooth
         np.minimum(smooth[here], smooth[before], out=affinities[axis][here])
     return affinities
@@ -129,8 +129,8 @@ def checked_affinities(affinities: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     return np.ascontiguousarray(affinities, dtype=np.float32)
 
 
-def _neighbours(axis: int) -> tuple[_Slices, _Slices]:
-    """Slices of all voxels that have a predecessor along an axis, and of these predecessors."""
+def neighbours(axis: int) -> tuple[_Slices, _Slices]:
+    """Slices of (D, H, W): all voxels that have a predecessor along an axis; these predecessors."""
     here = [slice(None)] * 3
     before = [slice(None)] * 3
     here[axis] = slice(1, None)

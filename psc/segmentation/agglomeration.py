@@ -6,7 +6,7 @@ no score is below the threshold.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,24 +16,30 @@ from psc.segmentation.affinities import checked_affinities
 from psc.segmentation.labels import relabel_consecutive
 from psc.segmentation.quiet import silent_stdout
 
-__all__ = ["SCORING_FUNCTIONS", "agglomerate", "checked_thresholds"]
+__all__ = ["SCORING_FUNCTIONS", "agglomerate", "check_scoring", "checked_thresholds"]
 
 
-def _histogram_quantile(quantile: int) -> str:
-    return f"OneMinus<HistogramQuantileAffinity<RegionGraphType, {quantile}, ScoreValue, 256>>"
+def _quantile(quantile: int, highest_only: Literal["true", "false"]) -> str:
+    arguments = f"RegionGraphType, {quantile}, ScoreValue, 256, {highest_only}"
+    return f"OneMinus<HistogramQuantileAffinity<{arguments}>>"
 
 
 # Only functions that waterz ships compiled: all others need a C++ compiler at run time.
 SCORING_FUNCTIONS = {
     "mean": "OneMinus<MeanAffinity<RegionGraphType, ScoreValue>>",
-    "aff15_his256": _histogram_quantile(15),
-    "aff25_his256": _histogram_quantile(25),
-    "aff50_his256": _histogram_quantile(50),
-    "aff75_his256": _histogram_quantile(75),
-    "aff85_his256": _histogram_quantile(85),
+    "aff50_his256": _quantile(50, "true"),
+    "aff75_his256": _quantile(75, "true"),
+    "aff85_his256": _quantile(85, "true"),
+    "hist_quant_25": _quantile(25, "false"),
+    "hist_quant_50": _quantile(50, "false"),
+    "hist_quant_75": _quantile(75, "false"),
 }
-"""Name → waterz's C++ type. ``affQ_his256`` is the Q-th percentile of the affinities between two
-regions, from a histogram of 256 bins; ``aff50_his256`` is the published choice."""
+"""Name → waterz's C++ type. q is the mean, or a percentile from a histogram of 256 bins.
+
+``affQ_his256``: the percentile of the *highest* affinities, one of each pair of fragments. This is
+the published choice (Q = 50) and suits the tiny fragments of waterz's own watershed; between the
+large ones of the seeded watershed a single high affinity would suffice to merge.
+``hist_quant_Q``: the percentile of all affinities between two regions."""
 
 # Regions are merged in the order of their scores, rounded to as many bins as the histogram has:
 # an exact queue gives nearly the same segmentation and takes longer.
@@ -76,10 +82,7 @@ def agglomerate(
             f" {np.shape(fragments)}"
         )
     ascending = checked_thresholds(thresholds)
-    if scoring not in SCORING_FUNCTIONS:
-        raise ConfigError(
-            f"scoring must be one of {', '.join(SCORING_FUNCTIONS)}; found {scoring!r}"
-        )
+    check_scoring(scoring)
     return _merge_steps(affinities, fragments, ascending, SCORING_FUNCTIONS[scoring])
 
 
@@ -100,6 +103,18 @@ def checked_thresholds(thresholds: Sequence[float]) -> tuple[float, ...]:
     return tuple(sorted({float(t) for t in thresholds}))
 
 
+def check_scoring(scoring: str) -> None:
+    """Refuse a scoring function that is not in ``SCORING_FUNCTIONS``.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if scoring not in SCORING_FUNCTIONS:
+        raise ConfigError(
+            f"scoring must be one of {', '.join(SCORING_FUNCTIONS)}; found {scoring!r}"
+        )
+
+
 def _merge_steps(
     affinities: npt.NDArray[np.float32],
     fragments: npt.NDArray[np.integer[Any]],
@@ -111,7 +126,7 @@ def _merge_steps(
     # waterz's tables are as long as the largest id, so ids must be dense.
     dense, original_ids = relabel_consecutive(fragments)
     with silent_stdout():
-        steps = waterz.agglomerate(
+        steps: Iterator[Any] = waterz.agglomerate(
             affinities,
             thresholds,
             fragments=dense.astype(np.uint64),  # overwritten by waterz

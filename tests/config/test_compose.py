@@ -84,7 +84,7 @@ def test_the_command_line_wins_over_the_budget():
         (["recipe.augmentation.contrast=[2,1]"], "contrast"),
         (["segmentation.thresholds=[]"], "thresholds"),
         (["segmentation.thresholds=[1.5]"], "thresholds"),
-        (["segmentation.scoring=foo"], "segmentation.scoring=foo"),
+        (["segmentation.scoring=foo"], "segmentation: scoring must be one of"),
         (["segmentation.boundary_threshold=1"], "boundary_threshold"),
         (["trainer.precision=fp8"], "trainer.precision=fp8: allowed are auto, 32-true"),
         (["trainer.compile=maybe"], "trainer.compile=maybe"),
