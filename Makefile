@@ -17,8 +17,9 @@ help: ## Show this help
 setup: $(STAMP) ## Make .venv with PYTHON and install everything there (again when pyproject.toml changes)
 
 demo: $(STAMP) ## Train 3D against P2SC2 on synthetic volumes and draw the comparison (ARGS: to train.py)
-	$(BIN)/python train.py --multirun budget=demo block=3d,p2sc2 dataset=fibsem_synthetic $(ARGS)
-	$(BIN)/python -m psc.reporting.demo
+	$(BIN)/python train.py --multirun budget=demo block=3d,p2sc2 dataset=fibsem_synthetic \
+	  output_directory=runs/demo resume=true $(ARGS)
+	$(BIN)/python scripts/summarize.py runs/demo
 
 test: $(STAMP) ## Run the tests (ARGS: to pytest, e.g. ARGS="-k unet")
 	$(BIN)/python -m pytest -q $(ARGS)

@@ -1,16 +1,18 @@
-"""Evaluate a checkpoint by the test protocol: ``python evaluate.py checkpoint=runs/…/best.ckpt``."""
+"""Evaluate a checkpoint by the test protocol: ``python evaluate.py checkpoint=…``."""
 
 from omegaconf import DictConfig, OmegaConf
 
 from psc.cli import run
+from psc.config import EvaluateConfig
 
 
 def main(config: DictConfig) -> None:
     """Choose the threshold on the validation part, report the test part."""
     typed = OmegaConf.to_object(config)
+    assert isinstance(typed, EvaluateConfig)
     from psc.evaluation import evaluate_checkpoint
 
-    evaluate_checkpoint(typed)  # type: ignore[arg-type]  # the schema of configs/evaluate.yaml
+    evaluate_checkpoint(typed)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,12 @@ the network stands a baseline without one: affinities from smoothed intensity, s
 scored in exactly the same way.
 """
 
+import datetime
 import logging
 import shutil
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +21,26 @@ from torch import Tensor
 from tqdm import tqdm
 
 from psc.backbones import UNet
-from psc.build import build_segmentation_options
-from psc.config.schema import FibsemConfig, SegmentationConfig
+from psc.build import build_network, build_segmentation_options, patch_input_size
+from psc.checkpoints import load_checkpoint, load_network_weights, stored_config
+from psc.config.checks import check_dataset, check_segmentation
+from psc.config.plain import from_plain
+from psc.config.schema import (
+    AffinityRecipeConfig,
+    EvaluateConfig,
+    FibsemConfig,
+    SegmentationConfig,
+)
 from psc.datasets import output
 from psc.datasets.regions import Region
-from psc.datasets.splits import Splits
+from psc.datasets.splits import Splits, prepare_synthetic, read_splits
 from psc.datasets.transforms import scale_intensity
+from psc.errors import ConfigError
 from psc.inference import predict_volume, tile_sizes
 from psc.metrics import segmentation_scores
-from psc.provenance import git_state
+from psc.provenance import git_state, hardware, versions
 from psc.reporting import affinity_figure, segmentation_figure, threshold_figure
+from psc.results import Record, write_record
 from psc.segmentation.affinities import intensity_affinities
 from psc.segmentation.pipeline import SegmentationOptions, choose_threshold, segment
 
@@ -37,9 +49,6 @@ log = logging.getLogger(__name__)
 Affinities = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.uint64]
 Scores = dict[str, float]
-
-FOLDER = "evaluation"
-"""Where a run keeps volumes and pictures of its test part."""
 
 BASELINE_SIGMAS = (1.0, 2.0)
 """Smoothing of the baseline in voxels; like its threshold chosen on the validation part."""
@@ -80,14 +89,14 @@ def evaluate_affinities(
     device: torch.device,
     source: dict[str, str],
 ) -> dict[str, Any]:
-    """Run the test protocol and write volumes and pictures to ``folder/evaluation``.
+    """Run the test protocol and write volumes and pictures to ``folder``.
 
     Args:
         network: on ``device``, in evaluation mode.
         splits: validation and test regions.
         dataset: how grey values and label 0 are to be read.
         config: fragments, agglomeration, thresholds, tiles.
-        folder: the run's folder.
+        folder: where to write; what is there is replaced.
         tile_input: largest tile in voxels where ``config`` names none.
         device: where to predict.
         source: provenance that goes into the HDF5 files (run, checkpoint).
@@ -116,8 +125,91 @@ def evaluate_affinities(
         *(outcome.test[name] for name in SCORES[2:3] + SCORES[:2] + SCORES[3:]),
         baseline.test["total"],
     )
-    write_outputs(folder / FOLDER, splits, outcome, baseline, source)
+    write_outputs(folder, splits, outcome, baseline, source)
     return {**_metrics(outcome), "baseline": {"sigma": sigma, **_metrics(baseline)}}
+
+
+def evaluate_checkpoint(config: EvaluateConfig) -> Record:
+    """Run the test protocol on a trained checkpoint and record it.
+
+    Args:
+        config: the checkpoint, and what to change of the configuration that it holds.
+
+    Raises:
+        CheckpointError: if the checkpoint cannot be used.
+        ConfigError: if the output folder exists already, or a value cannot work.
+        DataError: if the data cannot be read.
+    """
+    path = Path(config.checkpoint)
+    checkpoint = load_checkpoint(path)
+    trained = from_plain(stored_config(checkpoint, path), path)
+    dataset = config.dataset or trained.dataset
+    segmentation = config.segmentation or trained.segmentation
+    check_dataset(dataset)
+    check_segmentation(segmentation)
+    assert isinstance(trained.recipe, AffinityRecipeConfig)  # the only task so far
+    if not isinstance(dataset, FibsemConfig):
+        raise ConfigError(f"dataset={dataset.name} cannot be read as affinities")
+    folder = _output_folder(config, path, dataset.name)
+    prepare_synthetic(dataset)
+    splits = read_splits(dataset)
+    network = build_network(trained.backbone, trained.block)
+    load_network_weights(network, checkpoint, path)
+    device = _device(config.accelerator)
+    began = time.monotonic()
+    metrics = evaluate_affinities(
+        network.to(device).eval(),
+        splits,
+        dataset,
+        segmentation,
+        folder,
+        tile_input=patch_input_size(trained.recipe, network),
+        device=device,
+        source={"checkpoint": str(path)},
+    )
+    record = Record(
+        run=folder.name,
+        config=asdict(replace(trained, dataset=dataset, segmentation=segmentation)),
+        metrics=metrics,
+        parameters=sum(p.numel() for p in network.parameters()),
+        iterations=int(checkpoint["global_step"]),
+        wall_seconds={"evaluation": round(time.monotonic() - began, 1)},
+        throughput={},
+        seed=trained.seed,
+        data=splits.record(),
+        git=git_state(),
+        versions=versions(),
+        hardware=hardware(device.type),
+        finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+    log.info("written to %s", write_record(record, folder))
+    return record
+
+
+def _output_folder(config: EvaluateConfig, checkpoint: Path, dataset: str) -> Path:
+    """Where to write: by default in the run's folder.
+
+    Raises:
+        ConfigError: if it exists and may not be replaced.
+    """
+    folder = (
+        Path(config.output)
+        if config.output is not None
+        else checkpoint.parent.parent / f"evaluation-{dataset}-{checkpoint.stem}"
+    )
+    if folder.exists() and not config.overwrite:
+        raise ConfigError(
+            f"output={folder} exists; give another output=…, or overwrite=true to replace it"
+        )
+    return folder
+
+
+def _device(accelerator: str) -> torch.device:
+    if accelerator not in ("auto", "cpu", "gpu"):
+        raise ConfigError(f"accelerator={accelerator}: allowed are auto, cpu, gpu")
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise ConfigError("accelerator=gpu: this machine has no GPU that torch can use")
+    return torch.device("cpu" if accelerator == "cpu" or not torch.cuda.is_available() else "cuda")
 
 
 def predict_affinities(
@@ -209,7 +301,7 @@ def run_protocol(
 
 
 def truth_of(region: Region) -> Labels:
-    """Labels of a slab, with the file's ids: pieces of a body that connect outside stay one body."""
+    """Labels of a slab with the file's ids: pieces that connect outside it stay one body."""
     assert region.volume.labels is not None  # psc.datasets.splits refuses volumes without
     return region.volume.labels[region.z_start : region.stop]
 

@@ -4,6 +4,7 @@ import datetime
 import logging
 import os
 import time
+import warnings
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -90,6 +91,7 @@ def train(config: TrainConfig) -> Record | None:
     throughput = Throughput()
     metrics = MetricsFile(folder.path / "metrics.csv", first_step=start)
     loggers = [metrics, *_wandb(config, plain, folder)]
+    _quieten_lightning()
     try:
         trainer = _trainer(config, folder, data, loggers, throughput)
         if _compiles(config.trainer):
@@ -182,6 +184,14 @@ def _precision(trainer: TrainerConfig) -> str:
     if trainer.precision != "auto":
         return trainer.precision
     return "bf16-mixed" if _uses_gpu(trainer) and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def _quieten_lightning() -> None:
+    """Lightning announces devices and its own products; warnings and errors still come through."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", "`isinstance\\(treespec", DeprecationWarning)
+    # Patches are made in microseconds on a CPU; the advice to use more processes does not apply.
+    warnings.filterwarnings("ignore", ".*does not have many workers")
 
 
 def _first_step(folder: RunFolder, plain: dict[str, Any], network: UNet) -> int:
@@ -300,7 +310,7 @@ def _finish(
         splits,
         config.dataset,
         config.segmentation,
-        folder.path,
+        folder.path / "evaluation",
         tile_input=patch_input_size(config.recipe, network),
         device=device,
         source={"checkpoint": str(best.relative_to(folder.path)), "run": folder.path.name},

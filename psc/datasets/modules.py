@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import lightning
+import torch
 from torch.utils.data import DataLoader, Sampler
 
 from psc.backbones import UNet
@@ -121,5 +122,5 @@ class AffinityData(lightning.LightningDataModule):
             sampler=sampler,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
-            pin_memory=True,
+            pin_memory=torch.cuda.is_available(),
         )

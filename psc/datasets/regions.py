@@ -7,8 +7,10 @@ import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from psc.datasets.volumes import Volume
 from psc.errors import ConfigError
@@ -79,8 +81,6 @@ def check_disjoint(splits: Mapping[str, Sequence[Region]]) -> None:
         ConfigError: two splits share slices; names both regions and the slices.
     """
     digests: dict[int, list[bytes | None]] = {}
-    for region in itertools.chain.from_iterable(splits.values()):
-        digests.setdefault(id(region.volume), _slice_digests(region.volume))
     for (first, first_regions), (second, second_regions) in itertools.combinations(
         splits.items(), 2
     ):
@@ -93,19 +93,20 @@ def check_disjoint(splits: Mapping[str, Sequence[Region]]) -> None:
                 )
 
 
-def _shared_slices(a: Region, b: Region, digests: Mapping[int, list[bytes | None]]) -> list[int]:
-    """Slices of a that b has too, as z in a's volume."""
-    if a.volume is b.volume:
+def _shared_slices(a: Region, b: Region, digests: dict[int, list[bytes | None]]) -> list[int]:
+    """Slices of a that b has too, as z in a's volume; ``digests`` keeps what was computed."""
+    if a.volume.raw is b.volume.raw:
         return list(range(max(a.z_start, b.z_start), min(a.stop, b.stop)))
+    for volume in (a.volume, b.volume):
+        if id(volume) not in digests:
+            digests[id(volume)] = [_digest(plane) for plane in volume.raw]
     theirs = set(digests[id(b.volume)][b.z_start : b.stop]) - {None}
     ours = digests[id(a.volume)]
     return [z for z in range(a.z_start, a.stop) if ours[z] in theirs]
 
 
-def _slice_digests(volume: Volume) -> list[bytes | None]:
-    return [
-        None
-        if (plane == plane.flat[0]).all()
-        else hashlib.blake2b(np.ascontiguousarray(plane).data, digest_size=16).digest()
-        for plane in volume.raw
-    ]
+def _digest(plane: npt.NDArray[Any]) -> bytes | None:
+    """Fingerprint of a slice; None if all its grey values are equal, as in padding."""
+    if (plane == plane.flat[0]).all():
+        return None
+    return hashlib.blake2b(np.ascontiguousarray(plane).data, digest_size=16).digest()

@@ -49,7 +49,7 @@ class SegmentationOptions:
     minimum_seed_distance: int = 1
     low: float = 0.0001
     high: float = 0.9999
-    scoring: str = "hist_quant_50"
+    scoring: str = "mean"
     thresholds: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
     def __post_init__(self) -> None:

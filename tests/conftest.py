@@ -1,0 +1,60 @@
+"""Shared fixtures: a tiny real HDF5 volume, and the overrides of a run that takes seconds."""
+
+import os
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+# Tests are many small computations: threads would only wait for each other.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("WANDB_MODE", "offline")
+
+
+@pytest.fixture(scope="session")
+def tiny_volume(tmp_path_factory):
+    """A volume of 48×40×40 voxels in CREMI's layout: Voronoi bodies with dark boundaries."""
+    rng = np.random.default_rng(0)
+    shape = (48, 40, 40)
+    seeds = np.zeros(shape, dtype=bool)
+    seeds[tuple(rng.integers(0, n, 30) for n in shape)] = True
+    points, _ = ndimage.label(seeds)
+    nearest = ndimage.distance_transform_edt(~seeds, return_indices=True)[1]
+    labels = points[tuple(nearest)].astype(np.uint64) + 10**12
+    edge = np.zeros(shape, dtype=bool)
+    for axis in range(3):
+        edge |= labels != np.roll(labels, 1, axis)
+    raw = 180 - 120 * ndimage.gaussian_filter(edge.astype(float), 0.8) + rng.normal(0, 8, shape)
+    path = tmp_path_factory.mktemp("volume") / "tiny.h5"
+    with h5py.File(path, "w") as file:
+        file["volumes/raw"] = raw.clip(0, 255).astype(np.uint8)
+        file["volumes/labels/neuron_ids"] = labels
+        file["volumes/raw"].attrs["resolution"] = (8.0, 8.0, 8.0)
+    return path
+
+
+@pytest.fixture
+def tiny_run(tiny_volume, tmp_path):
+    """Overrides of a run on that volume: a network of a few hundred parameters, 6 iterations."""
+    return [
+        "dataset=fibsem",
+        "budget=quick",
+        f"dataset.train=[{{raw:{tiny_volume},z:[0,24]}}]",
+        f"dataset.validation=[{{raw:{tiny_volume},z:[24,36]}}]",
+        f"dataset.test=[{{raw:{tiny_volume},z:[36,48]}}]",
+        "backbone.base_width=4",
+        "backbone.growth=2",
+        "backbone.depth=1",
+        "recipe.iterations=6",
+        "recipe.validate_every=2",
+        "recipe.output_size=16",
+        "segmentation.tile_input=64",
+        "segmentation.thresholds=[0.2,0.5,0.8]",
+        "trainer.accelerator=cpu",
+        "trainer.devices=1",
+        "trainer.progress_bar=false",
+        f"output_directory={tmp_path}/runs",
+    ]

@@ -1,0 +1,121 @@
+"""The commands as a user types them: real processes, their output and exit codes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from psc.results import read_record
+
+PROJECT = Path(__file__).parents[2]
+
+
+def command(script, *arguments):
+    return [sys.executable, str(PROJECT / script), *arguments]
+
+
+def call(script, *arguments, **options):
+    return subprocess.run(
+        command(script, *arguments),
+        capture_output=True,
+        text=True,
+        cwd=options.pop("cwd", PROJECT),
+        timeout=300,
+        **options,
+    )
+
+
+def records(folder):
+    return [read_record(path) for path in sorted(folder.glob("*/result.json"))]
+
+
+@pytest.mark.slow
+def test_multirun_leaves_one_record_per_run_and_summarize_compares_them(tiny_run, tmp_path):
+    result = call("train.py", "--multirun", *tiny_run, "block=3d,p1sc1")
+    assert result.returncode == 0, result.stderr
+    found = records(tmp_path / "runs")
+    assert [record.config["block"]["name"] for record in found] == ["3d", "p1sc1"]
+    assert found[0].parameters != found[1].parameters
+
+    summary = call("scripts/summarize.py", str(tmp_path / "runs"))
+    assert summary.returncode == 0, summary.stderr
+    for record in found:
+        assert f"{record.parameters:,}" in summary.stdout
+        assert f"{record.metrics['test']['total']:.3f}" in summary.stdout
+    assert "no network" in summary.stdout
+    assert (tmp_path / "runs" / "summary.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_network(tiny_run, tmp_path):
+    result = call("train.py", *tiny_run, "trainer.devices=2", "trainer.strategy=ddp")
+    assert result.returncode == 0, result.stderr
+    (record,) = records(tmp_path / "runs")
+    assert record.iterations == 6
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_says_how_to_continue_and_does(tiny_run, tmp_path):
+    overrides = [*tiny_run, "recipe.iterations=2000"]
+    with subprocess.Popen(
+        command("train.py", *overrides), stderr=subprocess.PIPE, text=True, cwd=PROJECT
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.rglob("last.ckpt")):
+            assert time.monotonic() < deadline
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "resume=true" in errors
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert not (folder / "result.json").exists()
+    # As configured it would take minutes to finish; that it goes on from the checkpoint is enough.
+    with subprocess.Popen(
+        command("train.py", *overrides, "resume=true"),
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=PROJECT,
+        start_new_session=True,
+    ) as process:
+        line = next(line for line in process.stdout if "continues" in line)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert str(folder / "checkpoints" / "last.ckpt") in line
+
+
+def test_help_shows_choices_and_examples():
+    result = call("train.py", "--help")
+    assert result.returncode == 0
+    for text in ("python train.py backbone=unet block=p2sc2", "block: 3d, p1sc1", "resume"):
+        assert text in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "messages"),
+    [
+        (["backbone.widht=4"], ["backbone.widht", "base_width, depth, growth"]),
+        (["block=4d"], ["block/4d", "p2sc2"]),
+        (["block=psc", "block.m=4"], ["block.m=4", "1, 2 and 3"]),
+        (["recipe.iterations=few"], ["recipe.iterations", "Integer"]),
+        (["dataset.train=[{raw:/nowhere.h5}]"], ["/nowhere.h5", "does not exist"]),
+    ],
+)
+def test_mistakes_end_with_one_message_and_no_traceback(arguments, messages, tmp_path):
+    result = call("train.py", *arguments, "budget=quick", f"output_directory={tmp_path}")
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    for message in messages:
+        assert message in result.stderr
+
+
+def test_evaluate_names_a_missing_checkpoint(tmp_path):
+    result = call("evaluate.py", f"checkpoint={tmp_path}/none.ckpt")
+    assert result.returncode == 1
+    assert "no checkpoint at" in result.stderr
+    assert "Traceback" not in result.stderr

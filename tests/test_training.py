@@ -1,0 +1,176 @@
+"""A run in this process: its record, its folder, its resume, its reproducibility."""
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from psc.build import build_network
+from psc.callbacks import Throughput
+from psc.checkpoints import load_checkpoint, load_network_weights
+from psc.config import compose
+from psc.config.schema import EvaluateConfig
+from psc.datasets import output
+from psc.datasets.splits import read_splits
+from psc.errors import CheckpointError, ConfigError, DataError
+from psc.evaluation import evaluate_checkpoint, truth_of
+from psc.metrics import segmentation_scores
+from psc.metrics_file import read_metrics
+from psc.results import read_record
+from psc.training import train
+
+
+def run(overrides, *more):
+    return train(compose([*overrides, *more]))
+
+
+def folder_of(record, tmp_path):
+    return tmp_path / "runs" / record.run
+
+
+@pytest.fixture
+def record(tiny_run):
+    return run(tiny_run, "block=p2sc2")
+
+
+def test_a_run_leaves_its_record_and_everything_needed_to_trust_it(record, tiny_run, tmp_path):
+    folder = folder_of(record, tmp_path)
+    assert read_record(folder) == record
+    config = compose([*tiny_run, "block=p2sc2"])
+    network = build_network(config.backbone, config.block)
+    assert record.parameters == sum(p.numel() for p in network.parameters())
+    assert record.iterations == 6
+    assert record.config["block"]["name"] == "p2sc2"
+    assert record.data["kind"] == "real"
+    assert len(record.data["files"]) == 1
+    assert len(record.data["files"][0]["sha256"]) == 64
+    assert record.versions["torch"] == torch.__version__.split("+")[0]
+    assert record.hardware["accelerator"] == "cpu"
+    rows = read_metrics(folder / "metrics.csv")
+    assert [row["step"] for row in rows if row["validation/loss"]] == ["1", "3", "5"]
+    for name in (
+        "config.json",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "evaluation/test-0.png",
+        "evaluation/thresholds.png",
+    ):
+        assert (folder / name).stat().st_size > 0
+
+
+def test_the_reported_scores_are_those_of_the_saved_segmentation(record, tiny_run, tmp_path):
+    with h5py.File(folder_of(record, tmp_path) / "evaluation" / "test-0.h5") as file:
+        segmentation = file[output.SEGMENTATION][:]
+        truth = file[output.TRUTH][:]
+        affinities = file[output.AFFINITIES][:]
+        assert file[output.RAW].attrs["resolution"].tolist() == [8, 8, 8]
+        assert file[output.RAW].attrs["offset_voxels"].tolist() == [36, 0, 0]
+        assert file.attrs["agglomeration_threshold"] == record.metrics["threshold"]
+        assert file.attrs["run"] == record.run
+    scores = segmentation_scores(truth, segmentation)
+    assert record.metrics["test"]["total"] == pytest.approx(scores.total, abs=1e-9)
+    assert affinities.shape == (3, 12, 40, 40)
+    splits = read_splits(compose(tiny_run).dataset)
+    np.testing.assert_array_equal(truth, truth_of(splits.test[0]))
+
+
+def test_the_threshold_is_the_best_of_validation_not_of_test(record):
+    sweep = record.metrics["sweep"]
+    best = min(sweep, key=lambda row: (row["total"], row["threshold"]))
+    assert record.metrics["threshold"] == best["threshold"]
+    assert record.metrics["validation"]["total"] == best["total"]
+
+
+def weights(folder, name="last.ckpt"):
+    return load_checkpoint(folder / "checkpoints" / name)["state_dict"]
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny_run, tmp_path):
+    a, b = (run(tiny_run, f"output_directory={tmp_path}/runs/{i}") for i in "ab")
+    first, second = (weights(tmp_path / "runs" / i / r.run) for i, r in (("a", a), ("b", b)))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    c = run(tiny_run, "seed=1")
+    assert any(not torch.equal(first[k], v) for k, v in weights(folder_of(c, tmp_path)).items())
+
+
+class KilledError(Exception):
+    """Stands for whatever ends a process between two iterations."""
+
+
+def test_a_killed_run_resumes_to_the_very_weights_of_an_uninterrupted_one(
+    tiny_run, tmp_path, monkeypatch
+):
+    whole = run(tiny_run, f"output_directory={tmp_path}/whole")
+    expected = weights(tmp_path / "whole" / whole.run)
+
+    counted = Throughput.on_train_batch_end
+
+    def killed(self, trainer, *args):
+        counted(self, trainer, *args)
+        if trainer.global_step == 5:  # one iteration after the checkpoint of step 4
+            raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Throughput, "on_train_batch_end", killed)
+        with pytest.raises(KilledError):
+            run(tiny_run)
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert not (folder / "result.json").exists()
+
+    resumed = run(tiny_run, "resume=true")
+    assert folder_of(resumed, tmp_path) == folder
+    assert resumed.iterations == 6
+    torch.testing.assert_close(weights(folder), expected, rtol=0, atol=0)
+    rows = read_metrics(folder / "metrics.csv")
+    assert [row["step"] for row in rows if row["validation/loss"]] == ["1", "3", "5"]
+    assert resumed.metrics == whole.metrics
+
+    again = run(tiny_run, "resume=true")  # finished: nothing to do
+    assert again == resumed
+
+
+def test_evaluate_gives_the_numbers_of_the_run(record, tmp_path):
+    best = folder_of(record, tmp_path) / "checkpoints" / "best.ckpt"
+    config = EvaluateConfig(checkpoint=str(best), accelerator="cpu")
+    again = evaluate_checkpoint(config)
+    assert again.metrics == record.metrics
+    assert again.iterations in (2, 4, 6)  # of the best checkpoint, not of the run
+    with pytest.raises(ConfigError, match="overwrite=true"):
+        evaluate_checkpoint(config)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(record, tiny_run, tmp_path):
+    last = folder_of(record, tmp_path) / "checkpoints" / "last.ckpt"
+    with pytest.raises(CheckpointError, match="another backbone, block or width"):
+        run(tiny_run, "block=3d", f"resume={last}")
+    config = compose([*tiny_run, "block=p1sc1"])
+    network = build_network(config.backbone, config.block)
+    with pytest.raises(CheckpointError, match="network needs"):
+        load_network_weights(network, load_checkpoint(last), last)
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "message"),
+    [
+        ("dataset.train=[{raw:/nowhere/x.h5}]", DataError, "does not exist"),
+        ("dataset.train=[{raw:$NOT_SET/x.h5}]", DataError, "environment variable is not set"),
+        ("dataset.train.0.raw_key=volumes/grey", DataError, "volumes/raw"),
+        ("dataset.train.0.z=[0,8]", DataError, "output"),
+        ("dataset.test.0.z=[36,90]", ConfigError, "inside the volume"),
+        ("trainer.accelerator=tpu", ConfigError, "trainer.accelerator=tpu"),
+    ],
+)
+def test_bad_input_is_refused_before_training(tiny_run, tmp_path, override, error, message):
+    with pytest.raises(error, match=message):
+        run(tiny_run, override)
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_wandb_offline_without_a_login(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    record = run(tiny_run, "logger=wandb", "recipe.iterations=2")
+    assert list((folder_of(record, tmp_path) / "wandb").glob("offline-run-*"))
+    import wandb
+
+    assert wandb.run is None  # finished
