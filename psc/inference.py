@@ -5,7 +5,7 @@ the predicted region, and reflected only beyond the volume itself.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -89,24 +89,24 @@ def predict_volume(
         )
     bounds = _bounds(region, raw.shape[-3:])
     tiles = list(_tiles(bounds, tile_input, tile_output, period))
+    result: Any = out
     done = 0
-    with torch.inference_mode():
-        for batch in _batches(tiles, batch_size):
-            inputs = [_read_tile(raw, tile.input_start, tile_input, prepare) for tile in batch]
-            outputs = predict(torch.from_numpy(np.stack(inputs)).to(device))
+    for first in range(0, len(tiles), batch_size):
+        batch = tiles[first : first + batch_size]
+        inputs = np.stack([_read_tile(raw, t.input_start, tile_input, prepare) for t in batch])
+        with torch.inference_mode():
+            outputs = predict(torch.from_numpy(inputs).to(device))
             predicted = _centre(outputs, len(batch), tile_output).float().cpu().numpy()
+        if first == 0:  # only now is it known how many channels there are
             shape = (predicted.shape[1], *(stop - start for start, stop in bounds))
-            if out is None:
-                out = np.empty(shape, dtype=np.float32)
-            elif done == 0:
-                _check_out(out, shape)
-            for tile, values in zip(batch, predicted, strict=True):
-                d, h, w = tile.size
-                out[(slice(None), *tile.target)] = values[:, :d, :h, :w]
-            done += len(batch)
-            if progress is not None:
-                progress(done, len(tiles))
-    return cast(_Float32, out)
+            result = np.empty(shape, np.float32) if out is None else _checked_out(out, shape)
+        for tile, values in zip(batch, predicted, strict=True):
+            d, h, w = tile.size
+            result[(slice(None), *tile.target)] = values[:, :d, :h, :w]
+        done += len(batch)
+        if progress is not None:
+            progress(done, len(tiles))
+    return cast(_Float32, result)
 
 
 def _check_sizes(tile_input: Size3, tile_output: Size3, period: int, batch_size: int) -> None:
@@ -157,10 +157,6 @@ def _tiles(
         )
 
 
-def _batches(tiles: list[_Tile], batch_size: int) -> Iterable[list[_Tile]]:
-    return (tiles[i : i + batch_size] for i in range(0, len(tiles), batch_size))
-
-
 def _read_tile(
     raw: Any,
     start: Size3,
@@ -197,8 +193,9 @@ def _centre(outputs: Tensor, tiles: int, tile_output: Size3) -> Tensor:
     return outputs
 
 
-def _check_out(out: Any, shape: tuple[int, ...]) -> None:
+def _checked_out(out: Any, shape: tuple[int, ...]) -> Any:
     if tuple(out.shape) != shape or np.dtype(out.dtype).kind != "f":
         raise ConfigError(
             f"out must be floats of shape {shape}, found {out.dtype} of shape {tuple(out.shape)}"
         )
+    return out

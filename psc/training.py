@@ -14,6 +14,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from psc.backbones import UNet
 from psc.build import build_network, patch_input_size
@@ -267,8 +268,7 @@ def _trainer(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-    except (ValueError, RuntimeError, TypeError) as error:
-        # Lightning's own Misconfiguration errors are of these types.
+    except (MisconfigurationException, ValueError, RuntimeError, TypeError) as error:
         raise ConfigError(
             f"trainer.accelerator={options.accelerator}, devices={options.devices}, "
             f"strategy={options.strategy}: {error}"

@@ -157,7 +157,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(record, tiny_run, tmp_p
         ("dataset.train.0.raw_key=volumes/grey", DataError, "volumes/raw"),
         ("dataset.train.0.z=[0,8]", DataError, "output"),
         ("dataset.test.0.z=[36,90]", ConfigError, "inside the volume"),
-        ("trainer.accelerator=tpu", ConfigError, "trainer.accelerator=tpu"),
+        ("trainer.strategy=magic", ConfigError, "trainer.*strategy=magic"),
     ],
 )
 def test_bad_input_is_refused_before_training(tiny_run, tmp_path, override, error, message):

@@ -132,6 +132,7 @@ def check_trainer(trainer: TrainerConfig) -> None:
     Raises:
         ConfigError: for an unknown choice.
     """
+    _require("trainer.accelerator", trainer.accelerator, ("auto", "cpu", "gpu", "mps"))
     _require("trainer.precision", trainer.precision, PRECISIONS)
     _require("trainer.compile", trainer.compile, ("auto", True, False))
     _at_least("trainer.num_nodes", trainer.num_nodes, 1)

@@ -86,6 +86,7 @@ def test_the_command_line_wins_over_the_budget():
         (["segmentation.thresholds=[1.5]"], "thresholds"),
         (["segmentation.scoring=foo"], "segmentation: scoring must be one of"),
         (["segmentation.boundary_threshold=1"], "boundary_threshold"),
+        (["trainer.accelerator=tpu"], "allowed are auto, cpu, gpu, mps"),
         (["trainer.precision=fp8"], "trainer.precision=fp8: allowed are auto, 32-true"),
         (["trainer.compile=maybe"], "trainer.compile=maybe"),
         (["trainer.workers=many"], "trainer.workers='many'"),
