@@ -102,14 +102,19 @@ class Throughput(Callback):
             self.counted += 1
             self.busy += self._end - self._begin
 
-    def summary(self) -> dict[str, float | None]:
-        """Numbers for the record; None where nothing was measured."""
+    def summary(self, flops_per_iteration: int) -> dict[str, float | None]:
+        """Numbers for the record; None where nothing was measured.
+
+        Args:
+            flops_per_iteration: of forward and backward, on this process.
+        """
         total = self.busy + self.waiting
-        gigabytes = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None
-        if not self.counted:
-            return {"iterations_per_second": None, "data_share": None, "peak_gpu_gb": gigabytes}
+        rate = self.counted / total if self.counted else None
+        cuda = torch.cuda.is_available()
         return {
-            "iterations_per_second": self.counted / total,
-            "data_share": self.waiting / total,
-            "peak_gpu_gb": gigabytes,
+            "iterations_per_second": rate,
+            "gflop_per_iteration": flops_per_iteration / 1e9,
+            "achieved_gflop_per_second": rate * flops_per_iteration / 1e9 if rate else None,
+            "data_share": self.waiting / total if rate else None,
+            "peak_gpu_gb": torch.cuda.max_memory_allocated() / 1e9 if cuda else None,
         }

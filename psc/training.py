@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.utils.flop_counter import FlopCounterMode
 
 from psc.backbones import UNet
 from psc.build import build_network, patch_input_size
@@ -248,7 +249,7 @@ def _trainer(
     callbacks: list[Callback] = [checkpoint, _StoreConfig(asdict(config)), throughput]
     if config.trainer.progress_bar:
         callbacks.append(IterationProgress(data.epochs * data.iterations_per_epoch))
-    options = config.trainer
+    options, minutes = config.trainer, config.recipe.max_minutes
     try:
         return lightning.Trainer(
             accelerator=options.accelerator,
@@ -258,6 +259,7 @@ def _trainer(
             precision=_precision(options),  # type: ignore[arg-type]
             deterministic="warn" if options.deterministic else None,
             max_epochs=data.epochs,
+            max_time=None if minutes is None else datetime.timedelta(minutes=minutes),
             callbacks=callbacks,
             logger=loggers,
             plugins=[AtomicCheckpointIO()],
@@ -315,6 +317,8 @@ def _finish(
         device=device,
         source={"checkpoint": str(best.relative_to(folder.path)), "run": folder.path.name},
     )
+    # Backward costs twice the forward pass: a gradient of the input and one of the weights.
+    forward = forward_flops(config, patch_input_size(config.recipe, network))
     record = Record(
         run=folder.path.name,
         config=plain,
@@ -325,7 +329,7 @@ def _finish(
             "training": round(max(fit_seconds, _logged_seconds(folder)), 1),
             "evaluation": round(time.monotonic() - began, 1),
         },
-        throughput=throughput.summary(),
+        throughput=throughput.summary(3 * config.recipe.batch_size * forward),
         seed=config.seed,
         data=splits.record(),
         git=git_state(),
@@ -335,6 +339,13 @@ def _finish(
     )
     write_record(record, folder.path)
     return record
+
+
+def forward_flops(config: TrainConfig, input_size: int) -> int:
+    """FLOPs (two per multiply-add) of one patch's forward pass, counted without computing it."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        build_network(config.backbone, config.block)(torch.zeros(1, 1, *(input_size,) * 3))
+    return int(counter.get_total_flops())
 
 
 def _logged_seconds(folder: RunFolder) -> float:

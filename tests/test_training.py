@@ -46,6 +46,15 @@ def test_a_run_leaves_its_record_and_everything_needed_to_trust_it(record, tiny_
     assert len(record.data["files"][0]["sha256"]) == 64
     assert record.versions["torch"] == torch.__version__.split("+")[0]
     assert record.hardware["accelerator"] == "cpu"
+    # 16³ voxels, two patches, 3× the forward pass; by hand: every convolution of the network
+    macs = sum(
+        module.weight.numel() * 16**3 / (8 if "encoder.1" in name else 1)
+        for name, module in network.named_modules()
+        if isinstance(module, torch.nn.Conv3d) and "reduce" not in name
+    )
+    up = sum(p.numel() * 8**3 for p in network.upsample.parameters())
+    macs += up + sum(c.weight.numel() * 16**3 for c in network.reduce)
+    assert record.throughput["gflop_per_iteration"] == pytest.approx(2 * 3 * 2 * macs / 1e9)
     rows = read_metrics(folder / "metrics.csv")
     assert [row["step"] for row in rows if row["validation/loss"]] == ["1", "3", "5"]
     for name in (
@@ -164,6 +173,17 @@ def test_bad_input_is_refused_before_training(tiny_run, tmp_path, override, erro
     with pytest.raises(error, match=message):
         run(tiny_run, override)
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_max_minutes_ends_a_run_early_with_a_complete_record(tiny_run):
+    record = run(
+        tiny_run,
+        "recipe.iterations=100000",
+        "recipe.validate_every=100000",
+        "recipe.max_minutes=0.05",
+    )
+    assert 0 < record.iterations < 100_000
+    assert record.metrics["test"]["total"] > 0
 
 
 def test_wandb_offline_without_a_login(tiny_run, tmp_path, monkeypatch):

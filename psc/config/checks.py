@@ -92,6 +92,8 @@ def check_recipe(recipe: RecipeConfig) -> None:
     """
     for key in ("iterations", "validate_every", "batch_size"):
         _at_least(f"recipe.{key}", getattr(recipe, key), 1)
+    if recipe.max_minutes is not None and not recipe.max_minutes > 0:
+        raise ConfigError(f"recipe.max_minutes={recipe.max_minutes}: must be positive, or null")
     optimizer = recipe.optimizer
     if not optimizer.learning_rate > 0:
         raise ConfigError(

@@ -112,6 +112,8 @@ class RecipeConfig:
 
     name: str = MISSING
     iterations: int = MISSING
+    max_minutes: float | None = None
+    """Stop there even if ``iterations`` are not reached; null: never."""
     validate_every: int = MISSING
     batch_size: int = MISSING
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
