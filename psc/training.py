@@ -58,6 +58,7 @@ def train(config: TrainConfig) -> Record | None:
         PSCError: for data, configuration or checkpoints that cannot work.
     """
     plain = asdict(config)
+    code = git_state()  # now, not at the end: this is the code that runs, whatever is edited since
     folder = _folder(plain)
     if folder.is_finished:
         log.info("already finished: %s (resume=false trains it again)", folder.path)
@@ -105,7 +106,9 @@ def train(config: TrainConfig) -> Record | None:
         fit_seconds = time.monotonic() - began
         trained = trainer.global_step
         device = trainer.strategy.root_device
-        record = _finish(config, plain, folder, splits, device, throughput, fit_seconds, trained)
+        record = _finish(
+            config, plain, folder, splits, device, throughput, fit_seconds, trained, code
+        )
         for logger in loggers:
             logger.log_metrics(
                 {f"test/{k}": v for k, v in record.metrics["test"].items()}, step=trained
@@ -299,6 +302,7 @@ def _finish(
     throughput: Throughput,
     fit_seconds: float,
     iterations: int,
+    code: dict[str, Any],
 ) -> Record:
     """Evaluate the best checkpoint and write the record."""
     assert isinstance(config.dataset, FibsemConfig)
@@ -332,7 +336,7 @@ def _finish(
         throughput=throughput.summary(3 * config.recipe.batch_size * forward),
         seed=config.seed,
         data=splits.record(),
-        git=git_state(),
+        git=code,
         versions=versions(),
         hardware=hardware(device.type),
         finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -115,7 +115,10 @@ class TestWrite:
     def test_another_request_replaces_it(self, tmp_path, shape, seed):
         path = tmp_path / "train.h5"
         write_synthetic_volume(path, self.SMALL, 1)
-        assert write_synthetic_volume(path, shape, seed)
+        before = path.read_bytes()
+        with path.open("rb") as reader:  # another process, halfway through the old file
+            assert write_synthetic_volume(path, shape, seed)
+            assert reader.read() == before
         np.testing.assert_array_equal(read_volume(path).raw, synthetic_fibsem(shape, seed)[0])
 
     def test_a_newer_generator_replaces_it(self, tmp_path, monkeypatch):

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Everything that waits for a GPU, in order of worth: correctness of the block in bf16, the benchmark
+# grid, then the EM networks at the paper's width on the real sample (PSC_SAMPLE_DATA).
+#   scripts/gpu_session.sh OUTPUT_FOLDER [MINUTES_PER_NETWORK]
+# Copy the records (result.json, metrics.csv) from OUTPUT_FOLDER/runs to experiments/ afterwards.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+out="${1:?usage: scripts/gpu_session.sh OUTPUT_FOLDER [MINUTES_PER_NETWORK]}"
+minutes="${2:-8}"
+python="${PYTHON:-python3}"
+[[ -x .venv/bin/python && -z "${PYTHON:-}" ]] && python=.venv/bin/python
+mkdir -p "$out"
+failed=0
+
+step() { # a step that fails must not take the others with it
+  echo "=== $1"
+  shift
+  "$@" 2>&1 || { echo "FAILED: $*"; failed=1; }
+}
+
+step 'bf16 against fp32' "$python" -m pytest -q -m gpu tests
+step 'benchmark grid' "$python" scripts/benchmark.py block --out "$out/benchmark_block.json"
+for block in 3d p2sc2; do
+  step "EM at full width: $block" "$python" train.py \
+    backbone=unet block="$block" budget=paper dataset=fibsem_sample \
+    recipe.max_minutes="$minutes" recipe.validate_every=500 \
+    trainer.progress_bar=false output_directory="$out/runs" resume=true
+done
+step 'summary' "$python" scripts/summarize.py "$out/runs"
+exit "$failed"
