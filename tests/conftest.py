@@ -1,6 +1,7 @@
 """Shared fixtures: a tiny real HDF5 volume, and the overrides of a run that takes seconds."""
 
 import os
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -58,3 +59,12 @@ def tiny_run(tiny_volume, tmp_path):
         "trainer.progress_bar=false",
         f"output_directory={tmp_path}/runs",
     ]
+
+
+@pytest.fixture
+def sample_data():
+    """Folder of the real sample data; the test is skipped where there is none."""
+    folder = os.environ.get("PSC_SAMPLE_DATA")
+    if not folder:
+        pytest.skip("PSC_SAMPLE_DATA is not set")
+    return Path(folder)

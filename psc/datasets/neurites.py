@@ -120,8 +120,8 @@ def _grow_calibre(
     """Processes of about one calibre, until no room or the calibre's share is used up."""
     room = _LARGEST_SHARE * space.distance.size * _SPACING**3
     for seed in space.seeds(radius, rng):
-        if room < 0 and radius > _CALIBRES[-3]:
-            return
+        if room < 0 and radius not in _CALIBRES[-3:]:
+            return  # the three thinnest calibres fill whatever is left
         if space.at(seed[np.newaxis])[0] < radius:
             continue  # taken since
         direction = rng.normal(size=3)
