@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from psc.config.compose import CONFIG_DIRECTORY, register
 from psc.errors import PSCError
@@ -75,7 +75,9 @@ def _explain(error: BaseException) -> str:
     if cause is not error:
         lines += [line for line in str(cause).splitlines() if "object_type" not in line]
     parent, key = getattr(cause, "parent_node", None), getattr(cause, "key", None)
-    if isinstance(parent, DictConfig) and key not in parent:
+    if isinstance(cause, MissingMandatoryValue):
+        lines.append(f"give it on the command line: {cause.full_key}=…")
+    elif isinstance(parent, DictConfig) and key not in parent:
         known = sorted(str(name) for name in parent)
         lines.append(f"known keys there: {', '.join(known)}")
         if close := get_close_matches(str(key), known, n=1):

@@ -144,7 +144,10 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Record:
     checkpoint = load_checkpoint(path)
     trained = from_plain(stored_config(checkpoint, path), path)
     dataset = config.dataset or trained.dataset
-    segmentation = config.segmentation or trained.segmentation
+    changes = asdict(config.segmentation)
+    segmentation = replace(
+        trained.segmentation, **{key: value for key, value in changes.items() if value is not None}
+    )
     check_dataset(dataset)
     check_segmentation(segmentation)
     assert isinstance(trained.recipe, AffinityRecipeConfig)  # the only task so far

@@ -9,7 +9,7 @@ from psc.build import build_network
 from psc.callbacks import Throughput
 from psc.checkpoints import load_checkpoint, load_network_weights
 from psc.config import compose
-from psc.config.schema import EvaluateConfig
+from psc.config.schema import EvaluateConfig, SegmentationChanges
 from psc.datasets import output
 from psc.datasets.splits import read_splits
 from psc.errors import CheckpointError, ConfigError, DataError
@@ -146,6 +146,18 @@ def test_evaluate_gives_the_numbers_of_the_run(record, tmp_path):
     assert again.iterations in (2, 4, 6)  # of the best checkpoint, not of the run
     with pytest.raises(ConfigError, match="overwrite=true"):
         evaluate_checkpoint(config)
+
+
+def test_evaluate_changes_what_it_is_told_and_nothing_else(record, tmp_path):
+    best = folder_of(record, tmp_path) / "checkpoints" / "best.ckpt"
+    changes = SegmentationChanges(thresholds=[0.3])
+    again = evaluate_checkpoint(
+        EvaluateConfig(checkpoint=str(best), accelerator="cpu", segmentation=changes)
+    )
+    assert again.metrics["threshold"] == 0.3
+    assert again.config == record.config | {
+        "segmentation": record.config["segmentation"] | {"thresholds": [0.3]}
+    }
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(record, tiny_run, tmp_path):

@@ -5,7 +5,7 @@ wrong type is refused before anything runs. Ranges and combinations are checked 
 ``psc.config.checks``. Sizes are in voxels, intensities in [0, 1] after scaling.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Any
 
 from omegaconf import MISSING
@@ -165,6 +165,13 @@ class SegmentationConfig:
     batch_size: int = 1
 
 
+SegmentationChanges = make_dataclass(
+    "SegmentationChanges",
+    [(f.name, f.type | None, None) for f in fields(SegmentationConfig)],  # type: ignore[operator]
+)
+"""The keys of SegmentationConfig, all null: what evaluate.py is to change of a trained one."""
+
+
 @dataclass
 class TrainerConfig:
     """Where and how to run; passed on to Lightning's Trainer. "auto" decides by the device."""
@@ -220,7 +227,7 @@ class EvaluateConfig:
 
     checkpoint: str = MISSING
     dataset: DatasetConfig | None = None
-    segmentation: SegmentationConfig | None = None
+    segmentation: Any = field(default_factory=SegmentationChanges)
     accelerator: str = "auto"
     output: str | None = None
     overwrite: bool = False
