@@ -341,7 +341,7 @@ def _finish(
         hardware=hardware(device.type),
         finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
-    write_record(record, folder.path)
+    log.info("written to %s", write_record(record, folder.path))
     return record
 
 

@@ -85,6 +85,14 @@ def test_boundary_follows_the_lowest_affinities():
     assert fragments[0, 0, 0] != fragments[0, 11, 0]
 
 
+def test_a_plateau_is_one_seed_also_where_its_voxels_touch_at_an_edge_only():
+    affinities = np.zeros((3, 1, 8, 8), np.float32)
+    for y, x in [(3, 3), (4, 4)]:  # all edges of these two voxels; their neighbours have half
+        affinities[1, 0, [y, y + 1], x] = 1
+        affinities[2, 0, y, [x, x + 1]] = 1
+    assert seeded_watershed(affinities, seed_smoothing=0.0).max() == 1
+
+
 def test_larger_smoothing_or_distance_gives_fewer_fragments(blobs, smooth_affinities):
     affinities = smooth_affinities(blobs((24, 24, 24), 30))
     noisy = np.clip(affinities + 0.6 * (random_affinities((24, 24, 24)) - 0.5), 0, 1)
