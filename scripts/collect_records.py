@@ -46,9 +46,7 @@ def collect(runs: Path, destination: Path) -> list[Path]:
 
 def main() -> None:
     """Collect from the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("runs", type=Path, help="a folder of run folders, such as runs")
     parser.add_argument("destination", type=Path, help="such as experiments/table-6d/records")
     arguments = parser.parse_args()
