@@ -11,6 +11,9 @@ from tqdm import tqdm
 WARM_UP_ITERATIONS = 10
 """Left out of the throughput: compilation, algorithm search and caches."""
 
+MEASURED_ITERATIONS = 200
+"""Timed after the warm-up: not all, as timing waits for the GPU after each iteration."""
+
 
 class IterationProgress(Callback):
     """One bar over all iterations with the time left and the last losses.
@@ -63,9 +66,9 @@ class IterationProgress(Callback):
 class Throughput(Callback):
     """Iterations per second, share of time spent waiting for data, and peak GPU memory.
 
-    ``seconds_per_iteration`` is the mean over all iterations after the warm-up, without
-    validation and checkpoints; ``data_share`` is the part of it between one batch's end and the
-    next one's start.
+    The rate is the mean over the iterations after the warm-up, at most ``MEASURED_ITERATIONS``,
+    without validation and checkpoints; the data share is the part of that time between one batch's
+    end and the next one's start.
     """
 
     def __init__(self) -> None:
@@ -75,6 +78,10 @@ class Throughput(Callback):
         self._seen = 0
         self._begin = 0.0
         self._end: float | None = None
+
+    @property
+    def _measures(self) -> bool:
+        return self._seen >= WARM_UP_ITERATIONS and self.counted < MEASURED_ITERATIONS
 
     def on_train_epoch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
@@ -87,20 +94,20 @@ class Throughput(Callback):
     ) -> None:
         """A batch has arrived."""
         self._begin = time.perf_counter()
-        if self._end is not None and self._seen > WARM_UP_ITERATIONS:
+        if self._end is not None and self._measures:
             self.waiting += self._begin - self._end
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any
     ) -> None:
-        """A batch has been computed; wait for the device, or the time would be the launch's."""
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        self._end = time.perf_counter()
-        self._seen += 1
-        if self._seen > WARM_UP_ITERATIONS:
+        """A batch has been computed."""
+        if self._measures:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()  # or the time would be that of launching kernels
+            self._end = time.perf_counter()
             self.counted += 1
             self.busy += self._end - self._begin
+        self._seen += 1
 
     def summary(self, flops_per_iteration: int) -> dict[str, float | None]:
         """Numbers for the record; None where nothing was measured.

@@ -17,5 +17,9 @@ class DataError(PSCError):
     """A data file that is missing, damaged, or not what the configuration says it is."""
 
 
+class DivergenceError(PSCError):
+    """A training whose loss is no longer a number."""
+
+
 class CheckpointError(PSCError):
     """A checkpoint that cannot be read, or that belongs to another network."""

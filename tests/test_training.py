@@ -12,7 +12,7 @@ from psc.config import compose
 from psc.config.schema import EvaluateConfig, SegmentationChanges
 from psc.datasets import output
 from psc.datasets.splits import read_splits
-from psc.errors import CheckpointError, ConfigError, DataError
+from psc.errors import CheckpointError, ConfigError, DataError, DivergenceError
 from psc.evaluation import evaluate_checkpoint, truth_of
 from psc.metrics import segmentation_scores
 from psc.metrics_file import read_metrics
@@ -185,6 +185,12 @@ def test_bad_input_is_refused_before_training(tiny_run, tmp_path, override, erro
     with pytest.raises(error, match=message):
         run(tiny_run, override)
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_diverged_training_ends_with_the_remedy_and_without_a_record(tiny_run, tmp_path):
+    with pytest.raises(DivergenceError, match="diverged"):
+        run(tiny_run, "recipe.optimizer.learning_rate=1e30", "recipe.loss=squared_error")
+    assert not list(tmp_path.rglob("result.json"))
 
 
 def test_max_minutes_ends_a_run_early_with_a_complete_record(tiny_run):

@@ -6,6 +6,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from psc.config.schema import RecipeConfig
+from psc.errors import DivergenceError
 from psc.tasks.losses import LOSSES
 from psc.tasks.optimization import build_optimizer, learning_rate_factor
 
@@ -54,6 +55,20 @@ class AffinityTask(lightning.LightningModule):
         """Loss over the fixed validation patches, logged as validation/loss."""
         size = len(batch["raw"])
         self.log("validation/loss", self._loss(batch), batch_size=size, sync_dist=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """End a training that has diverged instead of computing on.
+
+        Raises:
+            DivergenceError: if the validation loss is not finite.
+        """
+        loss = self.trainer.callback_metrics["validation/loss"]
+        if not torch.isfinite(loss):
+            raise DivergenceError(
+                f"validation/loss is {loss.item()} after iteration {self.trainer.global_step}: the "
+                "training has diverged. Checkpoints from before are intact; try a lower "
+                "recipe.optimizer.learning_rate"
+            )
 
     def _loss(self, batch: dict[str, Tensor]) -> Tensor:
         return self.loss(self(batch["raw"]), batch["affinities"], batch["mask"])
