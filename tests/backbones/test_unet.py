@@ -149,3 +149,14 @@ def test_a_size_it_cannot_take_names_the_nearest():
 def test_sizes_below_one_are_refused(option):
     with pytest.raises(ConfigError, match=option):
         UNet(BLOCKS["3d"], **{option: 0})
+
+
+@pytest.mark.parametrize("block", ["3d", "p2sc2"])
+def test_compiles_in_one_graph_to_the_same_numbers_and_names(block):
+    torch.manual_seed(0)
+    network = UNet(BLOCKS[block], base_width=3, growth=2, depth=1)
+    x = torch.rand(1, 1, 20, 20, 20)
+    expected, names = network(x), list(network.state_dict())
+    network.compile(backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(network(x), expected)
+    assert list(network.state_dict()) == names  # checkpoints do not depend on compilation
