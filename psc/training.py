@@ -194,7 +194,7 @@ def _precision(trainer: TrainerConfig) -> str:
 def _quieten_lightning() -> None:
     """Lightning announces devices and its own products; warnings and errors still come through."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", "`isinstance\\(treespec", DeprecationWarning)
+    warnings.filterwarnings("ignore", "`isinstance\\(treespec")  # between Lightning and torch
     # Patches are made in microseconds on a CPU; the advice to use more processes does not apply.
     warnings.filterwarnings("ignore", ".*does not have many workers")
 
