@@ -18,8 +18,18 @@ from psc.results import FILE_NAME
 LAST = "last.ckpt"
 BEST = "best.ckpt"
 
-WITHOUT_EFFECT = ("resume", "output_directory", "logger", "trainer", "budget")
+WITHOUT_EFFECT = ("resume", "output_directory", "logger", "budget")
 """Parts of a configuration that do not decide what is computed."""
+
+TRAINER_WITHOUT_EFFECT = (
+    "accelerator",
+    "strategy",
+    "compile",
+    "channels_last",
+    "workers",
+    "progress_bar",
+)
+"""The same of its trainer; the number of devices multiplies the batch, the precision rounds."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,9 @@ class RunFolder:
 def config_hash(config: Mapping[str, Any]) -> str:
     """First 8 hex digits of the SHA-256 of what decides a run's result."""
     content = {key: value for key, value in config.items() if key not in WITHOUT_EFFECT}
+    content["trainer"] = {
+        key: value for key, value in config["trainer"].items() if key not in TRAINER_WITHOUT_EFFECT
+    }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -238,18 +238,18 @@ def _trainer(
     loggers: list[Logger],
     throughput: Throughput,
 ) -> lightning.Trainer:
-    checkpoint = ModelCheckpoint(
-        folder.checkpoints,
-        filename=Path(BEST).stem,
-        monitor="validation/loss",
-        mode="min",
-        save_last=True,
-        save_top_k=1,
+    common: dict[str, Any] = {
+        "save_top_k": 1,
         # After the epoch's validation, so that a resumed run begins with a whole epoch.
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
+        "save_on_train_epoch_end": True,
+        "enable_version_counter": False,
+    }
+    best = ModelCheckpoint(
+        folder.checkpoints, Path(BEST).stem, monitor="validation/loss", mode="min", **common
     )
-    callbacks: list[Callback] = [checkpoint, _StoreConfig(asdict(config)), throughput]
+    # Lightning's save_last writes only where the best improves, and a resume would go back to it.
+    last = ModelCheckpoint(folder.checkpoints, Path(LAST).stem, monitor=None, **common)
+    callbacks: list[Callback] = [best, last, _StoreConfig(asdict(config)), throughput]
     if config.trainer.progress_bar:
         callbacks.append(IterationProgress(data.epochs * data.iterations_per_epoch))
     options, minutes = config.trainer, config.recipe.max_minutes

@@ -32,8 +32,10 @@ def make(folder, *, last=False, finished=False):
 
 def test_the_name_says_what_it_is_and_the_hash_what_it_computes(config):
     assert run_name(config).startswith("d-unet-p2sc2-seed3-")
-    same = config | {"resume": True, "trainer": {"devices": 2}, "logger": {"wandb": True}}
+    trainer = {"devices": 1, "progress_bar": False, "workers": 3}
+    same = config | {"resume": True, "trainer": trainer, "logger": {"wandb": True}}
     assert config_hash(same) == config_hash(config)
+    assert config_hash(config | {"trainer": {"devices": 2}}) != config_hash(config)
     assert config_hash(config | {"recipe": {"iterations": 6}}) != config_hash(config)
 
 

@@ -138,6 +138,24 @@ def test_a_killed_run_resumes_to_the_very_weights_of_an_uninterrupted_one(
     assert again == resumed
 
 
+def test_the_last_checkpoint_is_the_last_even_if_validation_does_not_improve(tiny_run, tmp_path):
+    """Lightning's save_last follows the best checkpoint and would resume from an old one."""
+    record = run(tiny_run, "recipe.optimizer.learning_rate=0.3", "recipe.schedule.name=constant")
+    folder = folder_of(record, tmp_path)
+    rows = read_metrics(folder / "metrics.csv")
+    losses = [float(row["validation/loss"]) for row in rows if row["validation/loss"]]
+    assert losses[-1] > min(losses)  # or this tests nothing
+    steps = {
+        name: load_checkpoint(folder / "checkpoints" / f"{name}.ckpt")["global_step"]
+        for name in ("best", "last")
+    }
+    assert steps == {"best": 2 * (1 + losses.index(min(losses))), "last": 6}
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [
+        "best.ckpt",
+        "last.ckpt",
+    ]
+
+
 def test_evaluate_gives_the_numbers_of_the_run(record, tmp_path):
     best = folder_of(record, tmp_path) / "checkpoints" / "best.ckpt"
     config = EvaluateConfig(checkpoint=str(best), accelerator="cpu")
