@@ -9,6 +9,9 @@ import pytest
 import torch
 from scipy import ndimage
 
+from psc.config import compose
+from psc.training import train
+
 # Tests are many small computations: threads would only wait for each other.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -37,15 +40,14 @@ def tiny_volume(tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def tiny_run(tiny_volume, tmp_path):
-    """Overrides of a run on that volume: a network of a few hundred parameters, 6 iterations."""
+def overrides_of_a_tiny_run(volume, output):
+    """A run on the tiny volume: a network of a few hundred parameters, 6 iterations."""
     return [
         "dataset=fibsem",
         "budget=quick",
-        f"dataset.train=[{{raw:{tiny_volume},z:[0,24]}}]",
-        f"dataset.validation=[{{raw:{tiny_volume},z:[24,36]}}]",
-        f"dataset.test=[{{raw:{tiny_volume},z:[36,48]}}]",
+        f"dataset.train=[{{raw:{volume},z:[0,24]}}]",
+        f"dataset.validation=[{{raw:{volume},z:[24,36]}}]",
+        f"dataset.test=[{{raw:{volume},z:[36,48]}}]",
         "backbone.base_width=4",
         "backbone.growth=2",
         "backbone.depth=1",
@@ -57,8 +59,23 @@ def tiny_run(tiny_volume, tmp_path):
         "trainer.accelerator=cpu",
         "trainer.devices=1",
         "trainer.progress_bar=false",
-        f"output_directory={tmp_path}/runs",
+        f"output_directory={output}",
     ]
+
+
+@pytest.fixture
+def tiny_run(tiny_volume, tmp_path):
+    """Overrides of a tiny run into tmp_path/runs."""
+    return overrides_of_a_tiny_run(tiny_volume, tmp_path / "runs")
+
+
+@pytest.fixture(scope="session")
+def finished_run(tiny_volume, tmp_path_factory):
+    """Record, folder and overrides of a finished tiny run with P_2SC_2; not to be changed."""
+    output = tmp_path_factory.mktemp("finished") / "runs"
+    overrides = [*overrides_of_a_tiny_run(tiny_volume, output), "block=p2sc2"]
+    record = train(compose(overrides))
+    return record, output / record.run, overrides
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """A run in this process: its record, its folder, its resume, its reproducibility."""
 
-import h5py
-import numpy as np
 import pytest
 import torch
 
@@ -9,12 +7,7 @@ from psc.build import build_network
 from psc.callbacks import Throughput
 from psc.checkpoints import load_checkpoint, load_network_weights
 from psc.config import compose
-from psc.config.schema import EvaluateConfig, SegmentationChanges
-from psc.datasets import output
-from psc.datasets.splits import read_splits
 from psc.errors import CheckpointError, ConfigError, DataError, DivergenceError
-from psc.evaluation import evaluate_checkpoint, truth_of
-from psc.metrics import segmentation_scores
 from psc.metrics_file import read_metrics
 from psc.results import read_record
 from psc.training import train
@@ -28,15 +21,10 @@ def folder_of(record, tmp_path):
     return tmp_path / "runs" / record.run
 
 
-@pytest.fixture
-def record(tiny_run):
-    return run(tiny_run, "block=p2sc2")
-
-
-def test_a_run_leaves_its_record_and_everything_needed_to_trust_it(record, tiny_run, tmp_path):
-    folder = folder_of(record, tmp_path)
+def test_a_run_leaves_its_record_and_everything_needed_to_trust_it(finished_run):
+    record, folder, overrides = finished_run
     assert read_record(folder) == record
-    config = compose([*tiny_run, "block=p2sc2"])
+    config = compose(overrides)
     network = build_network(config.backbone, config.block)
     assert record.parameters == sum(p.numel() for p in network.parameters())
     assert record.iterations == 6
@@ -65,29 +53,6 @@ def test_a_run_leaves_its_record_and_everything_needed_to_trust_it(record, tiny_
         "evaluation/thresholds.png",
     ):
         assert (folder / name).stat().st_size > 0
-
-
-def test_the_reported_scores_are_those_of_the_saved_segmentation(record, tiny_run, tmp_path):
-    with h5py.File(folder_of(record, tmp_path) / "evaluation" / "test-0.h5") as file:
-        segmentation = file[output.SEGMENTATION][:]
-        truth = file[output.TRUTH][:]
-        affinities = file[output.AFFINITIES][:]
-        assert file[output.RAW].attrs["resolution"].tolist() == [8, 8, 8]
-        assert file[output.RAW].attrs["offset_voxels"].tolist() == [36, 0, 0]
-        assert file.attrs["agglomeration_threshold"] == record.metrics["threshold"]
-        assert file.attrs["run"] == record.run
-    scores = segmentation_scores(truth, segmentation)
-    assert record.metrics["test"]["total"] == pytest.approx(scores.total, abs=1e-9)
-    assert affinities.shape == (3, 12, 40, 40)
-    splits = read_splits(compose(tiny_run).dataset)
-    np.testing.assert_array_equal(truth, truth_of(splits.test[0]))
-
-
-def test_the_threshold_is_the_best_of_validation_not_of_test(record):
-    sweep = record.metrics["sweep"]
-    best = min(sweep, key=lambda row: (row["total"], row["threshold"]))
-    assert record.metrics["threshold"] == best["threshold"]
-    assert record.metrics["validation"]["total"] == best["total"]
 
 
 def weights(folder, name="last.ckpt"):
@@ -156,30 +121,8 @@ def test_the_last_checkpoint_is_the_last_even_if_validation_does_not_improve(tin
     ]
 
 
-def test_evaluate_gives_the_numbers_of_the_run(record, tmp_path):
-    best = folder_of(record, tmp_path) / "checkpoints" / "best.ckpt"
-    config = EvaluateConfig(checkpoint=str(best), accelerator="cpu")
-    again = evaluate_checkpoint(config)
-    assert again.metrics == record.metrics
-    assert again.iterations in (2, 4, 6)  # of the best checkpoint, not of the run
-    with pytest.raises(ConfigError, match="overwrite=true"):
-        evaluate_checkpoint(config)
-
-
-def test_evaluate_changes_what_it_is_told_and_nothing_else(record, tmp_path):
-    best = folder_of(record, tmp_path) / "checkpoints" / "best.ckpt"
-    changes = SegmentationChanges(thresholds=[0.3])
-    again = evaluate_checkpoint(
-        EvaluateConfig(checkpoint=str(best), accelerator="cpu", segmentation=changes)
-    )
-    assert again.metrics["threshold"] == 0.3
-    assert again.config == record.config | {
-        "segmentation": record.config["segmentation"] | {"thresholds": [0.3]}
-    }
-
-
-def test_a_checkpoint_of_another_architecture_is_refused(record, tiny_run, tmp_path):
-    last = folder_of(record, tmp_path) / "checkpoints" / "last.ckpt"
+def test_a_checkpoint_of_another_architecture_is_refused(finished_run, tiny_run):
+    last = finished_run[1] / "checkpoints" / "last.ckpt"
     with pytest.raises(CheckpointError, match="another backbone, block or width"):
         run(tiny_run, "block=3d", f"resume={last}")
     config = compose([*tiny_run, "block=p1sc1"])
