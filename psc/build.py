@@ -1,6 +1,7 @@
 """From configuration to network: the name → builder table."""
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from psc.backbones import UNet
 from psc.blocks import SegmentFactory, make_segment
@@ -82,3 +83,15 @@ def build_segmentation_options(config: SegmentationConfig) -> SegmentationOption
         scoring=config.scoring,
         thresholds=tuple(config.thresholds),
     )
+
+
+def forward_flops(network: UNet, input_size: int) -> int:
+    """FLOPs (two per multiply-add) of one patch's forward pass, counted without computing it.
+
+    Args:
+        network: on the meta device.
+        input_size: voxels along each axis.
+    """
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, 1, *(input_size,) * 3))
+    return int(counter.get_total_flops())

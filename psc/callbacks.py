@@ -8,6 +8,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
 
+from psc.checkpoints import CONFIG_KEY
+
 WARM_UP_ITERATIONS = 10
 """Left out of the throughput: compilation, algorithm search and caches."""
 
@@ -125,3 +127,16 @@ class Throughput(Callback):
             "data_share": self.waiting / total if rate else None,
             "peak_gpu_gb": torch.cuda.max_memory_allocated() / 1e9 if cuda else None,
         }
+
+
+class StoreConfig(Callback):
+    """Puts the configuration into every checkpoint, as plain containers."""
+
+    def __init__(self, plain: dict[str, Any]) -> None:
+        self.plain = plain
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: Any
+    ) -> None:
+        """Called by Lightning before it writes a checkpoint."""
+        checkpoint[CONFIG_KEY] = self.plain

@@ -4,17 +4,14 @@ import h5py
 import numpy as np
 import pytest
 
+from psc.affinity_protocol import truth_of
 from psc.config import compose
 from psc.config.schema import EvaluateConfig, SegmentationChanges
 from psc.datasets import output
-from psc.datasets.regions import Region
-from psc.datasets.splits import Splits, read_splits
-from psc.datasets.volumes import read_volume
+from psc.datasets.splits import read_splits
 from psc.errors import ConfigError
-from psc.evaluation import evaluate_checkpoint, run_protocol, truth_of
+from psc.evaluation import evaluate_checkpoint
 from psc.metrics import segmentation_scores
-from psc.segmentation.affinities import affinities_from_labels
-from psc.segmentation.pipeline import SegmentationOptions
 
 
 def test_the_reported_scores_are_those_of_the_saved_segmentation(finished_run):
@@ -66,27 +63,3 @@ def test_evaluate_changes_what_it_is_told_and_nothing_else(finished_run, tmp_pat
     assert again.config == record.config | {
         "segmentation": record.config["segmentation"] | {"thresholds": [0.3]}
     }
-
-
-def test_several_regions_count_by_their_voxels(tiny_volume):
-    volume = read_volume(tiny_volume)
-    regions = [Region(volume, 0, 12), Region(volume, 12, 20), Region(volume, 20, 48)]
-    splits = Splits((), tuple(regions[:1]), tuple(regions[1:]), "real", ())
-    options = SegmentationOptions(
-        fragments="waterz", high=0.999, scoring="mean", thresholds=(0.3, 0.6)
-    )
-    rng = np.random.default_rng(0)
-
-    def noisy(region):
-        affinities, _ = affinities_from_labels(truth_of(region))
-        return np.where(rng.random(affinities.shape) < 0.02, 0, affinities).astype(np.float32)
-
-    outcome = run_protocol(noisy, splits, options)
-    totals = [
-        segmentation_scores(truth_of(region), segmentation).total
-        for region, segmentation in zip(splits.test, outcome.segmentations, strict=True)
-    ]
-    assert totals[0] != totals[1]
-    assert outcome.test["total"] == pytest.approx((8 * totals[0] + 28 * totals[1]) / 36)
-    assert outcome.threshold in (0.3, 0.6)
-    assert [row["threshold"] for row in outcome.sweep] == [0.3, 0.6]

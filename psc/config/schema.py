@@ -174,10 +174,13 @@ SegmentationChanges = make_dataclass(
 
 @dataclass
 class TrainerConfig:
-    """Where and how to run; passed on to Lightning's Trainer. "auto" decides by the device."""
+    """Where and how to run; passed on to Lightning's Trainer. "auto" decides by the device.
+
+    ``devices`` is 1 by default: each more is another patch per iteration, another experiment.
+    """
 
     accelerator: str = "auto"
-    devices: Any = "auto"
+    devices: Any = 1
     num_nodes: int = 1
     strategy: str = "auto"
     precision: str = "auto"
