@@ -45,7 +45,10 @@ class IterationProgress(Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any
     ) -> None:
         """One iteration done."""
-        if self._bar is not None:
+        if self._bar is None:
+            return
+        # Reading a loss waits for the GPU; every iteration would stall it.
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             metrics = trainer.callback_metrics
             self._bar.set_postfix(
                 {
@@ -55,7 +58,7 @@ class IterationProgress(Callback):
                 },
                 refresh=False,
             )
-            self._bar.update(1)
+        self._bar.update(1)
 
     def teardown(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
