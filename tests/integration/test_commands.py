@@ -61,9 +61,14 @@ def test_two_processes_train_one_network(tiny_run, tmp_path):
 
 @pytest.mark.slow
 def test_an_interrupted_run_says_how_to_continue_and_does(tiny_run, tmp_path):
-    overrides = [*tiny_run, "recipe.iterations=2000"]
+    overrides = [*tiny_run, "recipe.iterations=20000"]
     with subprocess.Popen(
-        command("train.py", *overrides), stderr=subprocess.PIPE, text=True, cwd=PROJECT
+        command("train.py", *overrides),
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=PROJECT,
+        # A shell's background jobs ignore Ctrl-C, and their children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         deadline = time.monotonic() + 120
         while not list(tmp_path.rglob("last.ckpt")):
