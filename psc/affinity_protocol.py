@@ -6,7 +6,6 @@ scored in exactly the same way.
 """
 
 import logging
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,6 +39,9 @@ log = logging.getLogger(__name__)
 Affinities = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.uint64]
 Scores = dict[str, float]
+
+OUTPUT_FILES = ("test-*.h5", "test-*.png", "affinities-*.png", "thresholds.png")
+"""What ``write_outputs`` leaves in a folder."""
 
 BASELINE_SIGMAS = (1.0, 2.0)
 """Smoothing of the baseline in voxels; like its threshold chosen on the validation part."""
@@ -87,7 +89,7 @@ def evaluate_affinities(
         splits: validation and test regions.
         dataset: how grey values and label 0 are to be read.
         config: fragments, agglomeration, thresholds, tiles.
-        folder: where to write; what is there is replaced.
+        folder: where to write; an earlier evaluation there is replaced.
         tile_input: largest tile in voxels where ``config`` names none.
         device: where to predict.
         source: provenance that goes into the HDF5 files (run, checkpoint).
@@ -245,10 +247,11 @@ def _metrics(outcome: Outcome) -> dict[str, Any]:
 def write_outputs(
     folder: Path, splits: Splits, outcome: Outcome, baseline: Outcome, source: dict[str, str]
 ) -> None:
-    """Write test-<i>.h5 and the pictures; a folder of an earlier attempt is replaced."""
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+    """Write test-<i>.h5 and the pictures; those of an earlier evaluation there are replaced."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for pattern in OUTPUT_FILES:  # of an earlier evaluation; nothing else is ours to delete
+        for path in folder.glob(pattern):
+            path.unlink()
     provenance: dict[str, str | float] = {
         **source,
         "git_commit": str(git_state()["commit"]),

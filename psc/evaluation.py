@@ -93,6 +93,8 @@ def _output_folder(config: EvaluateConfig, checkpoint: Path, dataset: str) -> Pa
         if config.output is not None
         else checkpoint.parent.parent / f"evaluation-{dataset}-{checkpoint.stem}"
     )
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"output={folder} is a file; give a folder")
     if folder.exists() and not config.overwrite:
         raise ConfigError(
             f"output={folder} exists; give another output=…, or overwrite=true to replace it"

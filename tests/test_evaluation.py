@@ -1,5 +1,7 @@
 """The test protocol: what is reported is what was saved, and test data chooses nothing."""
 
+from dataclasses import replace
+
 import h5py
 import numpy as np
 import pytest
@@ -48,6 +50,21 @@ def test_evaluate_gives_the_numbers_of_the_run(finished_run, tmp_path):
     assert again.iterations in (2, 4, 6)  # of the best checkpoint, not of the run
     with pytest.raises(ConfigError, match="overwrite=true"):
         evaluate_checkpoint(config)
+
+
+def test_overwriting_replaces_our_files_and_spares_everybody_elses(finished_run, tmp_path):
+    best = finished_run[1] / "checkpoints" / "best.ckpt"
+    (tmp_path / "thesis.txt").write_text("years of work")
+    (tmp_path / "test-7.h5").write_text("of an earlier evaluation")
+    config = EvaluateConfig(
+        checkpoint=str(best), accelerator="cpu", output=str(tmp_path), overwrite=True
+    )
+    evaluate_checkpoint(config)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    assert (tmp_path / "test-0.h5").stat().st_size > 0
+    assert not (tmp_path / "test-7.h5").exists()
+    with pytest.raises(ConfigError, match="is a file"):
+        evaluate_checkpoint(replace(config, output=str(tmp_path / "thesis.txt")))
 
 
 def test_evaluate_changes_what_it_is_told_and_nothing_else(finished_run, tmp_path):

@@ -41,6 +41,8 @@ def check_train(config: TrainConfig) -> None:
     check_trainer(config.trainer)
     check_dataset(config.dataset)
     _check_task(config)
+    if not 0 <= config.seed < 2**32:
+        raise ConfigError(f"seed={config.seed}: must lie in [0, 2³²)")
     _require("logger.mode", config.logger.mode, ("auto", "online", "offline"))
     if not isinstance(config.resume, bool | str):
         raise ConfigError(
@@ -99,6 +101,13 @@ def check_recipe(recipe: RecipeConfig) -> None:
         raise ConfigError(
             f"recipe.optimizer.learning_rate={optimizer.learning_rate}: must be positive"
         )
+    for key in ("weight_decay", "bias_learning_rate_factor"):
+        if not getattr(optimizer, key) >= 0:
+            raise ConfigError(
+                f"recipe.optimizer.{key}={getattr(optimizer, key)}: must be at least 0"
+            )
+    if not optimizer.epsilon > 0:
+        raise ConfigError(f"recipe.optimizer.epsilon={optimizer.epsilon}: must be positive")
     betas = optimizer.betas
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise ConfigError(f"recipe.optimizer.betas={betas}: must be two numbers in [0, 1)")
@@ -141,6 +150,8 @@ def check_trainer(trainer: TrainerConfig) -> None:
     workers = trainer.workers
     if workers != "auto" and (isinstance(workers, bool) or not isinstance(workers, int)):
         raise ConfigError(f"trainer.workers={workers!r}: allowed are auto or a number of processes")
+    if workers != "auto":
+        _at_least("trainer.workers", workers, 0)
 
 
 def check_dataset(dataset: DatasetConfig) -> None:
@@ -153,6 +164,14 @@ def check_dataset(dataset: DatasetConfig) -> None:
         return
     _require("dataset.zero_label", dataset.zero_label, ("ignore", "boundary"))
     _at_least("dataset.boundary_thickness", dataset.boundary_thickness, 0)
+    bounds = dataset.intensity_range
+    if bounds is not None and not (len(bounds) == 2 and bounds[0] < bounds[1]):
+        raise ConfigError(
+            f"dataset.intensity_range={bounds}: must be [low, high] with low < high, or null"
+        )
+    voxel = dataset.voxel_size
+    if voxel is not None and not (len(voxel) == 3 and min(voxel) > 0):
+        raise ConfigError(f"dataset.voxel_size={voxel}: must be three positive nm, or null")
     splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     for name, slabs in splits.items():
         if not slabs:

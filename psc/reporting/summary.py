@@ -150,7 +150,7 @@ def _row(group: Sequence[Record]) -> tuple[str, ...]:
         *(_with_deviation([t[key] for t in tests]) for key in ("split", "merge", "total")),
         _with_deviation([test["adapted_rand_error"] for test in tests]),
         f"{100 * (total / mean(baselines) - 1):+.1f} %",
-        f"{mean(record.wall_seconds['training'] for record in group) / 60:.1f}",
+        _minutes([record.wall_seconds.get("training") for record in group]),
         ", ".join(str(record.seed) for record in group),
     )
 
@@ -159,6 +159,12 @@ def _baseline_row(record: Record) -> tuple[str, ...]:
     test = record.metrics["baseline"]["test"]
     scores = (f"{test[key]:.3f}" for key in ("split", "merge", "total", "adapted_rand_error"))
     return ("no network", "0", "0", *scores, "", "", "")
+
+
+def _minutes(seconds: Sequence[float | None]) -> str:
+    """Mean, or nothing where evaluate.py wrote the record: it has trained nothing."""
+    known = [value for value in seconds if value is not None]
+    return f"{mean(known) / 60:.1f}" if known else ""
 
 
 def _with_deviation(values: Sequence[float]) -> str:

@@ -24,7 +24,10 @@ def test_slabs_outside_the_volume(make_volume, start, stop):
 def test_disjoint_slabs_pass(make_volume):
     volume, other = make_volume(), make_volume(seed=1)
     train = [Region(volume, 0, 10), Region(volume, 5, 12), Region(other, 12, 20)]
-    check_disjoint({"train": train, "validation": [Region(volume, 12, 15)], "test": []})
+    splits = {"train": train, "validation": [Region(volume, 12, 15)], "test": []}
+    assert check_disjoint(splits) is None  # and one slice lower they touch:
+    with pytest.raises(ConfigError, match="share data"):
+        check_disjoint(splits | {"validation": [Region(volume, 11, 15)]})
 
 
 @pytest.mark.parametrize(("start", "stop"), [(9, 12), (0, 20), (3, 4)])
