@@ -4,7 +4,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from psc.backbones import UNet
-from psc.blocks import SegmentFactory, make_segment
 from psc.config.schema import (
     AffinityRecipeConfig,
     BackboneConfig,
@@ -14,6 +13,7 @@ from psc.config.schema import (
 )
 from psc.errors import ConfigError
 from psc.segmentation.pipeline import SegmentationOptions
+from psc.segments import SegmentFactory, make_segment
 
 
 def build_segment(block: BlockConfig) -> SegmentFactory:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from psc import ConvolutionOptions, PSCBlock, make_segment
-from psc.blocks import Conv3dSegment, PSCSegment
 from psc.errors import ConfigError
+from psc.segments import Conv3dSegment, PSCSegment
 
 GRID = list(itertools.product((1, 2, 3), (1, 2, 3)))
 SLOPE = 0.005

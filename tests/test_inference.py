@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from psc.backbones.unet import UNet
-from psc.blocks import make_segment
 from psc.errors import ConfigError, DataError
 from psc.inference import predict_volume, tile_sizes
+from psc.segments import make_segment
 
 
 class TinyUNet(nn.Module):

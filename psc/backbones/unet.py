@@ -11,8 +11,9 @@ This file holds no block logic: every level's pair of convolutions comes from a 
 import torch
 from torch import Tensor, nn
 
-from psc.blocks import ConvolutionOptions, Padding, Segment, SegmentFactory
+from psc.convolutions import ConvolutionOptions, Padding, Segment
 from psc.errors import ConfigError
+from psc.segments import SegmentFactory
 
 LEAKY_SLOPE = 0.005
 """Negative slope of the published network's leaky ReLU."""

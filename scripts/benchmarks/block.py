@@ -16,8 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.report import Report, Row
 from benchmarks.timing import Timing, interleave
-from psc.blocks import ConvolutionOptions, Padding, Segment, SegmentFactory, make_segment
+from psc.convolutions import ConvolutionOptions, Padding, Segment
 from psc.errors import ConfigError
+from psc.segments import SegmentFactory, make_segment
 
 __all__ = ["run"]
 

@@ -1,0 +1,97 @@
+"""One convolution with its normalisation and activation: what blocks and segments are made of."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from psc.errors import ConfigError
+
+Padding = Literal["same", "valid"]
+Triple = tuple[int, int, int]
+
+AXES = 3
+"""Spatial axes: D (z, or time), H (y), W (x). Stream s runs its 1D convolution along axis s."""
+
+
+def _relu() -> nn.Module:
+    return nn.ReLU(inplace=True)
+
+
+@dataclass(frozen=True)
+class ConvolutionOptions:
+    """What every convolution of a segment has in common.
+
+    Attributes:
+        kernel_size: extent d of the 3D filter that is realised or replaced; odd.
+        padding: "same" (zero padding, size kept at stride 1) or "valid" (none).
+        norm: builds a normalisation for a number of channels; convolutions then have no bias,
+            unless ``pre_activation``.
+        activation: builds the non-linearity that follows every convolution, 2D and 1D alike.
+        final_activation: whether it follows the segment's last convolution too (a residual block
+            adds its shortcut first).
+        pre_activation: norm and activation come before each convolution (DenseNet) instead of
+            after it; ``final_activation`` then has no meaning and nothing follows the last one.
+    """
+
+    kernel_size: int = 3
+    padding: Padding = "same"
+    norm: Callable[[int], nn.Module] | None = None
+    activation: Callable[[], nn.Module] | None = _relu
+    final_activation: bool = True
+    pre_activation: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what no convolution of ours can do."""
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise ConfigError(f"kernel_size must be odd and positive, got {self.kernel_size}")
+        if self.padding not in ("same", "valid"):
+            raise ConfigError(f"padding must be 'same' or 'valid', got {self.padding!r}")
+
+
+class Segment(nn.Module):
+    """Base of both kinds of segment: a module that knows how far it looks."""
+
+    receptive_field: Triple
+    """Extent of the input, in voxels along (D, H, W), that one output voxel depends on."""
+
+
+def convolution(
+    in_channels: int,
+    out_channels: int,
+    kernel: Triple,
+    stride: Triple,
+    options: ConvolutionOptions,
+    *,
+    last: bool,
+) -> nn.Sequential:
+    """One convolution with its normalisation and activation, in the order that options say."""
+    same = options.padding == "same"
+    padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2) if same else (0, 0, 0)
+    bias = options.norm is None or options.pre_activation
+    convolution = nn.Conv3d(in_channels, out_channels, kernel, stride, padding, bias=bias)
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    if not options.pre_activation:
+        layers["conv"] = convolution
+    if options.norm is not None:
+        layers["norm"] = options.norm(in_channels if options.pre_activation else out_channels)
+    active = options.pre_activation or options.final_activation or not last
+    if options.activation is not None and active:
+        layers["activation"] = options.activation()
+    if options.pre_activation:
+        layers["conv"] = convolution
+    return nn.Sequential(layers)
+
+
+def check_positive(in_channels: int, out_channels: int, **values: int) -> None:
+    """Refuse sizes below 1.
+
+    Raises:
+        ConfigError: naming the first.
+    """
+    values = {"in_channels": in_channels, "out_channels": out_channels, **values}
+    for name, value in values.items():
+        if value < 1:
+            raise ConfigError(f"{name} must be at least 1, got {value}")
