@@ -4,21 +4,14 @@ All tensors are (N, C, D, H, W). ``psc.segments`` builds runs of it, and of plai
 compare with.
 """
 
-from collections import OrderedDict
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
-from psc.convolutions import (
-    AXES,
-    ConvolutionOptions,
-    Segment,
-    Triple,
-    check_positive,
-    convolution,
-)
+from psc.convolutions import ConvolutionOptions, Segment, check_positive
 from psc.errors import ConfigError
+from psc.formulations import concatenate, folds
+from psc.streams import Stream
 from psc.widths import PUBLISHED_MAXIMUM_WIDTH, stream_width
 
 
@@ -55,8 +48,8 @@ class PSCBlock(Segment):
         width: M, filters per stream in the 2D sub-space. None: Eq. 5 divided by m, at most
             ``maximum_width``.
         maximum_width: cap of the M that Eq. 5 gives; None for none.
-        options: kernel size, padding, normalisation, activation. Single fields may be given as
-            keywords (``padding="valid"``) instead.
+        options: kernel size, padding, normalisation, activation, formulation. Single fields may be
+            given as keywords (``padding="valid"``) instead.
 
     Input (N, in_channels, D, H, W), result (N, out_channels, D', H', W'), dtype kept.
 
@@ -98,8 +91,9 @@ class PSCBlock(Segment):
         elif width < 1:
             raise ConfigError(f"width must be at least 1, got {width}")
         self.m, self.n, self.width = m, n, width
+        self._formulation = options.formulation
         self.streams = nn.ModuleList(
-            _stream(
+            Stream(
                 in_channels,
                 width,
                 out_channels // m + (s < out_channels % m),
@@ -120,51 +114,12 @@ class PSCBlock(Segment):
         if len(self.streams) == 1:
             y: Tensor = self.streams[0](x)
             return y
-        return torch.cat([stream(x) for stream in self.streams], dim=1)
+        folded = folds(x, self._formulation)
+        return concatenate([stream(x) for stream in self.streams], folded=folded)
 
     def extra_repr(self) -> str:
         """The paper's name of the block, and M."""
         return f"P{self.m}SC{self.n}, M={self.width}"
-
-
-def _stream(
-    in_channels: int,
-    width: int,
-    out_channels: int,
-    axis: int,
-    n: int,
-    stride: int,
-    options: ConvolutionOptions,
-) -> nn.Sequential:
-    """2D convolutions (n of them) in the plane across ``axis``, then one 1D along it."""
-    d = options.kernel_size
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    channels = in_channels
-    for i in range(n):
-        step = stride if i == 0 else 1
-        layers[f"plane_{i + 1}"] = convolution(
-            channels, width, _across(axis, d), _across(axis, step), options, last=False
-        )
-        channels = width
-    layers["axis"] = convolution(
-        channels,
-        out_channels,
-        _along(axis, n * (d - 1) + 1),
-        _along(axis, stride),
-        options,
-        last=True,
-    )
-    return nn.Sequential(layers)
-
-
-def _along(axis: int, size: int) -> Triple:
-    """``size`` along the axis, 1 along the others: the shape of a 1D kernel."""
-    return tuple(size if a == axis else 1 for a in range(AXES))  # type: ignore[return-value]
-
-
-def _across(axis: int, size: int) -> Triple:
-    """1 along the axis, ``size`` along the others: the shape of a 2D kernel."""
-    return tuple(1 if a == axis else size for a in range(AXES))  # type: ignore[return-value]
 
 
 def check_streams(m: int, n: int) -> None:

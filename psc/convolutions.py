@@ -8,6 +8,7 @@ from typing import Literal
 from torch import nn
 
 from psc.errors import ConfigError
+from psc.formulations import FORMULATIONS, Formulation
 
 Padding = Literal["same", "valid"]
 Triple = tuple[int, int, int]
@@ -27,13 +28,16 @@ class ConvolutionOptions:
     Attributes:
         kernel_size: extent d of the 3D filter that is realised or replaced; odd.
         padding: "same" (zero padding, size kept at stride 1) or "valid" (none).
-        norm: builds a normalisation for a number of channels; convolutions then have no bias,
-            unless ``pre_activation``.
+        norm: builds a normalisation for a number of channels; it follows every convolution (or,
+            with ``pre_activation``, precedes it).
         activation: builds the non-linearity that follows every convolution, 2D and 1D alike.
         final_activation: whether it follows the segment's last convolution too (a residual block
             adds its shortcut first).
         pre_activation: norm and activation come before each convolution (DenseNet) instead of
             after it; ``final_activation`` then has no meaning and nothing follows the last one.
+        final_norm: False leaves out the normalisation, too, where ``final_activation`` leaves out
+            the activation: the segment then ends in a raw convolution (DenseNet's first three).
+        bias: whether convolutions have one; None: those that no normalisation follows directly.
     """
 
     kernel_size: int = 3
@@ -42,6 +46,9 @@ class ConvolutionOptions:
     activation: Callable[[], nn.Module] | None = _relu
     final_activation: bool = True
     pre_activation: bool = False
+    final_norm: bool = True
+    bias: bool | None = None
+    formulation: Formulation = "auto"
 
     def __post_init__(self) -> None:
         """Refuse what no convolution of ours can do."""
@@ -49,6 +56,9 @@ class ConvolutionOptions:
             raise ConfigError(f"kernel_size must be odd and positive, got {self.kernel_size}")
         if self.padding not in ("same", "valid"):
             raise ConfigError(f"padding must be 'same' or 'valid', got {self.padding!r}")
+        if self.formulation not in FORMULATIONS:
+            known = ", ".join(FORMULATIONS)
+            raise ConfigError(f"formulation must be one of {known}; got {self.formulation!r}")
 
 
 class Segment(nn.Module):
@@ -66,18 +76,22 @@ def convolution(
     options: ConvolutionOptions,
     *,
     last: bool,
+    build: Callable[..., nn.Conv3d] = nn.Conv3d,
 ) -> nn.Sequential:
     """One convolution with its normalisation and activation, in the order that options say."""
     same = options.padding == "same"
     padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2) if same else (0, 0, 0)
-    bias = options.norm is None or options.pre_activation
-    convolution = nn.Conv3d(in_channels, out_channels, kernel, stride, padding, bias=bias)
+    active = options.pre_activation or options.final_activation or not last
+    norm = options.norm if active or options.final_norm else None
+    bias = options.bias
+    if bias is None:
+        bias = norm is None or options.pre_activation
+    convolution = build(in_channels, out_channels, kernel, stride, padding, bias=bias)
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if not options.pre_activation:
         layers["conv"] = convolution
-    if options.norm is not None:
-        layers["norm"] = options.norm(in_channels if options.pre_activation else out_channels)
-    active = options.pre_activation or options.final_activation or not last
+    if norm is not None:
+        layers["norm"] = norm(in_channels if options.pre_activation else out_channels)
     if options.activation is not None and active:
         layers["activation"] = options.activation()
     if options.pre_activation:

@@ -42,6 +42,7 @@ class SegmentFactory(Protocol):
         depth: int = 1,
         stride: int = 1,
         width_limit: int | None = None,
+        filters: int | None = None,
         options: ConvolutionOptions = ...,
     ) -> Segment:
         """Build the segment.
@@ -52,6 +53,8 @@ class SegmentFactory(Protocol):
             depth: number of consecutive 3D convolutions that the segment stands for.
             stride: of the segment, in all three axes (taken by its first convolution).
             width_limit: the backbone's own cap of M (U-Net: out_channels); ignored by 3D.
+            filters: k_i of Eq. 5, the filters of ONE replaced convolution, where that is not
+                out_channels (a segment that stands for several dense layers); ignored by 3D.
             options: kernel size, padding, normalisation, activation.
         """
         ...
@@ -116,7 +119,9 @@ class PSCSegment(Segment):
         *,
         depth: int = 1,
         stride: int = 1,
+        filters: int | None = None,
         maximum_width: int | None = PUBLISHED_MAXIMUM_WIDTH,
+        width_divisor: int | None = None,
         options: ConvolutionOptions | None = None,
     ) -> None:
         super().__init__()
@@ -125,7 +130,11 @@ class PSCSegment(Segment):
         check_positive(in_channels, out_channels, depth=depth, stride=stride)
         count = math.ceil(depth / n)
         width = stream_width(
-            in_channels, out_channels, m, kernel_size=options.kernel_size, maximum=maximum_width
+            in_channels,
+            out_channels if filters is None else filters,
+            m if width_divisor is None else width_divisor,
+            kernel_size=options.kernel_size,
+            maximum=maximum_width,
         )
         blocks = []
         for i in range(count):
@@ -161,10 +170,11 @@ def conv3d_segment(
     depth: int = 1,
     stride: int = 1,
     width_limit: int | None = None,
+    filters: int | None = None,
     options: ConvolutionOptions | None = None,
 ) -> Segment:
-    """Plain 3D convolutions as a SegmentFactory; ``width_limit`` has no meaning here."""
-    del width_limit
+    """Plain 3D convolutions as a SegmentFactory; what concerns M has no meaning here."""
+    del width_limit, filters
     return Conv3dSegment(in_channels, out_channels, depth=depth, stride=stride, options=options)
 
 
@@ -175,12 +185,14 @@ def psc_segment(
     m: int,
     n: int,
     maximum_width: int | None = PUBLISHED_MAXIMUM_WIDTH,
+    width_divisor: int | None = None,
     depth: int = 1,
     stride: int = 1,
     width_limit: int | None = None,
+    filters: int | None = None,
     options: ConvolutionOptions | None = None,
 ) -> Segment:
-    """P_mSC_n as a SegmentFactory, once m, n and the cap are bound (see ``make_segment``)."""
+    """P_mSC_n as a SegmentFactory, once m, n and what M obeys are bound (``make_segment``)."""
     caps = [cap for cap in (maximum_width, width_limit) if cap is not None]
     return PSCSegment(
         in_channels,
@@ -189,7 +201,9 @@ def psc_segment(
         n,
         depth=depth,
         stride=stride,
+        filters=filters,
         maximum_width=min(caps, default=None),
+        width_divisor=width_divisor,
         options=options,
     )
 
@@ -200,6 +214,7 @@ def make_segment(
     m: int = 2,
     n: int = 2,
     maximum_width: int | None = PUBLISHED_MAXIMUM_WIDTH,
+    width_divisor: int | None = None,
 ) -> SegmentFactory:
     """The segment factory that a backbone is built with.
 
@@ -208,13 +223,18 @@ def make_segment(
         m: streams of P_mSC_n, 1 to 3.
         n: 2D convolutions per stream, at least 1.
         maximum_width: the block's cap of M; the backbone may ask for a lower one.
+        width_divisor: what Eq. 5 is divided by; None: m, as published. Another number is a
+            calibration of ours and no published network, except that 3 with a cap of 256 meets
+            the count that the paper gives for ResNet-34 with P_2SC_3 (33 M).
 
     Raises:
-        ConfigError: for an unknown kind, m outside 1–3 or n < 1.
+        ConfigError: for an unknown kind, m outside 1–3, n < 1 or a divisor below 1.
     """
     if kind == "conv3d":
         return conv3d_segment
     if kind != "psc":
         raise ConfigError(f"unknown kind of block {kind!r}; known: 'conv3d', 'psc'")
     check_streams(m, n)
-    return partial(psc_segment, m=m, n=n, maximum_width=maximum_width)
+    if width_divisor is not None and width_divisor < 1:
+        raise ConfigError(f"width_divisor must be at least 1 or None, got {width_divisor}")
+    return partial(psc_segment, m=m, n=n, maximum_width=maximum_width, width_divisor=width_divisor)

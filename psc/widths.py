@@ -44,18 +44,18 @@ def separable_width(in_channels: int, out_channels: int, kernel_size: int = 3) -
 def stream_width(
     in_channels: int,
     out_channels: int,
-    streams: int,
+    divisor: int,
     *,
     kernel_size: int = 3,
     maximum: int | None = None,
 ) -> int:
-    """M of each of ``streams`` parallel streams: Eq. 5, divided, truncated, then capped.
+    """M of each parallel stream: Eq. 5, divided, truncated, then capped.
 
     Args:
         in_channels: channels that enter the segment (not the single convolution: where a
             segment holds several blocks, all share the M of its first).
-        out_channels: channels that leave the segment, all streams together.
-        streams: m.
+        out_channels: k_i, the filters of one of the convolutions that are replaced.
+        divisor: m, among whose streams Eq. 5 is divided (Section 3.3: "scaled by 1/s").
         kernel_size: d of Eq. 5.
         maximum: cap of M, None for none. Published: min(out_channels, 512) in the U-Net, 512 in
             the ResNet.
@@ -66,11 +66,11 @@ def stream_width(
     Raises:
         ConfigError: if an argument is not positive.
     """
-    if streams < 1:
-        raise ConfigError(f"streams must be at least 1, got {streams}")
+    if divisor < 1:
+        raise ConfigError(f"divisor must be at least 1, got {divisor}")
     if maximum is not None and maximum < 1:
         raise ConfigError(f"maximum must be at least 1 or None, got {maximum}")
-    width = separable_width(in_channels, out_channels, kernel_size) // streams
+    width = separable_width(in_channels, out_channels, kernel_size) // divisor
     if maximum is not None:
         width = min(width, maximum)
     return max(1, width)

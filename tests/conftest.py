@@ -85,3 +85,24 @@ def sample_data():
     if not folder:
         pytest.skip("PSC_SAMPLE_DATA is not set")
     return Path(folder)
+
+
+@pytest.fixture
+def reach_of_gradient():
+    """Function: extent of the input that a module's central output voxel depends on.
+
+    By its gradient in float64; the module's weights are made positive, so that nothing cancels.
+    """
+
+    def reach(module, shape):
+        for parameter in module.parameters():
+            parameter.data.abs_()
+        x = torch.rand(shape, dtype=torch.float64, requires_grad=True)
+        y = module.double()(x)
+        centre = tuple(size // 2 for size in y.shape[2:])
+        (gradient,) = torch.autograd.grad(y[(0, slice(None), *centre)].sum(), x)
+        used = gradient[0].abs().sum(0) > 0
+        others = [[b for b in range(3) if b != axis] for axis in range(3)]
+        return tuple(int(used.any(dim=dims).sum()) for dims in others)
+
+    return reach

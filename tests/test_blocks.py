@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from psc import ConvolutionOptions, PSCBlock, make_segment
+from psc import ConvolutionOptions, PSCBlock
 from psc.errors import ConfigError
-from psc.segments import Conv3dSegment, PSCSegment
 
 GRID = list(itertools.product((1, 2, 3), (1, 2, 3)))
 SLOPE = 0.005
@@ -79,36 +78,13 @@ def test_stride_equals_hand_placed_convolutions(m, n):
     assert block(x).shape == (1, 6, 5, 4, 4)  # halved, rounded up, in every axis
 
 
-def dependency(module, shape):
-    """Extent of the input that the central output voxel depends on, by its gradient."""
-    for parameter in module.parameters():
-        parameter.data.abs_()
-    x = torch.rand(shape, dtype=torch.float64, requires_grad=True)
-    y = module.double()(x)
-    centre = tuple(size // 2 for size in y.shape[2:])
-    (gradient,) = torch.autograd.grad(y[(0, slice(None), *centre)].sum(), x)
-    used = gradient[0].abs().sum(0) > 0
-    return tuple(int(used.any(dim=[a for a in range(3) if a != axis]).sum()) for axis in range(3))
-
-
 @pytest.mark.parametrize(("m", "n"), GRID)
 @pytest.mark.parametrize("stride", [1, 2])
-def test_receptive_field_is_what_the_gradient_reaches(m, n, stride):
+def test_receptive_field_is_what_the_gradient_reaches(m, n, stride, reach_of_gradient):
     block = PSCBlock(1, 3, m, n, stride=stride, activation=None)
-    assert dependency(block, (1, 1, 31, 31, 31)) == block.receptive_field
+    assert reach_of_gradient(block, (1, 1, 31, 31, 31)) == block.receptive_field
     if stride == 1:
         assert block.receptive_field == (2 * n + 1,) * 3
-
-
-@pytest.mark.parametrize("depth", [1, 2, 3])
-def test_segments_reach_as_far_as_the_convolutions_they_replace(depth):
-    plain = Conv3dSegment(1, 2, depth=depth)
-    assert plain.receptive_field == (2 * depth + 1,) * 3
-    assert dependency(plain, (1, 1, 21, 21, 21)) == plain.receptive_field
-    for m in (1, 2):
-        for n in (1, depth):
-            segment = PSCSegment(1, 2, m, n, depth=depth)
-            assert segment.receptive_field == plain.receptive_field
 
 
 @settings(max_examples=25, deadline=None)
@@ -130,41 +106,6 @@ def test_output_shape(m, n, in_channels, out_channels, padding, size):
 def test_uneven_channels_go_to_the_first_streams():
     block = PSCBlock(4, 16, m=3, n=1)
     assert [stream.axis.conv.out_channels for stream in block.streams] == [6, 5, 5]
-
-
-def test_n1_takes_one_block_per_convolution_and_n2_one_per_pair():
-    assert len(PSCSegment(4, 8, 1, 1, depth=2).blocks) == 2
-    assert len(PSCSegment(4, 8, 2, 2, depth=2).blocks) == 1
-    assert len(PSCSegment(4, 8, 2, 3, depth=2).blocks) == 1
-    assert len(PSCSegment(4, 8, 2, 2, depth=4).blocks) == 2
-
-
-def modules(segment, kind):
-    return [module for module in segment.modules() if isinstance(module, kind)]
-
-
-def test_activation_follows_every_convolution_unless_the_last_is_left_bare():
-    for kind, convolutions in (("conv3d", 2), ("psc", 6)):
-        build = make_segment(kind, m=2, n=2)
-        whole = build(4, 8, depth=2)
-        assert len(modules(whole, nn.ReLU)) == len(modules(whole, nn.Conv3d)) == convolutions
-        bare = build(4, 8, depth=2, options=ConvolutionOptions(final_activation=False))
-        last = 1 if kind == "conv3d" else 2  # the last of each stream
-        assert len(modules(bare, nn.ReLU)) == convolutions - last
-        assert bare(torch.randn(2, 4, 6, 6, 6)).min() < 0
-
-
-def test_n1_inner_blocks_keep_their_activation_when_the_last_is_left_bare():
-    segment = PSCSegment(4, 8, 1, 1, depth=2, options=ConvolutionOptions(final_activation=False))
-    assert [len(modules(block, nn.ReLU)) for block in segment.blocks] == [2, 1]
-
-
-def test_normalisation_replaces_the_bias():
-    options = ConvolutionOptions(norm=nn.BatchNorm3d)
-    for build in (make_segment("conv3d"), make_segment("psc")):
-        segment = build(4, 8, depth=2, options=options)
-        assert all(conv.bias is None for conv in modules(segment, nn.Conv3d))
-        assert len(modules(segment, nn.BatchNorm3d)) == len(modules(segment, nn.Conv3d))
 
 
 def test_pre_activation_normalises_what_enters():
@@ -214,11 +155,6 @@ def test_impossible_blocks_are_refused(arguments, options, message):
 def test_unknown_options_are_refused_with_the_known_ones():
     with pytest.raises(TypeError, match=r"pading.*kernel_size, padding"):
         PSCBlock(4, 8, pading="same")
-
-
-def test_unknown_kind_is_refused_with_the_known_ones():
-    with pytest.raises(ConfigError, match="'conv3d', 'psc'"):
-        make_segment("2d")
 
 
 @pytest.mark.gpu

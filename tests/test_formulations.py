@@ -1,0 +1,177 @@
+"""Folded and plain formulations: the same numbers, gradients and parameters; when which is taken."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from psc import PSCBlock
+from psc.errors import ConfigError
+from psc.formulations import (
+    concatenate,
+    fold,
+    folded_axis_convolution,
+    folded_plane_convolution,
+    folds,
+    unfold,
+)
+
+GRID = list(itertools.product((1, 2, 3), (1, 2, 3)))
+
+
+def both(in_channels, out_channels, m, n, **options):
+    """A plain block and a folded one with the same parameters."""
+    plain = PSCBlock(in_channels, out_channels, m, n, formulation="plain", **options)
+    folded = PSCBlock(in_channels, out_channels, m, n, formulation="folded", **options)
+    folded.load_state_dict(plain.state_dict())  # strict: one layout of parameters
+    return plain, folded
+
+
+@pytest.mark.parametrize(("m", "n"), GRID)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"padding": "same"},
+        {"padding": "valid"},
+        {"padding": "same", "stride": 2},
+        {"norm": nn.BatchNorm3d},
+        {"norm": nn.BatchNorm3d, "pre_activation": True},
+        {"kernel_size": 5},
+        {"kernel_size": 1},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+def test_folded_equals_plain_forward_and_gradient(m, n, options, layout):
+    torch.manual_seed(10 * m + n)
+    plain, folded = (b.double().to(memory_format=layout) for b in both(4, 7, m, n, **options))
+    x = torch.randn(2, 4, 14, 13, 15, dtype=torch.float64).to(memory_format=layout)
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    expected, ours = plain(inputs[0]), folded(inputs[1])
+    torch.testing.assert_close(ours, expected, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(folded(x.detach()), expected)  # without a gradient of the input
+
+    direction = torch.randn_like(expected)
+    theirs = torch.autograd.grad((expected * direction).sum(), [inputs[0], *plain.parameters()])
+    mine = torch.autograd.grad((ours * direction).sum(), [inputs[1], *folded.parameters()])
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_inference_and_frozen_weights_give_the_same():
+    torch.manual_seed(0)
+    plain, folded = both(3, 6, 2, 2)
+    x = torch.randn(1, 3, 9, 8, 7)
+    with torch.no_grad():
+        torch.testing.assert_close(folded(x), plain(x))
+    for block in (plain, folded):
+        block.requires_grad_(False)
+    gradients = []
+    for block in (plain, folded):
+        y = x.clone().requires_grad_()
+        block(y).square().sum().backward()
+        gradients.append(y.grad)
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+@pytest.mark.parametrize("length", [1, 2, 7])
+@pytest.mark.parametrize(("taps", "padding"), [(3, 1), (5, 2), (7, 3), (1, 0)])
+def test_gradients_of_the_axis_convolution_are_numerically_right(length, taps, padding):
+    """Against finite differences, second derivatives too; also where the kernel is the longer."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, length, 2, 3, dtype=torch.float64).to(
+        memory_format=torch.channels_last_3d
+    )
+    for filters in (2, 4):  # either side of the product may be the wider
+        weight = torch.randn(filters, 3, taps, dtype=torch.float64)
+        bias = torch.randn(filters, dtype=torch.float64)
+        inputs = [t.requires_grad_() for t in (x.detach(), weight, bias)]
+
+        def function(x, weight, bias):
+            return folded_axis_convolution(x, weight, bias, 1, padding)
+
+        assert torch.autograd.gradcheck(function, inputs)
+        assert torch.autograd.gradgradcheck(function, inputs)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("stride", "padding"), [(1, 0), (1, 1), (2, 1)])
+def test_folded_convolutions_equal_conv3d(channels, stride, padding):
+    torch.manual_seed(0)
+    x = fold(torch.randn(2, channels, 5, 6, 7), 0)
+    plane, line = torch.randn(4, channels, 3, 3), torch.randn(4, channels, 3)
+    torch.testing.assert_close(
+        folded_plane_convolution(x, plane, None, stride, padding),
+        F.conv3d(x, plane[:, :, None], None, (1, stride, stride), (0, padding, padding)),
+        rtol=1e-5,
+        atol=1e-5,
+    )
+    torch.testing.assert_close(
+        folded_axis_convolution(x, line, None, stride, padding),
+        F.conv3d(x, line[..., None, None], None, (stride, 1, 1), (padding, 0, 0)),
+        rtol=1e-5,
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_fold_moves_the_axis_and_unfold_undoes_it(axis):
+    x = torch.arange(2 * 3 * 4 * 5 * 6.0).view(2, 3, 4, 5, 6)
+    folded = fold(x, axis)
+    assert folded.is_contiguous(memory_format=torch.channels_last_3d)
+    assert folded.shape[2] == x.shape[2 + axis]
+    assert torch.equal(unfold(folded, axis), x)
+    assert unfold(folded, axis).data_ptr() == folded.data_ptr()
+
+
+def test_folding_the_first_axis_of_channels_last_copies_nothing():
+    x = torch.randn(1, 3, 4, 5, 6).to(memory_format=torch.channels_last_3d)
+    assert fold(x, 0).data_ptr() == x.data_ptr()
+
+
+def test_concatenation_keeps_the_channels_last():
+    streams = [unfold(fold(torch.randn(1, 4, 5, 6, 7), axis), axis) for axis in range(3)]
+    y = concatenate(streams, folded=True)
+    assert torch.equal(y, torch.cat(streams, dim=1))
+    assert y.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def test_auto_folds_where_pytorch_would_be_slow():
+    x = torch.zeros(1, 1, 2, 2, 2)
+    assert folds(x)
+    assert not folds(x.to(torch.bfloat16))
+    assert not folds(x.to("meta"))
+    assert not folds(x, "plain")
+    assert folds(x.double(), "folded")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not folds(x)
+
+
+def test_hooks_see_every_convolution_of_a_folded_block():
+    _, folded = both(2, 4, 2, 2)
+    seen = []
+    for module in folded.modules():
+        if isinstance(module, nn.Conv3d):
+            module.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    folded(torch.zeros(1, 2, 5, 6, 7))
+    assert [shape[1] for shape in seen] == [folded.width, folded.width, 2] * 2
+    assert {shape.numel() // shape[1] for shape in seen} == {5 * 6 * 7}
+
+
+def test_compiles_in_one_graph():
+    torch.manual_seed(0)
+    plain, folded = both(2, 4, 2, 2)
+    x = torch.randn(1, 2, 6, 6, 6)
+    compiled = torch.compile(folded, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), plain(x))
+    compiled(x).sum().backward()
+    plain(x).sum().backward()
+    for (name, ours), theirs in zip(folded.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
+
+
+def test_an_unknown_formulation_is_refused_with_the_known_ones():
+    with pytest.raises(ConfigError, match="formulation must be one of auto, plain, folded"):
+        PSCBlock(2, 4, formulation="fast")
