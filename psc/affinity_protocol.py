@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from psc.backbones import UNet
+from psc.backbones.geometry import VolumeNetwork
 from psc.build import build_segmentation_options
 from psc.config.schema import (
     FibsemConfig,
@@ -72,7 +72,7 @@ class Outcome:
 
 
 def evaluate_affinities(
-    network: UNet,
+    network: VolumeNetwork,
     splits: Splits,
     dataset: FibsemConfig,
     config: SegmentationConfig,
@@ -123,7 +123,7 @@ def evaluate_affinities(
 
 
 def predict_affinities(
-    network: UNet,
+    network: VolumeNetwork,
     region: Region,
     dataset: FibsemConfig,
     *,

@@ -1,19 +1,36 @@
-"""From configuration to network: the name → builder table."""
+"""From configuration to network: the configuration → builder table."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from psc.backbones import UNet
+from psc.backbones import DenseNet, ResNet, UNet
+from psc.backbones.geometry import VolumeNetwork
+from psc.backbones.torchvision_weights import load_torchvision_weights, read_weights
 from psc.config.schema import (
     AffinityRecipeConfig,
     BackboneConfig,
     BlockConfig,
+    DenseNetConfig,
+    ResNetConfig,
     SegmentationConfig,
     UNetConfig,
 )
 from psc.errors import ConfigError
 from psc.segmentation.pipeline import SegmentationOptions
 from psc.segments import SegmentFactory, make_segment
+
+log = logging.getLogger(__name__)
+
+PAPER_OUTPUT_SIZE = 44
+"""Affinities that one training patch of the paper's U-Net teaches, along each axis."""
+
+PAPER_INPUT_SIZE = 64
+"""Voxels, or frames, of one training sample of the paper's ResNet and DenseNet, along each axis."""
 
 
 def build_segment(block: BlockConfig) -> SegmentFactory:
@@ -26,33 +43,124 @@ def build_segment(block: BlockConfig) -> SegmentFactory:
         return make_segment("conv3d")
     if block.kind != "psc" or block.m is None or block.n is None:
         raise ConfigError(f"block.kind={block.kind}, m={block.m}, n={block.n} is not a block")
-    return make_segment("psc", m=block.m, n=block.n, maximum_width=block.maximum_width)
+    return make_segment(
+        "psc",
+        m=block.m,
+        n=block.n,
+        maximum_width=block.maximum_width,
+        width_divisor=block.width_divisor,
+    )
 
 
-def build_network(backbone: BackboneConfig, block: BlockConfig) -> UNet:
-    """The network of a backbone's and a block's configuration, freshly initialised.
+def build_network(backbone: BackboneConfig, block: BlockConfig) -> UNet | ResNet | DenseNet:
+    """The network of a backbone's and a block's configuration.
+
+    Freshly initialised, or with the weights that ``backbone.weights`` names.
 
     Raises:
         ConfigError: for a backbone that does not exist, or sizes that cannot work.
+        CheckpointError: for weights that cannot be read or are another network's.
     """
-    if isinstance(backbone, UNetConfig):
-        return UNet(
-            build_segment(block),
-            base_width=backbone.base_width,
-            growth=backbone.growth,
-            depth=backbone.depth,
-            padding="same" if backbone.padding == "same" else "valid",
-        )
-    raise ConfigError(f"backbone={backbone.name}: known are unet")
+    for kind, build in _BUILDERS.items():
+        if isinstance(backbone, kind):
+            return build(backbone, block)
+    raise ConfigError(f"backbone={backbone.name}: there is no network of that name")
 
 
-def build_network_on_meta(backbone: BackboneConfig, block: BlockConfig) -> UNet:
-    """The same without memory or initialisation: for sizes and counts."""
+def build_volume_network(
+    backbone: BackboneConfig, block: BlockConfig, *, meta: bool = False
+) -> UNet | DenseNet:
+    """The same for tasks whose result is a volume; ``meta``: on the meta device.
+
+    Raises:
+        ConfigError: as ``build_network``, and for a classifier.
+    """
+    network = (build_network_on_meta if meta else build_network)(backbone, block)
+    if isinstance(network, ResNet):
+        raise ConfigError(f"backbone={backbone.name} classifies; this task needs a volume out")
+    return network
+
+
+def build_network_on_meta(backbone: BackboneConfig, block: BlockConfig) -> UNet | ResNet | DenseNet:
+    """``build_network`` without memory or initial values: for sizes and counts."""
     with torch.device("meta"):
         return build_network(backbone, block)
 
 
-def patch_input_size(recipe: AffinityRecipeConfig, network: UNet) -> int:
+def _build_unet(config: UNetConfig, block: BlockConfig) -> UNet:
+    return UNet(
+        build_segment(block),
+        in_channels=config.in_channels,
+        out_channels=config.out_channels,
+        base_width=config.base_width,
+        growth=config.growth,
+        depth=config.depth,
+        padding="same" if config.padding == "same" else "valid",
+    )
+
+
+def _build_resnet(config: ResNetConfig, block: BlockConfig) -> ResNet:
+    network = ResNet(
+        build_segment(block),
+        in_channels=config.in_channels,
+        classes=config.classes,
+        layers=config.layers,
+        base_width=config.base_width,
+        stem="factorised" if config.stem == "factorised" else "conv3d",
+        shortcut="identity" if config.shortcut == "identity" else "projection",
+    )
+    if config.weights is not None and not network.classifier.weight.is_meta:
+        fresh = load_torchvision_weights(
+            network, read_weights(Path(config.weights)), config.weights
+        )
+        log.info("weights of %s%s", config.weights, " but for the classifier" if fresh else "")
+    return network
+
+
+def _build_densenet(config: DenseNetConfig, block: BlockConfig) -> DenseNet:
+    return DenseNet(
+        build_segment(block),
+        in_channels=config.in_channels,
+        classes=config.classes,
+        initial_channels=config.initial_channels,
+        growth=config.growth,
+        layers_per_block=config.layers_per_block,
+        dense_blocks=config.dense_blocks,
+        bottleneck=config.bottleneck,
+        compression=config.compression,
+        upsampling="transposed" if config.upsampling == "transposed" else "interpolation",
+        dropout=config.dropout,
+        layers_per_segment=layers_per_segment(config, block),
+    )
+
+
+_BUILDERS: dict[type[BackboneConfig], Callable[..., UNet | ResNet | DenseNet]] = {
+    UNetConfig: _build_unet,
+    ResNetConfig: _build_resnet,
+    DenseNetConfig: _build_densenet,
+}
+
+
+def layers_per_segment(config: DenseNetConfig, block: BlockConfig) -> int:
+    """Dense layers that one segment stands for: as set, else 2 for n ≥ 2 (see ``DenseNet``)."""
+    if config.layers_per_segment is not None:
+        return config.layers_per_segment
+    return 2 if (block.n or 1) > 1 else 1
+
+
+def paper_input_shape(backbone: BackboneConfig, network: nn.Module) -> tuple[int, ...]:
+    """(1, C, D, H, W) of one training sample in the paper.
+
+    U-Net: what gives 44 voxels (132 of them, 178 where n is 3); ResNet: 64 frames of 64×64;
+    DenseNet: 64 voxels (Bui et al., whom the paper follows).
+    """
+    if isinstance(backbone, UNetConfig) and isinstance(network, UNet):
+        return (1, backbone.in_channels, *(network.input_size_for(PAPER_OUTPUT_SIZE),) * 3)
+    assert isinstance(backbone, ResNetConfig | DenseNetConfig)
+    return (1, backbone.in_channels, *(PAPER_INPUT_SIZE,) * 3)
+
+
+def patch_input_size(recipe: AffinityRecipeConfig, network: VolumeNetwork) -> int:
     """Voxels along each axis of a training patch's input.
 
     Raises:
@@ -85,11 +193,11 @@ def build_segmentation_options(config: SegmentationConfig) -> SegmentationOption
     )
 
 
-def forward_flops(network: UNet, input_size: int) -> int:
+def forward_flops(network: VolumeNetwork, input_size: int) -> int:
     """FLOPs (two per multiply-add) of one patch's forward pass, counted without computing it.
 
     Args:
-        network: on the meta device.
+        network: on the meta device, of one input channel.
         input_size: voxels along each axis.
     """
     with torch.device("meta"), FlopCounterMode(display=False) as counter:

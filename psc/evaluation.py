@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from psc.affinity_protocol import evaluate_affinities
-from psc.build import build_network, patch_input_size
+from psc.build import build_volume_network, patch_input_size
 from psc.checkpoints import load_checkpoint, load_network_weights, stored_config
 from psc.config.checks import check_dataset, check_segmentation
 from psc.config.plain import from_plain
@@ -49,7 +49,7 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Record:
     folder = _output_folder(config, path, dataset.name)
     prepare_synthetic(dataset)
     splits = read_splits(dataset)
-    network = build_network(trained.backbone, trained.block)
+    network = build_volume_network(trained.backbone, trained.block)
     load_network_weights(network, checkpoint, path)
     device = _device(config.accelerator)
     began = time.monotonic()

@@ -1,5 +1,7 @@
-"""The paper's three backbones, one network a file; only the U-Net so far."""
+"""The paper's three backbones, one network a file."""
 
+from psc.backbones.densenet import DenseNet
+from psc.backbones.resnet import ResNet
 from psc.backbones.unet import UNet
 
-__all__ = ["UNet"]
+__all__ = ["DenseNet", "ResNet", "UNet"]

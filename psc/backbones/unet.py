@@ -11,6 +11,7 @@ This file holds no block logic: every level's pair of convolutions comes from a 
 import torch
 from torch import Tensor, nn
 
+from psc.backbones.geometry import VolumeNetwork
 from psc.convolutions import ConvolutionOptions, Padding, Segment
 from psc.errors import ConfigError
 from psc.segments import SegmentFactory
@@ -26,7 +27,7 @@ def _leaky_relu() -> nn.Module:
     return nn.LeakyReLU(LEAKY_SLOPE, inplace=True)
 
 
-class UNet(nn.Module):
+class UNet(VolumeNetwork):
     """U-Net over volumes; its convolutions are whatever ``segment`` builds.
 
     Args:
@@ -99,8 +100,7 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, D, H, W) → logits (N, out_channels, D', H', W')."""
-        for size in x.shape[2:]:
-            self.output_size(size)
+        self.check_input(x)
         skips = []
         for segment in self.encoder[:-1]:
             x = segment(x)
@@ -136,33 +136,11 @@ class UNet(nn.Module):
             span = 2 * span + self._reach
         return span
 
-    def output_size(self, input_size: int) -> int:
-        """Voxels that leave, along one axis, for ``input_size`` voxels that enter.
-
-        Raises:
-            ConfigError: if the network cannot take that size; the nearest ones are named.
-        """
-        size = self._trace(input_size)
-        if size is None:
-            raise ConfigError(
-                f"the U-Net (depth {self.depth}, {self.padding} padding) cannot take an input of "
-                f"{input_size} voxels; nearest valid sizes: {self._nearest(input_size)}"
-            )
-        return size
-
-    def valid_input_sizes(self, minimum: int, maximum: int) -> list[int]:
-        """All sizes in [minimum, maximum] that the network can take, ascending."""
-        return [n for n in range(max(1, minimum), maximum + 1) if self._trace(n) is not None]
-
-    def input_size_for(self, output_size: int) -> int:
-        """The smallest valid input size that gives at least ``output_size`` voxels."""
-        size = max(1, output_size)
-        while (got := self._trace(size)) is None or got < output_size:
-            size += 1
-        return size
+    @property
+    def _title(self) -> str:
+        return f"U-Net (depth {self.depth}, {self.padding} padding)"
 
     def _trace(self, size: int) -> int | None:
-        """Follow one axis through the network; None where it does not fit."""
         loss = self._reach if self.padding == "valid" else 0
         for _ in range(self.depth):
             size -= loss
@@ -177,13 +155,6 @@ class UNet(nn.Module):
             if size < 1:
                 return None
         return size
-
-    def _nearest(self, size: int) -> str:
-        smallest = self.input_size_for(1)
-        sizes = self.valid_input_sizes(smallest, max(size, smallest) + 2 * self.period)
-        below = [n for n in sizes if n < size][-1:]
-        above = [n for n in sizes if n > size][:1]
-        return ", ".join(f"{n} (output {self._trace(n)})" for n in below + above)
 
 
 def _crop_centre(x: Tensor, like: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ values allowed.
 
 from collections.abc import Collection, Sequence
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 from psc.config.schema import (
@@ -13,8 +14,10 @@ from psc.config.schema import (
     BackboneConfig,
     BlockConfig,
     DatasetConfig,
+    DenseNetConfig,
     FibsemConfig,
     RecipeConfig,
+    ResNetConfig,
     SegmentationConfig,
     SlabConfig,
     TrainConfig,
@@ -35,7 +38,7 @@ def check_train(config: TrainConfig) -> None:
         ConfigError: naming the first key that cannot work.
     """
     check_block(config.block)
-    check_backbone(config.backbone)
+    check_backbone(config.backbone, config.block)
     check_recipe(config.recipe)
     check_segmentation(config.segmentation)
     check_trainer(config.trainer)
@@ -72,18 +75,40 @@ def check_block(block: BlockConfig) -> None:
         raise ConfigError(
             f"block.maximum_width={block.maximum_width}: must be at least 1, or null for no cap"
         )
+    if block.width_divisor is not None and block.width_divisor < 1:
+        raise ConfigError(
+            f"block.width_divisor={block.width_divisor}: must be at least 1, or null for m"
+        )
 
 
-def check_backbone(backbone: BackboneConfig) -> None:
-    """Sizes of the backbone.
+def check_backbone(backbone: BackboneConfig, block: BlockConfig) -> None:
+    """Sizes of the backbone, and whether it can be built of such blocks.
 
     Raises:
-        ConfigError: for a size below 1 or an unknown padding.
+        ConfigError: for a size out of range, an unknown choice, or weights that do not exist.
     """
     if isinstance(backbone, UNetConfig):
-        for key in ("base_width", "growth", "depth"):
+        for key in ("in_channels", "out_channels", "base_width", "growth", "depth"):
             _at_least(f"backbone.{key}", getattr(backbone, key), 1)
         _require("backbone.padding", backbone.padding, ("valid", "same"))
+    if isinstance(backbone, ResNetConfig):
+        _require("backbone.stem", backbone.stem, ("conv3d", "factorised"))
+        _require("backbone.shortcut", backbone.shortcut, ("projection", "identity"))
+        if backbone.weights is not None and not Path(backbone.weights).is_file():
+            raise ConfigError(
+                f"backbone.weights={backbone.weights}: no such file; null starts from random values"
+            )
+    if isinstance(backbone, DenseNetConfig):
+        _require("backbone.upsampling", backbone.upsampling, ("interpolation", "transposed"))
+        if (backbone.layers_per_segment or 1) > 1 and (block.n or 1) == 1:
+            raise ConfigError(
+                f"backbone.layers_per_segment={backbone.layers_per_segment} needs a block with "
+                f"n ≥ 2; block={block.name} replaces every convolution by itself (null chooses)"
+            )
+    # The builder knows the rest: sizes that its network cannot have, more streams than channels.
+    from psc.build import build_network_on_meta
+
+    build_network_on_meta(backbone, block)
 
 
 def check_recipe(recipe: RecipeConfig) -> None:
@@ -212,10 +237,15 @@ def _check_task(config: TrainConfig) -> None:
         )
     if not isinstance(config.recipe, AffinityRecipeConfig):
         raise ConfigError(f"backbone=unet cannot train with recipe={config.recipe.name}")
+    for key, needed in (("in_channels", 1), ("out_channels", 3)):
+        if getattr(config.backbone, key) != needed:
+            raise ConfigError(
+                f"backbone.{key}={getattr(config.backbone, key)}: affinities take {needed}"
+            )
     # Late, because the builders import the schema's package.
-    from psc.build import build_network_on_meta, patch_input_size
+    from psc.build import build_volume_network, patch_input_size
 
-    network = build_network_on_meta(config.backbone, config.block)
+    network = build_volume_network(config.backbone, config.block, meta=True)
     patch_input_size(config.recipe, network)
     tile, smallest = config.segmentation.tile_input, network.input_size_for(network.period)
     if tile is not None and tile < smallest:

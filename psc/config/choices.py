@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 
+from psc.errors import ConfigError
+
 SAMPLE_VARIABLE = "PSC_SAMPLE_DATA"
 """Environment variable that names the folder of real sample data."""
 
@@ -36,8 +38,7 @@ def default_dataset(backbone: str) -> str:
     ``PSC_SAMPLE_DATA`` points to, else the synthetic stand-in.
     """
     if backbone != "unet":
-        # No other backbone exists yet; Hydra then names the missing file with the known ones.
-        return f"{backbone}_has_no_default_dataset"
+        return "fibsem_synthetic"  # psc.config.checks refuses what does not fit together
     if all((PROJECT / "data" / "fibsem" / name).is_file() for name in FIBSEM_FILES):
         return "fibsem"
     sample = os.environ.get(SAMPLE_VARIABLE)
@@ -53,7 +54,22 @@ def resolve_budget(budget: str) -> str:
     return "paper" if torch.cuda.is_available() else "quick"
 
 
+def default_recipe(backbone: str, budget: str) -> str:
+    """``<backbone>/<budget>``: the recipe of a backbone, in configs/recipe.
+
+    Raises:
+        ConfigError: for a backbone that no task trains.
+    """
+    trainable = sorted(path.name for path in (PROJECT / "configs" / "recipe").iterdir())
+    if backbone not in trainable and (PROJECT / f"configs/backbone/{backbone}.yaml").is_file():
+        raise ConfigError(
+            f"backbone={backbone}: no task trains it yet (only {', '.join(trainable)}); "
+            "scripts/summary.py and scripts/benchmark.py take every backbone"
+        )
+    return f"{backbone}/{resolve_budget(budget)}"
+
+
 def register() -> None:
     """Make both known to Hydra's defaults list (idempotent)."""
     OmegaConf.register_new_resolver("default_dataset", default_dataset, replace=True)
-    OmegaConf.register_new_resolver("resolve_budget", resolve_budget, replace=True)
+    OmegaConf.register_new_resolver("default_recipe", default_recipe, replace=True)

@@ -22,6 +22,8 @@ def register() -> None:
         ("train", schema.TrainConfig),
         ("evaluate", schema.EvaluateConfig),
         ("unet", schema.UNetConfig),
+        ("resnet", schema.ResNetConfig),
+        ("densenet", schema.DenseNetConfig),
         ("fibsem", schema.FibsemConfig),
         ("affinity_recipe", schema.AffinityRecipeConfig),
     ):

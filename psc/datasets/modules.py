@@ -8,7 +8,7 @@ import lightning
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from psc.backbones import UNet
+from psc.backbones.geometry import VolumeNetwork
 from psc.build import patch_input_size
 from psc.config.schema import AffinityRecipeConfig, FibsemConfig
 from psc.datasets.fibsem import AffinityPatches, ValidationPatches
@@ -72,7 +72,7 @@ class AffinityData(lightning.LightningDataModule):
         splits: Splits,
         dataset: FibsemConfig,
         recipe: AffinityRecipeConfig,
-        network: UNet,
+        network: VolumeNetwork,
         *,
         seed: int,
         workers: int,

@@ -140,9 +140,16 @@ def test_default_dataset_takes_what_is_on_disk(tmp_path, monkeypatch):
 def test_auto_budget_follows_the_device(monkeypatch):
     for gpu, expected in ((True, "paper"), (False, "quick")):
         monkeypatch.setattr("torch.cuda.is_available", lambda gpu=gpu: gpu)
-        assert choices.resolve_budget("auto") == expected
+        assert choices.default_recipe("unet", "auto") == f"unet/{expected}"
         assert compose([]).recipe.name == f"unet/{expected}"
-    assert choices.resolve_budget("paper") == "paper"
+    assert choices.default_recipe("unet", "paper") == "unet/paper"
+
+
+def test_a_backbone_that_no_task_trains_says_so():
+    with pytest.raises(ConfigError, match="backbone=resnet34: no task trains it yet"):
+        choices.default_recipe("resnet34", "quick")
+    with pytest.raises(HydraException):
+        compose(["backbone=resnet34"])
 
 
 def test_configs_hold_no_absolute_path():
