@@ -2,13 +2,14 @@
 
 PYTHON ?= python3
 ARGS ?=
+SWEEP ?= mn
 
 BIN := .venv/bin
 STAMP := .venv/.installed
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo sweep test lint format clean
 
 help: ## Show this help
 	@echo 'make TARGET [ARGS="..."] [PYTHON=python3.12]'
@@ -20,6 +21,11 @@ demo: $(STAMP) ## Train 3D against P2SC2 on synthetic volumes and draw the compa
 	$(BIN)/python train.py --multirun budget=demo block=3d,p2sc2 dataset=fibsem_synthetic \
 	  output_directory=runs/demo resume=true $(ARGS)
 	$(BIN)/python scripts/summarize.py runs/demo
+
+sweep: $(STAMP) ## Train a whole sweep, several runs at once, and summarise it (SWEEP=grid; ARGS: to train.py)
+	$(BIN)/python train.py --multirun sweep=$(SWEEP) hydra/launcher=local \
+	  output_directory=runs/$(SWEEP) $(ARGS)
+	$(BIN)/python scripts/summarize.py runs/$(SWEEP)
 
 test: $(STAMP) ## Run the tests (ARGS: to pytest, e.g. ARGS="-k unet")
 	$(BIN)/python -m pytest -q $(ARGS)

@@ -16,6 +16,7 @@ from psc.config.schema import (
     BackboneConfig,
     BlockConfig,
     DenseNetConfig,
+    RecipeConfig,
     ResNetConfig,
     SegmentationConfig,
     UNetConfig,
@@ -175,6 +176,17 @@ def patch_input_size(recipe: AffinityRecipeConfig, network: VolumeNetwork) -> in
     return recipe.input_size
 
 
+def sample_shape(recipe: RecipeConfig, network: nn.Module) -> tuple[int, ...]:
+    """(1, C, D, H, W) of one training sample's input.
+
+    Raises:
+        ConfigError: if the network cannot take what the recipe asks for.
+    """
+    if isinstance(recipe, AffinityRecipeConfig) and isinstance(network, VolumeNetwork):
+        return (1, 1, *(patch_input_size(recipe, network),) * 3)
+    raise ConfigError(f"recipe={recipe.name} does not train a {type(network).__name__}")
+
+
 def build_segmentation_options(config: SegmentationConfig) -> SegmentationOptions:
     """The core's options of a configuration.
 
@@ -193,13 +205,13 @@ def build_segmentation_options(config: SegmentationConfig) -> SegmentationOption
     )
 
 
-def forward_flops(network: VolumeNetwork, input_size: int) -> int:
-    """FLOPs (two per multiply-add) of one patch's forward pass, counted without computing it.
+def forward_flops(network: nn.Module, input_shape: tuple[int, ...]) -> int:
+    """FLOPs (two per multiply-add) of a forward pass, counted without computing it.
 
     Args:
-        network: on the meta device, of one input channel.
-        input_size: voxels along each axis.
+        network: on the meta device.
+        input_shape: (N, C, D, H, W).
     """
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        network(torch.zeros(1, 1, *(input_size,) * 3))
+        network(torch.zeros(input_shape))
     return int(counter.get_total_flops())

@@ -1,23 +1,21 @@
 """The command line: Hydra's composition, with errors that say what to do instead of tracebacks."""
 
-import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import traceback
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor
 from difflib import get_close_matches
+from pathlib import Path
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from psc import sweeps
 from psc.config.compose import CONFIG_DIRECTORY, register
 from psc.errors import PSCError
-
-log = logging.getLogger(__name__)
 
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
@@ -28,38 +26,38 @@ def run(config_name: str, main: Callable[[DictConfig], object]) -> None:
 
     Errors of the user's (configuration, data, checkpoints) are printed as one message and exit
     with 1, an interruption with 130; any other exception is a defect of ours and keeps its
-    traceback.
+    traceback. In a sweep all failures are told at the end, which exits with 1.
     """
     register()
+    sweeps.register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of Hydra's own report
+    job = sweeps.Job(main, Path(sys.argv[0]).resolve(), explain)
     program = hydra.main(
         config_path=str(CONFIG_DIRECTORY), config_name=config_name, version_base="1.3"
-    )(main)
+    )(job)
     try:
         program()
-    except PSCError as error:
-        _fail(str(error))
-    except (HydraException, OmegaConfBaseException) as error:
-        _fail(_explain(error))
+    except (PSCError, HydraException, OmegaConfBaseException) as error:
+        _fail(explain(error))
+    except sweeps.JobFailedError as error:
+        _fail(sweeps.failure_report(Path(error.args[0])))
+    except BrokenExecutor as error:
+        _fail(
+            f"a process of this sweep was killed, perhaps for want of memory ({error}). Run fewer "
+            "at once (hydra.launcher.n_jobs=…); with resume=true finished runs are skipped"
+        )
     except KeyboardInterrupt:
         print("\ninterrupted; resume=true continues from the last checkpoint", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
 
 
-@contextmanager
-def argv_of_this_job() -> Iterator[None]:
-    """Within a ``--multirun``, make sys.argv that of the job alone.
-
-    Lightning starts the other processes of a distributed run by repeating the command line, which
-    would start the whole sweep again in each of them.
-    """
-    saved = sys.argv
-    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-        sys.argv = [saved[0], *HydraConfig.get().overrides.task]
-    try:
-        yield
-    finally:
-        sys.argv = saved
+def explain(error: BaseException) -> str:
+    """An exception in words: one message if the user can act on it, else the whole traceback."""
+    if isinstance(error, PSCError):
+        return str(error)
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return _explain_composition(error)
+    return "".join(traceback.format_exception(error))
 
 
 def _fail(message: str) -> None:
@@ -67,8 +65,18 @@ def _fail(message: str) -> None:
     sys.exit(EXIT_FAILURE)
 
 
-def _explain(error: BaseException) -> str:
+def _raised_by_a_resolver(error: BaseException) -> PSCError | None:
+    """Our own error, where a choice in the defaults list (psc.config.choices) refused."""
+    inner: BaseException | None = error
+    while inner is not None and not isinstance(inner, PSCError):
+        inner = inner.__context__
+    return inner
+
+
+def _explain_composition(error: BaseException) -> str:
     """Hydra's message, its cause, and the keys that exist where one was not found."""
+    if (ours := _raised_by_a_resolver(error)) is not None:
+        return str(ours)
     message = str(error).split("Config search path")[0]  # a list of folders that helps nobody
     lines = [line for line in message.splitlines() if not line.startswith("To append to")]
     cause = error.__cause__ or error

@@ -8,13 +8,11 @@ from pathlib import Path
 
 import torch
 
-from psc.affinity_protocol import evaluate_affinities
-from psc.build import build_volume_network, patch_input_size
+from psc.applications import build_application
 from psc.checkpoints import load_checkpoint, load_network_weights, stored_config
 from psc.config.checks import check_dataset, check_segmentation
 from psc.config.plain import from_plain
-from psc.config.schema import AffinityRecipeConfig, EvaluateConfig, FibsemConfig
-from psc.datasets.splits import prepare_synthetic, read_splits
+from psc.config.schema import EvaluateConfig
 from psc.errors import ConfigError
 from psc.provenance import git_state, hardware, versions
 from psc.results import Record, write_record
@@ -43,36 +41,26 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Record:
     )
     check_dataset(dataset)
     check_segmentation(segmentation)
-    assert isinstance(trained.recipe, AffinityRecipeConfig)  # the only task so far
-    if not isinstance(dataset, FibsemConfig):
-        raise ConfigError(f"dataset={dataset.name} cannot be read as affinities")
     folder = _output_folder(config, path, dataset.name)
-    prepare_synthetic(dataset)
-    splits = read_splits(dataset)
-    network = build_volume_network(trained.backbone, trained.block)
+    changed = replace(trained, dataset=dataset, segmentation=segmentation)
+    application = build_application(changed)
+    network = application.build_network()
     load_network_weights(network, checkpoint, path)
     device = _device(config.accelerator)
     began = time.monotonic()
-    metrics = evaluate_affinities(
-        network.to(device).eval(),
-        splits,
-        dataset,
-        segmentation,
-        folder,
-        tile_input=patch_input_size(trained.recipe, network),
-        device=device,
-        source={"checkpoint": str(path)},
+    metrics = application.evaluate(
+        network.to(device).eval(), folder, device=device, source={"checkpoint": str(path)}
     )
     record = Record(
         run=folder.name,
-        config=asdict(replace(trained, dataset=dataset, segmentation=segmentation)),
+        config=asdict(changed),
         metrics=metrics,
         parameters=sum(p.numel() for p in network.parameters()),
         iterations=int(checkpoint["global_step"]),
         wall_seconds={"evaluation": round(time.monotonic() - began, 1)},
         throughput={},
         seed=trained.seed,
-        data=splits.record(),
+        data=application.data_record(),
         git=git_state(),
         versions=versions(),
         hardware=hardware(device.type),

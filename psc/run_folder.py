@@ -2,17 +2,20 @@
 
 ``runs/<dataset>-<backbone>-<block>-seed<seed>-<hash>[-2]``: the hash is that of the configuration
 without what cannot change a result, so that a run is found again by the configuration that
-started it. A new run never writes into the folder of an earlier one.
+started it. A new run never writes into the folder of an earlier one, and no two processes into the
+same.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from psc.errors import CheckpointError
+from psc.locks import holder, try_lock
 from psc.results import FILE_NAME
 
 LAST = "last.ckpt"
@@ -49,6 +52,11 @@ class RunFolder:
         """Whether the run has left its record."""
         return (self.path / FILE_NAME).is_file()
 
+    @property
+    def lock(self) -> Path:
+        """The lock of the process that writes here; beside it, as a folder means a run."""
+        return self.path.with_name(f".{self.path.name}.lock")
+
 
 def config_hash(config: Mapping[str, Any]) -> str:
     """First 8 hex digits of the SHA-256 of what decides a run's result."""
@@ -72,7 +80,40 @@ def run_name(config: Mapping[str, Any]) -> str:
     )
 
 
-def choose_run_folder(config: Mapping[str, Any]) -> RunFolder:
+@contextmanager
+def claimed_run_folder(config: Mapping[str, Any]) -> Iterator[RunFolder]:
+    """``choose_run_folder``, and no other process gets that folder until the context ends.
+
+    A finished run's folder is not claimed: nobody writes there any more.
+
+    Raises:
+        CheckpointError: as ``choose_run_folder``; or the run that would be resumed is in the hands
+            of another process.
+    """
+    in_use: set[Path] = set()
+    while True:
+        folder = choose_run_folder(config, in_use)
+        if folder.is_finished:
+            yield folder
+            return
+        lock = try_lock(folder.lock)
+        if lock is None:
+            if config["resume"]:
+                raise CheckpointError(
+                    f"{folder.path} is being trained by {holder(folder.lock)}; wait for it, or "
+                    "start a run of its own with resume=false. In a sweep: two of its runs are the "
+                    "same configuration, or the sweep was started twice"
+                )
+            in_use.add(folder.path)
+            continue
+        with lock:
+            # Between choice and claim another process may have begun, or finished, that run.
+            if choose_run_folder(config, in_use) == folder:
+                yield folder
+                return
+
+
+def choose_run_folder(config: Mapping[str, Any], in_use: Collection[Path] = ()) -> RunFolder:
     """Decide where a run writes and what it continues; creates nothing.
 
     - ``resume`` false: a folder that does not exist yet.
@@ -81,11 +122,16 @@ def choose_run_folder(config: Mapping[str, Any]) -> RunFolder:
     - ``resume`` a path: from that checkpoint, in its own run folder if that is of this
       configuration and unfinished, else in a new one.
 
+    Args:
+        config: the resolved configuration, plain containers.
+        in_use: folders that another process is about to create.
+
     Raises:
         CheckpointError: if ``resume`` names a file that does not exist.
     """
     output, name, resume = Path(config["output_directory"]), run_name(config), config["resume"]
-    existing = [folder for folder in _candidates(output, name) if folder.is_dir()]
+    candidates = _candidates(output, name, in_use)
+    existing, free = [folder for folder in candidates if folder.is_dir()], candidates[-1]
     if isinstance(resume, str):
         checkpoint = Path(resume)
         if not checkpoint.is_file():
@@ -96,21 +142,17 @@ def choose_run_folder(config: Mapping[str, Any]) -> RunFolder:
         own = next((f for f in existing if checkpoint.resolve().is_relative_to(f.resolve())), None)
         if own is not None and not RunFolder(own).is_finished:
             return RunFolder(own, checkpoint)
-        return RunFolder(_free(output, name), checkpoint)
+        return RunFolder(free, checkpoint)
     if resume and existing:
         newest = RunFolder(existing[-1])
         last = newest.checkpoints / LAST
         return RunFolder(newest.path, last if last.is_file() else None)
-    return RunFolder(_free(output, name))
+    return RunFolder(free)
 
 
-def _candidates(output: Path, name: str) -> list[Path]:
+def _candidates(output: Path, name: str, in_use: Collection[Path]) -> list[Path]:
     """Folders that runs of this name may have, oldest first, up to the first free one."""
     folders = [output / name]
-    while folders[-1].exists():
+    while folders[-1].exists() or folders[-1] in in_use:
         folders.append(output / f"{name}-{len(folders) + 1}")
     return folders
-
-
-def _free(output: Path, name: str) -> Path:
-    return _candidates(output, name)[-1]

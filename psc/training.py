@@ -1,42 +1,34 @@
 """A run from configuration to record: read → fit → evaluate → result.json."""
 
 import datetime
+import functools
 import logging
-import os
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import nn
 
-from psc.affinity_protocol import evaluate_affinities
-from psc.backbones import UNet
-from psc.build import build_network, build_network_on_meta, forward_flops, patch_input_size
+from psc.applications import Application, build_application
+from psc.build import build_network_on_meta, forward_flops, sample_shape
 from psc.callbacks import IterationProgress, StoreConfig, Throughput
 from psc.checkpoints import load_checkpoint, load_network_weights, stored_config
-from psc.cli import argv_of_this_job
-from psc.config.schema import AffinityRecipeConfig, FibsemConfig, TrainConfig
-from psc.datasets.modules import AffinityData
-from psc.datasets.splits import Splits, prepare_synthetic, read_splits
+from psc.code_version import difference
+from psc.config.schema import TrainConfig
 from psc.errors import CheckpointError
 from psc.metrics_file import MetricsFile, read_metrics
+from psc.processes import folder_of_this_run, handed_to_children, is_first_process
 from psc.provenance import git_state, hardware, versions
 from psc.results import Record, read_record, write_json, write_record
-from psc.run_folder import BEST, RunFolder, choose_run_folder
-from psc.tasks.affinity import AffinityTask
+from psc.run_folder import BEST, RunFolder
 from psc.trainer import build_trainer, compiles, loader_workers, quieten_lightning
 from psc.wandb_run import wandb_loggers
 
 log = logging.getLogger(__name__)
-
-FOLDER_VARIABLE = "PSC_RUN_FOLDER"
-"""Tells the processes that the first one starts which folder it chose."""
-
-RESUME_VARIABLE = "PSC_RESUME_FROM"
-"""The same of the checkpoint that it continues from; empty for none."""
 
 
 @dataclass(frozen=True)
@@ -68,39 +60,44 @@ def train(config: TrainConfig) -> Record | None:
         The record; None on the processes of a distributed run other than the first.
 
     Raises:
-        PSCError: for data, configuration or checkpoints that cannot work.
+        PSCError: for data, configuration or checkpoints that cannot work; or another process is
+            training this very run.
     """
     plain = asdict(config)
-    code = git_state()  # now, not at the end: this is the code that runs, whatever is edited since
-    folder = _folder(plain)
-    if folder.is_finished:
-        log.info("already finished: %s (resume=false trains it again)", folder.path)
-        return read_record(folder.path)
+    code = _code_of_this_process()
+    with folder_of_this_run(plain) as folder:
+        if not folder.is_finished:
+            return _train(config, plain, code, folder)
+        record = read_record(folder.path)
+        if reason := difference(record.git, code):
+            log.warning(
+                "already finished: %s, but %s; resume=false trains it again",
+                folder.path,
+                reason,
+            )
+        else:
+            log.info("already finished: %s (resume=false trains it again)", folder.path)
+        return record
+
+
+@functools.cache
+def _code_of_this_process() -> dict[str, Any]:
+    """Git's state at the first run: the code that also the later runs of a sweep have loaded."""
+    return git_state()
+
+
+def _train(
+    config: TrainConfig, plain: dict[str, Any], code: dict[str, Any], folder: RunFolder
+) -> Record | None:
     announce(config, folder)
-    assert isinstance(config.recipe, AffinityRecipeConfig)  # psc.config.checks
-    assert isinstance(config.dataset, FibsemConfig)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
-    prepare_synthetic(config.dataset)
-    splits = read_splits(config.dataset)
-    network = build_network(config.backbone, config.block)
-    data = AffinityData(
-        splits,
-        config.dataset,
-        config.recipe,
-        network,
-        seed=config.seed,
-        workers=loader_workers(config.trainer),
-    )
+    application = build_application(config)
+    network = application.build_network()
+    data = application.training_data(network, loader_workers(config.trainer))
     iterations = data.epochs * data.iterations_per_epoch
-    task = AffinityTask(
-        network,
-        config.recipe,
-        loss=config.recipe.loss,
-        iterations=iterations,
-        channels_last=config.trainer.channels_last,
-    )
+    task = application.task(network, iterations)
     start = _first_step(folder, plain, network)
-    if _is_first_process():
+    if is_first_process():
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
         write_json(plain, folder.path / "config.json")
     throughput = Throughput()
@@ -122,7 +119,7 @@ def train(config: TrainConfig) -> Record | None:
         if compiles(config.trainer):
             network.compile()
         began = time.monotonic()
-        _fit(trainer, task, data, folder.resume_from)
+        _fit(trainer, task, data, folder)
         if not trainer.is_global_zero:
             return None
         attempt = Attempt(
@@ -132,7 +129,7 @@ def train(config: TrainConfig) -> Record | None:
             trainer.global_step,
             trainer.strategy.root_device,
         )
-        record = _finish(config, folder, splits, attempt)
+        record = _finish(application, folder, attempt)
         for logger in loggers:
             logger.log_metrics(
                 {f"test/{k}": v for k, v in record.metrics["test"].items()}, step=record.iterations
@@ -142,7 +139,7 @@ def train(config: TrainConfig) -> Record | None:
 
 def announce(config: TrainConfig, folder: RunFolder) -> None:
     """Say what was chosen for the user, and how to choose otherwise."""
-    if not _is_first_process():
+    if not is_first_process():
         return
     if config.budget.name == "auto":
         device = "a GPU" if torch.cuda.is_available() else "no GPU"
@@ -172,23 +169,7 @@ def announce(config: TrainConfig, folder: RunFolder) -> None:
     )
 
 
-def _folder(plain: dict[str, Any]) -> RunFolder:
-    """The run's folder; the first process of a distributed run chooses for all it starts."""
-    if (chosen := os.environ.get(FOLDER_VARIABLE)) and not _is_first_process():
-        resume_from = os.environ[RESUME_VARIABLE]
-        return RunFolder(Path(chosen), Path(resume_from) if resume_from else None)
-    folder = choose_run_folder(plain)
-    os.environ[FOLDER_VARIABLE] = str(folder.path)
-    os.environ[RESUME_VARIABLE] = str(folder.resume_from or "")
-    return folder
-
-
-def _is_first_process() -> bool:
-    """Before a trainer exists, its launchers' variables tell."""
-    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID"))
-
-
-def _first_step(folder: RunFolder, plain: dict[str, Any], network: UNet) -> int:
+def _first_step(folder: RunFolder, plain: dict[str, Any], network: nn.Module) -> int:
     """The iteration that a run continues at, after checking that the checkpoint fits it.
 
     Raises:
@@ -209,40 +190,40 @@ def _first_step(folder: RunFolder, plain: dict[str, Any], network: UNet) -> int:
 
 
 def _fit(
-    trainer: lightning.Trainer, task: AffinityTask, data: AffinityData, resume_from: Path | None
+    trainer: lightning.Trainer,
+    task: lightning.LightningModule,
+    data: lightning.LightningDataModule,
+    folder: RunFolder,
 ) -> None:
     """Lightning's fit, except that an interruption stays a KeyboardInterrupt."""
     try:
-        with argv_of_this_job():
-            trainer.fit(task, datamodule=data, ckpt_path=resume_from, weights_only=True)
-    except SystemExit:
-        if trainer.interrupted:
+        with handed_to_children(folder):
+            trainer.fit(task, datamodule=data, ckpt_path=folder.resume_from, weights_only=True)
+    except SystemExit as error:
+        # Lightning's exit after Ctrl-C or a kill. Submitit exits too, having queued a job again.
+        if isinstance(error, SIGTERMException) or isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None
         raise
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # the next job of a sweep starts its own
 
 
-def _finish(config: TrainConfig, folder: RunFolder, splits: Splits, attempt: Attempt) -> Record:
+def _finish(application: Application, folder: RunFolder, attempt: Attempt) -> Record:
     """Evaluate the best checkpoint and write the record."""
-    assert isinstance(config.dataset, FibsemConfig)
-    assert isinstance(config.recipe, AffinityRecipeConfig)
+    config = application.config
     best = folder.checkpoints / BEST
-    network = build_network(config.backbone, config.block)
+    network = application.build_network()
     load_network_weights(network, load_checkpoint(best), best)
-    input_size = patch_input_size(config.recipe, network)
     began = time.monotonic()
-    metrics = evaluate_affinities(
+    metrics = application.evaluate(
         network.to(attempt.device).eval(),
-        splits,
-        config.dataset,
-        config.segmentation,
         folder.path / "evaluation",
-        tile_input=input_size,
         device=attempt.device,
         source={"checkpoint": str(best.relative_to(folder.path)), "run": folder.path.name},
     )
     # Backward costs twice the forward pass: a gradient of the input and one of the weights.
     on_meta = build_network_on_meta(config.backbone, config.block)
-    flops = 3 * config.recipe.batch_size * forward_flops(on_meta, input_size)
+    sample = forward_flops(on_meta, sample_shape(config.recipe, on_meta))
     record = Record(
         run=folder.path.name,
         config=asdict(config),
@@ -253,9 +234,9 @@ def _finish(config: TrainConfig, folder: RunFolder, splits: Splits, attempt: Att
             "training": round(max(attempt.seconds, _logged_seconds(folder)), 1),
             "evaluation": round(time.monotonic() - began, 1),
         },
-        throughput=attempt.throughput.summary(flops),
+        throughput=attempt.throughput.summary(3 * config.recipe.batch_size * sample),
         seed=config.seed,
-        data=splits.record(),
+        data=application.data_record(),
         git=attempt.code,
         versions=versions(),
         hardware=hardware(attempt.device.type),

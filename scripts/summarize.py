@@ -9,16 +9,24 @@ from psc.reporting.summary import write_summary
 
 
 def main() -> None:
-    """Write summary.md and the pictures into the folder of runs, print the table."""
+    """Write the summary's tables and pictures into the folder of runs, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="a folder of run folders, such as runs")
-    folder = parser.parse_args().folder
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--commit", help="only runs of this version of the code")
+    which.add_argument(
+        "--all-commits", action="store_true", help="every version of the code, in rows of its own"
+    )
+    arguments = parser.parse_args()
     try:
-        print(write_summary(folder))
+        summary = write_summary(
+            arguments.folder, commit=arguments.commit, all_commits=arguments.all_commits
+        )
     except PSCError as error:
         sys.exit(f"error: {error}")
-    for name in ("summary.md", "summary.png", "curves.png", "thresholds.png"):
-        print(folder / name)
+    print(summary.text)
+    for path in summary.files:
+        print(path)
 
 
 if __name__ == "__main__":

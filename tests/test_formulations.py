@@ -1,4 +1,4 @@
-"""Folded and plain formulations: the same numbers, gradients and parameters; when which is taken."""
+"""Folded and plain formulations: the same numbers, gradients, parameters; which is taken when."""
 
 import itertools
 

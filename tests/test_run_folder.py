@@ -1,9 +1,12 @@
 """Run folders: named by the configuration, found again by a resume, never shared."""
 
+import os
+
 import pytest
 
+from psc import run_folder
 from psc.errors import CheckpointError
-from psc.run_folder import choose_run_folder, config_hash, run_name
+from psc.run_folder import choose_run_folder, claimed_run_folder, config_hash, run_name
 
 
 @pytest.fixture
@@ -86,3 +89,50 @@ def test_resume_from_a_path(config, tmp_path):
     assert elsewhere.resume_from == foreign
     with pytest.raises(CheckpointError, match="no such file"):
         choose_run_folder(config | {"resume": str(tmp_path / "none.ckpt")})
+
+
+def test_new_runs_that_start_together_get_folders_of_their_own(config, tmp_path):
+    with claimed_run_folder(config) as first, claimed_run_folder(config) as second:
+        assert not first.path.exists()  # a run that fails early leaves nothing
+        assert second.path.name == f"{first.path.name}-2"
+        make(first.path)
+        with claimed_run_folder(config) as third:
+            assert third.path.name == f"{first.path.name}-3"
+    assert [path.name for path in tmp_path.iterdir()] == [first.path.name]  # no lock is left
+
+
+def test_a_run_in_another_process_s_hands_is_not_resumed(config):
+    resumed = config | {"resume": True}
+    with claimed_run_folder(config) as folder:
+        for last in (False, True):  # before and after its first checkpoint
+            with (
+                pytest.raises(CheckpointError, match=f"trained by process {os.getpid()} on"),
+                claimed_run_folder(resumed),
+            ):
+                pass
+            if not last:
+                make(folder.path, last=True)
+    with claimed_run_folder(resumed) as again:
+        assert again.path == folder.path
+        assert again.resume_from is not None
+
+
+def test_a_finished_run_needs_no_claim(config):
+    make(choose_run_folder(config).path, last=True, finished=True)
+    resumed = config | {"resume": True}
+    with claimed_run_folder(resumed) as one, claimed_run_folder(resumed) as other:
+        assert one == other
+        assert one.is_finished
+
+
+def test_a_run_that_finishes_between_choice_and_claim_is_seen_to_be_finished(config, monkeypatch):
+    locked = run_folder.try_lock
+
+    def finished_just_before(path):
+        monkeypatch.setattr(run_folder, "try_lock", locked)
+        make(choose_run_folder(config).path, last=True, finished=True)
+        return locked(path)
+
+    monkeypatch.setattr(run_folder, "try_lock", finished_just_before)
+    with claimed_run_folder(config | {"resume": True}) as folder:
+        assert folder.is_finished

@@ -1,4 +1,4 @@
-"""Segments: how many blocks stand for a run of convolutions, how far they reach, what M they get."""
+"""Segments: how many blocks stand for a run of convolutions, their reach and their M."""
 
 import pytest
 import torch

@@ -21,6 +21,7 @@ def register() -> None:
     for name, node in (
         ("train", schema.TrainConfig),
         ("evaluate", schema.EvaluateConfig),
+        ("summary", schema.SummaryConfig),
         ("unet", schema.UNetConfig),
         ("resnet", schema.ResNetConfig),
         ("densenet", schema.DenseNetConfig),

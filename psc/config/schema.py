@@ -272,3 +272,16 @@ class EvaluateConfig:
     accelerator: str = "auto"
     output: str | None = None
     overwrite: bool = False
+
+
+@dataclass
+class SummaryConfig:
+    """Everything that ``scripts/summary.py`` takes; ``input_size`` null: the paper's."""
+
+    backbone: BackboneConfig = MISSING
+    block: BlockConfig = MISSING
+    input_size: Any = None
+    batch_size: int = 1
+    format: str = "text"
+    table: bool = False
+    into: str | None = None

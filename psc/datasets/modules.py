@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from psc.backbones.geometry import VolumeNetwork
 from psc.build import patch_input_size
-from psc.config.schema import AffinityRecipeConfig, FibsemConfig
+from psc.config.schema import AffinityRecipeConfig, FibsemConfig, RecipeConfig
 from psc.datasets.fibsem import AffinityPatches, ValidationPatches
 from psc.datasets.splits import Splits
 from psc.datasets.transforms import Augmentation
@@ -45,7 +45,7 @@ class EpochSampler(Sampler[int]):
         return self.length
 
 
-def training_epochs(recipe: AffinityRecipeConfig) -> tuple[int, int]:
+def training_epochs(recipe: RecipeConfig) -> tuple[int, int]:
     """Number of epochs (validation intervals) and iterations of each.
 
     ``iterations`` is divided evenly into intervals of at most ``validate_every``; where it does
@@ -55,7 +55,19 @@ def training_epochs(recipe: AffinityRecipeConfig) -> tuple[int, int]:
     return epochs, math.ceil(recipe.iterations / epochs)
 
 
-class AffinityData(lightning.LightningDataModule):
+class TrainingData(lightning.LightningDataModule):
+    """Batches of a training, in epochs that end with a validation.
+
+    Attributes:
+        epochs: number of validation intervals.
+        iterations_per_epoch: iterations of each.
+    """
+
+    epochs: int
+    iterations_per_epoch: int
+
+
+class AffinityData(TrainingData):
     """Patches of EM volumes for ``psc.tasks.AffinityTask``.
 
     Args:

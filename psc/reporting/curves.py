@@ -24,6 +24,11 @@ _HEIGHT = 2.4  # inches
 _SMOOTHED_PARTS = 50  # a training curve is averaged over a fiftieth of its points
 
 
+def _marker(i: int) -> str:
+    """Markers go round out of step with the colours, so that 49 curves differ."""
+    return _MARKERS[(i + i // len(_COLOURS)) % len(_MARKERS)]
+
+
 def curves_figure(metrics_csv: Mapping[str, Path], path: Path | str) -> None:
     """Training and validation loss against the iteration, one colour for each run.
 
@@ -57,11 +62,11 @@ def curves_figure(metrics_csv: Mapping[str, Path], path: Path | str) -> None:
             steps, losses = training[label]
             axes.plot(steps, losses, color=colour, alpha=0.25, linewidth=0.5)
             axes.plot(*_smoothed(steps, losses), color=colour, linestyle=(0, (4, 1.5)))
-            axes.plot(*validation[label], color=colour, marker=_MARKERS[i % 7], markersize=3)
+            axes.plot(*validation[label], color=colour, marker=_marker(i), markersize=3)
         axes.set(xlabel="iteration", ylabel="loss")
         _positive_range(axes, [losses for _, losses in (*training.values(), *validation.values())])
         runs = [
-            Line2D([], [], color=_COLOURS[i % len(_COLOURS)], marker=_MARKERS[i % 7], markersize=3)
+            Line2D([], [], color=_COLOURS[i % len(_COLOURS)], marker=_marker(i), markersize=3)
             for i in range(len(metrics_csv))
         ]
         kinds = [
@@ -101,7 +106,7 @@ def threshold_figure(
     with page_style():
         figure, (left, right) = _figure_of_axes(2)
         for i, (label, (thresholds, split, merge)) in enumerate(tables.items()):
-            colour, marker = _COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]
+            colour, marker = _COLOURS[i % len(_COLOURS)], _marker(i)
             total = split + merge
             best = int(np.argmin(total))
             for axes, x, y in ((left, merge, split), (right, thresholds, total)):

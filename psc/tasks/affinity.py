@@ -6,9 +6,9 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from psc.config.schema import RecipeConfig
-from psc.errors import DivergenceError
+from psc.tasks.divergence import check_finite
 from psc.tasks.losses import LOSSES
-from psc.tasks.optimization import build_optimizer, learning_rate_factor
+from psc.tasks.optimization import configure_adam
 
 
 class AffinityTask(lightning.LightningModule):
@@ -57,28 +57,14 @@ class AffinityTask(lightning.LightningModule):
         self.log("validation/loss", self._loss(batch), batch_size=size, sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
-        """End a training that has diverged instead of computing on.
-
-        Raises:
-            DivergenceError: if the validation loss is not finite.
-        """
-        loss = self.trainer.callback_metrics["validation/loss"]
-        if not torch.isfinite(loss):
-            raise DivergenceError(
-                f"validation/loss is {loss.item()} after iteration {self.trainer.global_step}: the "
-                "training has diverged. Checkpoints from before are intact; try a lower "
-                "recipe.optimizer.learning_rate"
-            )
+        """End a training that has diverged (``psc.tasks.divergence``)."""
+        check_finite(
+            float(self.trainer.callback_metrics["validation/loss"]), self.trainer.global_step
+        )
 
     def _loss(self, batch: dict[str, Tensor]) -> Tensor:
         return self.loss(self(batch["raw"]), batch["affinities"], batch["mask"])
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Adam and its schedule, stepped every iteration."""
-        optimizer = build_optimizer(self.network, self.recipe.optimizer)
-        factor = learning_rate_factor(self.recipe.schedule, self.iterations)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        return configure_adam(self.network, self.recipe, self.iterations)

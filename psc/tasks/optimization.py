@@ -4,9 +4,20 @@ import math
 from collections.abc import Callable
 
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 
-from psc.config.schema import OptimizerConfig, ScheduleConfig
+from psc.config.schema import OptimizerConfig, RecipeConfig, ScheduleConfig
+
+
+def configure_adam(
+    network: nn.Module, recipe: RecipeConfig, iterations: int
+) -> OptimizerLRSchedulerConfig:
+    """Adam and its schedule, stepped every iteration, as Lightning wants them."""
+    optimizer = build_optimizer(network, recipe.optimizer)
+    factor = learning_rate_factor(recipe.schedule, iterations)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
 def build_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.Adam:

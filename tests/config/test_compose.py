@@ -3,24 +3,113 @@
 from pathlib import Path
 
 import pytest
+import torch
+import torchvision
 from hydra.errors import HydraException
 
-from psc.build import build_network_on_meta, patch_input_size
+from psc.build import (
+    build_network,
+    build_network_on_meta,
+    paper_input_shape,
+    patch_input_size,
+)
 from psc.config import choices, compose
 from psc.config.compose import CONFIG_DIRECTORY
-from psc.errors import ConfigError
+from psc.config.summary import compose_summary
+from psc.errors import CheckpointError, ConfigError
 
 
 def names(group):
     return sorted(path.stem for path in (CONFIG_DIRECTORY / group).glob("*.yaml"))
 
 
+TRAINABLE = sorted(path.name for path in (CONFIG_DIRECTORY / "recipe").iterdir())
+
+
 @pytest.mark.parametrize("block", names("block"))
 @pytest.mark.parametrize("backbone", names("backbone"))
+def test_every_network_of_the_grid_runs_at_the_papers_size(backbone, block):
+    config = compose_summary([f"backbone={backbone}", f"block={block}"])
+    network = build_network_on_meta(config.backbone, config.block)
+    shape = paper_input_shape(config.backbone, network)
+    y = network(torch.zeros(shape, device="meta"))
+    y.sum().backward()
+    assert all(p.grad is not None for p in network.parameters())
+    if backbone == "unet":  # valid sizes are far apart where n is 3: 46 comes after 44
+        assert y.shape in ((1, 3, 44, 44, 44), (1, 3, 46, 46, 46))
+    else:
+        assert y.shape == ((1, 101) if "resnet" in backbone else (1, 4, *shape[2:]))
+
+
+SMALL = {
+    "unet": ("backbone.base_width=3", "backbone.depth=1", "backbone.padding=same"),
+    "resnet18": ("backbone.base_width=4",),
+    "resnet34": ("backbone.base_width=4",),
+    "densenet": ("backbone.growth=4", "backbone.initial_channels=8", "backbone.dense_blocks=2"),
+    "densenet_bui": ("backbone.growth=4", "backbone.initial_channels=8", "backbone.dense_blocks=2"),
+}
+
+
+@pytest.mark.parametrize("block", names("block"))
+@pytest.mark.parametrize("backbone", names("backbone"))
+def test_every_network_of_the_grid_runs_forward_and_backward_on_the_cpu(backbone, block):
+    config = compose_summary([f"backbone={backbone}", f"block={block}", *SMALL[backbone]])
+    network = build_network(config.backbone, config.block)
+    y = network(torch.randn(2, config.backbone.in_channels, 16, 16, 16))
+    assert y.isfinite().all()
+    y.square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+@pytest.mark.parametrize("backbone", TRAINABLE)
 @pytest.mark.parametrize("budget", names("budget"))
-def test_every_network_of_the_grid_composes_and_builds(backbone, block, budget):
-    config = compose([f"backbone={backbone}", f"block={block}", f"budget={budget}"])
-    assert sum(p.numel() for p in build_network_on_meta(config.backbone, config.block).parameters())
+def test_every_recipe_composes(backbone, budget):
+    config = compose([f"backbone={backbone}", f"budget={budget}"])
+    assert config.recipe.name.startswith(f"{backbone}/")
+
+
+@pytest.mark.parametrize("backbone", TRAINABLE)
+@pytest.mark.parametrize("block", names("block"))
+def test_every_block_composes_into_what_trains(backbone, block):
+    assert compose([f"backbone={backbone}", f"block={block}"]).block.name in (block, "p2sc2")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["backbone=densenet", "block=3d", "backbone.layers_per_segment=2"], "needs a block with"),
+        (["backbone=densenet", "backbone.compression=0"], "compression"),
+        (["backbone=densenet", "backbone.upsampling=nearest"], "interpolation, transposed"),
+        (["backbone=densenet", "backbone.dense_blocks=0"], "dense_blocks"),
+        (["backbone=densenet_bui", "backbone.classes=5"], "classes"),
+        (["backbone=resnet34", "backbone.layers=50"], "backbone.layers=50: known are 18, 34"),
+        (["backbone=resnet34", "backbone.stem=flat"], "backbone.stem=flat: allowed are conv3d"),
+        (["backbone=resnet34", "backbone.shortcut=none"], "allowed are projection, identity"),
+        (["backbone=resnet34", "backbone.weights=missing.pth"], "missing.pth: no such file"),
+        (["backbone=unet", "backbone.depth=0"], "backbone.depth=0"),
+        (["backbone=unet", "backbone.base_width=2", "block=p3sc2"], "less than m=3"),
+        (["block.width_divisor=0"], "block.width_divisor=0"),
+    ],
+)
+def test_impossible_networks_are_refused(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        compose_summary(overrides)
+
+
+def test_weights_start_a_network_and_others_are_refused(tmp_path):
+    torch.manual_seed(0)
+    path = tmp_path / "r3d_18.pth"
+    torch.save(torchvision.models.video.r3d_18(num_classes=7).state_dict(), path)
+    build = [f"backbone.weights={path}", "backbone=resnet18"]
+    config = compose_summary([*build, "block=3d"])
+    network = build_network(config.backbone, config.block)
+    theirs = torch.load(path, weights_only=True)
+    convolution = network.stages[3][1].segment.layers.conv_2.conv
+    assert torch.equal(convolution.weight, theirs["layer4.1.conv2.0.weight"])
+    assert network.classifier.out_features == 101
+    other = compose_summary([*build, "block=p1sc1"])
+    with pytest.raises(CheckpointError, match=r"stages\.0\.0.*block=3d"):
+        build_network(other.backbone, other.block)
 
 
 @pytest.mark.parametrize("group", ["dataset", "logger", "segmentation"])

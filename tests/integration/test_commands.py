@@ -51,12 +51,18 @@ def test_multirun_leaves_one_record_per_run_and_summarize_compares_them(tiny_run
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_network(tiny_run, tmp_path):
-    result = call("train.py", *tiny_run, "trainer.devices=2", "trainer.strategy=ddp")
+def test_two_processes_train_one_network_and_then_another(tiny_run, tmp_path):
+    distributed = ["trainer.devices=2", "trainer.strategy=ddp"]
+    # By sweep=…, which the second process must not take for a sweep of its own
+    sweep = ["sweep=mn", "block.m=1", "block.n=1", "seed=0,1"]
+    result = call("train.py", *tiny_run, *distributed, *sweep)
     assert result.returncode == 0, result.stderr
-    (record,) = records(tmp_path / "runs")
-    assert record.iterations == 6
-    assert len(list((tmp_path / "runs").iterdir())) == 1
+    found = records(tmp_path / "runs")
+    assert [(record.seed, record.iterations) for record in found] == [(0, 6), (1, 6)]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == sorted(
+        ["sweeps", *(record.run for record in found)]
+    )
+    assert len(list((tmp_path / "runs" / "sweeps").iterdir())) == 1
 
 
 @pytest.mark.slow

@@ -1,0 +1,21 @@
+"""The paper's applications (Section 4): one file each, behind one interface."""
+
+from psc.applications.affinity import AffinityApplication
+from psc.applications.base import Application
+from psc.config.schema import AffinityRecipeConfig, RecipeConfig, TrainConfig
+
+__all__ = ["Application", "build_application"]
+
+_APPLICATIONS: dict[type[RecipeConfig], type[Application]] = {
+    AffinityRecipeConfig: AffinityApplication,
+}
+"""Recipe → application: a recipe says what is learned."""
+
+
+def build_application(config: TrainConfig) -> Application:
+    """The application of a checked configuration; reads its data.
+
+    Raises:
+        PSCError: for data that is missing or cannot be used.
+    """
+    return _APPLICATIONS[type(config.recipe)](config)

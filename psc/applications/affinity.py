@@ -1,0 +1,85 @@
+"""Neuron segmentation from electron microscopy (Section 4.3): affinities, then agglomeration."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from psc.affinity_protocol import evaluate_affinities
+from psc.applications.base import Application
+from psc.backbones import DenseNet, UNet
+from psc.backbones.geometry import VolumeNetwork
+from psc.build import build_volume_network, patch_input_size
+from psc.config.schema import AffinityRecipeConfig, FibsemConfig, TrainConfig
+from psc.datasets.modules import AffinityData
+from psc.datasets.splits import prepare_synthetic, read_splits
+from psc.errors import ConfigError
+from psc.tasks.affinity import AffinityTask
+
+
+class AffinityApplication(Application):
+    """Reads volumes with neuron labels, trains on patches, segments and scores the test part.
+
+    Raises:
+        ConfigError: for a data set without affinities.
+        DataError: for files that are missing, damaged or without labels.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__(config)
+        if not isinstance(config.dataset, FibsemConfig):
+            raise ConfigError(f"dataset={config.dataset.name} cannot be read as affinities")
+        assert isinstance(config.recipe, AffinityRecipeConfig)  # psc.config.checks
+        self._dataset, self._recipe = config.dataset, config.recipe
+        prepare_synthetic(config.dataset)
+        self._splits = read_splits(config.dataset)
+
+    def build_network(self) -> UNet | DenseNet:
+        """A network from volumes to volumes."""
+        return build_volume_network(self.config.backbone, self.config.block)
+
+    def training_data(self, network: nn.Module, workers: int) -> AffinityData:
+        """Random patches, and fixed ones to validate on."""
+        return AffinityData(
+            self._splits,
+            self._dataset,
+            self._recipe,
+            _volume_network(network),
+            seed=self.config.seed,
+            workers=workers,
+        )
+
+    def task(self, network: nn.Module, iterations: int) -> AffinityTask:
+        """The affinity loss that the recipe names."""
+        return AffinityTask(
+            network,
+            self._recipe,
+            loss=self._recipe.loss,
+            iterations=iterations,
+            channels_last=self.config.trainer.channels_last,
+        )
+
+    def evaluate(
+        self, network: nn.Module, folder: Path, *, device: torch.device, source: dict[str, str]
+    ) -> dict[str, Any]:
+        """Threshold chosen on the validation part; VI and adapted Rand error of the test part."""
+        return evaluate_affinities(
+            _volume_network(network),
+            self._splits,
+            self._dataset,
+            self.config.segmentation,
+            folder,
+            tile_input=patch_input_size(self._recipe, _volume_network(network)),
+            device=device,
+            source=source,
+        )
+
+    def data_record(self) -> dict[str, Any]:
+        """Kind, slabs and files."""
+        return self._splits.record()
+
+
+def _volume_network(network: nn.Module) -> VolumeNetwork:
+    assert isinstance(network, VolumeNetwork)
+    return network

@@ -1,0 +1,106 @@
+"""Which runs are averaged, which are compared, and what each network is called."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psc.code_version import code_version
+from psc.results import Record
+from psc.run_folder import TRAINER_WITHOUT_EFFECT
+
+SLABS = ("train", "validation", "test")
+"""Parts of a data set's configuration that are paths: a record's ``data`` says what was read."""
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Runs of one configuration, one kind of data and one version of the code: seeds apart.
+
+    Attributes:
+        records: at least one.
+    """
+
+    records: tuple[Record, ...]
+
+    @property
+    def first(self) -> Record:
+        """The record that stands for what all have in common."""
+        return self.records[0]
+
+    @property
+    def block(self) -> str:
+        """Name of the block."""
+        return str(self.first.config["block"]["name"])
+
+    @property
+    def backbone(self) -> str:
+        """Name of the backbone."""
+        return str(self.first.config["backbone"]["name"])
+
+    @property
+    def version(self) -> str:
+        """Version of the code."""
+        return code_version(self.first.git)
+
+    def scores(self, key: str) -> list[float]:
+        """A test score of every run, VI in bits."""
+        return [float(record.metrics["test"][key]) for record in self.records]
+
+    def baseline(self, key: str) -> list[float]:
+        """The same of the segmentation without a network."""
+        return [float(record.metrics["baseline"]["test"][key]) for record in self.records]
+
+
+def group_records(records: Sequence[Record]) -> list[Group]:
+    """Runs that differ in nothing but their seed, together; groups in order of appearance."""
+    groups: dict[tuple[Any, ...], list[Record]] = {}
+    for record in records:
+        groups.setdefault(_configuration(record), []).append(record)
+    return [Group(tuple(group)) for group in groups.values()]
+
+
+def comparable(groups: Sequence[Group]) -> list[list[Group]]:
+    """Groups whose scores may be compared, together: same test data, same segmentation."""
+    together: dict[tuple[Any, ...], list[Group]] = {}
+    for group in groups:
+        together.setdefault(_test(group.first), []).append(group)
+    return list(together.values())
+
+
+def group_names(groups: Sequence[Group]) -> list[str]:
+    """What each group is called beside the others: its block, and what else it takes.
+
+    The backbone, the iterations and the version of the code are said where they differ; groups
+    that still have one name are numbered.
+    """
+    aspects = [
+        (group.backbone, f"{group.first.iterations:,} it.", group.version) for group in groups
+    ]
+    differ = [len(set(column)) > 1 for column in zip(*aspects, strict=True)]
+    names: list[str] = []
+    for group, aspect in zip(groups, aspects, strict=True):
+        parts = [text for text, needed in zip(aspect, differ, strict=True) if needed]
+        name = f"{group.block} ({', '.join(parts)})" if parts else group.block
+        taken = sum(other == name or other.startswith(f"{name} #") for other in names)
+        names.append(f"{name} #{taken + 1}" if taken else name)
+    return names
+
+
+def _test(record: Record) -> tuple[Any, ...]:
+    """What a score depends on beside the network."""
+    files = tuple(sorted(file["sha256"] for file in record.data["files"]))
+    test = tuple(record.data.get("splits", {}).get("test", ()))
+    return record.config["dataset"]["name"], files, test, repr(record.config["segmentation"])
+
+
+def _configuration(record: Record) -> tuple[Any, ...]:
+    """Everything that decides a result but the seed."""
+    parts = {key: record.config[key] for key in ("backbone", "block", "recipe")}
+    parts["dataset"] = _without(record.config["dataset"], SLABS)
+    parts["trainer"] = _without(record.config.get("trainer", {}), TRAINER_WITHOUT_EFFECT)
+    splits = repr(record.data.get("splits"))
+    return (*_test(record), splits, repr(parts), code_version(record.git))
+
+
+def _without(config: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in keys}

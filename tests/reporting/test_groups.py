@@ -1,0 +1,59 @@
+"""What is averaged, what is compared, and what networks are called."""
+
+import pytest
+
+from psc.reporting.groups import comparable, group_names, group_records
+
+
+def test_seeds_are_one_group(make_record):
+    groups = group_records([make_record(seed=0), make_record("p2sc2"), make_record(seed=1)])
+    assert [[record.seed for record in group.records] for group in groups] == [[0, 1], [0]]
+    assert groups[0].scores("split") == [0.5, 0.5]
+    assert groups[0].baseline("total") == [4.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "together"),
+    [
+        ({"trainer": {"progress_bar": False, "workers": 3}}, True),
+        ({"dataset": {"name": "d", "test": [{"raw": "there.h5"}]}}, True),  # same bytes elsewhere
+        ({"trainer": {"devices": 2}}, False),
+        ({"trainer": {"precision": "16-mixed"}}, False),
+        ({"recipe": {"iterations": 6}}, False),
+        ({"backbone": {"name": "unet", "base_width": 8}}, False),
+        ({"dataset": {"name": "d", "zero_label": "boundary"}}, False),
+        ({"splits": {"train": ["other[0:9]"], "test": ["here[0:9]"]}}, False),
+        ({"commit": "b" * 40}, False),
+        ({"dirty": True}, False),
+    ],
+)
+def test_what_decides_a_result_separates(make_record, changes, together):
+    groups = group_records([make_record(seed=0), make_record(seed=1, **changes)])
+    assert len(groups) == (1 if together else 2)
+    assert len(comparable(groups)) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dataset": {"name": "other"}},
+        {"segmentation": {"scoring": "mean"}},
+        {"splits": {"test": ["here[9:18]"]}},
+    ],
+)
+def test_other_tests_are_not_compared(make_record, changes):
+    groups = group_records([make_record(), make_record("p2sc2"), make_record(**changes)])
+    assert [len(together) for together in comparable(groups)] == [2, 1]
+
+
+def test_a_name_says_what_it_takes(make_record):
+    def names(*records):
+        return group_names(group_records(records))
+
+    assert names(make_record(), make_record("p2sc2")) == ["3d", "p2sc2"]
+    longer = make_record(recipe={"iterations": 1200})
+    assert names(make_record(), longer) == ["3d (5 it.)", "3d (1,200 it.)"]
+    other = make_record("p2sc2", commit="b" * 40)
+    assert names(make_record(), other) == ["3d (aaaaaaaa)", "p2sc2 (bbbbbbbb)"]
+    wide = make_record(backbone={"name": "unet", "base_width": 8})
+    assert names(make_record(), wide, make_record("p2sc2")) == ["3d", "3d #2", "p2sc2"]
