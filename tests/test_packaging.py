@@ -73,7 +73,8 @@ def test_the_package_reports_the_version_of_the_project():
 
 
 def test_the_library_works_without_the_training_framework():
-    core = ["psc.blocks", "psc.segments", "psc.widths", "psc.metrics", "psc.segmentation"]
+    core = ["psc.blocks", "psc.segments", "psc.widths", "psc.backbones", "psc.accounting"]
+    core += ["psc.published", "psc.metrics", "psc.segmentation"]
     program = f"import {', '.join(core)}, sys; print('\\n'.join(sys.modules))"
     loaded = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True

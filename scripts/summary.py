@@ -1,0 +1,29 @@
+"""What a network has and costs: ``python scripts/summary.py backbone=resnet34 block=p2sc2``.
+
+``table=true`` prints the README's table of all networks instead.
+"""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from psc.cli import run
+from psc.config.summary import to_summary
+from psc.reporting.network_summary import network_summary
+from psc.reporting.parameter_table import insert_table, paper_accounts, parameter_table
+
+
+def main(config: DictConfig) -> None:
+    """Check the composed configuration, then print one network's account, or the table."""
+    typed = to_summary(config)
+    if not typed.table:
+        print(network_summary(typed))
+        return
+    table = parameter_table(paper_accounts())
+    print(table)
+    if typed.into is not None:
+        insert_table(Path(typed.into), table)
+
+
+if __name__ == "__main__":
+    run("summary", main)
