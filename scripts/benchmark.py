@@ -3,8 +3,10 @@
     python scripts/benchmark.py metrics            # label metrics against scikit-image
     python scripts/benchmark.py crops              # training patches against a NumPy copy
     python scripts/benchmark.py block              # P_mSC_n against plain 3D convolutions
+    python scripts/benchmark.py networks           # whole networks, beside torchvision's, MONAI's
 
-Prints Markdown tables; ``--out FILE.json`` keeps the numbers together with versions and machine.
+Prints Markdown tables. ``--out FILE.json`` keeps the numbers together with versions and machine,
+``--csv FILE`` all tables as one, ``--markdown FILE`` what is printed.
 """
 
 import argparse
@@ -13,17 +15,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from benchmarks import block, crops, metrics
-from benchmarks.report import Report, write_json
+from benchmarks import block, crops, metrics, networks
+from benchmarks.conditions import CLOCKS, LAYOUTS, PRECISIONS
+from benchmarks.report import Report, write_csv, write_json, write_markdown
 
 from psc.errors import PSCError
+from psc.formulations import FORMULATIONS
+
+_WRITERS: dict[str, Callable[[Report, Path], None]] = {
+    "out": write_json,
+    "csv": write_csv,
+    "markdown": write_markdown,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one benchmark; the exit status is 1 where the user's input was refused."""
     options = vars(_parser().parse_args(arguments))
     run: Callable[..., Report] = options.pop("run")
-    out: Path | None = options.pop("out")
+    paths: dict[str, Path | None] = {name: options.pop(name) for name in _WRITERS}
     if (threads := options.pop("threads")) is not None:
         torch.set_num_threads(threads)
     try:
@@ -32,8 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(report.as_markdown())
-    if out is not None:
-        write_json(report, out)
+    for name, path in paths.items():
+        if path is not None:
+            _WRITERS[name](report, path)
     return 0
 
 
@@ -42,23 +53,46 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True)
-    for module in (metrics, crops, block):
+    for module in (metrics, crops, block, networks):
         name = module.__name__.rpartition(".")[2]
         command = commands.add_parser(name, help=(module.__doc__ or "").splitlines()[0])
         command.set_defaults(run=module.run)
         command.add_argument("--out", type=Path, help="write the results to this JSON file")
+        command.add_argument("--csv", type=Path, help="write the tables to this CSV file")
+        command.add_argument("--markdown", type=Path, help="write the tables to this Markdown file")
         command.add_argument("--repeats", type=_positive, help="rounds per contestant")
-        command.add_argument("--size", type=_positive, help="voxels per axis")
+        command.add_argument("--size", type=_positive, help="voxels per axis (block: at most)")
         command.add_argument("--seed", type=int, help="seed of everything random")
         command.add_argument("--threads", type=_positive, help="CPU threads of PyTorch")
         if module is crops:
             command.add_argument("--input-size", type=_positive, help="voxels per axis of a patch")
+        if module in (block, networks):
+            _add_conditions(command)
         if module is block:
-            command.add_argument("--levels", type=_positive, help="first levels of the U-Net only")
-            command.add_argument("--padding", choices=("same", "valid"))
-            command.add_argument("--device", choices=("cpu", "cuda"))
-            command.add_argument("--precisions", nargs="+", choices=("fp32", "tf32", "bf16"))
+            command.add_argument("--segments", nargs="+", help="unet, resnet, or channels: 24-72")
+            command.add_argument("--formulations", nargs="+", choices=FORMULATIONS)
+            command.add_argument("--padding", choices=("same", "valid"), help="of the U-Net's")
+        if module is networks:
+            command.add_argument("--backbones", nargs="+", help="names of configs/backbone")
+            command.add_argument("--formulation", choices=FORMULATIONS, help="of the blocks")
     return parser
+
+
+def _add_conditions(command: argparse.ArgumentParser) -> None:
+    """What both benchmarks of networks take."""
+    precisions = list(dict.fromkeys(p for names in PRECISIONS.values() for p in names))
+    command.add_argument("--blocks", nargs="+", help="names of configs/block; 3d is always there")
+    command.add_argument("--batch-size", type=_positive, help="samples per input")
+    command.add_argument(
+        "--device", choices=tuple(PRECISIONS), help="default: a GPU if there is one"
+    )
+    command.add_argument("--precisions", nargs="+", choices=precisions)
+    command.add_argument("--layouts", nargs="+", choices=tuple(LAYOUTS))
+    command.add_argument(
+        "--clock",
+        choices=sorted(set(CLOCKS.values())),
+        help="whose seconds are compared; default: wall on a GPU, cpu on a CPU",
+    )
 
 
 def _positive(text: str) -> int:

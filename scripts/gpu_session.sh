@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything that waits for a GPU, in order of worth: correctness of the block in bf16, the benchmark
-# grid, then the EM networks at the paper's width on the real sample (PSC_SAMPLE_DATA).
+# of the block at every width, that of whole networks, then the EM networks at the paper's width on
+# the real sample (PSC_SAMPLE_DATA).
 #   scripts/gpu_session.sh OUTPUT_FOLDER [MINUTES_PER_NETWORK]
 # Copy the records (result.json, metrics.csv) from OUTPUT_FOLDER/runs to experiments/ afterwards.
 set -uo pipefail
@@ -19,7 +20,11 @@ step() { # a step that fails must not take the others with it
 }
 
 step 'bf16 against fp32' "$python" -m pytest -q -m gpu tests
-step 'benchmark grid' "$python" scripts/benchmark.py block --out "$out/benchmark_block.json"
+for benchmark in block networks; do
+  step "benchmark: $benchmark" "$python" scripts/benchmark.py "$benchmark" \
+    --out "$out/benchmark_$benchmark.json" --csv "$out/benchmark_$benchmark.csv" \
+    --markdown "$out/benchmark_$benchmark.md"
+done
 for block in 3d p2sc2; do
   step "EM at full width: $block" "$python" train.py \
     backbone=unet block="$block" budget=paper dataset=fibsem_sample \

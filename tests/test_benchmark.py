@@ -12,7 +12,7 @@ SCRIPTS = Path(__file__).parent.parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))  # where Python itself looks when the script is started
 
 import benchmark  # noqa: E402
-from benchmarks import metrics, report, timing  # noqa: E402
+from benchmarks import metrics, timing  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -75,8 +75,12 @@ def test_crops(tmp_path):
     assert (result["settings"]["input_size"], result["settings"]["output_size"]) == (14, 4)
 
 
+def times_of(result):
+    return result["tables"]["time against the fastest 3d"]
+
+
 def test_block(tmp_path):
-    arguments = ("--size", "6", "--levels", "1", "--device", "cpu", "--precisions", "fp32")
+    arguments = ("--size", "6", "--segments", "1-24", "--device", "cpu", "--precisions", "fp32")
 
     result = run(tmp_path, "block", *arguments)
 
@@ -87,19 +91,60 @@ def test_block(tmp_path):
     for row in errors:  # bf16 has 8 bits: wrong kernels are off by 1, right ones by 0.01 to 0.1
         assert 0 < row["output_error"] < 0.05
         assert 0 < row["gradient_error"] < 0.3
-    times = result["tables"]["time against 3d"]
-    assert [row["segment"] for row in times] == segments * 2
-    assert {row["layout"] for row in times} == {"contiguous", "channels_last_3d"}
+    times = times_of(result)
+    layouts = ["contiguous", "channels_last_3d"]
+    forms = [("3d", "plain", layout) for layout in layouts]
+    forms += [(s, f, layout) for s in segments[1:] for f in ("auto", "plain") for layout in layouts]
+    assert [(row["segment"], row["formulation"], row["layout"]) for row in times] == forms
     for row in times:
         assert row["fails"] is None
-        assert row["forward_seconds"] > 0
-        assert row["training_seconds"] > 0
-        assert (row["channels"], row["voxels"], row["precision"]) == ("1 to 24", 6, "fp32")
-    plain, p1sc1 = times[:2]
-    assert plain["forward_time_ratio"] == plain["forward_flop_ratio"] == 1
+        assert (row["channels"], row["input"], row["precision"]) == ("1-24", "1x6x6x6", "fp32")
+        assert row["clock"] == "CPU seconds"
+    check_ratios(times)
+    p1sc1 = times[2]
     # 1 to 24 to 24 channels with 27 taps each, against 9 taps to M = 8 (Eq. 5) and 3 to 24, twice.
     expected = (9 * 8 + 3 * 8 * 24 + 9 * 24 * 8 + 3 * 8 * 24) / (27 * 24 + 27 * 24 * 24)
     assert p1sc1["forward_flop_ratio"] == pytest.approx(expected)
+
+
+def check_ratios(times):
+    """Every ratio follows from the seconds of the table."""
+    for what in ("forward", "training"):
+        seconds = f"{what}_seconds"
+        assert all(row[seconds] > 0 for row in times)
+        peer = min(row[seconds] for row in times if row["segment"] == "3d")
+        for row in times:
+            of_segment = [r for r in times if r["segment"] == row["segment"]]
+            plain = min(r[seconds] for r in of_segment if r["formulation"] == "plain")
+            ratio = row[f"{what}_time_ratio"]
+            assert ratio == pytest.approx(row[seconds] / peer)
+            over_flops = ratio / row[f"{what}_flop_ratio"]
+            assert row[f"{what}_time_over_flops"] == pytest.approx(over_flops)
+            assert row[f"{what}_relative_to_plain"] == pytest.approx(row[seconds] / plain)
+
+
+def test_block_of_the_resnet(tmp_path):
+    arguments = ("--size", "8", "--segments", "64-64", "--blocks", "p2sc2", "--device", "cpu")
+
+    result = run(tmp_path, "block", *arguments, "--precisions", "fp32", "--batch-size", "2")
+
+    times = times_of(result)
+    check_ratios(times)
+    assert {row["input"] for row in times} == {"2x8x8x8"}
+    # Eq. 5 gives 144 for 64 to 64, 72 for each of two streams, with no cap of the backbone's.
+    stream = 9 * 64 * 72 + 9 * 72 * 72 + 5 * 72 * 32
+    for row in times[2:]:
+        assert row["segment"] == "p2sc2"
+        assert row["forward_flop_ratio"] == pytest.approx(2 * stream / (2 * 27 * 64 * 64))
+    (auto, plain) = result["tables"]["fastest layout of each"]
+    assert (auto["formulation"], plain["formulation"]) == ("auto", "plain")
+    for best, rows in ((auto, times[2:4]), (plain, times[4:])):
+        for what in ("forward", "training"):
+            expected = min(row[f"{what}_time_over_flops"] for row in rows)
+            assert best[f"{what}_time_over_flops"] == expected
+        over = max(best["forward_time_over_flops"], best["training_time_over_flops"])
+        assert best["at_most_1.2"] == (over <= 1.2)
+    assert plain["forward_relative_to_plain"] == 1
 
 
 @pytest.mark.gpu
@@ -107,9 +152,9 @@ def test_block(tmp_path):
 def test_block_on_a_gpu(tmp_path):
     result = run(tmp_path, "block", "--size", "8", "--device", "cuda")
 
-    times = result["tables"]["time against 3d"]
+    times = times_of(result)
     assert {row["precision"] for row in times} == {"fp32", "tf32", "bf16"}
-    assert len(times) == 4 * 3 * 2 * 6
+    assert len(times) == 9 * 3 * 2 * (1 + 5 * 2)  # levels, precisions, layouts, forms
     assert all(row["fails"] is None and row["training_peak_extra_mb"] > 0 for row in times)
     assert all(row["output_error"] < 0.05 for row in result["tables"]["bf16 against fp32"])
 
@@ -117,8 +162,11 @@ def test_block_on_a_gpu(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["block", "--device", "cpu", "--levels", "5"], "levels = 5: the U-Net has 4"),
+        (["block", "--segments", "24-71"], "segments ['24-71']: there are unet, resnet, 1-24"),
+        (["block", "--blocks", "p4sc1"], "block p4sc1: there are 3d, p1sc1"),
         (["block", "--size", "6", "--padding", "valid"], "size = 6: p2sc3 looks at 7 voxels"),
+        (["networks", "--backbones", "vgg"], "backbone vgg: there are densenet"),
+        (["networks", "--backbones", "unet", "--size", "20"], "nearest valid sizes: 16"),
         (["block", "--device", "cpu", "--precisions", "tf32"], "on cpu there are fp32, bf16"),
         (
             ["crops", "--size", "20", "--input-size", "21"],
@@ -150,6 +198,20 @@ def test_contestants_take_turns_after_a_warm_up():
     assert len(timings["a"].cpu) == len(timings["b"].wall) == 3
     assert timings["c"].failure == "ValueError: first line"
     assert timings["c"].cpu_median is timings["c"].wall_median is None
+
+
+def test_who_fails_late_is_out_of_the_race():
+    left = [None, None, None]  # two calls that warm up, one round
+
+    def fails_in_the_second_round():
+        left.pop()
+
+    contestants = {"a": fails_in_the_second_round, "b": lambda: None}
+    timings = timing.interleave(contestants, repeats=3)
+
+    assert timings["a"].failure == "IndexError: pop from empty list"
+    assert timings["a"].median("cpu") is None
+    assert len(timings["b"].wall) == 3
 
 
 def test_short_calls_are_repeated_and_waited_for():
@@ -190,29 +252,3 @@ def test_label_volumes():
     assert len(np.unique(truth)) - 1 > len(np.unique(predicted)) > 1
     assert np.array_equal(truth, metrics.label_volumes(30, seed=3)[0])
     assert not np.array_equal(truth, metrics.label_volumes(30, seed=4)[0])
-
-
-def test_markdown_table():
-    rows = [
-        {"name": "a|b", "wall_seconds": 0.0123456, "fails": None},
-        {"name": "c", "wall_seconds": 12345.6, "fails": "no"},
-    ]
-
-    assert report.markdown_table(rows).splitlines() == [
-        "| name | wall seconds | fails |",
-        "| --- | --- | --- |",
-        "| a/b | 0.0123 | – |",
-        "| c | 12346 | no |",
-    ]
-
-
-def test_a_result_that_cannot_be_written_leaves_the_old_one(tmp_path):
-    path = tmp_path / "result.json"
-    path.write_text("old")
-    unwritable = report.Report("metrics", {"size": object()}, {})
-
-    with pytest.raises(TypeError):
-        report.write_json(unwritable, path)
-
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]

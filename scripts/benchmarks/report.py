@@ -1,21 +1,24 @@
-"""What a benchmark leaves behind: a table to read, and a JSON file that says where it was run."""
+"""What a benchmark leaves behind: tables to read, and files that say where it was run."""
 
+import contextlib
+import csv
+import io
 import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["Report", "environment", "markdown_table", "write_json"]
+__all__ = ["Report", "environment", "markdown_table", "write_csv", "write_json", "write_markdown"]
 
 Row = dict[str, Any]
-_LIBRARIES = ("torch", "numpy", "numba", "scipy", "scikit-image")
+_LIBRARIES = ("torch", "torchvision", "monai", "numpy", "numba", "scipy", "scikit-image")
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,17 @@ def environment() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in _LIBRARIES},
+        "versions": _versions(),
     }
+
+
+def _versions() -> dict[str, str]:
+    """Of the libraries that are installed: MONAI need not be."""
+    versions = {}
+    for name in _LIBRARIES:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
@@ -74,10 +86,44 @@ def markdown_table(rows: Sequence[Row]) -> str:
 
 def write_json(report: Report, path: Path) -> None:
     """Write the report; the file appears complete or not at all."""
+    _write(path, json.dumps(report.as_dict(), indent=2) + "\n")
+
+
+def write_csv(report: Report, path: Path) -> None:
+    """Write all tables into one file, as complete or not at all as the others.
+
+    The columns are those of all tables, in order, and empty where a table does not have them;
+    before them come the table's name and the processor or GPU.
+    """
+    columns = ["table", "hardware"]
+    for rows in report.tables.values():
+        columns += [column for column in (rows[0] if rows else ()) if column not in columns]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for name, rows in report.tables.items():
+        writer.writerows({"table": name, "hardware": _hardware(report), **row} for row in rows)
+    _write(path, text.getvalue())
+
+
+def write_markdown(report: Report, path: Path) -> None:
+    """Write the tables under one line about settings and machine."""
+    found = environment()
+    settings = ", ".join(f"{key} {_text(value)}" for key, value in report.settings.items())
+    machine = f"{_hardware(report)}, {found['threads']} threads, torch {found['versions']['torch']}"
+    _write(path, f"{machine}, {found['date']}; {settings}\n\n{report.as_markdown()}\n")
+
+
+def _hardware(report: Report) -> str:
+    found = environment()
+    return str(found["gpu"] if report.settings.get("device") == "cuda" else found["cpu"])
+
+
+def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(json.dumps(report.as_dict(), indent=2) + "\n", encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -2,7 +2,8 @@
 
 Contestants run A B A B ... in one process, so that a change of clock speed or a busy neighbour
 meets all of them alike. Process CPU seconds are the figure to compare on a shared machine, wall
-seconds on a GPU; both are reported as medians.
+seconds on a GPU; both are reported as medians. CPU seconds add up over threads, idle ones that spin
+included: with several threads they say what a call costs the machine, not how long it takes.
 """
 
 import gc
@@ -10,10 +11,14 @@ import math
 import statistics
 import time
 import tracemalloc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from typing import Literal, TypeVar
 
-__all__ = ["Timing", "interleave", "peak_python_memory"]
+__all__ = ["Clock", "Timing", "failure", "interleave", "peak_python_memory"]
+
+Clock = Literal["cpu", "wall"]
+Name = TypeVar("Name", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -40,14 +45,18 @@ class Timing:
         """Median wall seconds per call, None after a failure."""
         return statistics.median(self.wall) if self.wall else None
 
+    def median(self, clock: Clock) -> float | None:
+        """Median seconds per call by the clock, None after a failure."""
+        return self.cpu_median if clock == "cpu" else self.wall_median
+
 
 def interleave(
-    contestants: Mapping[str, Callable[[], object]],
+    contestants: Mapping[Name, Callable[[], object]],
     repeats: int,
     *,
     finish: Callable[[], object] | None = None,
     shortest: float = 0.0,
-) -> dict[str, Timing]:
+) -> dict[Name, Timing]:
     """Run all contestants in turn, ``repeats`` rounds after one that warms up.
 
     Args:
@@ -61,23 +70,33 @@ def interleave(
         Timings by name, in the order of the contestants.
     """
     wait = finish or (lambda: None)
-    calls: dict[str, int] = {}
-    timings: dict[str, Timing] = {name: Timing() for name in contestants}
+    calls: dict[Name, int] = {}
+    timings: dict[Name, Timing] = {name: Timing() for name in contestants}
     for name, function in contestants.items():
         try:
             _measure(function, 1, wait)  # compiles, picks algorithms, fills caches
             _, seconds = _measure(function, 1, wait)
         except Exception as error:
-            message = str(error).strip().splitlines()
-            timings[name] = Timing(failure=f"{type(error).__name__}: {''.join(message[:1])}")
+            timings[name] = Timing(failure=failure(error))
         else:
             calls[name] = max(1, math.ceil(shortest / max(seconds, 1e-9)))
     for _ in range(repeats):
-        for name, count in calls.items():
-            cpu, wall = _measure(contestants[name], count, wait)
-            before = timings[name]
-            timings[name] = Timing((*before.cpu, cpu), (*before.wall, wall))
+        for name in list(calls):
+            try:
+                cpu, wall = _measure(contestants[name], calls[name], wait)
+            except Exception as error:  # the others may have taken the memory since
+                timings[name] = Timing(failure=failure(error))
+                del calls[name]
+            else:
+                before = timings[name]
+                timings[name] = Timing((*before.cpu, cpu), (*before.wall, wall))
     return timings
+
+
+def failure(error: Exception) -> str:
+    """Type and first line of an error."""
+    message = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {''.join(message[:1])}"
 
 
 def _measure(
