@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from psc.convolutions import ConvolutionOptions, Segment, check_positive
 from psc.errors import ConfigError
-from psc.formulations import concatenate, folds
+from psc.formulations import Formulation, concatenate, folds
 from psc.streams import Stream
 from psc.widths import PUBLISHED_MAXIMUM_WIDTH, stream_width
 
@@ -91,7 +91,6 @@ class PSCBlock(Segment):
         elif width < 1:
             raise ConfigError(f"width must be at least 1, got {width}")
         self.m, self.n, self.width = m, n, width
-        self._formulation = options.formulation
         self.streams = nn.ModuleList(
             Stream(
                 in_channels,
@@ -114,8 +113,19 @@ class PSCBlock(Segment):
         if len(self.streams) == 1:
             y: Tensor = self.streams[0](x)
             return y
-        folded = folds(x, self._formulation)
+        folded = folds(x, self.formulation)
         return concatenate([stream(x) for stream in self.streams], folded=folded)
+
+    @property
+    def formulation(self) -> Formulation:
+        """How the convolutions are computed (``psc.formulations``); may be set at any time."""
+        first: Stream = self.streams[0]  # type: ignore[assignment]
+        return first.formulation
+
+    @formulation.setter
+    def formulation(self, formulation: Formulation) -> None:
+        for stream in self.streams:
+            stream.formulation = formulation  # type: ignore[assignment]
 
     def extra_repr(self) -> str:
         """The paper's name of the block, and M."""

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from psc.convolutions import AXES, ConvolutionOptions, Triple, convolution
 from psc.formulations import (
+    Formulation,
     fold,
     folded_axis_convolution,
     folded_plane_convolution,
@@ -19,7 +20,7 @@ class Stream(nn.Sequential):
 
     Its parts are named ``plane_1`` … ``plane_n`` and ``axis``, each with its ``conv`` and, as the
     options say, ``norm`` and ``activation``. Parameters are those of ``nn.Conv3d`` whatever
-    formulation computes them, so that checkpoints do not depend on it.
+    ``formulation`` computes them, so that checkpoints do not depend on it; it may be set anew.
 
     Args:
         in_channels: channels that enter.
@@ -66,11 +67,12 @@ class Stream(nn.Sequential):
             build=_StreamConv3d,
         )
         super().__init__(parts)
-        self._axis, self._formulation = axis, options.formulation
+        self._axis = axis
+        self.formulation: Formulation = options.formulation
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, D, H, W) → (N, out_channels, D', H', W')."""
-        if not folds(x, self._formulation):
+        if not folds(x, self.formulation):
             for part in self:
                 x = part(x)
             return x

@@ -149,7 +149,7 @@ def test_the_formulation_reaches_every_block(formulation):
     with torch.device("meta"):
         network = candidate.build()
 
-    found = {module._formulation for module in network.modules() if hasattr(module, "_formulation")}
+    found = {module.formulation for module in network.modules() if hasattr(module, "formulation")}
     assert found == {formulation}
     assert sum(isinstance(module, PSCBlock) for module in network.modules()) == 8
 

@@ -5,6 +5,8 @@ import pytest
 import yaml
 
 from psc.config.choices import FIBSEM_FILES
+from psc.data_sources import SourceFile, source_files
+from psc.errors import DataError
 
 ROOT = Path(__file__).parents[1]
 SOURCES = yaml.safe_load((ROOT / "data/sources.yaml").read_text(encoding="utf-8"))
@@ -29,7 +31,7 @@ def test_each_file_says_where_it_comes_from_and_lands(name: str, file: dict):
 
 def test_checksums_are_all_different():
     sums = [file["sha256"] for _, file in FILES if file["sha256"] != "unknown"]
-    assert len(sums) == len(set(sums)) == 6
+    assert len(sums) == len(set(sums)) == 7
 
 
 def test_downloads_land_where_the_data_set_is_looked_for():
@@ -45,3 +47,40 @@ def test_the_readme_shows_every_folder_and_file_of_fibsem():
     for name in FIBSEM_FILES:
         folder, file = name.split("/")
         assert re.search(rf"^ +{folder}/ .*{file}", readme, flags=re.MULTILINE), name
+
+
+def test_the_list_is_read_as_it_is_written():
+    rar, splits = source_files("ucf101")
+    assert rar == SourceFile(
+        path=Path("UCF101.rar"),
+        url="https://www.crcv.ucf.edu/data/UCF101/UCF101.rar",
+        rounded_size=6_500_000_000,
+        sha256=None,
+    )
+    assert splits.rounded_size == 113_943
+    assert [file.path.as_posix() for file in source_files("fibsem")] == list(FIBSEM_FILES)
+    assert source_files("ibsr") == []
+
+
+ENTRY = {"path": "data/x/file", "url": "https://host/file", "size": "1 MB", "sha256": "a" * 64}
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (None, "cannot be read"),
+        ("a: [", "cannot be read"),
+        ("- a", "no files of 'x'"),
+        ("y: {files: []}", "no files of 'x'"),
+        (yaml.safe_dump({"x": {"files": [{**ENTRY, "path": "data/y/file"}]}}), "an entry of x"),
+        (yaml.safe_dump({"x": {"files": [{**ENTRY, "size": "much"}]}}), "size 'much'"),
+        (yaml.safe_dump({"x": {"files": [{**ENTRY, "sha256": "b"}]}}), "sha256 'b'"),
+        (yaml.safe_dump({"x": {"files": [{"path": "data/x/file"}]}}), "'url'"),
+    ],
+)
+def test_a_list_that_cannot_be_used(tmp_path, content, what):
+    listing = tmp_path / "sources.yaml"
+    if content is not None:
+        listing.write_text(content)
+    with pytest.raises(DataError, match=what):
+        source_files("x", listing)

@@ -172,6 +172,13 @@ def test_compiles_in_one_graph():
         torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
 
 
+def test_a_formulation_set_later_reaches_the_streams():
+    block = PSCBlock(2, 4, m=2, n=1)
+    assert block.formulation == "auto"
+    block.formulation = "plain"
+    assert [stream.formulation for stream in block.streams] == ["plain", "plain"]
+
+
 def test_an_unknown_formulation_is_refused_with_the_known_ones():
     with pytest.raises(ConfigError, match="formulation must be one of auto, plain, folded"):
         PSCBlock(2, 4, formulation="fast")

@@ -13,7 +13,6 @@ from psc.build import build_network
 from psc.config.schema import BackboneConfig, DenseNetConfig, ResNetConfig, UNetConfig
 from psc.errors import ConfigError
 from psc.formulations import Formulation
-from psc.streams import Stream
 
 __all__ = ["BACKBONES", "Candidate", "Input", "candidates_for", "default_input"]
 
@@ -132,8 +131,8 @@ def _configuration(backbone: str) -> BackboneConfig:
 def _build(backbone: str, block: str, formulation: Formulation) -> nn.Module:
     network = build_network(_configuration(backbone), block_configuration(block))
     for module in network.modules():
-        if isinstance(module, PSCBlock | Stream):
-            module._formulation = formulation  # no configuration has it: "auto" is for users
+        if isinstance(module, PSCBlock):
+            module.formulation = formulation  # no configuration has it: "auto" is for users
     return network
 
 
