@@ -9,11 +9,11 @@ STAMP := .venv/.installed
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo sweep test lint format clean
+.PHONY: help setup demo sweep parameters data-ucf101 data-fibsem test lint format clean
 
 help: ## Show this help
 	@echo 'make TARGET [ARGS="..."] [PYTHON=python3.12]'
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(STAMP) ## Make .venv with PYTHON and install everything there (again when pyproject.toml changes)
 
@@ -26,6 +26,16 @@ sweep: $(STAMP) ## Train a whole sweep, several runs at once, and summarise it (
 	$(BIN)/python train.py --multirun sweep=$(SWEEP) hydra/launcher=local \
 	  output_directory=runs/$(SWEEP) $(ARGS)
 	$(BIN)/python scripts/summarize.py runs/$(SWEEP)
+
+parameters: $(STAMP) ## Write the README's table of parameters and multiply-adds anew
+	$(BIN)/python scripts/summary.py table=true into=README.md
+
+data-ucf101: $(STAMP) ## Download UCF101, 6.5 GB, and prepare it for training (64 GB)
+	$(BIN)/python scripts/download_ucf101.py $(ARGS)
+	$(BIN)/python scripts/prepare_ucf101.py
+
+data-fibsem: $(STAMP) ## Download the FIB-25 volumes
+	$(BIN)/python scripts/download_fibsem.py $(ARGS)
 
 test: $(STAMP) ## Run the tests (ARGS: to pytest, e.g. ARGS="-k unet")
 	$(BIN)/python -m pytest -q $(ARGS)

@@ -49,7 +49,7 @@ def test_every_training_command_composes(command: str):
     assert len({repr(config) for config in configs}) == len(runs)
 
 
-@pytest.mark.parametrize("target", re.findall(r"^make (\w+)", "\n".join(COMMANDS), re.MULTILINE))
+@pytest.mark.parametrize("target", re.findall(r"^make ([\w-]+)", "\n".join(COMMANDS), re.MULTILINE))
 def test_every_make_target_exists(target: str):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert re.search(rf"^{target}:.*## ", makefile, flags=re.MULTILINE)
