@@ -20,6 +20,7 @@ from psc.config.schema import (
     ResNetConfig,
     SegmentationConfig,
     UNetConfig,
+    VideoRecipeConfig,
 )
 from psc.errors import ConfigError
 from psc.segmentation.pipeline import SegmentationOptions
@@ -184,6 +185,8 @@ def sample_shape(recipe: RecipeConfig, network: nn.Module) -> tuple[int, ...]:
     """
     if isinstance(recipe, AffinityRecipeConfig) and isinstance(network, VolumeNetwork):
         return (1, 1, *(patch_input_size(recipe, network),) * 3)
+    if isinstance(recipe, VideoRecipeConfig) and isinstance(network, ResNet):
+        return (1, 3, recipe.frames, recipe.size, recipe.size)
     raise ConfigError(f"recipe={recipe.name} does not train a {type(network).__name__}")
 
 
@@ -209,9 +212,10 @@ def forward_flops(network: nn.Module, input_shape: tuple[int, ...]) -> int:
     """FLOPs (two per multiply-add) of a forward pass, counted without computing it.
 
     Args:
-        network: on the meta device.
+        network: on the meta device; it is put into evaluation mode, in which batch norm takes a
+            single sample.
         input_shape: (N, C, D, H, W).
     """
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        network(torch.zeros(input_shape))
+        network.eval()(torch.zeros(input_shape))
     return int(counter.get_total_flops())

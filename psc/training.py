@@ -104,7 +104,9 @@ def _train(
     callbacks: list[Callback] = [StoreConfig(plain), throughput]
     if config.trainer.progress_bar:
         callbacks.append(IterationProgress(iterations))
-    metrics = MetricsFile(folder.path / "metrics.csv", first_step=start)
+    metrics = MetricsFile(
+        folder.path / "metrics.csv", first_step=start, measures=application.measures
+    )
     quieten_lightning()
     with wandb_loggers(config.logger, plain, folder.path) as more_loggers:
         loggers = [metrics, *more_loggers]

@@ -2,12 +2,19 @@
 
 from psc.applications.affinity import AffinityApplication
 from psc.applications.base import Application
-from psc.config.schema import AffinityRecipeConfig, RecipeConfig, TrainConfig
+from psc.applications.video import VideoApplication
+from psc.config.schema import (
+    AffinityRecipeConfig,
+    RecipeConfig,
+    TrainConfig,
+    VideoRecipeConfig,
+)
 
 __all__ = ["Application", "build_application"]
 
 _APPLICATIONS: dict[type[RecipeConfig], type[Application]] = {
     AffinityRecipeConfig: AffinityApplication,
+    VideoRecipeConfig: VideoApplication,
 }
 """Recipe → application: a recipe says what is learned."""
 

@@ -19,6 +19,9 @@ class Application(ABC):
     before anything is computed.
     """
 
+    measures: tuple[str, ...] = ()
+    """What its task logs into metrics.csv beside losses."""
+
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
 

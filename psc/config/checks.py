@@ -22,7 +22,9 @@ from psc.config.schema import (
     SlabConfig,
     TrainConfig,
     TrainerConfig,
+    UCF101Config,
     UNetConfig,
+    VideoRecipeConfig,
 )
 from psc.errors import ConfigError
 
@@ -146,6 +148,23 @@ def check_recipe(recipe: RecipeConfig) -> None:
         for key in ("contrast", "brightness"):
             _interval(f"recipe.augmentation.{key}", getattr(augmentation, key))
 
+    if isinstance(recipe, VideoRecipeConfig):
+        for key in (
+            "frames",
+            "temporal_stride",
+            "size",
+            "validation_clips",
+            "test_clips",
+            "evaluation_batch_size",
+        ):
+            _at_least(f"recipe.{key}", getattr(recipe, key), 1)
+        if not 0 <= recipe.label_smoothing < 1:
+            raise ConfigError(
+                f"recipe.label_smoothing={recipe.label_smoothing}: must lie in [0, 1)"
+            )
+        if not recipe.mixup >= 0:
+            raise ConfigError(f"recipe.mixup={recipe.mixup}: must be at least 0 (0: none)")
+
 
 def check_segmentation(segmentation: SegmentationConfig) -> None:
     """Fragments, scoring, thresholds, tiles.
@@ -185,6 +204,10 @@ def check_dataset(dataset: DatasetConfig) -> None:
     Raises:
         ConfigError: naming the split and the slab.
     """
+    if isinstance(dataset, UCF101Config):
+        _require("dataset.split", dataset.split, (1, 2, 3))
+        for key, minimum in (("classes", 2), ("validation_groups", 1), ("short_side", 1)):
+            _at_least(f"dataset.{key}", getattr(dataset, key), minimum)
     if not isinstance(dataset, FibsemConfig):
         return
     _require("dataset.zero_label", dataset.zero_label, ("ignore", "boundary"))
@@ -228,6 +251,8 @@ def _overlap(a: Sequence[int] | None, b: Sequence[int] | None) -> bool:
 
 def _check_task(config: TrainConfig) -> None:
     """Backbone, data set and recipe must belong to one task, and the patch must fit the network."""
+    if isinstance(config.backbone, ResNetConfig):
+        _check_video(config, config.backbone)
     if not isinstance(config.backbone, UNetConfig):
         return
     if not isinstance(config.dataset, FibsemConfig):
@@ -252,6 +277,32 @@ def _check_task(config: TrainConfig) -> None:
         raise ConfigError(
             f"segmentation.tile_input={tile}: the network needs tiles of at least {smallest} "
             "voxels; null takes the training patch's size"
+        )
+
+
+def _check_video(config: TrainConfig, backbone: ResNetConfig) -> None:
+    if not isinstance(config.dataset, UCF101Config):
+        raise ConfigError(
+            f"backbone={backbone.name} classifies videos and cannot read "
+            f"dataset={config.dataset.name}; allowed are ucf101, ucf101_sample, ucf101_synthetic"
+        )
+    if not isinstance(config.recipe, VideoRecipeConfig):
+        raise ConfigError(f"backbone={backbone.name} cannot train with recipe={config.recipe.name}")
+    if backbone.classes != config.dataset.classes or backbone.in_channels != 3:
+        raise ConfigError(
+            f"backbone.classes={backbone.classes}, in_channels={backbone.in_channels}: "
+            f"dataset={config.dataset.name} has {config.dataset.classes} classes and 3 colours"
+        )
+    recipe = config.recipe
+    if recipe.batch_size == 1 and recipe.frames <= 8 and recipe.size <= 16:
+        raise ConfigError(
+            f"recipe.batch_size=1 with clips of {recipe.frames}×{recipe.size}×{recipe.size}: batch "
+            "norm sees a single value per channel in the last stage; use larger batches or clips"
+        )
+    if config.recipe.size > config.dataset.short_side:
+        raise ConfigError(
+            f"recipe.size={config.recipe.size} does not fit into frames whose shorter side is "
+            f"dataset.short_side={config.dataset.short_side}"
         )
 
 

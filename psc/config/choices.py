@@ -34,11 +34,13 @@ PROJECT = Path(__file__).resolve().parents[2]
 def default_dataset(backbone: str) -> str:
     """Name of the data set that a backbone trains on when the user names none.
 
-    The U-Net: the whole of FIB-25 if it is on disk, else the real sample that
-    ``PSC_SAMPLE_DATA`` points to, else the synthetic stand-in.
+    The whole of FIB-25 (U-Net) or UCF101 (ResNet) if it is on disk, else the real sample that
+    ``PSC_SAMPLE_DATA`` points to (U-Net only: 114 clips teach no actions), else the synthetic
+    stand-in.
     """
-    if backbone != "unet":
-        return "fibsem_synthetic"  # psc.config.checks refuses what does not fit together
+    if backbone.startswith("resnet"):
+        prepared = PROJECT / "data" / "ucf101" / "prepared"
+        return "ucf101" if any(prepared.glob("*.h5")) else "ucf101_synthetic"
     if all((PROJECT / "data" / "fibsem" / name).is_file() for name in FIBSEM_FILES):
         return "fibsem"
     sample = os.environ.get(SAMPLE_VARIABLE)

@@ -27,6 +27,8 @@ def register() -> None:
         ("densenet", schema.DenseNetConfig),
         ("fibsem", schema.FibsemConfig),
         ("affinity_recipe", schema.AffinityRecipeConfig),
+        ("ucf101", schema.UCF101Config),
+        ("video_recipe", schema.VideoRecipeConfig),
     ):
         store.store(group="schema", name=name, node=node)
 

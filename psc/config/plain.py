@@ -13,13 +13,18 @@ from psc.config.schema import (
     DatasetConfig,
     FibsemConfig,
     RecipeConfig,
+    ResNetConfig,
     TrainConfig,
+    UCF101Config,
     UNetConfig,
+    VideoRecipeConfig,
 )
 from psc.errors import CheckpointError
 
 TYPES: dict[str, tuple[type[BackboneConfig], type[DatasetConfig], type[RecipeConfig]]] = {
     "unet": (UNetConfig, FibsemConfig, AffinityRecipeConfig),
+    "resnet18": (ResNetConfig, UCF101Config, VideoRecipeConfig),
+    "resnet34": (ResNetConfig, UCF101Config, VideoRecipeConfig),
 }
 """Backbone → types of its own, its data set's and its recipe's configuration."""
 

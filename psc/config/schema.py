@@ -125,6 +125,39 @@ class FibsemConfig(DatasetConfig):
 
 
 @dataclass
+class SyntheticVideosConfig:
+    """Films that ``psc.datasets.synthetic_video`` writes where ``dataset.videos`` says."""
+
+    groups: int = 25
+    clips: int = 2
+    seed: int = 0
+
+
+@dataclass
+class UCF101Config(DatasetConfig):
+    """Videos of actions in UCF101's folders and lists: ``psc.datasets.ucf101``.
+
+    ``prepared`` is the store that scripts/prepare_ucf101.py writes; with ``prepare`` true, training
+    writes it itself (for data sets of minutes, not hours).
+    """
+
+    videos: str = MISSING
+    lists: str = MISSING
+    prepared: str = MISSING
+    classes: int = MISSING
+    split: int = 1
+    validation_groups: int = 2
+    short_side: int = 80
+    prepare: bool = False
+    allow_missing: bool = False
+    shared_classes_only: bool = False
+    """Only classes with both training and test videos: a part of the data set has others too."""
+    synthetic: SyntheticVideosConfig | None = None
+    sample: bool = False
+    """A real but small sample: its records go into the tables of reduced protocols only."""
+
+
+@dataclass
 class OptimizerConfig:
     """Adam; the learning rate of biases is ``bias_learning_rate_factor`` times the weights'."""
 
@@ -182,6 +215,27 @@ class AffinityRecipeConfig(RecipeConfig):
     loss: str = "balanced_squared_error"
     validation_patches: int = 32
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+
+
+@dataclass
+class VideoRecipeConfig(RecipeConfig):
+    """Action recognition: ``psc.tasks.classification``; clips: ``psc.datasets.clips``."""
+
+    frames: int = 64
+    temporal_stride: int = 1
+    size: int = 64
+    random_crop: bool = True
+    flip: bool = True
+    shuffle_frames: bool = False
+    """A control: with its frames in random order a clip shows appearance, no motion."""
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    """Both parameters of the Beta distribution that two clips are blended by; 0: none."""
+    validation_clips: int = 1
+    """Clips of each validation video."""
+    test_clips: int = 20
+    """Clips of each test video, whose softmax is averaged."""
+    evaluation_batch_size: int = 32
 
 
 @dataclass
