@@ -1,4 +1,4 @@
-"""From films to record: the video application on a tiny synthetic data set, real files all the way."""
+"""From films to record: the video application on a tiny synthetic data set, on real files."""
 
 import csv
 import json
@@ -125,5 +125,5 @@ def test_volumes_are_no_videos():
 
 def test_batch_norm_of_a_single_value_is_refused():
     tiny = ["recipe.batch_size=1", "recipe.frames=8", "recipe.size=16"]
-    with pytest.raises(ConfigError, match="recipe.batch_size=1 with clips of 8×16×16"):
+    with pytest.raises(ConfigError, match="batch_size=1 with clips of 8×16×16"):
         compose(["backbone=resnet18", "budget=quick", *tiny])
