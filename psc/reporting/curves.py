@@ -1,6 +1,7 @@
 """Curves: how training went, and how a segmentation depends on the agglomeration threshold."""
 
 import csv
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,17 +10,26 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
 
 from psc.errors import ConfigError, DataError
 from psc.reporting.canvas import PAGE_WIDTH, checked_png, page_style, save_png
 
 __all__ = ["curves_figure", "read_curve", "threshold_figure"]
 
+log = logging.getLogger(__name__)
+
+TRAINING_ERROR = "train/error"
+VALIDATION_ACCURACY = "validation/top1"
+"""Columns of metrics.csv: the running error of an interval between validations, and 1 − error."""
+
 _Curve = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
+_Points = tuple[npt.NDArray[np.number], npt.NDArray[np.float64]]
 
 # Okabe and Ito's colours, told apart with any colour vision; markers repeat the distinction.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "osD^vPX"
+_DASHED = (0, (4, 1.5))
 _HEIGHT = 2.4  # inches
 _SMOOTHED_PARTS = 50  # a training curve is averaged over a fiftieth of its points
 
@@ -29,15 +39,26 @@ def _marker(i: int) -> str:
     return _MARKERS[(i + i // len(_COLOURS)) % len(_MARKERS)]
 
 
-def curves_figure(metrics_csv: Mapping[str, Path], path: Path | str) -> None:
+def curves_figure(
+    metrics_csv: Mapping[str, Path],
+    path: Path | str,
+    *,
+    errors: bool = False,
+    iterations_per_epoch: Mapping[str, float] | None = None,
+) -> None:
     """Training and validation loss against the iteration, one colour for each run.
 
     Training loss is that of one small batch and noisy, so it is drawn faintly and its running mean
     over a fiftieth of the points as a dashed line; validation loss is a solid line with markers.
+    With ``errors`` a second panel shows the errors in the same way, as Figure 4a does.
 
     Args:
         metrics_csv: the ``metrics.csv`` of run folders, by label, at least one.
         path: the PNG to write.
+        errors: also draw ``train/error``, as it stands at the end of each interval between
+            validations, and 1 − ``validation/top1``; left out where no run has logged them.
+        iterations_per_epoch: of each run, by label: errors are drawn against epochs; None: against
+            iterations.
 
     Raises:
         DataError: a file is missing or lacks the columns ``step`` and ``train/loss``, a value is no
@@ -49,37 +70,28 @@ def curves_figure(metrics_csv: Mapping[str, Path], path: Path | str) -> None:
         raise ConfigError("a figure of curves needs at least one run")
     training = {label: read_curve(file, "train/loss") for label, file in metrics_csv.items()}
     validation = {
-        label: read_curve(file, "validation/loss", required=False)
-        for label, file in metrics_csv.items()
+        label: _curve_if_any(file, "validation/loss") for label, file in metrics_csv.items()
     }
     for label, (steps, _) in training.items():
         if steps.size == 0:
             raise DataError(f"{metrics_csv[label]} holds no train/loss: has the run logged a step?")
+    of_errors = [_errors(file) for file in metrics_csv.values()] if errors else []
+    if errors and not any(values.size for run in of_errors for _, values in run):
+        log.warning("%s shows losses only: no run has logged %s", path, VALIDATION_ACCURACY)
+        of_errors = []
     with page_style():
-        figure, (axes,) = _figure_of_axes(1)
+        figure, axes = _figure_of_axes(2 if of_errors else 1)
         for i, label in enumerate(metrics_csv):
-            colour = _COLOURS[i % len(_COLOURS)]
-            steps, losses = training[label]
-            axes.plot(steps, losses, color=colour, alpha=0.25, linewidth=0.5)
-            axes.plot(*_smoothed(steps, losses), color=colour, linestyle=(0, (4, 1.5)))
-            axes.plot(*validation[label], color=colour, marker=_marker(i), markersize=3)
-        axes.set(xlabel="iteration", ylabel="loss")
-        _positive_range(axes, [losses for _, losses in (*training.values(), *validation.values())])
-        runs = [
-            Line2D([], [], color=_COLOURS[i % len(_COLOURS)], marker=_marker(i), markersize=3)
-            for i in range(len(metrics_csv))
-        ]
-        kinds = [
-            Line2D([], [], color="0.3", linestyle=(0, (4, 1.5))),
-            Line2D([], [], color="0.3", marker="o", markersize=3),
-        ]
-        axes.legend(
-            runs + kinds,
-            [*metrics_csv, "training", "validation"],
-            loc="upper left",
-            bbox_to_anchor=(1.01, 1),
-            borderaxespad=0,
-        )
+            axes[0].plot(*training[label], color=_colour(i), alpha=0.25, linewidth=0.5)
+            _draw(axes[0], i, _smoothed(*training[label]), validation[label])
+        axes[0].set(xlabel="iteration", ylabel="loss")
+        losses = [values for _, values in (*training.values(), *validation.values())]
+        _positive_range(axes[0], losses)
+        if of_errors:
+            per_epoch = [(iterations_per_epoch or {}).get(label, 1.0) for label in metrics_csv]
+            _draw_errors(axes[1], of_errors, per_epoch)
+            axes[1].set_xlabel("epoch" if iterations_per_epoch else "iteration")
+        _name_curves(axes[-1], list(metrics_csv))
         save_png(figure, path)
 
 
@@ -158,6 +170,59 @@ def read_curve(metrics_csv: Path, column: str, *, required: bool = True) -> _Cur
         raise DataError(f"{metrics_csv}: a value of step or {column} is no number") from error
     steps = sorted(values)
     return np.array(steps, dtype=np.int64), np.array([values[s] for s in steps], dtype=np.float64)
+
+
+def _curve_if_any(metrics_csv: Path, column: str) -> _Curve:
+    return read_curve(metrics_csv, column, required=False)
+
+
+def _errors(metrics_csv: Path) -> tuple[_Curve, _Curve]:
+    """Training and validation errors, shares of 1; the former at the end of each interval."""
+    steps, errors = _curve_if_any(metrics_csv, TRAINING_ERROR)
+    intervals = dict(zip(*_curve_if_any(metrics_csv, "epoch"), strict=True))
+    last = {intervals.get(step, step): i for i, step in enumerate(steps)}
+    ends = list(last.values())
+    validation_steps, accuracies = _curve_if_any(metrics_csv, VALIDATION_ACCURACY)
+    return (steps[ends], errors[ends]), (validation_steps, 1 - accuracies)
+
+
+def _colour(i: int) -> str:
+    return _COLOURS[i % len(_COLOURS)]
+
+
+def _draw(axes: Axes, i: int, training: _Points, validation: _Points) -> None:
+    """Training dashed, validation solid with markers, in the colour of run i."""
+    axes.plot(*training, color=_colour(i), linestyle=_DASHED)
+    axes.plot(*validation, color=_colour(i), marker=_marker(i), markersize=3)
+
+
+def _draw_errors(
+    axes: Axes, runs: Sequence[tuple[_Curve, _Curve]], per_epoch: Sequence[float]
+) -> None:
+    for i, run in enumerate(runs):
+        # Step s is the (s + 1)-th iteration.
+        _draw(axes, i, *(((steps + 1) / per_epoch[i], errors) for steps, errors in run))
+    highest = max(float(np.nanmax(errors)) for run in runs for _, errors in run if errors.size)
+    axes.set(ylabel="error", xlim=(0, None), ylim=(0, 1.05 * highest or None))
+    axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+
+
+def _name_curves(axes: Axes, runs: Sequence[str]) -> None:
+    """A legend on the right: runs by colour and marker, training and validation by line."""
+    of_runs = [
+        Line2D([], [], color=_colour(i), marker=_marker(i), markersize=3) for i in range(len(runs))
+    ]
+    kinds = [
+        Line2D([], [], color="0.3", linestyle=_DASHED),
+        Line2D([], [], color="0.3", marker="o", markersize=3),
+    ]
+    axes.legend(
+        of_runs + kinds,
+        [*runs, "training", "validation"],
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1),
+        borderaxespad=0,
+    )
 
 
 def _sweep_table(

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from psc.code_version import code_version
+from psc.reporting.measures import Measures, measures_of
 from psc.results import Record
 from psc.run_folder import TRAINER_WITHOUT_EFFECT
 
-SLABS = ("train", "validation", "test")
-"""Parts of a data set's configuration that are paths: a record's ``data`` says what was read."""
+WHERE = ("train", "validation", "test", "videos", "lists", "prepared", "prepare")
+"""Parts of a data set's configuration that say where it lies: a record's ``data`` says what was
+read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,25 +44,47 @@ class Group:
         """Version of the code."""
         return code_version(self.first.git)
 
+    @property
+    def measures(self) -> Measures:
+        """How its runs are scored."""
+        return measures_of(self.first)
+
+    @property
+    def control(self) -> str:
+        """What was taken away from the data on purpose, if anything."""
+        return "shuffled frames" if self.first.config["recipe"].get("shuffle_frames") else ""
+
     def scores(self, key: str) -> list[float]:
-        """A test score of every run, VI in bits."""
+        """A test score of every run, in the record's unit: VI in bits, accuracy as share of 1."""
         return [float(record.metrics["test"][key]) for record in self.records]
 
-    def baseline(self, key: str) -> list[float]:
-        """The same of the segmentation without a network."""
-        return [float(record.metrics["baseline"]["test"][key]) for record in self.records]
+    def floor(self, key: str) -> list[float]:
+        """The same of what needs no network."""
+        return [float(self.measures.floor(record)[key]) for record in self.records]
 
 
 def group_records(records: Sequence[Record]) -> list[Group]:
-    """Runs that differ in nothing but their seed, together; groups in order of appearance."""
+    """Runs that differ in nothing but their seed, together; groups in order of appearance.
+
+    Raises:
+        DataError: a record of no known application.
+    """
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
         groups.setdefault(_configuration(record), []).append(record)
     return [Group(tuple(group)) for group in groups.values()]
 
 
+def by_application(groups: Sequence[Group]) -> dict[Measures, list[Group]]:
+    """Groups that are scored in the same way, together; in order of appearance."""
+    together: dict[Measures, list[Group]] = {}
+    for group in groups:
+        together.setdefault(group.measures, []).append(group)
+    return together
+
+
 def comparable(groups: Sequence[Group]) -> list[list[Group]]:
-    """Groups whose scores may be compared, together: same test data, same segmentation."""
+    """Groups whose scores may be compared, together: same test data, same protocol."""
     together: dict[tuple[Any, ...], list[Group]] = {}
     for group in groups:
         together.setdefault(_test(group.first), []).append(group)
@@ -70,16 +94,17 @@ def comparable(groups: Sequence[Group]) -> list[list[Group]]:
 def group_names(groups: Sequence[Group]) -> list[str]:
     """What each group is called beside the others: its block, and what else it takes.
 
-    The backbone, the iterations and the version of the code are said where they differ; groups
-    that still have one name are numbered.
+    The backbone, the iterations, being a control and the version of the code are said where they
+    differ; groups that still have one name are numbered.
     """
     aspects = [
-        (group.backbone, f"{group.first.iterations:,} it.", group.version) for group in groups
+        (group.backbone, f"{group.first.iterations:,} it.", group.control, group.version)
+        for group in groups
     ]
     differ = [len(set(column)) > 1 for column in zip(*aspects, strict=True)]
     names: list[str] = []
     for group, aspect in zip(groups, aspects, strict=True):
-        parts = [text for text, needed in zip(aspect, differ, strict=True) if needed]
+        parts = [text for text, needed in zip(aspect, differ, strict=True) if needed and text]
         name = f"{group.block} ({', '.join(parts)})" if parts else group.block
         taken = sum(other == name or other.startswith(f"{name} #") for other in names)
         names.append(f"{name} #{taken + 1}" if taken else name)
@@ -89,14 +114,14 @@ def group_names(groups: Sequence[Group]) -> list[str]:
 def _test(record: Record) -> tuple[Any, ...]:
     """What a score depends on beside the network."""
     files = tuple(sorted(file["sha256"] for file in record.data["files"]))
-    test = tuple(record.data.get("splits", {}).get("test", ()))
-    return record.config["dataset"]["name"], files, test, repr(record.config["segmentation"])
+    measures = measures_of(record)
+    return measures, record.config["dataset"]["name"], files, measures.test(record)
 
 
 def _configuration(record: Record) -> tuple[Any, ...]:
     """Everything that decides a result but the seed."""
     parts = {key: record.config[key] for key in ("backbone", "block", "recipe")}
-    parts["dataset"] = _without(record.config["dataset"], SLABS)
+    parts["dataset"] = _without(record.config["dataset"], WHERE)
     parts["trainer"] = _without(record.config.get("trainer", {}), TRAINER_WITHOUT_EFFECT)
     splits = repr(record.data.get("splits"))
     return (*_test(record), splits, repr(parts), code_version(record.git))

@@ -1,8 +1,7 @@
-"""Runs side by side: a table of their records, and pictures of the same test slab."""
+"""Runs side by side: tables of their records, and pictures of the same test."""
 
 import logging
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -10,12 +9,13 @@ from statistics import mean, stdev
 import h5py
 import numpy as np
 
-from psc.code_version import code_version
 from psc.datasets import output
 from psc.errors import DataError
 from psc.reporting.costs import ForwardCost, forward_cost
 from psc.reporting.curves import curves_figure, threshold_figure
-from psc.reporting.groups import Group, comparable, group_names, group_records
+from psc.reporting.groups import Group, by_application, comparable, group_names, group_records
+from psc.reporting.measures import AFFINITY, Measures
+from psc.reporting.results_table import data_name, summary_text
 from psc.reporting.segmentation_figures import segmentation_figure
 from psc.reporting.spreadsheet import write_spreadsheet
 from psc.reporting.tradeoff import Comparison, Network, tradeoff_figure
@@ -23,19 +23,6 @@ from psc.reporting.versions import of_one_version
 from psc.results import FILE_NAME, Record, read_record
 
 log = logging.getLogger(__name__)
-
-HEADER = (
-    "block",
-    "parameters",
-    "iterations",
-    "VI split",
-    "VI merge",
-    "VI sum [bits]",
-    "adapted Rand error",
-    "against no network",
-    "training [min]",
-    "seeds",
-)
 
 
 @dataclass(frozen=True)
@@ -63,49 +50,13 @@ def read_records(folder: Path) -> dict[Path, Record]:
     return records
 
 
-def summary_table(records: Sequence[Record]) -> str:
-    """A Markdown table: one row per network, mean ± standard deviation over seeds.
-
-    After the networks of one test comes the baseline without any. Runs of different data,
-    settings, iterations or code are different rows, never averaged; a column says the backbone,
-    another the version of the code, where there are several.
-
-    Args:
-        records: of affinity runs.
-    """
-    groups = group_records(records)
-    optional = {
-        "backbone": {group: group.backbone for group in groups},
-        "code": {group: group.version for group in groups},
-    }
-    shown = {name: of for name, of in optional.items() if len(set(of.values())) > 1}
-    lines = [(*HEADER, *shown), ("---",) * (len(HEADER) + len(shown))]
-    for together in comparable(groups):
-        lines += [(*_row(group), *(of[group] for of in shown.values())) for group in together]
-        lines.append((*_baseline_row(together[0].first), *("" for _ in shown)))
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
-def summary_notes(records: Sequence[Record]) -> str:
-    """What the table's numbers come from, in one Markdown line per kind of data."""
-    notes = []
-    for kind in sorted({record.data["kind"] for record in records}):
-        some = [record for record in records if record.data["kind"] == kind]
-        devices = sorted({str(record.hardware["device"]) for record in some})
-        commits = sorted({code_version(record.git) for record in some})
-        notes.append(
-            f"{_kind(some[0])}; {some[0].config['dataset']['name']}; {', '.join(devices)}; "
-            f"commit {', '.join(commits)}."
-        )
-    return "\n".join(notes) + "\n"
-
-
 def write_summary(folder: Path, *, commit: str | None = None, all_commits: bool = False) -> Summary:
     """Summarise a folder of runs in that folder.
 
-    ``summary.md`` and ``summary.csv`` have a row per network, ``tradeoff.png`` shows error against
-    cost. ``summary.png`` (segmentations of the first test slab), ``curves.png`` and
-    ``thresholds.png`` show the first run of every network of the first test.
+    ``summary.md`` and ``summary.csv`` have a row per network, ``tradeoff.png`` shows scores against
+    cost. ``curves.png`` shows the first run of every network of the first test, and so do, where
+    there are segmentations, ``summary.png`` (of the first test slab) and ``thresholds.png``.
+    Runs of several applications have a table each, and a ``curves-<application>.png`` each.
 
     Args:
         folder: of run folders.
@@ -113,27 +64,26 @@ def write_summary(folder: Path, *, commit: str | None = None, all_commits: bool 
         all_commits: see there.
 
     Raises:
-        DataError: if there is no finished run, or records of several versions of the code and
-            neither ``commit`` nor ``all_commits``.
+        DataError: if there is no finished run, one of no known application, or records of several
+            versions of the code and neither ``commit`` nor ``all_commits``.
     """
     runs = of_one_version(read_records(folder), commit=commit, all_commits=all_commits)
-    records = list(runs.values())
-    groups = group_records(records)
+    groups = group_records(list(runs.values()))
     costs = [forward_cost(group.first) for group in groups]
-    text = summary_table(records) + "\n" + summary_notes(records)
-    names = ["summary.md", "summary.csv", "tradeoff.png", "curves.png", "thresholds.png"]
+    text = summary_text(list(runs.values()))
     (folder / "summary.md").write_text(text)
     write_spreadsheet(groups, costs, folder / "summary.csv")
     _tradeoff(groups, costs, folder / "tradeoff.png")
-    pictured = comparable(groups)[0]
-    first = {
-        name: next(path for path, record in runs.items() if record is group.first)
-        for name, group in zip(group_names(pictured), pictured, strict=True)
-    }
-    curves_figure({name: run / "metrics.csv" for name, run in first.items()}, folder / "curves.png")
-    _thresholds({name: runs[run] for name, run in first.items()}, folder / "thresholds.png")
-    if _segmentations(first, folder / "summary.png"):
-        names.append("summary.png")
+    names = ["summary.md", "summary.csv", "tradeoff.png"]
+    applications = by_application(groups)
+    for measures, some in applications.items():
+        pictured = comparable(some)[0]
+        first = {
+            name: next(path for path, record in runs.items() if record is group.first)
+            for name, group in zip(group_names(pictured), pictured, strict=True)
+        }
+        curves = "curves.png" if len(applications) == 1 else f"curves-{measures.name}.png"
+        names += _pictures(measures, first, runs, folder, curves)
     return Summary(text, tuple(folder / name for name in names))
 
 
@@ -141,9 +91,9 @@ def _tradeoff(groups: Sequence[Group], costs: Sequence[ForwardCost | None], path
     cost_of = dict(zip(groups, costs, strict=True))
     comparisons = []
     for together in comparable(groups):
-        networks = []
+        measures, networks = together[0].measures, []
         for name, group in zip(group_names(together), together, strict=True):
-            values, cost = group.scores("total"), cost_of[group]
+            values, cost = group.scores(measures.headline.key), cost_of[group]
             networks.append(
                 Network(
                     name,
@@ -155,19 +105,50 @@ def _tradeoff(groups: Sequence[Group], costs: Sequence[ForwardCost | None], path
                 )
             )
         first = together[0].first
-        title = f"{first.config['dataset']['name']}: {_kind(first)}"
-        comparisons.append(Comparison(title, networks, mean(together[0].baseline("total"))))
+        title = f"{first.config['dataset']['name']}: {data_name(first)}"
+        floor = mean(together[0].floor(measures.headline.key))
+        comparisons.append(Comparison(title, networks, floor, measures))
     tradeoff_figure(comparisons, path)
 
 
-def _kind(record: Record) -> str:
-    kind = record.data["kind"]
-    return "SYNTHETIC data, no result of the paper's" if kind == "synthetic" else f"{kind} data"
+def _pictures(
+    measures: Measures,
+    first: dict[str, Path],
+    runs: Mapping[Path, Record],
+    folder: Path,
+    curves: str,
+) -> list[str]:
+    """Draw what an application's runs are seen by; returns the files' names."""
+    records = {name: runs[run] for name, run in first.items()}
+    passes = {name: _iterations_per_pass(record) for name, record in records.items()}
+    known = {name: iterations for name, iterations in passes.items() if iterations is not None}
+    curves_figure(
+        {name: run / "metrics.csv" for name, run in first.items()},
+        folder / curves,
+        errors=measures.errors_logged,
+        iterations_per_epoch=known if len(known) == len(passes) else None,
+    )
+    if not measures.segmentations:
+        return [curves]
+    _thresholds(records, folder / "thresholds.png")
+    drawn = _segmentations(first, folder / "summary.png")
+    return [curves, "thresholds.png", *(["summary.png"] if drawn else [])]
+
+
+def _iterations_per_pass(record: Record) -> float | None:
+    """Iterations that see as many samples as there are training videos; None where not known."""
+    videos = record.data.get("splits", {}).get("videos")
+    trainer = record.config.get("trainer", {})
+    devices = trainer.get("devices", 1)
+    if not videos or not isinstance(devices, int) or devices < 1:
+        return None
+    batch = record.config["recipe"]["batch_size"] * devices * trainer.get("num_nodes", 1)
+    return float(videos["train"] / batch)
 
 
 def _thresholds(records: dict[str, Record], path: Path) -> None:
     sweeps = {name: record.metrics["sweep"] for name, record in records.items()}
-    sweeps["no network"] = next(iter(records.values())).metrics["baseline"]["sweep"]
+    sweeps[AFFINITY.floor_name] = next(iter(records.values())).metrics["baseline"]["sweep"]
     threshold_figure(
         {
             name: [(row["threshold"], row["split"], row["merge"]) for row in sweep]
@@ -190,40 +171,7 @@ def _segmentations(runs: dict[str, Path], path: Path) -> bool:
             raw, truth = file[output.RAW][:], file[output.TRUTH][:]
             baseline = file[output.BASELINE][:]
             resolution = file[output.RAW].attrs.get("resolution")
-    predictions["no network"] = baseline
+    predictions[AFFINITY.floor_name] = baseline
     size = None if resolution is None else tuple(np.asarray(resolution, dtype=float).tolist())
     segmentation_figure(raw, truth, predictions, path, voxel_size_nm=size)
     return True
-
-
-def _row(group: Group) -> tuple[str, ...]:
-    scores = {key: group.scores(key) for key in ("split", "merge", "total", "adapted_rand_error")}
-    improvement = 100 * (mean(scores["total"]) / mean(group.baseline("total")) - 1)
-    return (
-        group.block,
-        f"{group.first.parameters:,}",
-        f"{group.first.iterations:,}",
-        *(_with_deviation(values) for values in scores.values()),
-        f"{improvement:+.1f} %",
-        _minutes([record.wall_seconds.get("training") for record in group.records]),
-        ", ".join(str(record.seed) for record in group.records),
-    )
-
-
-def _baseline_row(record: Record) -> tuple[str, ...]:
-    test = record.metrics["baseline"]["test"]
-    scores = (f"{test[key]:.3f}" for key in ("split", "merge", "total", "adapted_rand_error"))
-    return ("no network", "0", "0", *scores, "", "", "")
-
-
-def _minutes(seconds: Sequence[float | None]) -> str:
-    """Mean, or nothing where evaluate.py wrote the record: it has trained nothing."""
-    known = [value for value in seconds if value is not None]
-    return f"{mean(known) / 60:.1f}" if known else ""
-
-
-def _with_deviation(values: Sequence[float]) -> str:
-    if len(values) == 1:
-        return f"{values[0]:.3f}"
-    deviation = stdev(values)
-    return f"{mean(values):.3f} ± {0.0 if math.isnan(deviation) else deviation:.3f}"

@@ -1,4 +1,4 @@
-"""The trade-off that the paper is about: segmentation error against what a network costs."""
+"""The trade-off that the paper is about: how good a network is against what it costs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,10 +6,11 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, PercentFormatter
 
 from psc.errors import ConfigError
 from psc.reporting.canvas import PAGE_WIDTH, checked_png, page_style, save_png
+from psc.reporting.measures import Measures
 
 __all__ = ["Comparison", "Network", "tradeoff_figure"]
 
@@ -28,8 +29,8 @@ class Network:
         name: written beside the point.
         streams: m of P_mSC_n; None for 3D convolutions.
         parameters: number of them.
-        flops: of one patch's forward pass; None if unknown: the point is then left out there.
-        error: mean variation of information in bits, lower is better.
+        flops: of one sample's forward pass; None if unknown: the point is then left out there.
+        score: mean of the headline score, in the record's unit.
         deviation: its standard deviation over seeds; None for a single run.
     """
 
@@ -37,27 +38,29 @@ class Network:
     streams: int | None
     parameters: int
     flops: int | None
-    error: float
+    score: float
     deviation: float | None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Networks whose errors may be compared: a row of the figure.
+    """Networks whose scores may be compared: a row of the figure.
 
     Attributes:
         title: the data; says so where they are synthetic.
         networks: at least one.
-        without_network: error of the segmentation without a network, bits.
+        floor: score of what needs no network.
+        measures: what the score is.
     """
 
     title: str
     networks: Sequence[Network]
-    without_network: float
+    floor: float
+    measures: Measures
 
 
 def tradeoff_figure(comparisons: Sequence[Comparison], path: Path | str) -> None:
-    """Error against parameters (left) and against FLOPs (right); lower and further left is better.
+    """Score against parameters (left) and against FLOPs (right); further left is cheaper.
 
     Colours and markers are the number of streams; bars are standard deviations over seeds.
     Neither axis begins at zero.
@@ -80,8 +83,10 @@ def tradeoff_figure(comparisons: Sequence[Comparison], path: Path | str) -> None
             left.set_title(comparison.title, loc="left", weight="bold")
             _draw(left, comparison, [network.parameters for network in comparison.networks])
             _draw(right, comparison, [network.flops for network in comparison.networks])
-            left.set(xlabel="parameters", ylabel="VI (bits)")
-            right.set(xlabel="FLOPs of a patch's forward pass")
+            measures = comparison.measures
+            better = "lower" if measures.lower_is_better else "higher"
+            left.set(xlabel="parameters", ylabel=f"{measures.axis}, {better} is better")
+            right.set(xlabel=f"FLOPs of a {measures.sample}'s forward pass")
         save_png(figure, path)
 
 
@@ -90,7 +95,7 @@ def _draw(axes: Axes, comparison: Comparison, costs: Sequence[int | None]) -> No
     for network, cost in known:
         axes.errorbar(
             cost,
-            network.error,
+            network.score,
             yerr=network.deviation,
             color=_COLOURS.get(network.streams, "0.4"),
             marker=_MARKERS.get(network.streams, "x"),
@@ -98,10 +103,10 @@ def _draw(axes: Axes, comparison: Comparison, costs: Sequence[int | None]) -> No
             elinewidth=0.8,
             capsize=2,
         )
-    axes.axhline(comparison.without_network, color="0.5", linestyle=(0, (4, 1.5)), linewidth=0.8)
+    axes.axhline(comparison.floor, color="0.5", linestyle=(0, (4, 1.5)), linewidth=0.8)
     axes.annotate(
-        "no network",
-        (0, comparison.without_network),
+        comparison.measures.floor_name,
+        (0, comparison.floor),
         (3, 2),
         xycoords=("axes fraction", "data"),
         textcoords="offset points",
@@ -109,17 +114,19 @@ def _draw(axes: Axes, comparison: Comparison, costs: Sequence[int | None]) -> No
         fontsize=_LABEL_POINTS,
     )
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    if comparison.measures.percent:
+        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
     _set_limits(axes, comparison, [cost for _, cost in known])
     _name(axes, known)
 
 
 def _set_limits(axes: Axes, comparison: Comparison, costs: Sequence[int]) -> None:
     """As near as the points allow: networks of one backbone lie close together."""
-    errors = [comparison.without_network]
+    scores = [comparison.floor]
     for network in comparison.networks:
         deviation = network.deviation or 0.0
-        errors += [network.error - deviation, network.error + deviation]
-    low, high = min(errors), max(errors)
+        scores += [network.score - deviation, network.score + deviation]
+    low, high = min(scores), max(scores)
     margin = 0.1 * (high - low or high or 1.0)
     axes.set_ylim(max(0.0, low - margin), high + margin)
     first, last = min(costs, default=0), max(costs, default=1)
@@ -130,12 +137,12 @@ def _set_limits(axes: Axes, comparison: Comparison, costs: Sequence[int]) -> Non
 def _name(axes: Axes, known: Sequence[tuple[Network, int]]) -> None:
     """Names in a column on the right, in the order of their points, a thin line to each."""
     bottom, top = axes.get_ylim()
-    known = sorted(known, key=lambda pair: pair[0].error)
-    heights = _apart([(network.error - bottom) / (top - bottom) for network, _ in known])
+    known = sorted(known, key=lambda pair: pair[0].score)
+    heights = _apart([(network.score - bottom) / (top - bottom) for network, _ in known])
     for (network, cost), height in zip(known, heights, strict=True):
         axes.annotate(
             network.name,
-            (cost, network.error),
+            (cost, network.score),
             (1.03, height),
             textcoords="axes fraction",
             va="center",

@@ -60,3 +60,51 @@ def make_record():
         )
 
     return make
+
+
+@pytest.fixture
+def make_video_record():
+    """A record of action recognition: 60 classes, 3,200 training videos in batches of 32.
+
+    ``changes`` go into its configuration, ``splits`` into what it says about the split.
+    """
+
+    def make(block="3d", seed=0, top1=0.5, files="f00", commit="a" * 40, splits=None, **changes):
+        config = {
+            "backbone": {"name": "resnet34"},
+            "block": {"name": block, "m": None, "n": None},
+            "dataset": {"name": "v", "videos": "here", "lists": "here", "prepared": "here"},
+            "recipe": {"iterations": 5, "batch_size": 32, "test_clips": 20},
+            "segmentation": {"scoring": "means nothing here"},
+            "trainer": {"devices": 1, "num_nodes": 1},
+            "seed": seed,
+        }
+        scores = {"top1": top1, "top5": top1 + 0.125, "clip_top1": top1 / 2}
+        split = {
+            "split": "split 1",
+            "classes": 60,
+            "videos": {"train": 3200, "validation": 10, "test": 40},
+            "validation_groups": [24, 25],
+            "missing_videos": 0,
+        }
+        return Record(
+            run=f"{block}-{seed}",
+            config=config | changes,
+            parameters=7654321,
+            iterations=(config | changes)["recipe"]["iterations"],
+            seed=seed,
+            metrics={"validation": dict.fromkeys(scores, 0.99), "test": scores},
+            wall_seconds={"training": 90.0},
+            throughput={},
+            data={
+                "kind": "synthetic",
+                "files": [{"name": "here", "sha256": files}],
+                "splits": split | (splits or {}),
+            },
+            git={"commit": commit, "dirty": False},
+            versions={},
+            hardware={"device": "some CPU"},
+            finished="2026-01-01T00:00:00+00:00",
+        )
+
+    return make

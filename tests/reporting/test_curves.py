@@ -2,10 +2,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
 from psc.errors import ConfigError, DataError
-from psc.reporting import curves_figure, threshold_figure
+from psc.reporting import curves, curves_figure, threshold_figure
 from psc.reporting.curves import read_curve
 
 BLUE, ORANGE = (0, 114, 178), (213, 94, 0)
@@ -88,6 +89,67 @@ def test_runs_without_curves_are_refused(metrics: Path, tmp_path: Path):
     with pytest.raises(DataError, match="holds no train/loss"):
         curves_figure({"3D": metrics}, tmp_path / "curves.png")
     assert not (tmp_path / "curves.png").exists()
+
+
+ACTIONS = """epoch,step,train/loss,train/error,validation/loss,validation/top1
+0,0,0.9,0.9,,
+0,9,0.8,0.7,,
+0,9,,,0.8,0.25
+1,10,0.7,0.6,,
+1,19,0.6,0.5,,
+1,19,,,0.7,0.625
+"""
+
+
+@pytest.fixture
+def error_panel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Draw runs given as text; returns the panels of the figure."""
+
+    def draw(iterations_per_epoch: dict | None = None, **texts: str):
+        drawn = []
+        monkeypatch.setattr(curves, "save_png", lambda figure, path: drawn.append(figure))
+        files = {name: tmp_path / f"{name}.csv" for name in texts}
+        for name, file in files.items():
+            file.write_text(texts[name])
+        curves_figure(files, "curves.png", errors=True, iterations_per_epoch=iterations_per_epoch)
+        return drawn[0].axes
+
+    return draw
+
+
+def lines(axes: Axes) -> list[tuple[list[float], list[float]]]:
+    return [(line.get_xdata().tolist(), line.get_ydata().tolist()) for line in axes.lines]
+
+
+def test_errors_stand_beside_the_losses_one_point_per_interval(error_panel):
+    losses, errors = error_panel(a=ACTIONS)
+    assert (losses.get_xlabel(), losses.get_ylabel()) == ("iteration", "loss")
+    assert (errors.get_xlabel(), errors.get_ylabel()) == ("iteration", "error")
+    assert lines(errors) == [([10, 20], [0.7, 0.5]), ([10, 20], [0.75, 0.375])]
+    training, validation = errors.lines
+    assert training.get_linestyle() == "--"  # Figure 4a: training dashed, validation solid
+    assert validation.get_linestyle() == "-"
+    assert training.get_color() == validation.get_color()
+    assert errors.yaxis.get_major_formatter()(0.5) == "50%"
+    assert errors.get_ylim()[0] == 0
+
+
+def test_errors_over_epochs_of_each_run(error_panel):
+    _, errors = error_panel({"a": 5, "b": 20}, a=ACTIONS, b=ACTIONS)
+    assert errors.get_xlabel() == "epoch"
+    assert [x for x, _ in lines(errors)] == [[2, 4], [2, 4], [0.5, 1], [0.5, 1]]
+
+
+def test_a_training_with_mixup_has_validation_errors_only(error_panel):
+    mixed = "epoch,step,train/loss,validation/top1\n0,0,0.9,\n0,1,,0.25\n"
+    _, errors = error_panel(a=mixed)
+    assert lines(errors) == [([], []), ([2], [0.75])]
+
+
+def test_without_logged_errors_the_losses_remain(error_panel, caplog: pytest.LogCaptureFixture):
+    panels = error_panel(a="step,train/loss\n0,0.5\n")
+    assert len(panels) == 1
+    assert "losses only" in caplog.text
 
 
 SWEEP = [(0.1, 1.0, 0.1), (0.5, 0.3, 0.3), (0.9, 0.2, 1.1)]

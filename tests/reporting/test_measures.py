@@ -1,0 +1,47 @@
+"""How results are written, and which description fits which record."""
+
+from dataclasses import replace
+
+import pytest
+
+from psc.errors import DataError
+from psc.reporting.measures import AFFINITY, VIDEO, measures_of
+
+
+def test_the_scores_tell_the_application(make_record, make_video_record):
+    assert measures_of(make_record()) is AFFINITY
+    assert measures_of(make_video_record()) is VIDEO
+
+
+@pytest.mark.parametrize("metrics", [{}, {"test": {"top1": 0.5}}])
+def test_scores_of_no_application_are_refused_by_name(make_record, metrics):
+    with pytest.raises(DataError, match=r"run 3d-0 .*split, merge.*top1, top5, clip_top1"):
+        measures_of(replace(make_record(), metrics=metrics))
+
+
+@pytest.mark.parametrize(
+    ("measures", "values", "text"),
+    [
+        (AFFINITY, [1.23456], "1.235"),
+        (AFFINITY, [1.0, 1.0], "1.000 ± 0.000"),
+        (AFFINITY, [1.0, 2.0], "1.500 ± 0.707"),
+        (VIDEO, [0.92345], "92.3"),
+        (VIDEO, [0.920, 0.926], "92.3 ± 0.4"),
+        (VIDEO, [1.0], "100.0"),
+    ],
+)
+def test_vi_has_three_decimals_and_percent_one(measures, values, text):
+    assert measures.text(values) == text
+
+
+@pytest.mark.parametrize(("classes", "top1", "top5"), [(10, 0.1, 0.5), (4, 0.25, 1.0)])
+def test_chance_is_one_class_of_all(make_video_record, classes, top1, top5):
+    floor = VIDEO.floor(make_video_record(splits={"classes": classes}))
+    assert floor == {"top1": top1, "top5": top5, "clip_top1": top1}
+
+
+@pytest.mark.parametrize("measures", [AFFINITY, VIDEO])
+def test_a_description_is_complete(measures, make_record, make_video_record):
+    assert measures.headline in measures.scores
+    record = {AFFINITY: make_record, VIDEO: make_video_record}[measures]()
+    assert {score.key for score in measures.scores} <= measures.floor(record).keys()
