@@ -104,8 +104,12 @@ def test_a_shard_that_breaks_off(store):
     path = store.folder / "HandStandPushups.h5"
     with h5py.File(path) as file:
         offset = file[f"{FRAMES}/v_handstandpushups_g02_c01"].id.get_offset()
+    store.read("v_handstandpushups_g02_c01", 0, 30)  # open by now
     with path.open("rb+") as file:
         file.truncate(offset + 100)
+    with pytest.raises(DataError, match=r"HandStandPushups\.h5 cannot be read \(it ends within v_"):
+        store.read("v_handstandpushups_g02_c01", 0, 30)
+    store.close()
     with pytest.raises(DataError, match=r"HandStandPushups\.h5 cannot be read .*delete it and run"):
         store.read("v_handstandpushups_g02_c01", 0, 30)
 

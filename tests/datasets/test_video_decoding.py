@@ -101,6 +101,19 @@ def test_header(film):
     assert (header.frames, header.height, header.width) == (110, 120, 160)
 
 
+@pytest.mark.parametrize(("excess", "accepted"), [(-5, True), (2, True), (3, False)])
+def test_a_header_may_be_wrong_by_two_frames(film, tmp_path, excess, accepted):
+    content = bytearray(film.read_bytes())
+    content[48:52] = (110 + excess).to_bytes(4, "little")
+    path = tmp_path / "film.avi"
+    path.write_bytes(content)
+    if accepted:
+        assert decode_video(path).frames.shape[1] == 110
+    else:
+        with pytest.raises(DataError, match="announces 113 frames, 110 could be decoded"):
+            decode_video(path)
+
+
 def test_a_video_of_five_frames(tmp_path):
     frames = np.random.default_rng(0).integers(0, 256, (5, 48, 64, 3), dtype=np.uint8)
     write_avi(tmp_path / "short.avi", frames)
@@ -139,6 +152,29 @@ def test_damaged_files_say_so(film, tmp_path, name, message):
         decode_video(path)
     assert "damaged.avi" in str(caught.value)
     assert "again" in str(caught.value)
+
+
+def test_no_gap_is_filled_with_copies(tmp_path):
+    """However a file is damaged: an error, or as many frames as PyAV finds."""
+    path = tmp_path / "film.avi"
+    rng = np.random.default_rng(0)
+    picture = np.kron(rng.integers(0, 256, (6, 8, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+    write_avi(path, np.stack([np.roll(picture, (3 * t, 5 * t), (0, 1)) for t in range(40)]))
+    content = path.read_bytes()
+    refused = 0
+    for seed in range(85, 105):
+        rng = np.random.default_rng(seed)
+        damaged = bytearray(content)
+        for _ in range(int(rng.choice([1, 3, 10, 30]))):
+            damaged[rng.integers(6000, len(content) - 1500)] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            frames = decode_video(path).frames
+        except DataError:
+            refused += 1
+        else:
+            assert frames.shape[1] == len(pyav_frames(path)), seed
+    assert 0 < refused < 20
 
 
 def test_a_missing_file(tmp_path):

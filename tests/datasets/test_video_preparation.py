@@ -4,6 +4,8 @@ import resource
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -92,13 +94,29 @@ def test_processes_give_the_same_store(films, output, tmp_path):
     assert assert_complete(output, films).record() == PreparedVideos(tmp_path / "alone").record()
 
 
+def test_a_worker_that_dies_is_explained(films, output, monkeypatch):
+    class Dying(ThreadPoolExecutor):
+        def __init__(self, workers, context, initializer):
+            super().__init__(workers)
+
+        def submit(self, *_arguments, **_options):
+            def die():
+                raise BrokenProcessPool
+
+            return super().submit(die)
+
+    monkeypatch.setattr(video_preparation, "ProcessPoolExecutor", Dying)
+    with pytest.raises(DataError, match=r"worker process was ended .* with fewer workers"):
+        prepare(films, output, workers=2)
+
+
 def test_what_is_done_is_not_done_again(films, output, monkeypatch):
     prepare(films, output)
-    before = {path: path.stat() for path in output.iterdir()}
+    before = {path: path.stat().st_mtime_ns for path in output.iterdir()}
     monkeypatch.setattr(video_shards, "decode_video", None)
     report = prepare(films, output)
     assert (report.prepared, report.kept) == (0, 4)
-    assert {path: path.stat() for path in output.iterdir()} == before
+    assert {path: path.stat().st_mtime_ns for path in output.iterdir()} == before
 
 
 def test_only_what_is_new_or_changed_is_decoded(folder, output, monkeypatch):
@@ -266,6 +284,13 @@ def test_a_damaged_shard_is_not_taken_for_a_good_one(films, output):
         prepare(films, output)
     (output / "Biking.h5").unlink()
     assert prepare(films, output).prepared == 1
+    assert_complete(output, films)
+
+
+def test_what_a_killed_process_left_of_another_folder_is_removed(films, output):
+    output.mkdir(parents=True)
+    (output / ".Juggling.h5.tmp").write_bytes(b"half a shard")
+    prepare(films, output)
     assert_complete(output, films)
 
 
