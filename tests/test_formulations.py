@@ -139,7 +139,7 @@ def test_concatenation_keeps_the_channels_last():
 
 
 def test_auto_folds_where_pytorch_would_be_slow():
-    x = torch.zeros(1, 1, 2, 2, 2)
+    x = torch.zeros(1, 1, 9, 8, 8)
     assert folds(x)
     assert not folds(x.to(torch.bfloat16))
     assert not folds(x.to("meta"))
@@ -147,6 +147,14 @@ def test_auto_folds_where_pytorch_would_be_slow():
     assert folds(x.double(), "folded")
     with torch.autocast("cpu", torch.bfloat16):
         assert not folds(x)
+
+
+def test_a_few_voxels_are_folded_in_inference_only():
+    x = torch.zeros(1, 1, 8, 8, 8)
+    assert not folds(x)
+    assert folds(x.expand(2, -1, -1, -1, -1))  # the voxels of the whole batch count
+    with torch.no_grad():
+        assert folds(x)
 
 
 def test_hooks_see_every_convolution_of_a_folded_block():
