@@ -7,10 +7,13 @@ import fcntl
 import logging
 import os
 import socket
+import time
 from pathlib import Path
 from types import TracebackType
 
 log = logging.getLogger(__name__)
+
+_PAUSE = 0.2  # seconds
 
 
 class FileLock:
@@ -61,6 +64,17 @@ def try_lock(path: Path) -> FileLock | None:
     os.truncate(descriptor, 0)
     os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
     return FileLock(path, descriptor)
+
+
+def wait_for_lock(path: Path) -> FileLock:
+    """Lock a file as ``try_lock`` does, after everybody who holds it; says once that it waits."""
+    lock = try_lock(path)
+    if lock is None:
+        log.info("waiting for %s, who holds %s", holder(path), path)
+    while lock is None:
+        time.sleep(_PAUSE)
+        lock = try_lock(path)
+    return lock
 
 
 def holder(path: Path) -> str:

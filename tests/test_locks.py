@@ -2,10 +2,11 @@
 
 import os
 import signal
+import threading
 
 import pytest
 
-from psc.locks import holder, try_lock
+from psc.locks import holder, try_lock, wait_for_lock
 
 
 def test_one_holder_at_a_time(tmp_path):
@@ -71,3 +72,19 @@ def test_a_holder_that_left_no_name_is_another_process(tmp_path, content):
     if content is not None:
         (tmp_path / "a.lock").write_text(content)
     assert holder(tmp_path / "a.lock") == "another process"
+
+
+def test_who_waits_goes_after_the_holder(tmp_path):
+    path, order = tmp_path / "a.lock", []
+    first = try_lock(path)
+
+    def release():
+        order.append("released")
+        first.release()
+
+    timer = threading.Timer(0.3, release)
+    timer.start()
+    with wait_for_lock(path):
+        order.append("taken")
+    timer.join()
+    assert order == ["released", "taken"]

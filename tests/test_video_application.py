@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -83,6 +85,18 @@ def test_the_same_run_again_gives_the_same_scores(finished):
     again = train(compose(overrides(folder)))
     assert again.run == f"{record.run}-2"
     assert again.metrics == record.metrics
+
+
+def test_runs_that_start_together_prepare_the_data_once(tmp_path):
+    """As in a sweep: both begin without films or store."""
+    script = "import sys; from psc.config import compose; from psc.applications import *; "
+    script += "print(build_application(compose(sys.argv[1:])).data_record()['files'][0]['sha256'])"
+    command = [sys.executable, "-c", script, *overrides(tmp_path)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    first, second = (process.communicate()[0] for process in both)
+    assert [process.returncode for process in both] == [0, 0]
+    assert len(first.strip()) == 64
+    assert first == second
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from psc.datasets.video_manifest import PreparationSettings
 from psc.datasets.video_modules import VideoData, clip_options, loader
 from psc.datasets.video_preparation import prepare_videos, scan_videos
 from psc.errors import ConfigError
+from psc.locks import wait_for_lock
 from psc.tasks.classification import ClassificationTask
 from psc.video_protocol import evaluate_videos
 
@@ -105,7 +106,15 @@ class VideoApplication(Application):
 
 
 def _prepare(config: UCF101Config, prepared: Path, settings: PreparationSettings) -> None:
-    """Write synthetic films where they are wanted, and bring the store up to date."""
+    """Write synthetic films where they are wanted, and bring the store up to date.
+
+    One run at a time: those of a sweep that start together wait for the first.
+    """
+    with wait_for_lock(prepared.with_name(f".{prepared.name}.preparation")):
+        _prepare_alone(config, prepared, settings)
+
+
+def _prepare_alone(config: UCF101Config, prepared: Path, settings: PreparationSettings) -> None:
     videos = locate(config.videos)
     if config.synthetic is not None:
         films = SyntheticVideos(
