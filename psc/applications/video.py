@@ -1,6 +1,5 @@
 """Action recognition from video (Section 4.1)."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +122,8 @@ def _prepare_alone(config: UCF101Config, prepared: Path, settings: PreparationSe
             clips=config.synthetic.clips,
         )
         write_synthetic_videos(videos.parent, films)
-    prepare_videos(scan_videos(videos), prepared, settings, workers=os.cpu_count() or 1)
+    # In this process: others would import the caller's main program, whatever that is.
+    prepare_videos(scan_videos(videos), prepared, settings)
 
 
 def _read_split(config: UCF101Config, store: PreparedVideos) -> ActionSplit:
