@@ -10,7 +10,8 @@ import torch
 
 from psc.applications import build_application
 from psc.checkpoints import load_checkpoint, load_network_weights, stored_config
-from psc.config.checks import check_dataset, check_segmentation
+from psc.config.checks import check_segmentation
+from psc.config.dataset_checks import check_dataset
 from psc.config.plain import from_plain
 from psc.config.schema import EvaluateConfig
 from psc.errors import ConfigError

@@ -4,22 +4,19 @@ All of it runs before any data is read. Every message names the key, the value f
 values allowed.
 """
 
-from collections.abc import Collection, Sequence
-from itertools import combinations
 from pathlib import Path
-from typing import Any
 
+from psc.config.check_values import at_least, interval, require
+from psc.config.dataset_checks import check_dataset
 from psc.config.schema import (
     AffinityRecipeConfig,
     BackboneConfig,
     BlockConfig,
-    DatasetConfig,
     DenseNetConfig,
     FibsemConfig,
     RecipeConfig,
     ResNetConfig,
     SegmentationConfig,
-    SlabConfig,
     TrainConfig,
     TrainerConfig,
     UCF101Config,
@@ -48,7 +45,7 @@ def check_train(config: TrainConfig) -> None:
     _check_task(config)
     if not 0 <= config.seed < 2**32:
         raise ConfigError(f"seed={config.seed}: must lie in [0, 2³²)")
-    _require("logger.mode", config.logger.mode, ("auto", "online", "offline"))
+    require("logger.mode", config.logger.mode, ("auto", "online", "offline"))
     if not isinstance(config.resume, bool | str):
         raise ConfigError(
             f"resume={config.resume!r}: allowed are true, false, or a checkpoint's path"
@@ -61,7 +58,7 @@ def check_block(block: BlockConfig) -> None:
     Raises:
         ConfigError: for an unknown kind, m outside 1–3, n < 1, or a cap below 1.
     """
-    _require("block.kind", block.kind, ("conv3d", "psc"))
+    require("block.kind", block.kind, ("conv3d", "psc"))
     if block.kind == "conv3d":
         if block.m is not None or block.n is not None:
             raise ConfigError(
@@ -91,17 +88,17 @@ def check_backbone(backbone: BackboneConfig, block: BlockConfig) -> None:
     """
     if isinstance(backbone, UNetConfig):
         for key in ("in_channels", "out_channels", "base_width", "growth", "depth"):
-            _at_least(f"backbone.{key}", getattr(backbone, key), 1)
-        _require("backbone.padding", backbone.padding, ("valid", "same"))
+            at_least(f"backbone.{key}", getattr(backbone, key), 1)
+        require("backbone.padding", backbone.padding, ("valid", "same"))
     if isinstance(backbone, ResNetConfig):
-        _require("backbone.stem", backbone.stem, ("conv3d", "factorised"))
-        _require("backbone.shortcut", backbone.shortcut, ("projection", "identity"))
+        require("backbone.stem", backbone.stem, ("conv3d", "factorised"))
+        require("backbone.shortcut", backbone.shortcut, ("projection", "identity"))
         if backbone.weights is not None and not Path(backbone.weights).is_file():
             raise ConfigError(
                 f"backbone.weights={backbone.weights}: no such file; null starts from random values"
             )
     if isinstance(backbone, DenseNetConfig):
-        _require("backbone.upsampling", backbone.upsampling, ("interpolation", "transposed"))
+        require("backbone.upsampling", backbone.upsampling, ("interpolation", "transposed"))
         if (backbone.layers_per_segment or 1) > 1 and (block.n or 1) == 1:
             raise ConfigError(
                 f"backbone.layers_per_segment={backbone.layers_per_segment} needs a block with "
@@ -120,7 +117,7 @@ def check_recipe(recipe: RecipeConfig) -> None:
         ConfigError: for a value out of range.
     """
     for key in ("iterations", "validate_every", "batch_size"):
-        _at_least(f"recipe.{key}", getattr(recipe, key), 1)
+        at_least(f"recipe.{key}", getattr(recipe, key), 1)
     if recipe.max_minutes is not None and not recipe.max_minutes > 0:
         raise ConfigError(f"recipe.max_minutes={recipe.max_minutes}: must be positive, or null")
     optimizer = recipe.optimizer
@@ -138,15 +135,15 @@ def check_recipe(recipe: RecipeConfig) -> None:
     betas = optimizer.betas
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise ConfigError(f"recipe.optimizer.betas={betas}: must be two numbers in [0, 1)")
-    _require("recipe.schedule.name", recipe.schedule.name, SCHEDULES)
+    require("recipe.schedule.name", recipe.schedule.name, SCHEDULES)
     if isinstance(recipe, AffinityRecipeConfig):
-        _require("recipe.loss", recipe.loss, LOSSES)
-        _at_least("recipe.output_size", recipe.output_size, 1)
-        _at_least("recipe.validation_patches", recipe.validation_patches, 1)
+        require("recipe.loss", recipe.loss, LOSSES)
+        at_least("recipe.output_size", recipe.output_size, 1)
+        at_least("recipe.validation_patches", recipe.validation_patches, 1)
         augmentation = recipe.augmentation
-        _require("recipe.augmentation.axis_swaps", augmentation.axis_swaps, ("all", "yx", "none"))
+        require("recipe.augmentation.axis_swaps", augmentation.axis_swaps, ("all", "yx", "none"))
         for key in ("contrast", "brightness"):
-            _interval(f"recipe.augmentation.{key}", getattr(augmentation, key))
+            interval(f"recipe.augmentation.{key}", getattr(augmentation, key))
 
     if isinstance(recipe, VideoRecipeConfig):
         for key in (
@@ -157,7 +154,7 @@ def check_recipe(recipe: RecipeConfig) -> None:
             "test_clips",
             "evaluation_batch_size",
         ):
-            _at_least(f"recipe.{key}", getattr(recipe, key), 1)
+            at_least(f"recipe.{key}", getattr(recipe, key), 1)
         if not 0 <= recipe.label_smoothing < 1:
             raise ConfigError(
                 f"recipe.label_smoothing={recipe.label_smoothing}: must lie in [0, 1)"
@@ -178,7 +175,7 @@ def check_segmentation(segmentation: SegmentationConfig) -> None:
         build_segmentation_options(segmentation)
     except ConfigError as error:
         raise ConfigError(f"segmentation: {error}") from None
-    _at_least("segmentation.batch_size", segmentation.batch_size, 1)
+    at_least("segmentation.batch_size", segmentation.batch_size, 1)
 
 
 def check_trainer(trainer: TrainerConfig) -> None:
@@ -187,66 +184,15 @@ def check_trainer(trainer: TrainerConfig) -> None:
     Raises:
         ConfigError: for an unknown choice.
     """
-    _require("trainer.accelerator", trainer.accelerator, ("auto", "cpu", "gpu", "mps"))
-    _require("trainer.precision", trainer.precision, PRECISIONS)
-    _require("trainer.compile", trainer.compile, ("auto", True, False))
-    _at_least("trainer.num_nodes", trainer.num_nodes, 1)
+    require("trainer.accelerator", trainer.accelerator, ("auto", "cpu", "gpu", "mps"))
+    require("trainer.precision", trainer.precision, PRECISIONS)
+    require("trainer.compile", trainer.compile, ("auto", True, False))
+    at_least("trainer.num_nodes", trainer.num_nodes, 1)
     workers = trainer.workers
     if workers != "auto" and (isinstance(workers, bool) or not isinstance(workers, int)):
         raise ConfigError(f"trainer.workers={workers!r}: allowed are auto or a number of processes")
     if workers != "auto":
-        _at_least("trainer.workers", workers, 0)
-
-
-def check_dataset(dataset: DatasetConfig) -> None:
-    """Slabs: well-formed, and disjoint between splits where they name the same file.
-
-    Raises:
-        ConfigError: naming the split and the slab.
-    """
-    if isinstance(dataset, UCF101Config):
-        _require("dataset.split", dataset.split, (1, 2, 3))
-        for key, minimum in (("classes", 2), ("validation_groups", 1), ("short_side", 1)):
-            _at_least(f"dataset.{key}", getattr(dataset, key), minimum)
-    if not isinstance(dataset, FibsemConfig):
-        return
-    _require("dataset.zero_label", dataset.zero_label, ("ignore", "boundary"))
-    _at_least("dataset.boundary_thickness", dataset.boundary_thickness, 0)
-    bounds = dataset.intensity_range
-    if bounds is not None and not (len(bounds) == 2 and bounds[0] < bounds[1]):
-        raise ConfigError(
-            f"dataset.intensity_range={bounds}: must be [low, high] with low < high, or null"
-        )
-    voxel = dataset.voxel_size
-    if voxel is not None and not (len(voxel) == 3 and min(voxel) > 0):
-        raise ConfigError(f"dataset.voxel_size={voxel}: must be three positive nm, or null")
-    splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-    for name, slabs in splits.items():
-        if not slabs:
-            raise ConfigError(f"dataset.{name} is empty: name at least one volume or slab")
-        for i, slab in enumerate(slabs):
-            _check_slab(f"dataset.{name}[{i}]", slab)
-    for (name, slabs), (other, others) in combinations(splits.items(), 2):
-        for a in slabs:
-            for b in others:
-                if a.raw == b.raw and a.raw_key == b.raw_key and _overlap(a.z, b.z):
-                    raise ConfigError(
-                        f"dataset.{name} and dataset.{other} overlap: both hold {a.raw}, "
-                        f"z={a.z} and z={b.z}; give them slabs that share no slice"
-                    )
-
-
-def _check_slab(key: str, slab: SlabConfig) -> None:
-    if slab.z is not None and not (len(slab.z) == 2 and 0 <= slab.z[0] < slab.z[1]):
-        raise ConfigError(f"{key}.z={slab.z}: must be [start, stop] with 0 ≤ start < stop")
-    synthetic = slab.synthetic
-    if synthetic is not None and (len(synthetic.shape) != 3 or min(synthetic.shape) < 1):
-        raise ConfigError(f"{key}.synthetic.shape={synthetic.shape}: must be three sizes ≥ 1")
-
-
-def _overlap(a: Sequence[int] | None, b: Sequence[int] | None) -> bool:
-    """Whether two ranges [start, stop) share a slice; None is the whole volume."""
-    return a is None or b is None or (a[0] < b[1] and b[0] < a[1])
+        at_least("trainer.workers", workers, 0)
 
 
 def _check_task(config: TrainConfig) -> None:
@@ -304,19 +250,3 @@ def _check_video(config: TrainConfig, backbone: ResNetConfig) -> None:
             f"recipe.size={config.recipe.size} does not fit into frames whose shorter side is "
             f"dataset.short_side={config.dataset.short_side}"
         )
-
-
-def _require(key: str, value: Any, allowed: Collection[Any]) -> None:
-    if value not in allowed:
-        names = ", ".join(str(choice).lower() for choice in allowed)
-        raise ConfigError(f"{key}={value}: allowed are {names}")
-
-
-def _at_least(key: str, value: int, minimum: int) -> None:
-    if value < minimum:
-        raise ConfigError(f"{key}={value}: must be at least {minimum}")
-
-
-def _interval(key: str, value: Sequence[float]) -> None:
-    if len(value) != 2 or value[0] > value[1]:
-        raise ConfigError(f"{key}={list(value)}: must be [low, high] with low ≤ high")

@@ -1,0 +1,112 @@
+"""The typed schema of every configuration: what may be set, its type and its default.
+
+Hydra merges the YAML files of ``configs/`` into these dataclasses, so that an unknown key or a
+wrong type is refused before anything runs. Ranges and combinations are checked in
+``psc.config.checks``. Sizes are in voxels, intensities in [0, 1] after scaling.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from psc.config.schema.data import (
+    DatasetConfig,
+    FibsemConfig,
+    SlabConfig,
+    SyntheticVideosConfig,
+    SyntheticVolumeConfig,
+    UCF101Config,
+)
+from psc.config.schema.networks import (
+    BackboneConfig,
+    BlockConfig,
+    DenseNetConfig,
+    ResNetConfig,
+    UNetConfig,
+)
+from psc.config.schema.recipes import (
+    AffinityRecipeConfig,
+    AugmentationConfig,
+    OptimizerConfig,
+    RecipeConfig,
+    ScheduleConfig,
+    VideoRecipeConfig,
+)
+from psc.config.schema.running import (
+    BudgetConfig,
+    LoggerConfig,
+    SegmentationChanges,
+    SegmentationConfig,
+    TrainerConfig,
+)
+
+__all__ = [
+    "AffinityRecipeConfig",
+    "AugmentationConfig",
+    "BackboneConfig",
+    "BlockConfig",
+    "BudgetConfig",
+    "DatasetConfig",
+    "DenseNetConfig",
+    "EvaluateConfig",
+    "FibsemConfig",
+    "LoggerConfig",
+    "OptimizerConfig",
+    "RecipeConfig",
+    "ResNetConfig",
+    "ScheduleConfig",
+    "SegmentationChanges",
+    "SegmentationConfig",
+    "SlabConfig",
+    "SummaryConfig",
+    "SyntheticVideosConfig",
+    "SyntheticVolumeConfig",
+    "TrainConfig",
+    "TrainerConfig",
+    "UCF101Config",
+    "UNetConfig",
+    "VideoRecipeConfig",
+]
+
+
+@dataclass
+class TrainConfig:
+    """Everything that ``train.py`` takes."""
+
+    backbone: BackboneConfig = MISSING
+    block: BlockConfig = MISSING
+    dataset: DatasetConfig = MISSING
+    recipe: RecipeConfig = MISSING
+    segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    seed: int = 0
+    resume: Any = False
+    output_directory: str = "runs"
+
+
+@dataclass
+class EvaluateConfig:
+    """Everything that ``evaluate.py`` takes; null: as the checkpoint was trained."""
+
+    checkpoint: str = MISSING
+    dataset: DatasetConfig | None = None
+    segmentation: Any = field(default_factory=SegmentationChanges)
+    accelerator: str = "auto"
+    output: str | None = None
+    overwrite: bool = False
+
+
+@dataclass
+class SummaryConfig:
+    """Everything that ``scripts/summary.py`` takes; ``input_size`` null: the paper's."""
+
+    backbone: BackboneConfig = MISSING
+    block: BlockConfig = MISSING
+    input_size: Any = None
+    batch_size: int = 1
+    format: str = "text"
+    table: bool = False
+    into: str | None = None

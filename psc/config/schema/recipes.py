@@ -1,0 +1,86 @@
+"""Schema of recipes: how long, how fast and on what a network is trained; one per task."""
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+
+@dataclass
+class OptimizerConfig:
+    """Adam; the learning rate of biases is ``bias_learning_rate_factor`` times the weights'."""
+
+    learning_rate: float = MISSING
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    bias_learning_rate_factor: float = 1.0
+
+
+@dataclass
+class ScheduleConfig:
+    """Learning rate over iterations; see ``psc.tasks.optimization``."""
+
+    name: str = "constant"
+    gamma: float = 0.0
+    power: float = 0.0
+
+
+@dataclass
+class RecipeConfig:
+    """What every training has; one subclass per task."""
+
+    name: str = MISSING
+    iterations: int = MISSING
+    max_minutes: float | None = None
+    """Stop there even if ``iterations`` are not reached; null: never."""
+    validate_every: int = MISSING
+    batch_size: int = MISSING
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+
+
+@dataclass
+class AugmentationConfig:
+    """Augmentation of volumes: ``psc.datasets.transforms``."""
+
+    reflections: bool = True
+    axis_swaps: str = "all"
+    contrast: list[float] = field(default_factory=lambda: [0.8, 1.2])
+    brightness: list[float] = field(default_factory=lambda: [-0.2, 0.2])
+
+
+@dataclass
+class AffinityRecipeConfig(RecipeConfig):
+    """Affinities from electron microscopy: ``psc.tasks.affinity``.
+
+    ``output_size`` is the number of affinities that a patch teaches, along each axis: the input is
+    the smallest that the network turns into at least as many, whatever the block. ``input_size``,
+    where it is set, is taken as it is, or refused.
+    """
+
+    output_size: int = MISSING
+    input_size: int | None = None
+    loss: str = "balanced_squared_error"
+    validation_patches: int = 32
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+
+
+@dataclass
+class VideoRecipeConfig(RecipeConfig):
+    """Action recognition: ``psc.tasks.classification``; clips: ``psc.datasets.clips``."""
+
+    frames: int = 64
+    temporal_stride: int = 1
+    size: int = 64
+    random_crop: bool = True
+    flip: bool = True
+    shuffle_frames: bool = False
+    """A control: with its frames in random order a clip shows appearance, no motion."""
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    """Both parameters of the Beta distribution that two clips are blended by; 0: none."""
+    validation_clips: int = 1
+    """Clips of each validation video."""
+    test_clips: int = 20
+    """Clips of each test video, whose softmax is averaged."""
+    evaluation_batch_size: int = 32
