@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import h5py
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,10 @@ from psc.training import train
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
+
+# No test asserts a time: on a busy machine any example may take long.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
