@@ -63,9 +63,10 @@ class PreparedVideos:
     def __init__(self, folder: Path, settings: PreparationSettings | None = None) -> None:
         paths = sorted(folder.glob("*.h5"))
         if not paths:
+            option = f" --short-side {settings.short_side}" if settings else ""
             raise DataError(
                 f"{folder} holds no prepared videos; run: python scripts/prepare_ucf101.py VIDEOS"
-                f" --output {folder}"
+                f" --output {folder}{option}"
             )
         manifests = {path: read_manifest(path) for path in paths}
         first = manifests[paths[0]]
