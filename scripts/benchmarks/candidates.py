@@ -153,7 +153,7 @@ def _r2plus1d_18() -> nn.Module:
 def _basic_unet() -> nn.Module:
     """MONAI's, at its default widths (32 to 256): equal input and output, not equal size."""
     try:
-        from monai.networks.nets import BasicUNet
+        from monai.networks.nets.basic_unet import BasicUNet
     except ImportError:
         raise ConfigError("monai is not installed: pip install -e '.[bench]'") from None
     network: nn.Module = BasicUNet(spatial_dims=3, in_channels=1, out_channels=_AFFINITIES)
