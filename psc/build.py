@@ -110,6 +110,7 @@ def _build_resnet(config: ResNetConfig, block: BlockConfig) -> ResNet:
         base_width=config.base_width,
         stem="factorised" if config.stem == "factorised" else "conv3d",
         shortcut="identity" if config.shortcut == "identity" else "projection",
+        dropout=config.dropout,
     )
     if config.weights is not None and not network.classifier.weight.is_meta:
         fresh = load_torchvision_weights(

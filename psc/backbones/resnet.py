@@ -59,6 +59,7 @@ class ResNet(nn.Module):
         shortcut: where a block changes the shape, "projection" (1×1×1 convolution and batch norm,
             as in R(2+1)D) or "identity" (subsampling and zero channels, no parameters; He et al.
             2016, option A).
+        dropout: share of the pooled features that is zeroed before the classifier in training.
 
     ``forward`` takes (N, in_channels, D, H, W) and returns logits (N, classes). Every axis may
     have any size from 1 on: padding keeps it, a stride s leaves ⌈size/s⌉ voxels, so D shrinks
@@ -81,8 +82,11 @@ class ResNet(nn.Module):
         base_width: int = 64,
         stem: Stem = "conv3d",
         shortcut: Shortcut = "projection",
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        if not 0 <= dropout < 1:
+            raise ConfigError(f"backbone.dropout={dropout}: must lie in [0, 1)")
         for key, value in (
             ("in_channels", in_channels),
             ("classes", classes),
@@ -107,6 +111,7 @@ class ResNet(nn.Module):
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.Sequential(*stages)
         self.pool = nn.AdaptiveAvgPool3d(1)
+        self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(channels, classes)
         self._reset_parameters()
 
@@ -121,7 +126,7 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, D, H, W) → logits (N, classes)."""
         x = self.stages(self.stem(x))
-        y: Tensor = self.classifier(self.pool(x).flatten(1))
+        y: Tensor = self.classifier(self.dropout(self.pool(x).flatten(1)))
         return y
 
     @property

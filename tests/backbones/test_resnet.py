@@ -260,3 +260,16 @@ def test_compiles_in_one_graph_to_the_same_numbers_and_names(block, options, mon
     network.compile(backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(network(x), expected)
     assert list(network.state_dict()) == names  # checkpoints do not depend on compilation
+
+
+def test_dropout_acts_before_the_classifier_in_training_only():
+    torch.manual_seed(0)
+    network = ResNet(make_segment("conv3d"), layers=18, base_width=4, classes=3, dropout=0.9)
+    seen = []
+    network.classifier.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    x = torch.rand(2, 3, 4, 16, 16) + 1
+    network(x)
+    network.eval()(x)
+    trained, evaluated = ((features == 0).float().mean().item() for features in seen)
+    assert trained > 0.7
+    assert trained > evaluated

@@ -83,6 +83,10 @@ def test_every_block_composes_into_what_trains(backbone, block):
         (["backbone=densenet", "backbone.dense_blocks=0"], "dense_blocks"),
         (["backbone=densenet_bui", "backbone.classes=5"], "classes"),
         (["backbone=resnet34", "backbone.layers=50"], "backbone.layers=50: known are 18, 34"),
+        (
+            ["backbone=resnet34", "backbone.dropout=1"],
+            r"backbone.dropout=1.0: must lie in \[0, 1\)",
+        ),
         (["backbone=resnet34", "backbone.stem=flat"], "backbone.stem=flat: allowed are conv3d"),
         (["backbone=resnet34", "backbone.shortcut=none"], "allowed are projection, identity"),
         (["backbone=resnet34", "backbone.weights=missing.pth"], "missing.pth: no such file"),

@@ -36,6 +36,7 @@ class ResNetConfig(BackboneConfig):
     base_width: int = 64
     stem: str = "conv3d"
     shortcut: str = "projection"
+    dropout: float = 0.0
     weights: str | None = None
     """File of weights to start from: torchvision's r3d_18 or r2plus1d_18, or a run's checkpoint."""
 
