@@ -99,6 +99,15 @@ def test_runs_that_start_together_prepare_the_data_once(tmp_path):
     assert first == second
 
 
+def test_a_network_of_other_classes_is_refused(finished):
+    """A checkpoint that is to be evaluated on another data set."""
+    _, folder = finished
+    config = compose(overrides(folder))
+    config.backbone.classes = 18
+    with pytest.raises(ConfigError, match=r"network has 18 classes, split 1 .* has 6; use"):
+        build_application(config)
+
+
 @pytest.mark.parametrize(
     ("override", "error", "message"),
     [

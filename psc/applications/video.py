@@ -9,7 +9,7 @@ from torch import nn
 from psc.applications.base import Application
 from psc.backbones import DenseNet, ResNet, UNet
 from psc.build import build_network
-from psc.config.schema import TrainConfig, UCF101Config, VideoRecipeConfig
+from psc.config.schema import BackboneConfig, TrainConfig, UCF101Config, VideoRecipeConfig
 from psc.datasets.action_split import ActionSplit
 from psc.datasets.clips import EvaluationClips
 from psc.datasets.prepared_video import PreparedVideos
@@ -47,6 +47,7 @@ class VideoApplication(Application):
             _prepare(config.dataset, prepared, settings)
         self._store = PreparedVideos(prepared, settings)
         self._split = _read_split(config.dataset, self._store)
+        _check_classes(config.backbone, self._split)
 
     def build_network(self) -> UNet | ResNet | DenseNet:
         """A classifier of as many classes as the data set has."""
@@ -102,6 +103,20 @@ class VideoApplication(Application):
             "splits": self._split.record(),
             "files": [{"name": str(self._dataset.prepared), **store}],
         }
+
+
+def _check_classes(backbone: BackboneConfig, split: ActionSplit) -> None:
+    """Refuse a network of other classes: a checkpoint that is evaluated on another data set.
+
+    Raises:
+        ConfigError: naming both numbers.
+    """
+    classes = getattr(backbone, "classes", None)
+    if classes != len(split.classes):
+        raise ConfigError(
+            f"the network has {classes} classes, {split.description} has {len(split.classes)}; "
+            "use the data set that it was trained for"
+        )
 
 
 def _prepare(config: UCF101Config, prepared: Path, settings: PreparationSettings) -> None:

@@ -114,6 +114,7 @@ def _entries(archive: Path) -> list[zipfile.ZipInfo]:
     try:
         with zipfile.ZipFile(archive) as file:
             return file.infolist()
+    # zipfile's NotImplementedError: a compression or a version of the format that it does not know
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise _damaged(archive, error) from error
 
