@@ -19,12 +19,16 @@ from psc.config.schema import (
     RecipeConfig,
     ResNetConfig,
     SegmentationConfig,
+    TissueAugmentationConfig,
+    TissueRecipeConfig,
     UNetConfig,
     VideoRecipeConfig,
 )
+from psc.datasets.mri.augmentation import TissueAugmentation
 from psc.errors import ConfigError
 from psc.segmentation.pipeline import SegmentationOptions
 from psc.segments import SegmentFactory, make_segment
+from psc.sliding_window import Windows
 
 log = logging.getLogger(__name__)
 
@@ -171,11 +175,15 @@ def patch_input_size(recipe: AffinityRecipeConfig, network: VolumeNetwork) -> in
     """
     if recipe.input_size is None:
         return network.input_size_for(recipe.output_size)
+    return _fitting_size("input_size", recipe.input_size, network)
+
+
+def _fitting_size(key: str, size: int, network: VolumeNetwork) -> int:
     try:
-        network.output_size(recipe.input_size)
+        network.output_size(size)
     except ConfigError as error:
-        raise ConfigError(f"recipe.input_size={recipe.input_size}: {error}") from None
-    return recipe.input_size
+        raise ConfigError(f"recipe.{key}={size}: {error}") from None
+    return size
 
 
 def sample_shape(recipe: RecipeConfig, network: nn.Module) -> tuple[int, ...]:
@@ -188,6 +196,8 @@ def sample_shape(recipe: RecipeConfig, network: nn.Module) -> tuple[int, ...]:
         return (1, 1, *(patch_input_size(recipe, network),) * 3)
     if isinstance(recipe, VideoRecipeConfig) and isinstance(network, ResNet):
         return (1, 3, recipe.frames, recipe.size, recipe.size)
+    if isinstance(recipe, TissueRecipeConfig) and isinstance(network, VolumeNetwork):
+        return (1, 1, *(_fitting_size("patch_size", recipe.patch_size, network),) * 3)
     raise ConfigError(f"recipe={recipe.name} does not train a {type(network).__name__}")
 
 
@@ -206,6 +216,33 @@ def build_segmentation_options(config: SegmentationConfig) -> SegmentationOption
         high=config.high,
         scoring=config.scoring,
         thresholds=tuple(config.thresholds),
+    )
+
+
+def build_tissue_augmentation(config: TissueAugmentationConfig) -> TissueAugmentation:
+    """The augmentation of a configuration.
+
+    Raises:
+        ConfigError: if a value is impossible.
+    """
+    right, anterior, superior = config.reflections
+    return TissueAugmentation(
+        reflections=(right, anterior, superior),
+        rotation=config.rotation,
+        scaling=(config.scaling[0], config.scaling[1]),
+        contrast=(config.contrast[0], config.contrast[1]),
+        brightness=(config.brightness[0], config.brightness[1]),
+        noise=config.noise,
+    )
+
+
+def build_windows(recipe: TissueRecipeConfig) -> Windows:
+    """The windows that a whole volume is predicted in: of the training patches' size."""
+    return Windows(
+        size=recipe.patch_size,
+        overlap=recipe.overlap,
+        blending="constant" if recipe.blending == "constant" else "gaussian",
+        batch_size=recipe.evaluation_batch_size,
     )
 
 

@@ -47,7 +47,7 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Record:
     application = build_application(changed)
     network = application.build_network()
     load_network_weights(network, checkpoint, path)
-    device = _device(config.accelerator)
+    device = inference_device(config.accelerator)
     began = time.monotonic()
     metrics = application.evaluate(
         network.to(device).eval(), folder, device=device, source={"checkpoint": str(path)}
@@ -91,7 +91,12 @@ def _output_folder(config: EvaluateConfig, checkpoint: Path, dataset: str) -> Pa
     return folder
 
 
-def _device(accelerator: str) -> torch.device:
+def inference_device(accelerator: str) -> torch.device:
+    """Where to predict: "auto" takes a GPU if there is one.
+
+    Raises:
+        ConfigError: for an unknown choice, or a GPU where there is none.
+    """
     if accelerator not in ("auto", "cpu", "gpu"):
         raise ConfigError(f"accelerator={accelerator}: allowed are auto, cpu, gpu")
     if accelerator == "gpu" and not torch.cuda.is_available():

@@ -1,12 +1,18 @@
 """Unpacking: what is safe comes out whole, what is not leaves nothing behind."""
 
+import bz2
+import gzip
+import io
+import lzma
 import multiprocessing
 import os
+import random
 import shutil
 import signal
 import stat
 import subprocess
 import sys
+import tarfile
 import textwrap
 import zipfile
 
@@ -41,6 +47,50 @@ def write_zip(path, files=CLIPS, folders=FOLDERS, compression=zipfile.ZIP_DEFLAT
         for name, content in files.items():
             file.writestr(name, content)
     return path
+
+
+FORMATS = {
+    "v7": None,  # what no format of tarfile's is: headers without magic number
+    "ustar": tarfile.USTAR_FORMAT,
+    "gnu": tarfile.GNU_FORMAT,
+    "pax": tarfile.PAX_FORMAT,
+}
+COMPRESSIONS = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+
+
+def tar(files=CLIPS, folders=FOLDERS, layout="gnu", special=()):
+    """A tar, not compressed; ``special`` are pairs of a name and a type other than a file's."""
+    content = io.BytesIO()
+    layout_number = FORMATS[layout] or tarfile.USTAR_FORMAT
+    with tarfile.open(fileobj=content, mode="w", format=layout_number) as file:
+        for name in folders:
+            entry = tarfile.TarInfo(name)
+            entry.type = tarfile.DIRTYPE
+            file.addfile(entry)
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.uid, entry.mode = len(data), 12345, 0o4000
+            file.addfile(entry, io.BytesIO(data))
+        for name, kind in special:
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname = kind, "UCF-101/e"
+            file.addfile(entry)
+    raw = bytearray(content.getvalue())
+    return without_magic_numbers(raw) if layout == "v7" else bytes(raw)
+
+
+def without_magic_numbers(raw):
+    for start in range(0, len(raw), 512):
+        if raw[start + 257 : start + 262] == b"ustar":
+            raw[start + 257 : start + 265] = bytes(8)
+            correct_sum(raw, start)
+    return bytes(raw)
+
+
+def correct_sum(raw, start=0):
+    """Write the checksum of the header that begins at ``start``."""
+    raw[start + 148 : start + 156] = b" " * 8
+    raw[start + 148 : start + 156] = b"%06o\0 " % sum(raw[start : start + 512])
 
 
 def tree(folder):
@@ -125,6 +175,36 @@ def test_a_single_file_is_put_into_the_folder(tmp_path, place):
     assert tree(place / "folder") == {"only.txt": b"1"}
 
 
+@pytest.mark.parametrize("layout", FORMATS)
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_tar(archive, place, layout, compression):
+    path = archive(COMPRESSIONS[compression](tar(layout=layout)))
+    assert unpack(path, place / "videos") == 3
+    assert tree(place / "videos") == EXPECTED
+    assert [p.name for p in place.iterdir()] == ["videos"]
+    assert all(p.stat().st_mode & 0o600 == 0o600 for p in place.rglob("*"))  # not those in there
+
+
+@pytest.mark.parametrize("flags", ["-cf", "-czf", "-cjf", "-cJf"])
+def test_what_the_tar_program_packs(tmp_path, place, flags):
+    long = f"UCF-101/{'a' * 90}/{'b' * 90}.avi"  # longer than a header's field
+    for name, content in {**CLIPS, long: b"long"}.items():
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(content)
+    command = ["tar", "-C", tmp_path / "in", flags, tmp_path / "a.tgz", "./UCF-101"]
+    if shutil.which("tar") is None or subprocess.run(command, check=False).returncode:
+        pytest.skip("no tar program here, or none of this compression")
+    assert unpack(tmp_path / "a.tgz", place / "videos") == 4
+    assert tree(place / "videos") == {**EXPECTED, long.removeprefix("UCF-101/"): b"long"}
+
+
+def test_a_tar_shows_its_progress(archive, place, capfd):
+    unpack(archive(gzip.compress(tar())), place / "videos", progress=True)
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    assert "unpacking: 100%" in shown.err
+
+
 @pytest.mark.parametrize("make", [rar4, rar5])
 @pytest.mark.parametrize("program", RAR_PROGRAMS)
 def test_rar_with_every_tool_of_this_machine(archive, place, make, program, tmp_path, monkeypatch):
@@ -186,6 +266,38 @@ def test_no_member_of_a_zip_leaves_the_folder(tmp_path, place, name):
     assert nothing_is_left(place)
 
 
+@pytest.mark.parametrize("name", EVIL)
+@pytest.mark.parametrize("layout", ["gnu", "pax"])
+def test_no_member_of_a_tar_leaves_the_folder(archive, place, layout, name):
+    content = gzip.compress(tar({**CLIPS, name: b"evil"}, layout=layout))
+    with pytest.raises(DataError, match="nothing was unpacked"):
+        unpack(archive(content), place / "videos")
+    assert nothing_is_left(place)
+
+
+def test_a_folder_of_a_tar_does_not_leave_either(archive, place):
+    with pytest.raises(DataError, match="leads out of the folder; nothing was unpacked"):
+        unpack(archive(tar(folders=["../evil"])), place / "videos")
+    assert nothing_is_left(place)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        tarfile.SYMTYPE,
+        tarfile.LNKTYPE,
+        tarfile.FIFOTYPE,
+        tarfile.CHRTYPE,
+        tarfile.BLKTYPE,
+        b"V",  # a volume's label: nothing that tarfile knows
+    ],
+)
+def test_no_links_and_devices_in_a_tar(archive, place, kind):
+    with pytest.raises(DataError, match="link or a device; nothing was unpacked"):
+        unpack(archive(tar(special=[("UCF-101/link", kind)])), place / "videos")
+    assert nothing_is_left(place)
+
+
 @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR])
 def test_no_links_and_devices_in_a_zip(tmp_path, place, kind):
     path = write_zip(tmp_path / "a.zip")
@@ -221,6 +333,11 @@ def test_two_files_of_one_name(archive, place, tools, files):
         unpack(archive(rar), place / "videos")
 
 
+def test_two_files_of_one_name_in_a_tar(archive, place):
+    with pytest.raises(DataError, match="comes twice"):
+        unpack(archive(tar({"a": b"1", "./a": b"2"}, [])), place / "videos")
+
+
 def test_a_file_that_is_a_folder_too(archive, place, tools):
     tools("unrar", "os.abort()")
     with pytest.raises(DataError, match="a is both a file and a folder"):
@@ -232,11 +349,18 @@ def test_nothing_in_it(tmp_path, place):
         unpack(write_zip(tmp_path / "a.zip", {}), place / "videos")
 
 
-def test_no_room(tmp_path, place, monkeypatch):
+@pytest.mark.parametrize("content", [gzip.compress(tar({}, [])), tar({})])
+def test_nothing_in_a_tar(archive, place, content):
+    with pytest.raises(DataError, match="holds no files"):
+        unpack(archive(content), place / "videos")
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_no_room(tmp_path, archive, place, monkeypatch, kind):
     size = sum(map(len, CLIPS.values()))
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=size - 1))
-    path = write_zip(tmp_path / "a.zip")
+    path = write_zip(tmp_path / "a") if kind == "zip" else archive(gzip.compress(tar()))
     with pytest.raises(DataError, match=rf"unpacked, needs {size} bytes .*free 1 bytes"):
         unpack(path, place / "videos")
     assert nothing_is_left(place)
@@ -249,9 +373,11 @@ def test_a_disk_that_fills_meanwhile(tmp_path, place, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(shutil, "copyfileobj", full)
-    with pytest.raises(DataError, match=r"No space left on device; make room.*run again"):
-        unpack(write_zip(tmp_path / "a.zip"), place / "videos")
-    assert nothing_is_left(place)
+    (tmp_path / "a.tgz").write_bytes(gzip.compress(tar()))
+    for path in (write_zip(tmp_path / "a.zip"), tmp_path / "a.tgz"):
+        with pytest.raises(DataError, match=r"No space left on device; make room.*run again"):
+            unpack(path, place / "videos")
+        assert nothing_is_left(place)
 
 
 def test_what_is_there_is_never_touched(tmp_path, place):
@@ -275,6 +401,58 @@ def test_a_damaged_zip(tmp_path, place):
         unpack(path, place / "videos")
 
 
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_a_tar_is_never_unpacked_in_part(archive, place, compression):
+    """Cut off anywhere, also where tarfile would take what is left for a whole archive."""
+    whole = tar({"a": bytes(range(256)) * 9, "b": b"b" * 600}, [])
+    content = COMPRESSIONS[compression](whole)
+    end = len(content) if compression else len(whole.rstrip(b"\0")) // 512 * 512 + 512
+    for length in {*range(512, end, 512), *range(20, end, max(1, end // 40)), end - 1, end - 9}:
+        with pytest.raises(DataError, match="download it again"):
+            unpack(archive(content[:length]), place / "videos")
+        assert nothing_is_left(place)
+
+
+@pytest.mark.parametrize("compression", [".gz", ".bz2", ".xz"])
+def test_a_compressed_tar_with_one_wrong_byte(archive, place, compression):
+    content = COMPRESSIONS[compression](tar({"a": random.Random(0).randbytes(9999)}, []))
+    # Behind the head, whose time and flags no checksum covers, and before what pads the end.
+    for position in range(20, len(content) - 8, 611):
+        damaged = bytearray(content)
+        damaged[position] ^= 0x10
+        with pytest.raises(DataError, match=r"damaged or cut off|no tar archive"):
+            unpack(archive(damaged), place / "videos")
+        assert nothing_is_left(place)
+
+
+def test_a_wrong_header_in_a_tar_is_not_its_end(archive, place):
+    content = bytearray(tar({"a": b"1", "b": b"2", "c": b"3"}, []))
+    content[2 * 512] ^= 1  # of b: tarfile on its own would find a alone
+    with pytest.raises(DataError, match="does not end where a tar archive ends"):
+        unpack(archive(gzip.compress(content)), place / "videos")
+    assert nothing_is_left(place)
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+@pytest.mark.parametrize("size", [-1024, -10_000, 10**18])
+def test_an_impossible_size_in_a_tar(archive, place, kind, size):
+    content = bytearray(tar({"a": b"1"}, []))
+    content[124:136] = b"\xff" * 4 + size.to_bytes(8, "big", signed=True)  # in the base of 256
+    if size > 0:
+        content[124:128] = b"\x80\x00\x00\x00"
+    content[156:157] = kind
+    correct_sum(content)
+    with pytest.raises(DataError, match="damaged or cut off"):
+        unpack(archive(content), place / "videos")
+    assert nothing_is_left(place)
+
+
+def test_what_is_compressed_but_no_tar(archive, place):
+    with pytest.raises(DataError, match=r"compressed, but what is in it is no tar.*right file"):
+        unpack(archive(gzip.compress(b"\x5c\x01\x00\x00" + bytes(999))), place / "videos")
+    assert nothing_is_left(place)
+
+
 def test_an_encrypted_zip(tmp_path, place):
     path = write_zip(tmp_path / "a.zip", {"a": b"secret"}, [])
     content = bytearray(path.read_bytes())
@@ -289,7 +467,8 @@ def test_an_encrypted_zip(tmp_path, place):
     [
         (b"<!DOCTYPE html>", "a web page"),
         (b"", "something else"),
-        (b"\x1f\x8b\x08", "something else"),
+        (b"\x1f\x8b\x08", "damaged or cut off"),
+        (b"\x1f\x9d\x90", "something else"),  # .tar.Z
         (None, "is not there"),
     ],
 )

@@ -2,10 +2,12 @@
 
 from psc.applications.affinity import AffinityApplication
 from psc.applications.base import Application
+from psc.applications.tissue import TissueApplication
 from psc.applications.video import VideoApplication
 from psc.config.schema import (
     AffinityRecipeConfig,
     RecipeConfig,
+    TissueRecipeConfig,
     TrainConfig,
     VideoRecipeConfig,
 )
@@ -15,6 +17,7 @@ __all__ = ["Application", "build_application"]
 _APPLICATIONS: dict[type[RecipeConfig], type[Application]] = {
     AffinityRecipeConfig: AffinityApplication,
     VideoRecipeConfig: VideoApplication,
+    TissueRecipeConfig: TissueApplication,
 }
 """Recipe → application: a recipe says what is learned."""
 

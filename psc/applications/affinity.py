@@ -12,8 +12,10 @@ from psc.backbones import DenseNet, UNet
 from psc.backbones.geometry import VolumeNetwork
 from psc.build import build_volume_network, patch_input_size
 from psc.config.schema import AffinityRecipeConfig, FibsemConfig, TrainConfig
-from psc.datasets.modules import AffinityData
+from psc.datasets.fibsem import AffinityPatches, ValidationPatches
+from psc.datasets.modules import TrainingData
 from psc.datasets.splits import prepare_synthetic, read_splits
+from psc.datasets.transforms import Augmentation
 from psc.errors import ConfigError
 from psc.tasks.affinity import AffinityTask
 
@@ -39,14 +41,36 @@ class AffinityApplication(Application):
         """A network from volumes to volumes."""
         return build_volume_network(self.config.backbone, self.config.block)
 
-    def training_data(self, network: nn.Module, workers: int) -> AffinityData:
+    def training_data(self, network: nn.Module, workers: int) -> TrainingData:
         """Random patches, and fixed ones to validate on."""
-        return AffinityData(
-            self._splits,
-            self._dataset,
+        volume_network, low_high = _volume_network(network), self._dataset.intensity_range
+        input_size = patch_input_size(self._recipe, volume_network)
+        common: dict[str, Any] = {
+            "input_size": input_size,
+            "output_size": volume_network.output_size(input_size),
+            "zero_label": self._dataset.zero_label,
+            "boundary_thickness": self._dataset.boundary_thickness,
+            "intensity_range": (low_high[0], low_high[1]) if low_high else None,
+        }
+        options = self._recipe.augmentation
+        augmentation = Augmentation(
+            reflections=options.reflections,
+            axis_swaps=options.axis_swaps,  # type: ignore[arg-type]  # checked in psc.config
+            contrast=(options.contrast[0], options.contrast[1]),
+            brightness=(options.brightness[0], options.brightness[1]),
+        )
+        return TrainingData(
+            AffinityPatches(
+                self._splits.train,
+                seed=self.config.seed,
+                length=2**62,
+                augmentation=augmentation,
+                **common,
+            ),
+            ValidationPatches(
+                self._splits.validation, maximum=self._recipe.validation_patches, **common
+            ),
             self._recipe,
-            _volume_network(network),
-            seed=self.config.seed,
             workers=workers,
         )
 

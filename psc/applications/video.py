@@ -11,13 +11,13 @@ from psc.backbones import DenseNet, ResNet, UNet
 from psc.build import build_network
 from psc.config.schema import BackboneConfig, TrainConfig, UCF101Config, VideoRecipeConfig
 from psc.datasets.action_split import ActionSplit
-from psc.datasets.clips import EvaluationClips
+from psc.datasets.clips import EvaluationClips, TrainingClips
+from psc.datasets.modules import TrainingData, loader
 from psc.datasets.prepared_video import PreparedVideos
 from psc.datasets.splits import REAL, SAMPLE, SYNTHETIC, locate
 from psc.datasets.synthetic_video import SyntheticVideos, write_synthetic_videos
 from psc.datasets.ucf101 import read_split
 from psc.datasets.video_manifest import PreparationSettings
-from psc.datasets.video_modules import VideoData, clip_options, loader
 from psc.datasets.video_preparation import prepare_videos, scan_videos
 from psc.errors import ConfigError
 from psc.locks import wait_for_lock
@@ -53,10 +53,27 @@ class VideoApplication(Application):
         """A classifier of as many classes as the data set has."""
         return build_network(self.config.backbone, self.config.block)
 
-    def training_data(self, network: nn.Module, workers: int) -> VideoData:
+    def training_data(self, network: nn.Module, workers: int) -> TrainingData:
         """Random clips, and fixed ones to validate on."""
-        return VideoData(
-            self._store, self._split, self._recipe, seed=self.config.seed, workers=workers
+        recipe, options = self._recipe, _clip_options(self._recipe)
+        return TrainingData(
+            TrainingClips(
+                self._store,
+                self._split.train,
+                seed=self.config.seed,
+                random_crop=recipe.random_crop,
+                flip=recipe.flip,
+                **options,
+            ),
+            EvaluationClips(
+                self._store,
+                self._split.validation,
+                clips_per_video=recipe.validation_clips,
+                **options,
+            ),
+            recipe,
+            workers=workers,
+            validation_batch_size=recipe.evaluation_batch_size,
         )
 
     def task(self, network: nn.Module, iterations: int) -> ClassificationTask:
@@ -82,7 +99,7 @@ class VideoApplication(Application):
                 videos,
                 clips_per_video=self._recipe.test_clips,
                 seed=self.config.seed,
-                **clip_options(self._recipe),
+                **_clip_options(self._recipe),
             )
             metrics[part] = evaluate_videos(
                 network,
@@ -103,6 +120,16 @@ class VideoApplication(Application):
             "splits": self._split.record(),
             "files": [{"name": str(self._dataset.prepared), **store}],
         }
+
+
+def _clip_options(recipe: VideoRecipeConfig) -> dict[str, Any]:
+    """What training and evaluation clips have in common."""
+    return {
+        "frames": recipe.frames,
+        "stride": recipe.temporal_stride,
+        "size": recipe.size,
+        "shuffle_frames": recipe.shuffle_frames,
+    }
 
 
 def _check_classes(backbone: BackboneConfig, split: ActionSplit) -> None:

@@ -1,4 +1,4 @@
-"""Zip and RAR archives, unpacked safely."""
+"""Zip, RAR and tar archives, unpacked safely."""
 
 from psc.archives.rar_tools import require_rar_tool
 from psc.archives.unpacking import unpack

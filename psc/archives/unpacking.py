@@ -2,29 +2,51 @@
 
 import os
 import shutil
-import stat
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from tqdm import tqdm
 
+from psc.archives.damage import reported_damage
 from psc.archives.members import Member, files_of
 from psc.archives.rar_headers import RAR4_SIGNATURE, RAR5_SIGNATURE, rar_members
 from psc.archives.rar_tools import require_rar_tool, unpack_rar
+from psc.archives.tar_files import (
+    COMPRESSED_SIGNATURES,
+    is_tar_header,
+    tar_contents,
+    tar_members,
+)
+from psc.archives.zip_files import zip_contents, zip_members
 from psc.disk_space import require_free_space
 from psc.errors import DataError
 from psc.locks import holder, try_lock
 
-_ENCRYPTED = 0x1
 _MOST_NAMED = 3
-_SIGNATURES = {RAR4_SIGNATURE: "rar", RAR5_SIGNATURE: "rar", b"PK\x03\x04": "zip"}
+_SIGNATURES = {
+    RAR4_SIGNATURE: "rar",
+    RAR5_SIGNATURE: "rar",
+    b"PK\x03\x04": "zip",
+    **dict.fromkeys(COMPRESSED_SIGNATURES, "tar"),
+}
+_MEMBERS: dict[str, Callable[[Path], Iterable[Member]]] = {
+    "rar": rar_members,
+    "zip": zip_members,
+    "tar": tar_members,
+}
+_CONTENTS: dict[str, Callable[[Path], Generator[IO[bytes], None, None]]] = {
+    "zip": zip_contents,
+    "tar": tar_contents,
+}
 
 
 def unpack(archive: Path, destination: Path, *, progress: bool | None = None) -> int:
-    """Unpack a zip or a RAR archive to a folder that does not exist yet.
+    """Unpack an archive to a folder that does not exist yet.
+
+    Zip, RAR, and tar: plain (.tar) or compressed (.tar.gz or .tgz, .tar.bz2, .tar.xz).
 
     A folder that holds everything else of the archive becomes ``destination`` itself. What is
     unpacked lies in ``.NAME.unpacking`` beside it until it is complete; what an interruption left
@@ -49,7 +71,7 @@ def unpack(archive: Path, destination: Path, *, progress: bool | None = None) ->
     kind = _kind(archive)
     if kind == "rar":
         require_rar_tool()
-    files = files_of(archive, rar_members(archive) if kind == "rar" else _zip_members(archive))
+    files = files_of(archive, _MEMBERS[kind](archive))
     require_free_space(destination.parent, sum(files.values()), f"{archive}, unpacked,")
     staging = destination.with_name(f".{destination.name}.unpacking")
     lock_path = staging.with_name(f"{staging.name}.lock")
@@ -82,8 +104,9 @@ def _unpack(
         if kind == "rar":
             check = partial(_check_complete, archive, staging, files)
             unpack_rar(archive, staging, len(files), check, progress=progress)
-        else:
-            _unzip(archive, files, staging, progress)  # checks sizes and sums itself
+        else:  # zipfile and tarfile notice themselves what is missing
+            with reported_damage(archive), closing(_CONTENTS[kind](archive)) as contents:
+                _write(contents, files, staging, progress)
         first_parts = {path.parts[0] for path in files}
         whole = staging / first_parts.pop() if len(first_parts) == 1 else staging
         (whole if whole.is_dir() else staging).rename(destination)
@@ -95,63 +118,37 @@ def _kind(archive: Path) -> str:
     if not archive.is_file():
         raise DataError(f"{archive} is not there; download it first")
     with archive.open("rb") as file:
-        head = file.read(64)
+        head = file.read(512)
     for signature, kind in _SIGNATURES.items():
         if head.startswith(signature):
             return kind
+    if is_tar_header(head):
+        return "tar"
     is_page = head.lstrip().startswith(b"<")
     found = "a web page (an error message, perhaps)" if is_page else f"something else: {head[:8]!r}"
     raise DataError(
-        f"{archive} is neither a zip nor a RAR archive but {found}; delete it and download it again"
+        f"{archive} is no zip, RAR or tar archive but {found}; delete it and download it again"
     )
 
 
-def _zip_members(archive: Path) -> list[Member]:
-    return [_zip_member(archive, entry) for entry in _entries(archive)]
-
-
-def _entries(archive: Path) -> list[zipfile.ZipInfo]:
-    try:
-        with zipfile.ZipFile(archive) as file:
-            return file.infolist()
-    # zipfile's NotImplementedError: a compression or a version of the format that it does not know
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise _damaged(archive, error) from error
-
-
-def _zip_member(archive: Path, entry: zipfile.ZipInfo) -> Member:
-    if entry.flag_bits & _ENCRYPTED:
-        raise DataError(f"{archive} is encrypted; unpack it by hand")
-    unix = stat.S_IFMT(entry.external_attr >> 16)
-    if unix not in (0, stat.S_IFREG, stat.S_IFDIR):
-        return Member(entry.filename, 0, "special")
-    if entry.is_dir():
-        return Member(entry.filename, 0, "folder")
-    return Member(entry.filename, entry.file_size, "file")
-
-
-def _unzip(
-    archive: Path, files: Mapping[PurePosixPath, int], folder: Path, progress: bool | None
+def _write(
+    contents: Iterable[IO[bytes]],
+    files: Mapping[PurePosixPath, int],
+    folder: Path,
+    progress: bool | None,
 ) -> None:
-    """Write every file to its safe path."""
-    with (
-        zipfile.ZipFile(archive) as file,
-        tqdm(
-            desc="unpacking",
-            total=len(files),
-            unit="file",
-            disable=None if progress is None else not progress,
-        ) as bar,
-    ):
-        entries = [entry for entry in file.infolist() if not entry.is_dir()]
-        for path, entry in zip(files, entries, strict=True):
+    """Write every file's content to its safe path; ``contents`` are in the order of ``files``."""
+    with tqdm(
+        desc="unpacking",
+        total=len(files),
+        unit="file",
+        disable=None if progress is None else not progress,
+    ) as bar:
+        for path, content in zip(files, contents, strict=True):
             target = folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with file.open(entry) as source, target.open("xb") as copy:
-                    shutil.copyfileobj(source, copy)
-            except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-                raise _damaged(archive, error) from error
+            with target.open("xb") as copy:
+                shutil.copyfileobj(content, copy)
             bar.update()
 
 
@@ -181,10 +178,3 @@ def _walk(folder: Path) -> Iterator["os.DirEntry[str]"]:
                 yield from _walk(Path(entry.path))
             else:
                 yield entry
-
-
-def _damaged(archive: Path, error: Exception) -> DataError:
-    return DataError(
-        f"{archive} ({archive.stat().st_size} bytes) is damaged or cut off ({error}); delete it and"
-        " download it again"
-    )

@@ -25,7 +25,8 @@ FIBSEM_FILES = (
 )
 """What data/fibsem holds once FIB-25 is downloaded (data/sources.yaml)."""
 
-FIBSEM_SAMPLE = "em/fib25/training_sample2_z000-207.h5"
+SAMPLES = {"fibsem": "em/fib25/training_sample2_z000-207.h5", "ibsr": "mri/ibsr18"}
+"""Data set → its part of the sample data that can be trained on; 114 videos teach no actions."""
 
 PROJECT = Path(__file__).resolve().parents[2]
 """The checkout: configs/ and data/ lie here."""
@@ -34,19 +35,29 @@ PROJECT = Path(__file__).resolve().parents[2]
 def default_dataset(backbone: str) -> str:
     """Name of the data set that a backbone trains on when the user names none.
 
-    The whole of FIB-25 (U-Net) or UCF101 (ResNet) if it is on disk, else the real sample that
-    ``PSC_SAMPLE_DATA`` points to (U-Net only: 114 clips teach no actions), else the synthetic
-    stand-in.
+    The whole of FIB-25 (U-Net), UCF101 (ResNet) or IBSR (DenseNet) if it is on disk, else its real
+    sample if ``PSC_SAMPLE_DATA`` points to one, else the synthetic stand-in.
     """
-    if backbone.startswith("resnet"):
-        prepared = PROJECT / "data" / "ucf101" / "prepared"
-        return "ucf101" if any(prepared.glob("*.h5")) else "ucf101_synthetic"
-    if all((PROJECT / "data" / "fibsem" / name).is_file() for name in FIBSEM_FILES):
-        return "fibsem"
+    matching = [name for prefix, name in _DATA_SETS.items() if backbone.startswith(prefix)]
+    data_set = matching[0] if matching else "fibsem"
+    if _is_on_disk(data_set):
+        return data_set
     sample = os.environ.get(SAMPLE_VARIABLE)
-    if sample and (Path(sample) / FIBSEM_SAMPLE).is_file():
-        return "fibsem_sample"
-    return "fibsem_synthetic"
+    if sample and data_set in SAMPLES and (Path(sample) / SAMPLES[data_set]).exists():
+        return f"{data_set}_sample"
+    return f"{data_set}_synthetic"
+
+
+_DATA_SETS = {"unet": "fibsem", "resnet": "ucf101", "densenet": "ibsr"}
+
+
+def _is_on_disk(data_set: str) -> bool:
+    folder = PROJECT / "data" / data_set
+    if data_set == "ucf101":
+        return any((folder / "prepared").glob("*.h5"))
+    if data_set == "ibsr":
+        return folder.is_dir()
+    return all((folder / name).is_file() for name in FIBSEM_FILES)
 
 
 def resolve_budget(budget: str) -> str:

@@ -29,6 +29,9 @@ def register() -> None:
         ("affinity_recipe", schema.AffinityRecipeConfig),
         ("ucf101", schema.UCF101Config),
         ("video_recipe", schema.VideoRecipeConfig),
+        ("ibsr", schema.IBSRConfig),
+        ("tissue_recipe", schema.TissueRecipeConfig),
+        ("segment", schema.SegmentConfig),
     ):
         store.store(group="schema", name=name, node=node)
 

@@ -4,22 +4,48 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from psc.config.check_values import at_least, require
-from psc.config.schema import DatasetConfig, FibsemConfig, SlabConfig, UCF101Config
+from psc.config.schema import (
+    DatasetConfig,
+    FibsemConfig,
+    IBSRConfig,
+    SlabConfig,
+    UCF101Config,
+)
 from psc.errors import ConfigError
 
 
 def check_dataset(dataset: DatasetConfig) -> None:
-    """Slabs: well-formed, and disjoint between splits where they name the same file.
+    """Ranges and choices; slabs of EM volumes well-formed and disjoint between splits.
 
     Raises:
-        ConfigError: naming the split and the slab.
+        ConfigError: naming the key, or the split and the slab.
     """
     if isinstance(dataset, UCF101Config):
         require("dataset.split", dataset.split, (1, 2, 3))
         for key, minimum in (("classes", 2), ("validation_groups", 1), ("short_side", 1)):
             at_least(f"dataset.{key}", getattr(dataset, key), minimum)
-    if not isinstance(dataset, FibsemConfig):
-        return
+    if isinstance(dataset, IBSRConfig):
+        _check_ibsr(dataset)
+    if isinstance(dataset, FibsemConfig):
+        _check_fibsem(dataset)
+
+
+def _check_ibsr(dataset: IBSRConfig) -> None:
+    require("dataset.labels", dataset.labels, ("filled", "unfilled"))
+    voxel = dataset.voxel_size
+    if voxel is not None and not (len(voxel) == 3 and min(voxel) > 0):
+        raise ConfigError(f"dataset.voxel_size={voxel}: must be three positive mm, or null")
+    if dataset.folds is not None:
+        at_least("dataset.folds", dataset.folds, 2)
+        at_least("dataset.validation_subjects", dataset.validation_subjects, 1)
+        if not 0 <= dataset.fold < dataset.folds:
+            raise ConfigError(
+                f"dataset.fold={dataset.fold}: must lie in [0, {dataset.folds}), the number of "
+                "dataset.folds"
+            )
+
+
+def _check_fibsem(dataset: FibsemConfig) -> None:
     require("dataset.zero_label", dataset.zero_label, ("ignore", "boundary"))
     at_least("dataset.boundary_thickness", dataset.boundary_thickness, 0)
     bounds = dataset.intensity_range

@@ -11,9 +11,12 @@ from psc.config.schema import (
     AffinityRecipeConfig,
     BackboneConfig,
     DatasetConfig,
+    DenseNetConfig,
     FibsemConfig,
+    IBSRConfig,
     RecipeConfig,
     ResNetConfig,
+    TissueRecipeConfig,
     TrainConfig,
     UCF101Config,
     UNetConfig,
@@ -25,6 +28,8 @@ TYPES: dict[str, tuple[type[BackboneConfig], type[DatasetConfig], type[RecipeCon
     "unet": (UNetConfig, FibsemConfig, AffinityRecipeConfig),
     "resnet18": (ResNetConfig, UCF101Config, VideoRecipeConfig),
     "resnet34": (ResNetConfig, UCF101Config, VideoRecipeConfig),
+    "densenet": (DenseNetConfig, IBSRConfig, TissueRecipeConfig),
+    "densenet_bui": (DenseNetConfig, IBSRConfig, TissueRecipeConfig),
 }
 """Backbone → types of its own, its data set's and its recipe's configuration."""
 

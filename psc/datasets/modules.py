@@ -1,4 +1,4 @@
-"""Lightning data modules: which patches a training sees, in which order, on which process."""
+"""Batches of a training: in which order, on which process, in epochs that end with a validation."""
 
 import math
 from collections.abc import Iterator
@@ -6,14 +6,10 @@ from typing import Any
 
 import lightning
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from psc.backbones.geometry import VolumeNetwork
-from psc.build import patch_input_size
-from psc.config.schema import AffinityRecipeConfig, FibsemConfig, RecipeConfig
-from psc.datasets.fibsem import AffinityPatches, ValidationPatches
-from psc.datasets.splits import Splits
-from psc.datasets.transforms import Augmentation
+from psc.config.schema import RecipeConfig
 
 
 class EpochSampler(Sampler[int]):
@@ -56,83 +52,57 @@ def training_epochs(recipe: RecipeConfig) -> tuple[int, int]:
 
 
 class TrainingData(lightning.LightningDataModule):
-    """Batches of a training, in epochs that end with a validation.
+    """Samples to train and to validate on, whatever the task, as batches.
+
+    Args:
+        training: an endless data set whose sample i is a function of i.
+        validation: a fixed one.
+        recipe: iterations and batch size.
+        workers: processes per loader; 0 loads in the training process.
+        validation_batch_size: None: the recipe's.
 
     Attributes:
         epochs: number of validation intervals.
         iterations_per_epoch: iterations of each.
     """
 
-    epochs: int
-    iterations_per_epoch: int
-
-
-class AffinityData(TrainingData):
-    """Patches of EM volumes for ``psc.tasks.AffinityTask``.
-
-    Args:
-        splits: regions to train and validate on.
-        dataset: how labels and grey values are to be read.
-        recipe: patch and batch size, augmentation.
-        network: tells the output size.
-        seed: of all patches.
-        workers: processes per loader; 0 loads in the training process.
-    """
-
     def __init__(
         self,
-        splits: Splits,
-        dataset: FibsemConfig,
-        recipe: AffinityRecipeConfig,
-        network: VolumeNetwork,
+        training: Dataset[Any],
+        validation: Dataset[Any],
+        recipe: RecipeConfig,
         *,
-        seed: int,
         workers: int,
+        validation_batch_size: int | None = None,
     ) -> None:
         super().__init__()
+        self.training, self.validation = training, validation
         self.recipe, self.workers = recipe, workers
+        self.validation_batch_size = validation_batch_size or recipe.batch_size
         self.epochs, self.iterations_per_epoch = training_epochs(recipe)
-        input_size, low_high = patch_input_size(recipe, network), dataset.intensity_range
-        common: dict[str, Any] = {
-            "input_size": input_size,
-            "output_size": network.output_size(input_size),
-            "zero_label": dataset.zero_label,
-            "boundary_thickness": dataset.boundary_thickness,
-            "intensity_range": (low_high[0], low_high[1]) if low_high else None,
-        }
-        options = recipe.augmentation
-        augmentation = Augmentation(
-            reflections=options.reflections,
-            axis_swaps=options.axis_swaps,  # type: ignore[arg-type]  # checked in psc.config
-            contrast=(options.contrast[0], options.contrast[1]),
-            brightness=(options.brightness[0], options.brightness[1]),
-        )
-        self._seed, self._splits, self._common = seed, splits, common
-        # Built here and not in setup(): bad data is refused before a trainer starts processes.
-        self.train_patches = AffinityPatches(
-            splits.train, seed=seed, length=2**62, augmentation=augmentation, **common
-        )
-        self.validation_patches = ValidationPatches(
-            splits.validation, maximum=recipe.validation_patches, **common
-        )
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Random patches; the sampler makes the endless data set an epoch."""
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """Random samples; the sampler makes the endless data set an epoch."""
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         length = self.iterations_per_epoch * self.recipe.batch_size
-        return self._loader(self.train_patches, sampler=EpochSampler(length, rank, world))
+        sampler = EpochSampler(length, rank, world)
+        return loader(self.training, self.recipe.batch_size, self.workers, sampler)
 
-    def val_dataloader(self) -> DataLoader[Any]:
-        """The fixed validation patches, all of them on every process: they are few."""
-        return self._loader(self.validation_patches)
+    def val_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """The fixed validation samples, all of them on every process: they are few."""
+        return loader(self.validation, self.validation_batch_size, self.workers)
 
-    def _loader(self, patches: Any, sampler: Sampler[int] | None = None) -> DataLoader[Any]:
-        return DataLoader(
-            patches,
-            batch_size=self.recipe.batch_size,
-            sampler=sampler,
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
+
+def loader(
+    samples: Dataset[Any], batch_size: int, workers: int, sampler: Sampler[int] | None = None
+) -> DataLoader[dict[str, Tensor]]:
+    """Batches of samples, in the order of the sampler, or of the samples."""
+    return DataLoader(
+        samples,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )

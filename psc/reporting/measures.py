@@ -12,7 +12,7 @@ from typing import Any
 from psc.errors import DataError
 from psc.results import Record
 
-__all__ = ["AFFINITY", "VIDEO", "Measures", "Score", "measures_of"]
+__all__ = ["AFFINITY", "TISSUE", "VIDEO", "Measures", "Score", "measures_of"]
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,20 @@ def _video_test(record: Record) -> tuple[Any, ...]:
     return splits["split"], splits["classes"], splits["videos"]["test"], clips
 
 
+def _tissue_test(record: Record) -> tuple[Any, ...]:
+    """Which labels of which subjects; windows are how a network is applied, so they count too."""
+    recipe = record.config["recipe"]
+    return (
+        *record.data["splits"]["test"],
+        record.config["dataset"]["labels"],
+        recipe["overlap"],
+        recipe["blending"],
+    )
+
+
 _VI_SUM = Score("total", "VI sum [bits]", "vi_sum")
 _TOP1 = Score("top1", "top-1 [%]", "top1")
+_DICE = Score("dice_mean", "mean Dice [%]", "dice_mean")
 
 AFFINITY = Measures(
     name="affinity",
@@ -153,7 +165,31 @@ VIDEO = Measures(
 )
 """Figure 4b: accuracy over test videos, the softmax of their clips averaged, and over clips."""
 
-_APPLICATIONS = (AFFINITY, VIDEO)
+TISSUE = Measures(
+    name="tissue",
+    title="Brain tissue segmentation",
+    scores=(
+        Score("dice_gm", "Dice GM [%]", "dice_gm"),
+        Score("dice_wm", "Dice WM [%]", "dice_wm"),
+        Score("dice_csf", "Dice CSF [%]", "dice_csf"),
+        _DICE,
+    ),
+    headline=_DICE,
+    axis="mean Dice of the tissues",
+    lower_is_better=False,
+    percent=True,
+    sample="patch",
+    floor_name="intensity alone",
+    floor=_without_network,
+    floor_column="intensity_dice_mean",
+    against=None,
+    test=_tissue_test,
+    errors_logged=False,
+    segmentations=False,
+)
+"""Figure 5d: Dice of whole test subjects, by tissue, averaged over them."""
+
+_APPLICATIONS = (AFFINITY, VIDEO, TISSUE)
 
 
 def measures_of(record: Record) -> Measures:

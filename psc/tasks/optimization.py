@@ -45,8 +45,12 @@ def learning_rate_factor(config: ScheduleConfig, iterations: int) -> Callable[[i
 
     - constant: 1;
     - inverse: (1 + gamma·iteration)^−power, Caffe's "inv";
+    - step: gamma^⌊iteration / step_size⌋;
     - cosine: half a cosine from 1 to 0 over ``iterations``.
     """
+    if config.name == "step":
+        decay, step_size = config.gamma, config.step_size
+        return lambda iteration: float(decay ** (iteration // step_size))
     if config.name == "inverse":
         gamma, power = config.gamma, config.power
         return lambda iteration: float((1 + gamma * iteration) ** -power)

@@ -120,7 +120,8 @@ def test_weights_start_a_network_and_others_are_refused(tmp_path):
 def test_every_other_choice_composes(group):
     assert names(group)
     for name in names(group):
-        backbone = "resnet34" if name.startswith("ucf101") else "unet"
+        reader = {"ucf101": "resnet34", "ibsr": "densenet"}
+        backbone = reader.get(name.split("_")[0], "unet")
         compose([f"backbone={backbone}", f"{group}={name}"])
 
 
@@ -173,7 +174,7 @@ def test_the_command_line_wins_over_the_budget():
         (["recipe.iterations=0"], "recipe.iterations=0: must be at least 1"),
         (["recipe.optimizer.learning_rate=0"], "learning_rate=0.0: must be positive"),
         (["recipe.optimizer.betas=[1,0.9]"], "betas"),
-        (["recipe.schedule.name=step"], "allowed are constant, inverse, cosine"),
+        (["recipe.schedule.name=linear"], "allowed are constant, inverse, step, cosine"),
         (["recipe.augmentation.axis_swaps=xy"], "allowed are all, yx, none"),
         (["recipe.augmentation.contrast=[2,1]"], "contrast"),
         (["segmentation.thresholds=[]"], "no agglomeration threshold"),
@@ -199,6 +200,28 @@ def test_the_command_line_wins_over_the_budget():
         (["dataset.train=[]"], "dataset.train is empty"),
         (["dataset=fibsem_sample", "dataset.test.0.z=[160,208]"], "overlap"),
         (["dataset=fibsem_sample", "dataset.test.0.z=[9,3]"], r"dataset.test\[0\].z"),
+        (["recipe.schedule={name: step, step_size: 0}"], "recipe.schedule.step_size=0"),
+        (["recipe.schedule={name: step, gamma: 2}"], "recipe.schedule.gamma=2"),
+        (["backbone=densenet", "dataset=fibsem"], "allowed are ibsr, ibsr_sample, ibsr_synthetic"),
+        (["backbone=densenet", "dataset.labels=some"], "allowed are filled, unfilled"),
+        (["backbone=densenet", "dataset.voxel_size=[1,1]"], "three positive mm"),
+        (["backbone=densenet", "dataset.folds=1"], "dataset.folds=1: must be at least 2"),
+        (["backbone=densenet", "dataset.folds=3", "dataset.fold=3"], "dataset.fold=3"),
+        (
+            ["backbone=densenet", "dataset.folds=3", "dataset.validation_subjects=0"],
+            "dataset.validation_subjects=0",
+        ),
+        (["backbone=densenet", "backbone.classes=3"], "backbone.classes=3: .* takes 4"),
+        (["backbone=densenet", "backbone.in_channels=2"], "backbone.in_channels=2"),
+        (["backbone=densenet", "recipe.patch_size=40"], "recipe.patch_size=40: .* 32 .* 48"),
+        (["backbone=densenet", "recipe.patch_size=16", "recipe.batch_size=1"], "single value"),
+        (["backbone=densenet", "recipe.foreground_share=1.5"], "recipe.foreground_share=1.5"),
+        (["backbone=densenet", "recipe.overlap=1"], r"recipe.overlap=1.0: must lie in \[0, 1\)"),
+        (["backbone=densenet", "recipe.blending=sharp"], "allowed are constant, gaussian"),
+        (["backbone=densenet", "recipe.loss=focal"], "cross_entropy, dice, dice_cross_entropy"),
+        (["backbone=densenet", "recipe.augmentation.reflections=[true]"], "must be three of"),
+        (["backbone=densenet", "recipe.augmentation.scaling=[2,1]"], "recipe.augmentation.scaling"),
+        (["backbone=densenet", "recipe.augmentation.rotation=-5"], "rotation"),
         (["dataset.zero_label=maybe"], "dataset.zero_label=maybe"),
     ],
 )
@@ -219,9 +242,11 @@ def test_default_dataset_takes_what_is_on_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(choices, "PROJECT", tmp_path)
     monkeypatch.delenv(choices.SAMPLE_VARIABLE, raising=False)
     assert choices.default_dataset("unet") == "fibsem_synthetic"
+    assert choices.default_dataset("densenet") == "ibsr_synthetic"
     sample = tmp_path / "sample"
-    (sample / choices.FIBSEM_SAMPLE).parent.mkdir(parents=True)
-    (sample / choices.FIBSEM_SAMPLE).touch()
+    for name in choices.SAMPLES.values():
+        (sample / name).parent.mkdir(parents=True)
+        (sample / name).touch()
     monkeypatch.setenv(choices.SAMPLE_VARIABLE, str(sample))
     assert choices.default_dataset("unet") == "fibsem_sample"
     for name in choices.FIBSEM_FILES:
@@ -229,6 +254,9 @@ def test_default_dataset_takes_what_is_on_disk(tmp_path, monkeypatch):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     assert choices.default_dataset("unet") == "fibsem"
+    assert choices.default_dataset("densenet_bui") == "ibsr_sample"
+    (tmp_path / "data" / "ibsr").mkdir()
+    assert choices.default_dataset("densenet") == "ibsr"
 
 
 def test_auto_budget_follows_the_device(monkeypatch):
@@ -239,11 +267,13 @@ def test_auto_budget_follows_the_device(monkeypatch):
     assert choices.default_recipe("unet", "paper") == "unet/paper"
 
 
-def test_a_backbone_that_no_task_trains_says_so():
-    with pytest.raises(ConfigError, match="backbone=densenet: no task trains it yet"):
-        choices.default_recipe("densenet", "quick")
-    with pytest.raises(HydraException):
-        compose(["backbone=densenet"])
+def test_a_backbone_that_no_task_trains_says_so(tmp_path, monkeypatch):
+    (tmp_path / "configs" / "recipe" / "unet").mkdir(parents=True)
+    (tmp_path / "configs" / "backbone").mkdir()
+    (tmp_path / "configs" / "backbone" / "mine.yaml").touch()
+    monkeypatch.setattr(choices, "PROJECT", tmp_path)
+    with pytest.raises(ConfigError, match=r"backbone=mine: no task trains it yet \(only unet\)"):
+        choices.default_recipe("mine", "quick")
 
 
 def test_configs_hold_no_absolute_path():

@@ -13,7 +13,9 @@ from omegaconf import MISSING
 from psc.config.schema.data import (
     DatasetConfig,
     FibsemConfig,
+    IBSRConfig,
     SlabConfig,
+    SyntheticBrainsConfig,
     SyntheticVideosConfig,
     SyntheticVolumeConfig,
     UCF101Config,
@@ -31,6 +33,8 @@ from psc.config.schema.recipes import (
     OptimizerConfig,
     RecipeConfig,
     ScheduleConfig,
+    TissueAugmentationConfig,
+    TissueRecipeConfig,
     VideoRecipeConfig,
 )
 from psc.config.schema.running import (
@@ -51,17 +55,22 @@ __all__ = [
     "DenseNetConfig",
     "EvaluateConfig",
     "FibsemConfig",
+    "IBSRConfig",
     "LoggerConfig",
     "OptimizerConfig",
     "RecipeConfig",
     "ResNetConfig",
     "ScheduleConfig",
+    "SegmentConfig",
     "SegmentationChanges",
     "SegmentationConfig",
     "SlabConfig",
     "SummaryConfig",
+    "SyntheticBrainsConfig",
     "SyntheticVideosConfig",
     "SyntheticVolumeConfig",
+    "TissueAugmentationConfig",
+    "TissueRecipeConfig",
     "TrainConfig",
     "TrainerConfig",
     "UCF101Config",
@@ -97,6 +106,17 @@ class EvaluateConfig:
     accelerator: str = "auto"
     output: str | None = None
     overwrite: bool = False
+
+
+@dataclass
+class SegmentConfig:
+    """Everything that ``scripts/segment.py`` takes."""
+
+    checkpoint: str = MISSING
+    input: str = MISSING
+    output: str = MISSING
+    overwrite: bool = False
+    accelerator: str = "auto"
 
 
 @dataclass

@@ -82,3 +82,32 @@ class UCF101Config(DatasetConfig):
     synthetic: SyntheticVideosConfig | None = None
     sample: bool = False
     """A real but small sample: its records go into the tables of reduced protocols only."""
+
+
+@dataclass
+class SyntheticBrainsConfig:
+    """Phantoms that ``psc.datasets.mri.synthetic`` writes where ``dataset.folder`` says."""
+
+    subjects: int = 18
+    seed: int = 0
+
+
+@dataclass
+class IBSRConfig(DatasetConfig):
+    """T1 volumes with tissue labels, one folder of NIfTI files: ``psc.datasets.mri``."""
+
+    folder: str = MISSING
+    split: str = MISSING
+    """File that says which subjects train, validate and test."""
+    folds: int | None = None
+    """Cross-validation instead of the file: cut the labelled subjects into this many test parts."""
+    fold: int = 0
+    validation_subjects: int = 2
+    """Of a cross-validation; the file has its own."""
+    fold_seed: int = 0
+    labels: str = "filled"
+    voxel_size: list[float] | None = None
+    """Resample to so many mm (right, anterior, superior); null: as the files are."""
+    synthetic: SyntheticBrainsConfig | None = None
+    sample: bool = False
+    """A real but small sample: its records go into the tables of reduced protocols only."""

@@ -23,6 +23,7 @@ class ScheduleConfig:
     name: str = "constant"
     gamma: float = 0.0
     power: float = 0.0
+    step_size: int = 1
 
 
 @dataclass
@@ -84,3 +85,34 @@ class VideoRecipeConfig(RecipeConfig):
     test_clips: int = 20
     """Clips of each test video, whose softmax is averaged."""
     evaluation_batch_size: int = 32
+
+
+@dataclass
+class TissueAugmentationConfig:
+    """Augmentation of MRI patches, all off: ``psc.datasets.mri.augmentation``."""
+
+    reflections: list[bool] = field(default_factory=lambda: [False, False, False])
+    """Along which axes (right, anterior, superior); the first keeps a brain a brain."""
+    rotation: float = 0.0
+    """Largest angle about each axis, in degrees."""
+    scaling: list[float] = field(default_factory=lambda: [1.0, 1.0])
+    contrast: list[float] = field(default_factory=lambda: [1.0, 1.0])
+    brightness: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    """In standard deviations of the brain's intensity, as ``noise`` is."""
+    noise: float = 0.0
+
+
+@dataclass
+class TissueRecipeConfig(RecipeConfig):
+    """Tissues in brain MRI: ``psc.tasks.tissue``; windows: ``psc.sliding_window``."""
+
+    patch_size: int = 64
+    foreground_share: float = 1.0
+    """Share of patches that are centred in the brain; the others anywhere in the volume."""
+    loss: str = "cross_entropy"
+    validation_patches: int = 32
+    overlap: float = 0.5
+    """Of the windows of ``patch_size`` that a whole volume is predicted in."""
+    blending: str = "gaussian"
+    evaluation_batch_size: int = 4
+    augmentation: TissueAugmentationConfig = field(default_factory=TissueAugmentationConfig)

@@ -1,0 +1,87 @@
+"""Windows of a volume: plain ones, continued by a constant, and turned ones, interpolated."""
+
+from typing import Any, Literal, TypeVar, cast
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from psc.datasets.patches import Triple
+
+__all__ = ["read_padded", "resample"]
+
+_ScalarT = TypeVar("_ScalarT", bound=np.generic)
+
+
+def read_padded(
+    volume: npt.NDArray[_ScalarT], start: Triple, shape: Triple, fill: float
+) -> npt.NDArray[_ScalarT]:
+    """A window of an array, continued beyond its border by a constant.
+
+    Args:
+        volume: array (D, H, W).
+        start: first voxel of the window; may be negative, or beyond the array.
+        shape: size of the window.
+        fill: value of what lies outside.
+
+    Returns:
+        Array of shape ``shape``: a view where the window is inside, else a copy.
+    """
+    axes = list(zip(start, shape, volume.shape, strict=True))
+    inside = volume[tuple(slice(max(a, 0), max(a + n, 0)) for a, n, _ in axes)]
+    if inside.shape == tuple(shape):
+        return inside
+    before = [min(max(-a, 0), n) for a, n, _ in axes]
+    window = np.full(shape, fill, dtype=volume.dtype)
+    window[tuple(slice(b, b + m) for b, m in zip(before, inside.shape, strict=True))] = inside
+    return window
+
+
+def resample(
+    volume: npt.NDArray[_ScalarT],
+    start: Triple,
+    shape: Triple,
+    matrix: npt.NDArray[Any],
+    *,
+    order: Literal[0, 1],
+    fill: float,
+) -> npt.NDArray[_ScalarT]:
+    """A window that is turned about its centre, filled from whatever the volume has there.
+
+    Args:
+        volume: array (D, H, W).
+        start: first voxel that the window would have if it were not turned.
+        shape: size of the window.
+        matrix: (3, 3), from distances to the window's centre to those of the sources, in voxels.
+        order: 0 takes the nearest voxel (labels), 1 interpolates linearly.
+        fill: value of what lies outside the volume.
+
+    Returns:
+        New array of shape ``shape`` and of the volume's dtype.
+    """
+    middle = (np.asarray(shape) - 1) / 2
+    centre = np.asarray(start) + middle
+    # Only the box that the turned window reaches, and a voxel around it against rounding; where it
+    # leaves the volume it is filled, so that values fade into it instead of ending at the border.
+    reach = np.abs(matrix) @ middle
+    low = np.floor(centre - reach).astype(int) - 1
+    size = np.ceil(centre + reach).astype(int) + 2 - low
+    box = read_padded(volume, _triple(low), _triple(size), fill)
+    turned = np.empty(shape, dtype=volume.dtype)
+    ndimage.affine_transform(
+        cast(Any, box),
+        matrix,
+        offset=centre - low - matrix @ middle,
+        output_shape=shape,
+        output=turned,
+        order=order,
+        mode="constant",
+        cval=fill,
+        prefilter=False,
+    )
+    return turned
+
+
+def _triple(values: npt.NDArray[np.int_]) -> Triple:
+    d, h, w = (int(value) for value in values)
+    return d, h, w

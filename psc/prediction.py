@@ -1,0 +1,69 @@
+"""A trained network on a volume without labels: what ``scripts/segment.py`` does."""
+
+import logging
+from pathlib import Path
+
+from psc.build import build_volume_network, build_windows
+from psc.checkpoints import load_checkpoint, load_network_weights, stored_config
+from psc.config.plain import from_plain
+from psc.config.schema import IBSRConfig, SegmentConfig, TissueRecipeConfig
+from psc.datasets.mri.files import SubjectFiles
+from psc.datasets.mri.nifti import write_nifti
+from psc.datasets.mri.subjects import read_subject
+from psc.errors import CheckpointError, ConfigError
+from psc.evaluation import inference_device
+from psc.tissue_protocol import predict_tissues
+
+log = logging.getLogger(__name__)
+
+ENDINGS = (".nii", ".nii.gz")
+
+
+def segment_file(config: SegmentConfig) -> Path:
+    """Label the tissues of a skull-stripped T1 volume.
+
+    Args:
+        config: the checkpoint, the volume (NIfTI) and where to write; labels lie in the volume's
+            own space, so that any viewer shows one over the other.
+
+    Returns:
+        The file written.
+
+    Raises:
+        CheckpointError: if the checkpoint cannot be used, or its network labels no tissues.
+        ConfigError: if the output exists, is the input, or is not named as NIfTI.
+        DataError: if the volume cannot be read.
+    """
+    output, source = Path(config.output), Path(config.input)
+    if not output.name.endswith(ENDINGS):
+        raise ConfigError(f"output={output}: labels are written as NIfTI; name it *.nii.gz")
+    if output.exists() and source.exists() and output.samefile(source):
+        raise ConfigError(f"output={output} is the input; give another file")
+    if output.exists() and not config.overwrite:
+        raise ConfigError(f"output={output} exists; give another file, or overwrite=true")
+    path = Path(config.checkpoint)
+    checkpoint = load_checkpoint(path)
+    trained = from_plain(stored_config(checkpoint, path), path)
+    if not isinstance(trained.recipe, TissueRecipeConfig):
+        raise CheckpointError(
+            f"{path} was trained with recipe={trained.recipe.name}, which labels no tissues; "
+            "affinities and videos are evaluated by evaluate.py"
+        )
+    assert isinstance(trained.dataset, IBSRConfig)  # psc.config.checks
+    device = inference_device(config.accelerator)
+    voxel = trained.dataset.voxel_size
+    subject = read_subject(
+        SubjectFiles(name=source.name, image=source, filled=None, unfilled=None),
+        labels="filled",
+        voxel_size=(voxel[0], voxel[1], voxel[2]) if voxel is not None else None,
+        labels_required=False,
+    )
+    network = build_volume_network(trained.backbone, trained.block)
+    load_network_weights(network, checkpoint, path)
+    labels = predict_tissues(
+        network.to(device).eval(), subject, build_windows(trained.recipe), device=device
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_nifti(output, labels, like=subject.native, dtype=labels.dtype)
+    log.info("written to %s: 1 CSF, 2 GM, 3 WM", output)
+    return output

@@ -1,0 +1,206 @@
+"""The MRI test protocol (Section 4.2): whole subjects, Dice of every tissue.
+
+Labels are predicted and scored on the grid of the subject's own file, whatever grid the network
+saw. Beside the network stands a baseline that knows intensities only: three classes of brain
+voxels, from dark to bright.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from psc.datasets.mri.labels import BACKGROUND, CLASSES, TISSUES
+from psc.datasets.mri.nifti import write_nifti
+from psc.datasets.mri.resampling import back
+from psc.datasets.mri.subjects import Subject
+from psc.metrics.tissue_scores import TissueScores, summarise, tissue_scores
+from psc.reporting.tissue_scores_csv import NETWORK, SubjectScores, write_subject_scores
+from psc.segmentation.intensity_tissues import METHODS, Method, segment_by_intensity
+from psc.sliding_window import Windows, predict_probabilities
+
+log = logging.getLogger(__name__)
+
+Labels = npt.NDArray[np.uint8]
+
+OUTPUT_FILES = ("*_tissues.nii.gz", "*_slices.png", "dice.png", "volumes.png", "subjects.csv")
+"""What an evaluation leaves in a folder."""
+
+MARGIN = 8
+"""Voxels around the brain that are predicted too; beyond them everything is background."""
+
+
+def evaluate_tissues(
+    network: nn.Module,
+    parts: Mapping[str, Sequence[Subject]],
+    folder: Path,
+    *,
+    windows: Windows,
+    device: torch.device,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Score the subjects of every part and write labels, tables and pictures of the test part.
+
+    Args:
+        network: on ``device``, in evaluation mode.
+        parts: labelled subjects, "validation" and "test".
+        folder: where to write; an earlier evaluation there is replaced.
+        windows: how a volume is cut.
+        device: where to predict.
+        progress: show a bar.
+
+    Returns:
+        Metrics for the record: for each part the mean and standard deviation of every score over
+        its subjects, the same for the ``baseline`` (its method chosen on the validation part), and
+        each subject's own scores.
+    """
+    from psc.reporting.tissue_figures import scores_figure, volumes_figure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for pattern in OUTPUT_FILES:  # of an earlier evaluation; nothing else is ours to delete
+        for path in folder.glob(pattern):
+            path.unlink()
+    network_scores: dict[str, dict[str, TissueScores]] = {}
+    total = sum(len(subjects) for subjects in parts.values())
+    with tqdm(total=total, unit="subject", desc="segmenting", disable=not progress) as bar:
+        for part, subjects in parts.items():
+            network_scores[part] = {}
+            for subject in subjects:
+                prediction = predict_tissues(network, subject, windows, device=device)
+                network_scores[part][subject.name] = _score(subject, prediction)
+                if part == "test":
+                    _write_prediction(folder, subject, prediction)
+                bar.update()
+    method, baseline_scores = _baseline(parts)
+    _write_tables(folder, {NETWORK: network_scores, method: baseline_scores})
+    test, baseline = network_scores["test"], baseline_scores["test"]
+    scores_figure({NETWORK: test, method: baseline}, folder / "dice.png")
+    volumes_figure(test, folder / "volumes.png")
+    metrics: dict[str, Any] = {part: _summary(scores) for part, scores in network_scores.items()}
+    metrics["subjects"] = {
+        name: scores.as_row() for part in network_scores.values() for name, scores in part.items()
+    }
+    metrics["baseline"] = {
+        "method": method,
+        **{part: _summary(scores) for part, scores in baseline_scores.items()},
+    }
+    log.info(
+        "test: Dice %s, mean %.3f; by intensity alone (%s): mean %.3f",
+        ", ".join(f"{tissue} {metrics['test'][f'dice_{tissue}']:.3f}" for tissue in TISSUES),
+        metrics["test"]["dice_mean"],
+        method,
+        metrics["baseline"]["test"]["dice_mean"],
+    )
+    return metrics
+
+
+def predict_tissues(
+    network: nn.Module, subject: Subject, windows: Windows, *, device: torch.device
+) -> Labels:
+    """Labels of a whole subject, on the grid of its own file.
+
+    Args:
+        network: (N, 1, s, s, s) → logits (N, 4, s, s, s), on ``device``, in evaluation mode.
+        subject: with or without labels.
+        windows: how the volume is cut.
+        device: where to predict.
+
+    Returns:
+        uint8 (D, H, W) of the shape of ``subject.native.data``, values of
+        ``psc.datasets.mri.labels``.
+    """
+    box = _box_around(subject.brain)
+    inside = predict_probabilities(
+        network, subject.image[box], windows, background=subject.background, device=device
+    )
+    if subject.image.shape == subject.native.data.shape and np.allclose(
+        subject.affine, subject.native.affine
+    ):
+        labels = np.full(subject.image.shape, BACKGROUND, dtype=np.uint8)
+        labels[box] = inside.argmax(axis=0)
+        return labels
+    # Probabilities, not labels, go through the interpolation back.
+    probabilities = np.zeros((CLASSES, *subject.image.shape), dtype=np.float32)
+    probabilities[BACKGROUND] = 1
+    probabilities[(slice(None), *box)] = inside
+    shape = subject.native.data.shape
+    on_native = back(
+        probabilities, subject.affine, (shape[0], shape[1], shape[2]), subject.native.affine
+    )
+    return on_native.argmax(axis=0).astype(np.uint8)
+
+
+def _box_around(brain: npt.NDArray[np.bool_]) -> tuple[slice, slice, slice]:
+    """The brain's bounding box with ``MARGIN`` around it, inside the volume."""
+    axes = []
+    for axis, size in enumerate(brain.shape):
+        others = tuple(other for other in range(3) if other != axis)
+        present = np.flatnonzero(brain.any(axis=others))
+        axes.append(slice(max(0, present[0] - MARGIN), min(size, present[-1] + 1 + MARGIN)))
+    return axes[0], axes[1], axes[2]
+
+
+def _score(subject: Subject, prediction: Labels) -> TissueScores:
+    assert subject.native_labels is not None  # read_subject refuses subjects without
+    return tissue_scores(subject.native_labels, prediction, subject.native.voxel_size, TISSUES)
+
+
+def _baseline(
+    parts: Mapping[str, Sequence[Subject]],
+) -> tuple[Method, dict[str, dict[str, TissueScores]]]:
+    """The better of the baseline's methods, by the validation part."""
+
+    def scores(part: str, method: Method) -> dict[str, TissueScores]:
+        return {
+            subject.name: _score(
+                subject,
+                segment_by_intensity(subject.native.data, subject.native.data != 0, method),
+            )
+            for subject in parts[part]
+        }
+
+    validation = {method: scores("validation", method) for method in METHODS}
+    best = max(METHODS, key=lambda method: _summary(validation[method])["dice_mean"])
+    others = {part: scores(part, best) for part in parts if part != "validation"}
+    return best, {"validation": validation[best], **others}
+
+
+def _summary(scores: Mapping[str, TissueScores]) -> dict[str, Any]:
+    return summarise([*scores.values()]).as_row()
+
+
+def _write_prediction(folder: Path, subject: Subject, prediction: Labels) -> None:
+    from psc.reporting.tissue_figures import slices_figure
+
+    write_nifti(
+        folder / f"{subject.name}_tissues.nii.gz", prediction, like=subject.native, dtype=np.uint8
+    )
+    assert subject.native_labels is not None
+    slices_figure(
+        subject.native.data,
+        subject.native_labels,
+        prediction,
+        subject.native.voxel_size,
+        folder / f"{subject.name}_slices.png",
+    )
+
+
+def _write_tables(
+    folder: Path, scores: Mapping[str, Mapping[str, Mapping[str, TissueScores]]]
+) -> None:
+    """subjects.csv: scores by method, part and subject."""
+    write_subject_scores(
+        folder / "subjects.csv",
+        [
+            SubjectScores(name, part, method, subject)
+            for method, parts in scores.items()
+            for part, subjects in parts.items()
+            for name, subject in subjects.items()
+        ],
+    )
