@@ -81,17 +81,18 @@ def predict_probabilities(
         return logits.float().softmax(dim=1)
 
     with torch.inference_mode():
-        probabilities: Tensor = sliding_window_inference(  # type: ignore[assignment]
+        probabilities = sliding_window_inference(
             torch.from_numpy(np.ascontiguousarray(image))[None, None],
             roi_size=(windows.size,) * 3,
             sw_batch_size=windows.batch_size,
             predictor=predict,
             overlap=windows.overlap,
             mode=windows.blending,
-            padding_mode="constant",  # type: ignore[arg-type]  # as MONAI documents it
+            padding_mode="constant",
             cval=background,
             sw_device=device,
             device="cpu",
             progress=progress,
         )
-        return probabilities[0].numpy()
+    assert isinstance(probabilities, Tensor)  # a tuple or dict if the network returned one
+    return probabilities[0].numpy()

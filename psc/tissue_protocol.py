@@ -20,7 +20,8 @@ from psc.datasets.mri.labels import BACKGROUND, CLASSES, TISSUES
 from psc.datasets.mri.nifti import write_nifti
 from psc.datasets.mri.resampling import back
 from psc.datasets.mri.subjects import Subject
-from psc.metrics.tissue_scores import TissueScores, summarise, tissue_scores
+from psc.metrics.tissue_scores import summarise, tissue_scores
+from psc.reporting.tissue_figures import scores_figure, slices_figure, volumes_figure
 from psc.reporting.tissue_scores_csv import NETWORK, SubjectScores, write_subject_scores
 from psc.segmentation.intensity_tissues import METHODS, Method, segment_by_intensity
 from psc.sliding_window import Windows, predict_probabilities
@@ -43,9 +44,10 @@ def evaluate_tissues(
     *,
     windows: Windows,
     device: torch.device,
+    title: str = "",
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Score the subjects of every part and write labels, tables and pictures of the test part.
+    """Score the subjects of every part; write labels, table and pictures of the test part.
 
     Args:
         network: on ``device``, in evaluation mode.
@@ -53,6 +55,7 @@ def evaluate_tissues(
         folder: where to write; an earlier evaluation there is replaced.
         windows: how a volume is cut.
         device: where to predict.
+        title: of the pictures.
         progress: show a bar.
 
     Returns:
@@ -60,41 +63,38 @@ def evaluate_tissues(
         its subjects, the same for the ``baseline`` (its method chosen on the validation part), and
         each subject's own scores.
     """
-    from psc.reporting.tissue_figures import scores_figure, volumes_figure
-
     folder.mkdir(parents=True, exist_ok=True)
     for pattern in OUTPUT_FILES:  # of an earlier evaluation; nothing else is ours to delete
         for path in folder.glob(pattern):
             path.unlink()
-    network_scores: dict[str, dict[str, TissueScores]] = {}
+    rows: list[SubjectScores] = []
     total = sum(len(subjects) for subjects in parts.values())
     with tqdm(total=total, unit="subject", desc="segmenting", disable=not progress) as bar:
         for part, subjects in parts.items():
-            network_scores[part] = {}
             for subject in subjects:
                 prediction = predict_tissues(network, subject, windows, device=device)
-                network_scores[part][subject.name] = _score(subject, prediction)
+                rows.append(_scored(subject, part, NETWORK, prediction))
                 if part == "test":
-                    _write_prediction(folder, subject, prediction)
+                    _write_prediction(folder, subject, prediction, title)
                 bar.update()
-    method, baseline_scores = _baseline(parts)
-    _write_tables(folder, {NETWORK: network_scores, method: baseline_scores})
-    test, baseline = network_scores["test"], baseline_scores["test"]
-    scores_figure({NETWORK: test, method: baseline}, folder / "dice.png")
-    volumes_figure(test, folder / "volumes.png")
-    metrics: dict[str, Any] = {part: _summary(scores) for part, scores in network_scores.items()}
-    metrics["subjects"] = {
-        name: scores.as_row() for part in network_scores.values() for name, scores in part.items()
-    }
+    baseline = _baseline(parts)
+    write_subject_scores(folder / "subjects.csv", [*rows, *baseline])
+    test = [row for row in (*rows, *baseline) if row.part == "test"]
+    scores_figure(test, folder / "dice.png", title=title)
+    volumes_figure(test, folder / "volumes.png", title=title)
+    metrics: dict[str, Any] = {part: _summary(rows, part) for part in parts}
+    metrics["subjects"] = {row.subject: row.scores.as_row() for row in rows}
     metrics["baseline"] = {
-        "method": method,
-        **{part: _summary(scores) for part, scores in baseline_scores.items()},
+        "method": baseline[0].method,
+        **{part: _summary(baseline, part) for part in parts},
     }
     log.info(
-        "test: Dice %s, mean %.3f; by intensity alone (%s): mean %.3f",
-        ", ".join(f"{tissue} {metrics['test'][f'dice_{tissue}']:.3f}" for tissue in TISSUES),
+        "test: Dice %s, mean %.3f; by intensity alone (%s) mean %.3f",
+        ", ".join(
+            f"{tissue.upper()} {metrics['test'][f'dice_{tissue}']:.3f}" for tissue in TISSUES
+        ),
         metrics["test"]["dice_mean"],
-        method,
+        metrics["baseline"]["method"],
         metrics["baseline"]["test"]["dice_mean"],
     )
     return metrics
@@ -133,7 +133,7 @@ def predict_tissues(
     on_native = back(
         probabilities, subject.affine, (shape[0], shape[1], shape[2]), subject.native.affine
     )
-    return on_native.argmax(axis=0).astype(np.uint8)
+    return np.asarray(on_native.argmax(axis=0), dtype=np.uint8)
 
 
 def _box_around(brain: npt.NDArray[np.bool_]) -> tuple[slice, slice, slice]:
@@ -146,38 +146,39 @@ def _box_around(brain: npt.NDArray[np.bool_]) -> tuple[slice, slice, slice]:
     return axes[0], axes[1], axes[2]
 
 
-def _score(subject: Subject, prediction: Labels) -> TissueScores:
+def _scored(subject: Subject, part: str, method: str, prediction: Labels) -> SubjectScores:
     assert subject.native_labels is not None  # read_subject refuses subjects without
-    return tissue_scores(subject.native_labels, prediction, subject.native.voxel_size, TISSUES)
+    scores = tissue_scores(subject.native_labels, prediction, subject.native.voxel_size, TISSUES)
+    return SubjectScores(subject.name, part, method, scores)
 
 
-def _baseline(
-    parts: Mapping[str, Sequence[Subject]],
-) -> tuple[Method, dict[str, dict[str, TissueScores]]]:
-    """The better of the baseline's methods, by the validation part."""
+def _baseline(parts: Mapping[str, Sequence[Subject]]) -> list[SubjectScores]:
+    """Scores of the baseline: of its methods the better one, by the validation part."""
 
-    def scores(part: str, method: Method) -> dict[str, TissueScores]:
-        return {
-            subject.name: _score(
+    def rows(part: str, method: Method) -> list[SubjectScores]:
+        return [
+            _scored(
                 subject,
+                part,
+                method,
                 segment_by_intensity(subject.native.data, subject.native.data != 0, method),
             )
             for subject in parts[part]
-        }
+        ]
 
-    validation = {method: scores("validation", method) for method in METHODS}
-    best = max(METHODS, key=lambda method: _summary(validation[method])["dice_mean"])
-    others = {part: scores(part, best) for part in parts if part != "validation"}
-    return best, {"validation": validation[best], **others}
-
-
-def _summary(scores: Mapping[str, TissueScores]) -> dict[str, Any]:
-    return summarise([*scores.values()]).as_row()
+    candidates = {method: rows("validation", method) for method in METHODS}
+    best = max(METHODS, key=lambda method: _summary(candidates[method], "validation")["dice_mean"])
+    return [
+        *candidates[best],
+        *(row for part in parts if part != "validation" for row in rows(part, best)),
+    ]
 
 
-def _write_prediction(folder: Path, subject: Subject, prediction: Labels) -> None:
-    from psc.reporting.tissue_figures import slices_figure
+def _summary(rows: Sequence[SubjectScores], part: str) -> dict[str, Any]:
+    return summarise([row.scores for row in rows if row.part == part]).as_row()
 
+
+def _write_prediction(folder: Path, subject: Subject, prediction: Labels, title: str) -> None:
     write_nifti(
         folder / f"{subject.name}_tissues.nii.gz", prediction, like=subject.native, dtype=np.uint8
     )
@@ -188,19 +189,5 @@ def _write_prediction(folder: Path, subject: Subject, prediction: Labels) -> Non
         prediction,
         subject.native.voxel_size,
         folder / f"{subject.name}_slices.png",
-    )
-
-
-def _write_tables(
-    folder: Path, scores: Mapping[str, Mapping[str, Mapping[str, TissueScores]]]
-) -> None:
-    """subjects.csv: scores by method, part and subject."""
-    write_subject_scores(
-        folder / "subjects.csv",
-        [
-            SubjectScores(name, part, method, subject)
-            for method, parts in scores.items()
-            for part, subjects in parts.items()
-            for name, subject in subjects.items()
-        ],
+        title=f"{subject.name}, {title}" if title else subject.name,
     )

@@ -25,8 +25,8 @@ def write_subject(folder, number, *, labels=None, scale=1.0, voxel_size=(1.0, 1.
     rng = np.random.default_rng(number)
     labels = labels_of(number) if labels is None else labels
     means = np.array([0, 45, 70, 95])
-    image = scale * (means[labels] + rng.normal(0, 4, SHAPE) * (labels > 0))
-    stored = np.where(labels > 0, np.maximum(np.rint(image), 1), 0).astype(np.int16)
+    image = scale * (means[np.clip(labels, 0, 3)] + rng.normal(0, 4, SHAPE) * (labels != 0))
+    stored = np.where(labels != 0, np.maximum(np.rint(image), 1), 0).astype(np.int16)
     affine = np.diag([*voxel_size, 1.0])
     affine[:3, 3] = (-10, -12, -9)
     folder = Path(folder) / f"IBSR_{number:02d}"

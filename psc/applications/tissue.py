@@ -84,6 +84,7 @@ class TissueApplication(Application):
             folder,
             windows=build_windows(self._recipe),
             device=device,
+            title=f"{self.config.dataset.name} ({self._cohort.kind})",
             progress=self.config.trainer.progress_bar,
         )
 

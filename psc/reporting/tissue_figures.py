@@ -147,11 +147,14 @@ def _draw_dice(
     method: int,
 ) -> None:
     """A column of the box plot: a box on the left, if there is one, and the points beside it."""
-    dice = np.array([score.dice for score in scores if not np.isnan(score.dice)])
+    dice = np.array([score.dice for score in scores])
+    known = dice[~np.isnan(dice)]
     colour, first = tissue_colour(tissue), method == 0
-    if dice.size >= _FEWEST_FOR_A_BOX:
+    left, right = -0.15, 0.15
+    if known.size >= _FEWEST_FOR_A_BOX:
+        left, right = 0.05, 0.4
         box = axes.boxplot(
-            dice,
+            known,
             positions=[x - 0.2 * width],
             widths=0.3 * width,
             whis=(0, 100),
@@ -163,9 +166,7 @@ def _draw_dice(
         )
         box["boxes"][0].set(facecolor=(*colour, 0.25) if first else "white", linewidth=0.6)
     # Side by side in the order of the subjects: the same place in the columns of all methods.
-    left, right = (0.05, 0.4) if dice.size >= _FEWEST_FOR_A_BOX else (-0.15, 0.15)
-    steps = (np.arange(dice.size) + 0.5) / max(dice.size, 1)
-    shift = left + (right - left) * steps
+    shift = left + (right - left) * (np.arange(dice.size) + 0.5) / dice.size
     axes.plot(
         x + shift * width,
         dice,
@@ -179,7 +180,7 @@ def _draw_dice(
         zorder=3,
     )
     axes.annotate(
-        _in_numbers(dice, sum(score.missed for score in scores)),
+        _in_numbers(known, sum(score.missed for score in scores)),
         (x, 1),
         (0, 3),
         xycoords=("data", "axes fraction"),

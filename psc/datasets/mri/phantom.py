@@ -138,6 +138,6 @@ def _labels(anatomy: Anatomy, brain: npt.NDArray[np.bool_]) -> npt.NDArray[np.ui
     shares = np.zeros((CLASSES, *brain.shape), np.float32)
     for material, tissue in _TISSUES.items():
         shares[tissue] += anatomy.fractions[material]
-    labels = shares.argmax(axis=0).astype(np.uint8)
+    labels: npt.NDArray[np.uint8] = shares.argmax(axis=0).astype(np.uint8)
     labels[~brain & (labels == CSF)] = BACKGROUND  # fluid counts up to where the image ends
     return labels

@@ -1,9 +1,9 @@
 """Geometry of a phantom brain: how much of each material every voxel holds.
 
-Rounded lobes are cut by a midline fissure, a lateral fissure and sulci; along every surface so made
-lies a ribbon of cortex, within it white matter, deep grey nuclei and ventricles. Sulci stand where
-random waves of known length are zero, measured on the brain's surface and carried inwards: sheets at
-right angles to the surface that wind and branch like those of cortex, unequally deep.
+Rounded lobes are cut by a midline fissure, a lateral fissure and sulci; along every surface so
+made lies a ribbon of cortex, within it white matter, deep grey nuclei and ventricles. Sulci stand
+where random waves of known length are zero, measured on the brain's surface and carried inwards:
+unequally deep sheets at right angles to the surface that wind and branch as real ones do.
 """
 
 from dataclasses import dataclass
@@ -210,7 +210,10 @@ def _fold(
     """
     right = random_waves(length, rng)
     left = right.shifted(rng.normal(0, _ASYMMETRY, right.phases.size))
-    fold = np.where(x > 0, right.at(surface), left.at(surface))
+    fold = np.empty_like(x)
+    for side, waves in ((x > 0, right), (x <= 0, left)):
+        on_it = (surface[0][side], surface[1][side], surface[2][side])
+        fold[side] = waves.at(on_it)
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
     slopes = np.gradient(fold, *(float(size) for size in sizes))
     slope = np.sqrt(slopes[0] ** 2 + slopes[1] ** 2 + slopes[2] ** 2)

@@ -6,6 +6,7 @@ an ellipsoid holds to first order, near its surface, which is enough for layers 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -123,7 +124,7 @@ def ellipsoid(points: Points, centre: Point, radii: Point) -> Field:
 def tube(points: Points, line: Sequence[tuple[Point, float]]) -> Field:
     """A round tube along a line through points, with a radius at each."""
     distance = np.full_like(points[0], -np.inf)
-    for (start, first), (stop, last) in zip(line, line[1:], strict=False):
+    for (start, first), (stop, last) in pairwise(line):
         direction = np.subtract(stop, start, dtype=np.float32)
         from_start = [axis - np.float32(s) for axis, s in zip(points, start, strict=True)]
         along = from_start[0] * direction[0]
