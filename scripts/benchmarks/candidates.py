@@ -155,7 +155,7 @@ def _basic_unet() -> nn.Module:
     try:
         from monai.networks.nets.basic_unet import BasicUNet
     except ImportError:
-        raise ConfigError("monai is not installed: pip install -e '.[bench]'") from None
+        raise ConfigError("monai is not installed: pip install monai") from None
     network: nn.Module = BasicUNet(spatial_dims=3, in_channels=1, out_channels=_AFFINITIES)
     return network
 
