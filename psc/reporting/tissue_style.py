@@ -4,8 +4,9 @@ from psc.reporting.colours import Colour
 
 __all__ = ["DIFFERENCE_COLOUR", "tissue_colour", "tissue_marker"]
 
-# Okabe and Ito's colours, told apart with any colour vision; markers repeat the distinction.
-_COLOURS = {"csf": "0072B2", "gm": "E69F00", "wm": "009E73"}
+# Of Okabe and Ito's colours the three that are told apart best with any colour vision; markers
+# repeat the distinction.
+_COLOURS = {"csf": "0072B2", "gm": "E69F00", "wm": "56B4E9"}
 _MARKERS = {"csf": "o", "gm": "s", "wm": "^"}
 
 

@@ -6,7 +6,7 @@ responsibilities, chosen such that every step still raises a lower bound of the 
 likelihood itself, where a group holds equal values).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -122,7 +122,8 @@ def expectation_maximisation(
     """
     voxels = groups.counts.sum()
     smallest_variance = _SMALLEST_VARIANCE * groups.variance()
-    mixture, previous = start, -np.inf
+    mixture = replace(start, variances=np.maximum(start.variances, smallest_variance))
+    previous = -np.inf
     for _ in range(_MOST_STEPS):
         densities = mixture.log_densities(groups)
         of_groups = logsumexp(densities, axis=0)

@@ -124,7 +124,7 @@ def _files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
     except OSError as error:
         raise DataError(
             f"{folder} cannot be searched for subjects ({error.strerror}); correct the path."
-            f" {GETTING_IBSR}"
+            f" Recognised are {RECOGNISED_NAMES}. {GETTING_IBSR}"
         ) from error
     for path in entries:
         if path.name.startswith("."):

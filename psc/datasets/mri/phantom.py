@@ -88,7 +88,7 @@ def draw_phantom(shape: Shape, affine: Affine, rng: np.random.Generator) -> Phan
     Args:
         shape: of the grid.
         affine: from voxel indices to mm, axes mostly to the right, anterior and superior (RAS). A
-            brain is up to 145 × 185 × 145 mm; its middle lies near (0, -4, -2).
+            brain is up to 150 × 185 × 150 mm; its middle lies near (0, -2, 0).
         rng: source of everything that differs between subjects.
     """
     return render(draw_anatomy(shape, affine, rng), affine, Contrast.draw(rng), rng)

@@ -35,7 +35,7 @@ FLUID, CORTEX, NUCLEI, WHITE = range(MATERIALS)
 _DEEP, _SHALLOW = 46.0, 23.0  # wavelengths of the two kinds of sulci, two sulci per wave
 _FOLDED_SURFACE = (52.0, 84.0, 58.0)  # radii of the ellipsoid on which these lengths are measured
 _FOLD_CENTRE: Point = (14.0, -6.0, 6.0)  # of that ellipsoid, in the right hemisphere
-_ASYMMETRY = 0.7  # rad by which waves of the left and of the right hemisphere differ
+_ASYMMETRY = 0.4  # rad by which waves of the left and of the right hemisphere differ
 _MARGIN = 8.0  # nothing but fluid is further outside the hull
 _SAMPLES = 2  # per axis of a voxel
 
@@ -149,7 +149,7 @@ def _fields(
     cerebellum = parts.cerebellum(half)
     # The tentorium parts the two.
     cerebrum = np.minimum(parts.cerebrum(half), -2 - cerebellum)
-    radius, surface = _folded_surface(half, affine, rng)
+    radius, surface = _folded_surface(half, rng)
     deep_fold, deep_slant = _fold(_DEEP, x, radius, surface, affine, rng)
     shallow_fold, shallow_slant = _fold(_SHALLOW, x, radius, surface, affine, rng)
     return _Fields(
@@ -177,10 +177,10 @@ def _fields(
     )
 
 
-def _folded_surface(half: Points, affine: Affine, rng: np.random.Generator) -> tuple[Field, Points]:
+def _folded_surface(half: Points, rng: np.random.Generator) -> tuple[Field, Points]:
     """How far out points are (1: on the surface), and where on it what is below them is measured.
 
-    Points on one ray from the centre have one place on the surface, but for a slow drift that keeps
+    Points on one ray from the centre have one place on the surface, but for a drift that keeps
     sulci from being straight.
     """
     centred = [axis - np.float32(c) for axis, c in zip(half, _FOLD_CENTRE, strict=True)]
@@ -189,8 +189,7 @@ def _folded_surface(half: Points, affine: Affine, rng: np.random.Generator) -> t
     ]
     radius = np.maximum(np.sqrt(squares[0] + squares[1] + squares[2]), np.float32(0.15))
     x, y, z = (
-        axis / radius + np.float32(4) * random_field(radius.shape, affine, 40, rng)
-        for axis in centred
+        axis / radius + np.float32(4) * random_waves(40, rng, count=8).at(half) for axis in centred
     )
     return radius, (x, y, z)
 

@@ -36,15 +36,15 @@ _VERSION = 1  # of the generator: raise it whenever the same options give other 
 _IMAGE, _LABELS = "ana_strip", "segTRI_fill_ana"
 _MOST_SUBJECTS = 99
 
-# (right, anterior, superior) in mm: IBSR's, but half as fine within slices, and a grid for each.
+# (right, anterior, superior) in mm: IBSR's, but half as fine within slices; and a grid for each.
 _GRIDS: tuple[tuple[tuple[float, float, float], Shape], ...] = (
-    ((1.875, 2.0, 1.875), (80, 94, 80)),
-    ((2.0, 2.0, 2.0), (76, 94, 76)),
-    ((1.674, 2.0, 1.674), (90, 94, 90)),
+    ((1.875, 2.0, 1.875), (82, 96, 82)),
+    ((2.0, 2.0, 2.0), (78, 96, 78)),
+    ((1.674, 2.0, 1.674), (92, 96, 92)),
 )
 _AXES = ("RAS", "LAS", "PSR", "RAS")
 _OBLIQUE = 3  # which of these lie at an angle to the scanner's axes
-_CENTRE = (0.0, -4.0, -2.0)  # mm, of the grid; the phantom's middle
+_CENTRE = (0.0, -2.0, 0.0)  # mm, of the grid; the phantom's middle
 
 
 @dataclass(frozen=True)
