@@ -9,7 +9,7 @@ STAMP := .venv/.installed
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo sweep parameters data-ucf101 data-fibsem test lint format clean
+.PHONY: help setup demo sweep parameters data-ucf101 data-fibsem data-ibsr test lint format clean
 
 help: ## Show this help
 	@echo 'make TARGET [ARGS="..."] [PYTHON=python3.12]'
@@ -36,6 +36,9 @@ data-ucf101: $(STAMP) ## Download UCF101, 6.5 GB, and prepare it for training (6
 
 data-fibsem: $(STAMP) ## Download the FIB-25 volumes
 	$(BIN)/python scripts/download_fibsem.py $(ARGS)
+
+data-ibsr: $(STAMP) ## Verify IBSR, which you fetch at NITRC, and put it in place (ARGS: the archive)
+	$(BIN)/python scripts/prepare_ibsr.py $(ARGS)
 
 test: $(STAMP) ## Run the tests (ARGS: to pytest, e.g. ARGS="-k unet")
 	$(BIN)/python -m pytest -q $(ARGS)

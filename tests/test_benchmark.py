@@ -12,7 +12,7 @@ SCRIPTS = Path(__file__).parent.parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))  # where Python itself looks when the script is started
 
 import benchmark  # noqa: E402
-from benchmarks import metrics, timing  # noqa: E402
+from benchmarks import metrics, timing, tissue_patches  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +73,60 @@ def test_crops(tmp_path):
         assert row["per_cpu_second"] > 0
         assert row["per_wall_second"] > 0
     assert (result["settings"]["input_size"], result["settings"]["output_size"]) == (14, 4)
+
+
+def test_patches(tmp_path):
+    result = run(tmp_path, "patches", "--size", "24", "--input-size", "8")
+
+    check_environment(result)
+    ((title, rows),) = result["tables"].items()
+    assert title == "8^3 of 24 x 12 x 24 float32 and uint8 labels"
+    assert result["settings"]["volumes"] == 4
+    assert len(rows) == 3 * 3
+    for first in (0, 3, 6):
+        ours, monai, tuned = rows[first : first + 3]
+        names = [row["contestant"] for row in (ours, monai, tuned)]
+        assert names == ["psc", "MONAI", "MONAI, tuned"]
+        assert len({row["augmentation"] for row in (ours, monai, tuned)}) == 1
+        for row in (ours, monai, tuned):
+            assert row["fails"] is None
+            assert row["per_wall_second"] > 0
+            rate = row["per_cpu_second"]
+            relative = row["rate_relative_to_monai"], row["rate_relative_to_tuned_monai"]
+            expected = rate / monai["per_cpu_second"], rate / tuned["per_cpu_second"]
+            assert relative == pytest.approx(expected)
+    assert rows[0]["augmentation"] == "none"
+    assert "rotation" in rows[6]["augmentation"]
+
+
+def test_patches_need_the_peer(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "monai", None)
+
+    assert benchmark.main(["patches", "--size", "24", "--input-size", "8"]) == 1
+
+    assert "monai is not installed: pip install" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("contestant", ["_ours", "_monai", "_tuned_monai"])
+@pytest.mark.parametrize("augmentation", tissue_patches._AUGMENTATIONS, ids=lambda a: a.name)
+def test_contestants_draw_patches_of_the_same_kind(contestant, augmentation):
+    subjects = [tissue_patches._subject((24, 12, 24), seed) for seed in range(2)]
+    draw = getattr(tissue_patches, contestant)(subjects, augmentation, 8, seed=0)
+    patches = [patch for _ in range(4) for patch in draw()]
+    assert len(patches) == 16
+    for patch in patches:
+        assert tuple(patch["image"].shape) == (1, 8, 8, 8)
+        assert patch["labels"].numel() == 8**3
+        assert set(patch["labels"].unique().tolist()) <= {0, 1, 2, 3}
+    assert len({np.asarray(patch["image"]).tobytes() for patch in patches}) == 16
+
+
+def test_brains_of_the_benchmark():
+    subject = tissue_patches._subject((64, 32, 64), seed=3)
+    assert subject.brain.mean() == pytest.approx(1 / 7, abs=0.01)
+    assert np.bincount(subject.labels.ravel()).min() > 500
+    np.testing.assert_array_equal(subject.image[~subject.brain], subject.background)
+    assert subject.image[subject.brain].std() == pytest.approx(1, abs=0.05)
 
 
 def times_of(result):
@@ -171,6 +225,10 @@ def test_block_on_a_gpu(tmp_path):
         (
             ["crops", "--size", "20", "--input-size", "21"],
             "crop of 21 voxels does not fit into a volume of 20",
+        ),
+        (
+            ["patches", "--size", "40", "--input-size", "21"],
+            "patch of 21 voxels does not fit into a volume of (40, 20, 40)",
         ),
     ],
 )

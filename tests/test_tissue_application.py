@@ -15,6 +15,7 @@ from psc.config.schema import EvaluateConfig, SegmentConfig
 from psc.errors import CheckpointError, ConfigError, DataError
 from psc.evaluation import evaluate_checkpoint
 from psc.prediction import segment_file
+from psc.reporting.summary import write_summary
 from psc.training import train
 
 
@@ -73,6 +74,15 @@ def test_the_written_labels_are_what_was_scored_in_the_subjects_own_space(finish
         a, b = truth == value, prediction == value
         dice = 2 * (a & b).sum() / (a.sum() + b.sum())
         assert record.metrics["test"][f"dice_{tissue}"] == pytest.approx(dice)
+
+
+def test_its_summary_has_dice_of_the_network_and_of_intensity_alone(finished):
+    record, folder = finished
+    text = write_summary(folder / "runs").text
+    for scores in (record.metrics["test"], record.metrics["baseline"]["test"]):
+        assert f"| {100 * scores['dice_gm']:.1f} | {100 * scores['dice_wm']:.1f} |" in text
+    assert "intensity alone" in text
+    assert (folder / "runs" / "tradeoff.png").is_file()
 
 
 def test_evaluating_its_checkpoint_gives_the_same_scores(finished, checkpoint, tmp_path):

@@ -1,5 +1,7 @@
 """Records as runs leave them, without training."""
 
+from dataclasses import replace
+
 import pytest
 
 from psc.results import Record
@@ -105,6 +107,31 @@ def make_video_record():
             versions={},
             hardware={"device": "some CPU"},
             finished="2026-01-01T00:00:00+00:00",
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_tissue_record(make_record):
+    """A record of brain tissue segmentation; ``changes`` go into its configuration."""
+
+    def make(dice=0.8, test=("IBSR_04", "IBSR_05"), labels="filled", recipe=None, **changes):
+        scores = {f"dice_{name}": dice for name in ("csf", "gm", "wm", "mean")}
+        record = make_record(
+            backbone={"name": "densenet"},
+            dataset={"name": "ibsr", "labels": labels},
+            recipe={"iterations": 5, "overlap": 0.5, "blending": "gaussian"} | (recipe or {}),
+            splits={"test": list(test)},
+            **changes,
+        )
+        baseline = dict.fromkeys(scores, 0.5)
+        return replace(
+            record,
+            metrics={
+                "test": scores | {"hd95_gm": 3.0, "missed": 0},
+                "baseline": {"method": "k-means", "test": baseline},
+            },
         )
 
     return make
