@@ -2,6 +2,7 @@
 
     python scripts/benchmark.py metrics            # label metrics against scikit-image
     python scripts/benchmark.py crops              # training patches against a NumPy copy
+    python scripts/benchmark.py patches            # MRI patches against MONAI's cached crops
     python scripts/benchmark.py block              # P_mSC_n against plain 3D convolutions
     python scripts/benchmark.py networks           # whole networks, beside torchvision's, MONAI's
 
@@ -15,13 +16,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from benchmarks import block, crops, metrics, networks
+from benchmarks import block, crops, metrics, networks, tissue_patches
 from benchmarks.conditions import CLOCKS, LAYOUTS, PRECISIONS
 from benchmarks.report import Report, write_csv, write_json, write_markdown
 
 from psc.errors import PSCError
 from psc.formulations import FORMULATIONS
 
+_BENCHMARKS = {
+    "metrics": metrics,
+    "crops": crops,
+    "patches": tissue_patches,
+    "block": block,
+    "networks": networks,
+}
 _WRITERS: dict[str, Callable[[Report, Path], None]] = {
     "out": write_json,
     "csv": write_csv,
@@ -53,18 +61,21 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True)
-    for module in (metrics, crops, block, networks):
-        name = module.__name__.rpartition(".")[2]
+    for name, module in _BENCHMARKS.items():
         command = commands.add_parser(name, help=(module.__doc__ or "").splitlines()[0])
         command.set_defaults(run=module.run)
         command.add_argument("--out", type=Path, help="write the results to this JSON file")
         command.add_argument("--csv", type=Path, help="write the tables to this CSV file")
         command.add_argument("--markdown", type=Path, help="write the tables to this Markdown file")
         command.add_argument("--repeats", type=_positive, help="rounds per contestant")
-        command.add_argument("--size", type=_positive, help="voxels per axis (block: at most)")
+        command.add_argument(
+            "--size",
+            type=_positive,
+            help="voxels per axis (block: at most; patches: of the longer ones)",
+        )
         command.add_argument("--seed", type=int, help="seed of everything random")
         command.add_argument("--threads", type=_positive, help="CPU threads of PyTorch")
-        if module is crops:
+        if module in (crops, tissue_patches):
             command.add_argument("--input-size", type=_positive, help="voxels per axis of a patch")
         if module in (block, networks):
             _add_conditions(command)

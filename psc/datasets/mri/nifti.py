@@ -85,7 +85,9 @@ def read_nifti(path: Path) -> NiftiVolume:
         )
     stored = np.frombuffer(content, form.dtype, count=form.voxels, offset=len(form.prefix))
     grid = stored.reshape(form.shape[:3], order="F")
-    data = np.array(to_ras(grid, form.orientation), dtype=form.dtype.newbyteorder("="))
+    # In C order, in which everything after reads: files are stored the other way round.
+    native = form.dtype.newbyteorder("=")
+    data = np.array(to_ras(grid, form.orientation), dtype=native, order="C")
     if form.is_scaled:
         # Finite values may leave float64's range; the check below then says so.
         with np.errstate(over="ignore", invalid="ignore"):

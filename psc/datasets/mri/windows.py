@@ -27,13 +27,13 @@ def read_padded(
     Returns:
         Array of shape ``shape``: a view where the window is inside, else a copy.
     """
-    axes = list(zip(start, shape, volume.shape, strict=True))
-    inside = volume[tuple(slice(max(a, 0), max(a + n, 0)) for a, n, _ in axes)]
+    box = tuple(slice(max(a, 0), max(a + n, 0)) for a, n in zip(start, shape, strict=True))
+    inside = volume[box]
     if inside.shape == tuple(shape):
         return inside
-    before = [min(max(-a, 0), n) for a, n, _ in axes]
     window = np.full(shape, fill, dtype=volume.dtype)
-    window[tuple(slice(b, b + m) for b, m in zip(before, inside.shape, strict=True))] = inside
+    first = (max(-a, 0) for a in start)
+    window[tuple(slice(a, a + n) for a, n in zip(first, inside.shape, strict=True))] = inside
     return window
 
 
