@@ -125,7 +125,7 @@ class TestAnatomy:
     def test_halves_are_alike_but_no_mirror_images(self, clean, phantoms):
         own = dice(clean.labels == WM, clean.labels[::-1] == WM)
         others = [dice(clean.labels == WM, other.labels == WM) for other in phantoms]
-        assert max(others) < own < 0.8
+        assert max(others) + 0.03 < own < 0.8
 
     def test_a_finer_grid_shows_the_same_brain(self):
         """Shares of a voxel are what eight voxels of half its size hold: an oracle of sampling."""
@@ -142,7 +142,7 @@ class TestAnatomy:
         difference = np.abs(blocks[inner] - coarse.fractions[inner])
         mixed = (blocks[inner].max(0) < 1).mean()
         assert 0.3 < mixed < 0.9
-        assert difference.mean() < 0.04
+        assert difference.mean() < 0.03
         assert dice(blocks[inner][WHITE] > 0.5, coarse.fractions[inner][WHITE] > 0.5) > 0.93
 
     def test_a_turned_grid_shows_the_same_brain(self):

@@ -8,6 +8,7 @@ from psc.config.schema import IBSRConfig
 from psc.datasets.mri.files import SubjectFiles, find_subjects
 from psc.datasets.mri.subject_split import SubjectSplit, k_fold, read_split, require_present
 from psc.datasets.mri.subjects import Subject, read_subject
+from psc.datasets.mri.synthetic import SyntheticBrains, write_synthetic_brains
 from psc.datasets.splits import REAL, SAMPLE, SYNTHETIC, locate
 from psc.errors import DataError
 from psc.locks import wait_for_lock
@@ -53,8 +54,6 @@ def prepare_synthetic(config: IBSRConfig) -> None:
     """
     if config.synthetic is None:
         return
-    from psc.datasets.mri.synthetic import SyntheticBrains, write_synthetic_brains
-
     folder = locate(config.folder)
     options = SyntheticBrains(subjects=config.synthetic.subjects, seed=config.synthetic.seed)
     with wait_for_lock(folder.with_name(f".{folder.name}.preparation")):
@@ -104,8 +103,8 @@ def _read(files: SubjectFiles, config: IBSRConfig) -> Subject:
     )
     if subject.synthetic != (config.synthetic is not None):
         raise DataError(
-            f"{files.image} is {'a phantom' if subject.synthetic else 'no phantom'}, but dataset="
-            f"{config.name} is {'not' if subject.synthetic else ''} synthetic; correct "
+            f"{files.image} is {'a' if subject.synthetic else 'no'} phantom, but dataset="
+            f"{config.name} is {'for recordings' if subject.synthetic else 'synthetic'}; correct "
             "dataset.folder"
         )
     return subject

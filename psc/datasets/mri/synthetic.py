@@ -53,7 +53,8 @@ class SyntheticBrains:
 
     Attributes:
         subjects: how many; IBSR has 18.
-        seed: of all of them. Subject n of a seed is the same, however many there are.
+        seed: of all of them. Subject n of a seed is the same, however many there are (on one
+            machine: other CPUs round differently).
 
     Raises:
         ConfigError: a number out of range.
