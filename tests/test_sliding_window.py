@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -103,6 +106,28 @@ def test_blending_weighs_the_middle_of_a_window_more(image):
     np.testing.assert_allclose(along[:8], first, atol=1e-6)
     np.testing.assert_allclose(along[16:], second, atol=1e-6)
     assert np.all(np.diff(along[8:16]) > 0)
+
+
+MEMORY = """
+import resource
+import numpy as np, torch
+from psc.sliding_window import Windows, predict_probabilities
+network = torch.nn.Conv3d(1, 4, 1)
+predict_probabilities(network, np.zeros((64, 64, 64), np.float32), Windows())
+image = np.zeros((256, 128, 256), np.float32)
+image[:] = 1
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+predict_probabilities(network, image, Windows())
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+def test_memory_for_a_whole_head_is_bounded():
+    """Four classes of 256×128×256 voxels are 128 MiB; sums and weights may double that."""
+    found = subprocess.run(
+        [sys.executable, "-c", MEMORY], capture_output=True, text=True, timeout=300, check=True
+    )
+    assert float(found.stdout) < 384
 
 
 @pytest.mark.parametrize(
