@@ -1,19 +1,16 @@
 """Action recognition (Section 4.1): loss, optimiser and logging around a classifier."""
 
-import lightning
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from psc.config.schema import VideoRecipeConfig
 from psc.datasets.clips import ClipNormalisation
-from psc.tasks.divergence import check_finite
-from psc.tasks.optimization import configure_adam
+from psc.tasks.base import Task
 
 
-class ClassificationTask(lightning.LightningModule):
+class ClassificationTask(Task):
     """Trains a network that maps clips to logits of classes, with cross-entropy.
 
     Args:
@@ -39,19 +36,12 @@ class ClassificationTask(lightning.LightningModule):
         iterations: int,
         channels_last: bool = True,
     ) -> None:
-        super().__init__()
-        self.memory_format = torch.channels_last_3d if channels_last else torch.contiguous_format
-        self.network = network.to(memory_format=self.memory_format)
-        self.recipe, self.iterations = recipe, iterations
+        super().__init__(network, recipe, iterations=iterations, channels_last=channels_last)
+        self.recipe: VideoRecipeConfig = recipe
         self.normalise = ClipNormalisation()
         self.train_accuracy = MulticlassAccuracy(classes, average="micro")
         self.top1 = MulticlassAccuracy(classes, average="micro")
         self.top5 = MulticlassAccuracy(classes, average="micro", top_k=min(5, classes))
-
-    def forward(self, clip: Tensor) -> Tensor:
-        """Normalised clips, float (N, 3, T, H, W) → logits (N, classes)."""
-        logits: Tensor = self.network(clip.contiguous(memory_format=self.memory_format))
-        return logits
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         """Cross-entropy of one batch, logged as train/loss."""
@@ -63,8 +53,7 @@ class ClassificationTask(lightning.LightningModule):
             loss = self._loss(logits, label)
             self.train_accuracy(logits, label)
             self.log("train/error", 1 - self.train_accuracy.compute(), on_epoch=False)
-        self.log("train/loss", loss, prog_bar=True)
-        self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.log_training(loss)
         return loss
 
     def on_train_epoch_start(self) -> None:
@@ -80,12 +69,6 @@ class ClassificationTask(lightning.LightningModule):
             metric(logits, label)
             self.log(f"validation/{name}", metric, on_step=False, on_epoch=True, batch_size=size)
 
-    def on_validation_epoch_end(self) -> None:
-        """End a training that has diverged (``psc.tasks.divergence``)."""
-        check_finite(
-            float(self.trainer.callback_metrics["validation/loss"]), self.trainer.global_step
-        )
-
     def _mixed_loss(self, clip: Tensor, label: Tensor) -> Tensor:
         """Mixup (Zhang et al. 2018): each clip blended with another of its batch."""
         alpha = torch.tensor(self.recipe.mixup)
@@ -96,7 +79,3 @@ class ClassificationTask(lightning.LightningModule):
 
     def _loss(self, logits: Tensor, label: Tensor) -> Tensor:
         return F.cross_entropy(logits, label, label_smoothing=self.recipe.label_smoothing)
-
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Adam and its schedule, stepped every iteration."""
-        return configure_adam(self.network, self.recipe, self.iterations)

@@ -1,19 +1,15 @@
 """Tissue labels of brain MRI (Section 4.2): loss, optimiser and logging around a network."""
 
-import lightning
-import torch
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from psc.config.schema import TissueRecipeConfig
 from psc.datasets.mri.labels import CLASSES, TISSUES
-from psc.tasks.divergence import check_finite
-from psc.tasks.optimization import configure_adam
+from psc.tasks.base import Task
 from psc.tasks.tissue_losses import LOSSES
 
 
-class TissueTask(lightning.LightningModule):
+class TissueTask(Task):
     """Trains a network that maps T1 volumes to logits of background, CSF, GM and WM.
 
     Args:
@@ -37,23 +33,15 @@ class TissueTask(lightning.LightningModule):
         iterations: int,
         channels_last: bool = True,
     ) -> None:
-        super().__init__()
-        self.memory_format = torch.channels_last_3d if channels_last else torch.contiguous_format
-        self.network = network.to(memory_format=self.memory_format)
-        self.recipe, self.iterations = recipe, iterations
+        super().__init__(network, recipe, iterations=iterations, channels_last=channels_last)
+        self.recipe: TissueRecipeConfig = recipe
         self.loss = LOSSES[recipe.loss]
         self.confusion = MulticlassConfusionMatrix(CLASSES)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Normalised T1 (N, 1, D, H, W) → logits (N, 4, D, H, W)."""
-        logits: Tensor = self.network(image.contiguous(memory_format=self.memory_format))
-        return logits
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         """Loss of one batch, logged as train/loss."""
         loss = self.loss(self(batch["image"]), batch["labels"])
-        self.log("train/loss", loss, prog_bar=True)
-        self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.log_training(loss)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
@@ -64,16 +52,10 @@ class TissueTask(lightning.LightningModule):
         self.confusion.update(logits.argmax(dim=1), batch["labels"].long())
 
     def on_validation_epoch_end(self) -> None:
-        """Log Dice; end a training that has diverged (``psc.tasks.divergence``)."""
+        """Log Dice over all validation patches."""
         confusion = self.confusion.compute().double()
         self.confusion.reset()
         overlap = 2 * confusion.diagonal() / (confusion.sum(0) + confusion.sum(1))
         for tissue, label in TISSUES.items():
             self.log(f"validation/dice_{tissue}", overlap[label].float())
-        check_finite(
-            float(self.trainer.callback_metrics["validation/loss"]), self.trainer.global_step
-        )
-
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Adam and its schedule, stepped every iteration."""
-        return configure_adam(self.network, self.recipe, self.iterations)
+        super().on_validation_epoch_end()

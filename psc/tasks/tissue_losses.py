@@ -32,7 +32,9 @@ def dice_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 @functools.cache
 def _dice() -> nn.Module:
-    from monai.losses.dice import DiceLoss  # late: a machine without MONAI trains with cross-entropy
+    from monai.losses.dice import (
+        DiceLoss,  # late: a machine without MONAI trains with cross-entropy
+    )
 
     loss: nn.Module = DiceLoss(
         include_background=False, to_onehot_y=True, softmax=True, batch=True, reduction="mean"
