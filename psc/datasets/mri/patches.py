@@ -5,7 +5,6 @@ Subjects are in memory, and so is all that is needed to draw from them: no patch
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -182,7 +181,7 @@ def _cut(
 
 
 def _labelled(subjects: Sequence[Subject]) -> list[tuple[Subject, _Labels]]:
-    """Subjects and their labels, ready to be cut."""
+    """Subjects and their labels."""
     if not subjects:
         raise ConfigError("no subjects to cut patches from; give at least one")
     pairs = []
@@ -198,9 +197,7 @@ def _labelled(subjects: Sequence[Subject]) -> list[tuple[Subject, _Labels]]:
                 f"{subject.name} has no brain: every voxel of its volume is zero; replace the file,"
                 " or leave the subject out"
             )
-        # NIfTI is in Fortran's order, of which a crop takes eight times as long.
-        image, labels = np.ascontiguousarray(subject.image), np.ascontiguousarray(subject.labels)
-        pairs.append((replace(subject, image=image), labels))
+        pairs.append((subject, subject.labels))
     return pairs
 
 
