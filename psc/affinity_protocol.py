@@ -31,6 +31,8 @@ from psc.inference import predict_volume, tile_sizes
 from psc.metrics import segmentation_scores
 from psc.provenance import git_state
 from psc.reporting import affinity_figure, segmentation_figure, threshold_figure
+from psc.reporting.body_table import body_errors
+from psc.reporting.body_table_files import write_body_errors
 from psc.segmentation.affinities import intensity_affinities
 from psc.segmentation.pipeline import SegmentationOptions, choose_threshold, segment
 
@@ -40,7 +42,13 @@ Affinities = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.uint64]
 Scores = dict[str, float]
 
-OUTPUT_FILES = ("test-*.h5", "test-*.png", "affinities-*.png", "thresholds.png")
+OUTPUT_FILES = (
+    "test-*.h5",
+    "test-*.png",
+    "test-*_bodies.csv",
+    "affinities-*.png",
+    "thresholds.png",
+)
 """What ``write_outputs`` leaves in a folder."""
 
 BASELINE_SIGMAS = (1.0, 2.0)
@@ -247,7 +255,11 @@ def _metrics(outcome: Outcome) -> dict[str, Any]:
 def write_outputs(
     folder: Path, splits: Splits, outcome: Outcome, baseline: Outcome, source: dict[str, str]
 ) -> None:
-    """Write test-<i>.h5 and the pictures; those of an earlier evaluation there are replaced."""
+    """Write test-<i>.h5, the table of its splits and merges and the pictures.
+
+    What an earlier evaluation left there is replaced. Locations in test-<i>_bodies.csv are voxels
+    of the whole volume, as the HDF5 files' ``offset`` has it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for pattern in OUTPUT_FILES:  # of an earlier evaluation; nothing else is ours to delete
         for path in folder.glob(pattern):
@@ -281,6 +293,10 @@ def write_outputs(
             {"network": segmentation, "no network": baseline.segmentations[i]},
             folder / f"test-{i}.png",
             voxel_size_nm=voxel_size,
+        )
+        write_body_errors(
+            folder / f"test-{i}_bodies.csv",
+            body_errors(truth, segmentation, offset=(region.z_start, 0, 0)),
         )
         affinity_figure(raw, affinities, folder / f"affinities-{i}.png", voxel_size_nm=voxel_size)
     threshold_figure(

@@ -19,12 +19,10 @@ from psc.config.schema import (
     RecipeConfig,
     ResNetConfig,
     SegmentationConfig,
-    TissueAugmentationConfig,
     TissueRecipeConfig,
     UNetConfig,
     VideoRecipeConfig,
 )
-from psc.datasets.mri.augmentation import TissueAugmentation
 from psc.errors import ConfigError
 from psc.segmentation.pipeline import SegmentationOptions
 from psc.segments import SegmentFactory, make_segment
@@ -216,23 +214,6 @@ def build_segmentation_options(config: SegmentationConfig) -> SegmentationOption
         high=config.high,
         scoring=config.scoring,
         thresholds=tuple(config.thresholds),
-    )
-
-
-def build_tissue_augmentation(config: TissueAugmentationConfig) -> TissueAugmentation:
-    """The augmentation of a configuration.
-
-    Raises:
-        ConfigError: if a value is impossible.
-    """
-    right, anterior, superior = config.reflections
-    return TissueAugmentation(
-        reflections=(right, anterior, superior),
-        rotation=config.rotation,
-        scaling=(config.scaling[0], config.scaling[1]),
-        contrast=(config.contrast[0], config.contrast[1]),
-        brightness=(config.brightness[0], config.brightness[1]),
-        noise=config.noise,
     )
 
 

@@ -11,11 +11,11 @@ from psc.applications.base import Application
 from psc.backbones import DenseNet, UNet
 from psc.backbones.geometry import VolumeNetwork
 from psc.build import build_volume_network, patch_input_size
+from psc.config.augmentation import build_affinity_augmentation
 from psc.config.schema import AffinityRecipeConfig, FibsemConfig, TrainConfig
 from psc.datasets.fibsem import AffinityPatches, ValidationPatches
 from psc.datasets.modules import TrainingData
 from psc.datasets.splits import prepare_synthetic, read_splits
-from psc.datasets.transforms import Augmentation
 from psc.errors import ConfigError
 from psc.tasks.affinity import AffinityTask
 
@@ -52,19 +52,12 @@ class AffinityApplication(Application):
             "boundary_thickness": self._dataset.boundary_thickness,
             "intensity_range": (low_high[0], low_high[1]) if low_high else None,
         }
-        options = self._recipe.augmentation
-        augmentation = Augmentation(
-            reflections=options.reflections,
-            axis_swaps=options.axis_swaps,  # type: ignore[arg-type]  # checked in psc.config
-            contrast=(options.contrast[0], options.contrast[1]),
-            brightness=(options.brightness[0], options.brightness[1]),
-        )
         return TrainingData(
             AffinityPatches(
                 self._splits.train,
                 seed=self.config.seed,
                 length=2**62,
-                augmentation=augmentation,
+                augmentation=build_affinity_augmentation(self._recipe.augmentation),
                 **common,
             ),
             ValidationPatches(

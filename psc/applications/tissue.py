@@ -8,7 +8,8 @@ from torch import nn
 
 from psc.applications.base import Application
 from psc.backbones import DenseNet, UNet
-from psc.build import build_tissue_augmentation, build_volume_network, build_windows
+from psc.build import build_volume_network, build_windows
+from psc.config.augmentation import build_tissue_augmentation
 from psc.config.schema import IBSRConfig, TissueRecipeConfig, TrainConfig
 from psc.datasets.modules import TrainingData
 from psc.datasets.mri.cohort import prepare_synthetic, read_cohort

@@ -1,5 +1,6 @@
 """Ranges of a recipe's values, checked before any data is read."""
 
+from psc.config.augmentation import build_affinity_augmentation, build_tissue_augmentation
 from psc.config.check_values import at_least, interval, require
 from psc.config.schema import (
     AffinityRecipeConfig,
@@ -71,6 +72,7 @@ def _check_affinity(recipe: AffinityRecipeConfig) -> None:
     require("recipe.augmentation.axis_swaps", augmentation.axis_swaps, ("all", "yx", "none"))
     for key in ("contrast", "brightness"):
         interval(f"recipe.augmentation.{key}", getattr(augmentation, key))
+    build_affinity_augmentation(augmentation)
 
 
 def _check_video(recipe: VideoRecipeConfig) -> None:
@@ -106,6 +108,4 @@ def _check_tissue(recipe: TissueRecipeConfig) -> None:
         )
     for key in ("scaling", "contrast", "brightness"):
         interval(f"recipe.augmentation.{key}", getattr(augmentation, key))
-    from psc.build import build_tissue_augmentation  # late: it imports the schema's package
-
     build_tissue_augmentation(augmentation)

@@ -22,7 +22,9 @@ class AffinityPatches(Dataset[dict[str, torch.Tensor]]):
     Patch i is a function of (seed, i) and of nothing else: not of workers, not of what was drawn
     before, so a resumed run goes on with the patches it would have seen. All positions of all
     regions are equally likely. The output box lies inside the slab; along each axis the input
-    window stays inside the volume if it fits, as in the published training, else it is reflected.
+    window stays inside the volume if it fits, as in the published training, else it is reflected;
+    with a deformation it keeps the distance from the border that its sources reach beyond it, where
+    there is room. Labels that come from outside the slab are unknown and masked.
 
     Args:
         regions: slabs with labels.
@@ -71,7 +73,11 @@ class AffinityPatches(Dataset[dict[str, torch.Tensor]]):
         )
         if augmentation is not None:
             _check_axis_swaps(augmentation, self.cutter, regions)
-        self._starts = [_start_ranges(region, self.cutter) for region in regions]
+            _check_rotation(augmentation, regions)
+        reach = (0, 0, 0)
+        if augmentation is not None:
+            reach = augmentation.deformation.reach(self.cutter.input_size)
+        self._starts = [_start_ranges(region, self.cutter, reach) for region in regions]
         self._slabs = [Slab(region, intensity_range) for region in regions]
         counts = [int(np.prod([len(axis) for axis in starts])) for starts in self._starts]
         self._cumulative = np.cumsum(counts)
@@ -164,8 +170,11 @@ class ValidationPatches(Dataset[dict[str, torch.Tensor]]):
         return self.cutter.cut(*self._boxes[index])
 
 
-def _start_ranges(region: Region, cutter: PatchCutter) -> tuple[range, range, range]:
-    """Where an output box may begin, for each axis, in the slab's coordinates."""
+def _start_ranges(region: Region, cutter: PatchCutter, reach: Triple) -> tuple[range, range, range]:
+    """Where an output box may begin, for each axis, in the slab's coordinates.
+
+    ``reach``: how far beyond the input window a deformation may read.
+    """
     slab = region.shape
     readable = region.volume.raw.shape if region.raw_context else slab
     before = (region.z_start if region.raw_context else 0, 0, 0)
@@ -177,11 +186,13 @@ def _start_ranges(region: Region, cutter: PatchCutter) -> tuple[range, range, ra
     ranges = []
     for axis in range(3):
         last = slab[axis] - cutter.output_size[axis]
-        margin = cutter.margin[axis]
-        # In the slab's coordinates grey values reach from -before to readable - before.
-        low = max(0, margin - before[axis])
-        high = min(last, readable[axis] - before[axis] - cutter.output_size[axis] - margin)
-        ranges.append(range(low, high + 1) if low <= high else range(last + 1))
+        starts = range(0)
+        for margin in (cutter.margin[axis] + reach[axis], cutter.margin[axis]):
+            # In the slab's coordinates grey values reach from -before to readable - before.
+            low = max(0, margin - before[axis])
+            high = min(last, readable[axis] - before[axis] - cutter.output_size[axis] - margin)
+            starts = starts or range(low, high + 1)
+        ranges.append(starts or range(last + 1))
     z, y, x = ranges
     return z, y, x
 
@@ -213,4 +224,17 @@ def _check_axis_swaps(
             raise ConfigError(
                 f"axis_swaps = {augmentation.axis_swaps!r} mixes axes of different resolution:"
                 f" voxels of {region.volume.name} are {voxel} nm (z, y, x); {remedy}"
+            )
+
+
+def _check_rotation(augmentation: Augmentation, regions: Sequence[Region]) -> None:
+    """Turning mixes y and x, so they must be equally sampled."""
+    if not augmentation.deformation.rotation:
+        return
+    for region in regions:
+        voxel = region.volume.voxel_size
+        if voxel is not None and voxel[1] != voxel[2]:
+            raise ConfigError(
+                f"rotation={augmentation.deformation.rotation}: mixes axes of different"
+                f" resolution: voxels of {region.volume.name} are {voxel} nm (z, y, x); set it to 0"
             )

@@ -4,7 +4,7 @@ The network's valid convolutions make its output smaller than its input: an outp
 and around it a margin of grey values.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,16 +12,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from psc.datasets.em_resampling import Sources, sample_linear, sample_nearest, source_box
 from psc.datasets.regions import Region
 from psc.datasets.transforms import Augmentation, Geometry, scale_intensity, thicken_boundaries
 from psc.errors import ConfigError, DataError
-from psc.segmentation.affinities import affinities_from_labels
+from psc.segmentation.affinities import affinities_from_labels, neighbours
 from psc.segmentation.labels import relabel_consecutive
 
 __all__ = ["PatchCutter", "Slab", "Triple", "read_reflected", "size_triple"]
 
 Triple = tuple[int, int, int]
-_Bool3 = tuple[npt.NDArray[np.bool_], ...]
+_Pair = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]
+_UNKNOWN = -1  # label of voxels outside the slab; 0 is a label of the file
 
 
 class Slab:
@@ -130,21 +132,16 @@ class PatchCutter:
             (3, d, h, w), True where the affinity is known; ``labels`` int32 (d, h, w), the ids
             behind the affinities (for MALIS), 0 where unknown or boundary.
         """
-        z, y, x = (s - m for s, m in zip(start, self.margin, strict=True))
-        window = read_reflected(slab.raw, (z + slab.offset, y, x), self.input_size)
-        labels, known = self._labels_with_margin(slab.labels, start)
-        geometry = Geometry()
-        if augmentation is not None and rng is not None:
-            geometry = augmentation.draw_geometry(rng)
-        # Bring bytes into order before they become four times as many.
-        raw = scale_intensity(np.ascontiguousarray(geometry(window)), self.intensity_range)
-        if augmentation is not None and rng is not None:
-            augmentation.change_intensity(raw, rng, out=raw)
-        labels = geometry(labels)
+        if augmentation is None or rng is None:
+            raw, labels = self._read(slab, start, Geometry())
+        else:
+            raw, labels = self._read_augmented(slab, start, augmentation, rng)
+        known = labels != _UNKNOWN
+        labels = np.maximum(labels, 0)
         affinities, mask = affinities_from_labels(labels, zero_label=self.zero_label)
         inner = (slice(1, -1),) * 3
+        _mask_unknown(mask, known)
         mask = np.ascontiguousarray(mask[:, *inner])
-        _mask_unknown(mask, geometry.of_axes(known))
         return {
             "raw": torch.from_numpy(raw[np.newaxis]),
             "affinities": torch.from_numpy(affinities[:, *inner].astype(np.float32)),
@@ -152,21 +149,65 @@ class PatchCutter:
             "labels": torch.from_numpy(np.ascontiguousarray(labels[inner])),
         }
 
-    def _labels_with_margin(
-        self, labels: npt.NDArray[np.int32], start: Triple
-    ) -> tuple[npt.NDArray[np.int32], _Bool3]:
-        """Labels of the output box and one voxel around it, 0 outside the slab.
+    def _read_augmented(
+        self, slab: Slab, start: Triple, augmentation: Augmentation, rng: np.random.Generator
+    ) -> _Pair:
+        """Raw of the input window and labels of the output box with its ring, augmented."""
+        # Streams of their own: what is on in one changes nothing of the others.
+        of_deformation, of_defects = rng.spawn(2)
+        geometry = augmentation.draw_geometry(rng)
+        if augmentation.deformation.active:
+            shape = _triple(size + 2 for size in self.input_size)
+            sources = augmentation.deformation.draw(shape, of_deformation)
+            raw, labels = self._read_deformed(slab, start, sources)
+            raw, labels = np.ascontiguousarray(geometry(raw)), geometry(labels)
+        else:
+            raw, labels = self._read(slab, start, geometry)
+        augmentation.change_intensity(raw, rng, out=raw)
+        if augmentation.defects.active:
+            # Sections of the volume, wherever the swaps have taken its first axis.
+            sections = np.moveaxis(raw, geometry.permutation.index(0), 0)
+            augmentation.defects.apply(sections, of_defects)
+        return raw, labels
+
+    def _read(self, slab: Slab, start: Triple, geometry: Geometry) -> _Pair:
+        """Raw of the input window, scaled, and labels of the output box with its ring.
 
         One voxel on every side, though predecessors lie on one side only: reflection swaps sides.
-        Also tells, for each axis, which positions are inside the slab.
         """
-        shape = tuple(size + 2 for size in self.output_size)
-        first = [a - 1 for a in start]
-        last = [a + n for a, n in zip(first, shape, strict=True)]
-        known = tuple(
-            (np.arange(a, b) >= 0) & (np.arange(a, b) < size)
-            for a, b, size in zip(first, last, labels.shape, strict=True)
+        z, y, x = (s - m for s, m in zip(start, self.margin, strict=True))
+        window = read_reflected(slab.raw, (z + slab.offset, y, x), self.input_size)
+        # Bring bytes into order before they become four times as many.
+        raw = scale_intensity(np.ascontiguousarray(geometry(window)), self.intensity_range)
+        shape = _triple(size + 2 for size in self.output_size)
+        return raw, geometry(self._read_labels(slab.labels, _triple(s - 1 for s in start), shape))
+
+    def _read_deformed(self, slab: Slab, start: Triple, sources: Sources) -> _Pair:
+        """As ``_read``, from the sources of the input window with a ring of one voxel.
+
+        Every value is read from the volume, wherever a source lies; raw is interpolated, labels
+        are the nearest voxel's.
+        """
+        first = _triple(s - m - 1 for s, m in zip(start, self.margin, strict=True))
+        inner = sources[:, 1:-1, 1:-1, 1:-1]
+        origin, size = source_box(inner)
+        z, y, x = (a + b for a, b in zip(first, origin, strict=True))
+        box = read_reflected(slab.raw, (z + slab.offset, y, x), size)
+        raw = sample_linear(scale_intensity(box, self.intensity_range), inner, origin)
+        ring = sources[
+            :, *(slice(m, m + n + 2) for m, n in zip(self.margin, self.output_size, strict=True))
+        ]
+        origin, size = source_box(ring)
+        box = self._read_labels(
+            slab.labels, _triple(a + b for a, b in zip(first, origin, strict=True)), size
         )
+        return raw, sample_nearest(box, ring, origin)
+
+    def _read_labels(
+        self, labels: npt.NDArray[np.int32], first: Triple, shape: Triple
+    ) -> npt.NDArray[np.int32]:
+        """Labels of a box with thick boundaries, unknown outside the slab."""
+        last = [a + n for a, n in zip(first, shape, strict=True)]
         # Thickening looks further than the result reaches.
         reach = self.boundary_thickness
         low = _clip([a - reach for a in first], labels.shape)
@@ -175,10 +216,10 @@ class PatchCutter:
         first_inside, last_inside = _clip(first, labels.shape), _clip(last, labels.shape)
         part = inside[_box(first_inside, last_inside, origin=low)]
         if part.shape == shape:
-            return part, known
-        frame = np.zeros(shape, dtype=np.int32)
+            return part
+        frame = np.full(shape, _UNKNOWN, dtype=np.int32)
         frame[_box(first_inside, last_inside, origin=first)] = part
-        return frame, known
+        return frame
 
 
 def read_reflected(raw: npt.NDArray[Any], start: Triple, shape: Triple) -> npt.NDArray[Any]:
@@ -220,13 +261,18 @@ def size_triple(size: int | Sequence[int], name: str) -> Triple:
     return z, y, x
 
 
-def _mask_unknown(mask: npt.NDArray[np.bool_], known: _Bool3) -> None:
-    """Mask pairs of which a voxel is outside the slab; ``known`` has a margin of one."""
-    if all(k.all() for k in known):
+def _mask_unknown(mask: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_]) -> None:
+    """Mask pairs of which a voxel is outside the slab."""
+    if known.all():
         return
-    for channel in range(3):
-        z, y, x = (k[1:-1] & k[:-2] if axis == channel else k[1:-1] for axis, k in enumerate(known))
-        mask[channel] &= z[:, None, None] & y[:, None] & x
+    for axis in range(3):
+        here, before = neighbours(axis)
+        mask[axis][here] &= known[here] & known[before]
+
+
+def _triple(values: Iterable[int]) -> Triple:
+    z, y, x = values
+    return z, y, x
 
 
 def _clip(positions: Sequence[int], shape: Sequence[int]) -> list[int]:

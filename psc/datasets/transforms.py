@@ -6,12 +6,13 @@ taken: an affinity points to a predecessor, and a reflection makes a successor o
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from psc.datasets.em_augmentation import Deformation, SectionDefects
 from psc.errors import ConfigError, DataError
 
 __all__ = ["Augmentation", "Geometry", "scale_intensity", "thicken_boundaries"]
@@ -45,13 +46,6 @@ class Geometry:
         flips = tuple(slice(None, None, -1 if flip else None) for flip in self.reflected)
         return array.transpose(axes)[(..., *flips)]
 
-    def of_axes(self, vectors: tuple[npt.NDArray[Any], ...]) -> tuple[npt.NDArray[Any], ...]:
-        """Apply to three vectors, one along each axis, instead of to their outer product."""
-        return tuple(
-            vectors[axis][:: -1 if flip else 1]
-            for axis, flip in zip(self.permutation, self.reflected, strict=True)
-        )
-
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -63,6 +57,8 @@ class Augmentation:
             (thicker slices), ``"none"`` nothing.
         contrast: range of c in x ← mean + (x − mean) · c, mean of the patch.
         brightness: range of b in x ← x + b, for x in [0, 1].
+        deformation: where voxels come from, before reflections and swaps; off, as published.
+        defects: of sections of the volume, after contrast and brightness; off, as published.
 
     Raises:
         ConfigError: an unknown ``axis_swaps``, or a range that is not ordered and finite.
@@ -72,6 +68,8 @@ class Augmentation:
     axis_swaps: Literal["all", "yx", "none"] = "all"
     contrast: tuple[float, float] = (0.8, 1.2)
     brightness: tuple[float, float] = (-0.2, 0.2)
+    deformation: Deformation = field(default_factory=Deformation)
+    defects: SectionDefects = field(default_factory=SectionDefects)
 
     def __post_init__(self) -> None:
         if self.axis_swaps not in _PERMUTATIONS:

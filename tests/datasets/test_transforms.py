@@ -48,13 +48,6 @@ class TestGeometry:
         assert result.shape == (2, 5, 3, 4)
         assert np.shares_memory(result, array)
 
-    @pytest.mark.parametrize("geometry", SYMMETRIES[::5])
-    def test_vectors_follow_their_outer_product(self, geometry):
-        vectors = (np.array([1, 2]), np.array([1, 3, 5]), np.array([1, 7, 11, 13]))
-        product = np.einsum("i,j,k->ijk", *vectors)
-        moved = np.einsum("i,j,k->ijk", *geometry.of_axes(vectors))
-        np.testing.assert_array_equal(moved, geometry(product))
-
 
 class TestAugmentation:
     @pytest.mark.parametrize(

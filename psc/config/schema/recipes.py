@@ -41,13 +41,45 @@ class RecipeConfig:
 
 
 @dataclass
+class DeformationConfig:
+    """Elastic deformation, rotation and misalignment, all off: ``psc.datasets.em_augmentation``."""
+
+    spacing: list[int] = field(default_factory=lambda: [40, 40, 40])
+    """Voxels (z, y, x) between control points of the elastic deformation."""
+    jitter: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    """Largest displacement of a control point, in voxels; at most 0.4 of the spacing."""
+    rotation: float = 0.0
+    """Largest angle in the plane of y and x, in degrees."""
+    offset: int = 10
+    """Largest step along y and x of sections that ``slip`` (one) or ``shift`` (all from one on)."""
+    slip: float = 0.0
+    """Probability of each section."""
+    shift: float = 0.0
+
+
+@dataclass
+class SectionDefectsConfig:
+    """Probabilities of bad sections, all off: ``psc.datasets.em_augmentation``."""
+
+    missing: float = 0.0
+    low_contrast: float = 0.0
+    contrast: list[float] = field(default_factory=lambda: [0.1, 0.5])
+    """What is left of it."""
+    blur: float = 0.0
+    blur_sd: float = 2.0
+    """Largest standard deviation, in voxels."""
+
+
+@dataclass
 class AugmentationConfig:
-    """Augmentation of volumes: ``psc.datasets.transforms``."""
+    """Augmentation of volumes: ``psc.datasets.transforms``; all but the first four are off."""
 
     reflections: bool = True
     axis_swaps: str = "all"
     contrast: list[float] = field(default_factory=lambda: [0.8, 1.2])
     brightness: list[float] = field(default_factory=lambda: [-0.2, 0.2])
+    deformation: DeformationConfig = field(default_factory=DeformationConfig)
+    defects: SectionDefectsConfig = field(default_factory=SectionDefectsConfig)
 
 
 @dataclass

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from psc.datasets.interpolation import trilinear
 from psc.datasets.patches import Triple
 
 __all__ = ["read_padded", "resample"]
@@ -94,14 +95,7 @@ def _interpolate(box: Any, matrix: Any, offset: Any, turned: Any) -> Any:
                 z = matrix[0, 0] * d + matrix[0, 1] * h + matrix[0, 2] * w + offset[0]
                 y = matrix[1, 0] * d + matrix[1, 1] * h + matrix[1, 2] * w + offset[1]
                 x = matrix[2, 0] * d + matrix[2, 1] * h + matrix[2, 2] * w + offset[2]
-                i, j, k = int(z), int(y), int(x)
-                z, y, x = z - i, y - j, x - k
-                near = box[i, j, k] * (1 - x) + box[i, j, k + 1] * x
-                far = box[i, j + 1, k] * (1 - x) + box[i, j + 1, k + 1] * x
-                here = near * (1 - y) + far * y
-                near = box[i + 1, j, k] * (1 - x) + box[i + 1, j, k + 1] * x
-                far = box[i + 1, j + 1, k] * (1 - x) + box[i + 1, j + 1, k + 1] * x
-                turned[d, h, w] = here * (1 - z) + (near * (1 - y) + far * y) * z
+                turned[d, h, w] = trilinear(box, z, y, x)
 
 
 @njit(nogil=True, cache=True)
