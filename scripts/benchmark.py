@@ -3,6 +3,7 @@
     python scripts/benchmark.py metrics            # label metrics against scikit-image
     python scripts/benchmark.py crops              # training patches against a NumPy copy
     python scripts/benchmark.py patches            # MRI patches against MONAI's cached crops
+    python scripts/benchmark.py malis              # pair counts of the MALIS loss, and their growth
     python scripts/benchmark.py block              # P_mSC_n against plain 3D convolutions
     python scripts/benchmark.py networks           # whole networks, beside torchvision's, MONAI's
 
@@ -16,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from benchmarks import block, crops, metrics, networks, tissue_patches
+from benchmarks import block, crops, malis, metrics, networks, tissue_patches
 from benchmarks.conditions import CLOCKS, LAYOUTS, PRECISIONS
 from benchmarks.report import Report, write_csv, write_json, write_markdown
 
@@ -27,6 +28,7 @@ _BENCHMARKS = {
     "metrics": metrics,
     "crops": crops,
     "patches": tissue_patches,
+    "malis": malis,
     "block": block,
     "networks": networks,
 }
@@ -68,15 +70,19 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--csv", type=Path, help="write the tables to this CSV file")
         command.add_argument("--markdown", type=Path, help="write the tables to this Markdown file")
         command.add_argument("--repeats", type=_positive, help="rounds per contestant")
-        command.add_argument(
-            "--size",
-            type=_positive,
-            help="voxels per axis (block: at most; patches: of the longer ones)",
-        )
+        if module is not malis:
+            command.add_argument(
+                "--size",
+                type=_positive,
+                help="voxels per axis (block: at most; patches: of the longer ones)",
+            )
         command.add_argument("--seed", type=int, help="seed of everything random")
         command.add_argument("--threads", type=_positive, help="CPU threads of PyTorch")
         if module in (crops, tissue_patches):
             command.add_argument("--input-size", type=_positive, help="voxels per axis of a patch")
+        if module is malis:
+            command.add_argument("--sizes", nargs="+", type=_positive, help="voxels per axis")
+            command.add_argument("--reference", type=Path, help="Python file with malis_pairs")
         if module in (block, networks):
             _add_conditions(command)
         if module is block:
