@@ -28,6 +28,8 @@ class AffinityApplication(Application):
         DataError: for files that are missing, damaged or without labels.
     """
 
+    measures = ("train/stage",)
+
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
         if not isinstance(config.dataset, FibsemConfig):
@@ -68,11 +70,10 @@ class AffinityApplication(Application):
         )
 
     def task(self, network: nn.Module, iterations: int) -> AffinityTask:
-        """The affinity loss that the recipe names."""
+        """The affinity loss that the recipe names, then MALIS if it says so."""
         return AffinityTask(
             network,
             self._recipe,
-            loss=self._recipe.loss,
             iterations=iterations,
             channels_last=self.config.trainer.channels_last,
         )

@@ -17,6 +17,7 @@ AFFINITY_LOSSES = (
     "squared_error",
     "cross_entropy",
 )
+MALIS_NORMALIZATIONS = ("counted", "labelled")
 TISSUE_LOSSES = ("cross_entropy", "dice", "dice_cross_entropy")
 SCHEDULES = ("constant", "inverse", "step", "cosine")
 BLENDING = ("constant", "gaussian")
@@ -66,6 +67,12 @@ def _check_schedule(schedule: ScheduleConfig) -> None:
 
 def _check_affinity(recipe: AffinityRecipeConfig) -> None:
     require("recipe.loss", recipe.loss, AFFINITY_LOSSES)
+    require("recipe.malis_normalization", recipe.malis_normalization, MALIS_NORMALIZATIONS)
+    if recipe.malis_from is not None and not 0 <= recipe.malis_from < recipe.iterations:
+        raise ConfigError(
+            f"recipe.malis_from={recipe.malis_from}: must lie in [0, {recipe.iterations}), the "
+            "number of recipe.iterations; null trains without MALIS"
+        )
     at_least("recipe.output_size", recipe.output_size, 1)
     at_least("recipe.validation_patches", recipe.validation_patches, 1)
     augmentation = recipe.augmentation

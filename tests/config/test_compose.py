@@ -129,7 +129,8 @@ def test_the_paper_recipe_is_the_published_one():
     config = compose(["budget=paper", "block=p2sc2"])
     assert (config.backbone.base_width, config.backbone.growth, config.backbone.depth) == (24, 3, 3)
     recipe = config.recipe
-    assert (recipe.iterations, recipe.batch_size, recipe.output_size) == (100_000, 1, 44)
+    assert (recipe.iterations, recipe.malis_from) == (300_000, 100_000)
+    assert (recipe.batch_size, recipe.output_size) == (1, 44)
     assert (recipe.optimizer.learning_rate, recipe.optimizer.betas) == (1e-4, [0.99, 0.999])
     assert (recipe.optimizer.epsilon, recipe.optimizer.weight_decay) == (1e-8, 5e-6)
     assert recipe.optimizer.bias_learning_rate_factor == 2
@@ -200,6 +201,9 @@ def test_the_command_line_wins_over_the_budget():
         (["dataset.train=[]"], "dataset.train is empty"),
         (["dataset=fibsem_sample", "dataset.test.0.z=[160,208]"], "overlap"),
         (["dataset=fibsem_sample", "dataset.test.0.z=[9,3]"], r"dataset.test\[0\].z"),
+        (["recipe.malis_from=-1"], "recipe.malis_from=-1"),
+        (["recipe.iterations=10", "recipe.malis_from=10"], r"recipe.malis_from=10: .*\[0, 10\)"),
+        (["recipe.malis_normalization=none"], "allowed are counted, labelled"),
         (["recipe.schedule={name: step, step_size: 0}"], "recipe.schedule.step_size=0"),
         (["recipe.schedule={name: step, gamma: 2}"], "recipe.schedule.gamma=2"),
         (["backbone=densenet", "dataset=fibsem"], "allowed are ibsr, ibsr_sample, ibsr_synthetic"),

@@ -94,6 +94,9 @@ class AffinityRecipeConfig(RecipeConfig):
     output_size: int = MISSING
     input_size: int | None = None
     loss: str = "balanced_squared_error"
+    malis_from: int | None = None
+    """Iteration at which MALIS takes the place of ``loss`` (stage 2); null: never."""
+    malis_normalization: str = "labelled"
     validation_patches: int = 32
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
 
