@@ -1,12 +1,21 @@
 """A trained network on a volume without labels: what ``scripts/segment.py`` does."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from psc.affinity_prediction import segment_neurons
 from psc.build import build_volume_network, build_windows
 from psc.checkpoints import load_checkpoint, load_network_weights, stored_config
 from psc.config.plain import from_plain
-from psc.config.schema import IBSRConfig, SegmentConfig, TissueRecipeConfig
+from psc.config.schema import (
+    AffinityRecipeConfig,
+    IBSRConfig,
+    SegmentConfig,
+    TissueRecipeConfig,
+    TrainConfig,
+)
 from psc.datasets.mri.files import SubjectFiles
 from psc.datasets.mri.nifti import write_nifti
 from psc.datasets.mri.subjects import read_subject
@@ -20,35 +29,48 @@ ENDINGS = (".nii", ".nii.gz")
 
 
 def segment_file(config: SegmentConfig) -> Path:
-    """Label the tissues of a skull-stripped T1 volume.
+    """Segment what the checkpoint's network was trained for: tissues or neurons.
 
     Args:
-        config: the checkpoint, the volume (NIfTI) and where to write; labels lie in the volume's
-            own space, so that any viewer shows one over the other.
+        config: the checkpoint, the volume and where to write.
 
     Returns:
-        The file written.
+        The file or folder written.
 
     Raises:
-        CheckpointError: if the checkpoint cannot be used, or its network labels no tissues.
-        ConfigError: if the output exists, is the input, or is not named as NIfTI.
+        CheckpointError: if the checkpoint cannot be used, or its network labels no such volume.
+        ConfigError: if the output exists or cannot be written so, or an option cannot work.
         DataError: if the volume cannot be read.
     """
+    path = Path(config.checkpoint)
+    checkpoint = load_checkpoint(path)
+    trained = from_plain(stored_config(checkpoint, path), path)
+    nifti = Path(config.output).name.endswith(ENDINGS)
+    if isinstance(trained.recipe, AffinityRecipeConfig) and not nifti:
+        return segment_neurons(config, checkpoint, trained)
+    return _segment_tissues(config, checkpoint, trained)
+
+
+def _segment_tissues(
+    config: SegmentConfig, checkpoint: Mapping[str, Any], trained: TrainConfig
+) -> Path:
+    """Label the tissues of a skull-stripped T1 volume (NIfTI).
+
+    Labels lie in the volume's own space, so that any viewer shows one over the other.
+    """
     output, source = Path(config.output), Path(config.input)
+    path = Path(config.checkpoint)
+    if not isinstance(trained.recipe, TissueRecipeConfig):
+        raise CheckpointError(
+            f"{path} was trained with recipe={trained.recipe.name}, which labels no tissues; "
+            "for neurons output=… is a folder, and videos are evaluated by evaluate.py"
+        )
     if not output.name.endswith(ENDINGS):
         raise ConfigError(f"output={output}: labels are written as NIfTI; name it *.nii.gz")
     if output.exists() and source.exists() and output.samefile(source):
         raise ConfigError(f"output={output} is the input; give another file")
     if output.exists() and not config.overwrite:
         raise ConfigError(f"output={output} exists; give another file, or overwrite=true")
-    path = Path(config.checkpoint)
-    checkpoint = load_checkpoint(path)
-    trained = from_plain(stored_config(checkpoint, path), path)
-    if not isinstance(trained.recipe, TissueRecipeConfig):
-        raise CheckpointError(
-            f"{path} was trained with recipe={trained.recipe.name}, which labels no tissues; "
-            "affinities and videos are evaluated by evaluate.py"
-        )
     assert isinstance(trained.dataset, IBSRConfig)  # psc.config.checks
     device = inference_device(config.accelerator)
     voxel = trained.dataset.voxel_size

@@ -110,13 +110,29 @@ class EvaluateConfig:
 
 @dataclass
 class SegmentConfig:
-    """Everything that ``scripts/segment.py`` takes."""
+    """Everything that ``scripts/segment.py`` takes; what follows ``accelerator`` is for EM.
+
+    ``threshold`` null: the one that the checkpoint's run chose; ``block_size`` in voxels, a number
+    or (z, y, x); ``segmentation``: what to change of the trained one; ``address``: of a dask
+    scheduler, in place of ``workers`` local processes.
+    """
 
     checkpoint: str = MISSING
     input: str = MISSING
     output: str = MISSING
     overwrite: bool = False
     accelerator: str = "auto"
+    input_key: str | None = None
+    missing_chunks: str = "refuse"
+    voxel_size: list[float] | None = None
+    threshold: float | None = None
+    block_size: Any = 256
+    context: int = 16
+    levels: int = 4
+    segmentation: Any = field(default_factory=SegmentationChanges)
+    workers: int = 1
+    address: str | None = None
+    progress: bool = True
 
 
 @dataclass

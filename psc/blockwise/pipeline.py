@@ -1,0 +1,210 @@
+"""Segment a volume block by block: the stages, what they need of each other, and where they write.
+
+An output folder holds ``affinities.zarr``, ``fragments.zarr`` and ``segmentation.zarr`` (OME-Zarr,
+see ``psc.blockwise.stores``), ``summary.json`` once all is done, ``blockwise.json`` (inputs and
+options of every stage), and ``work/``: markers of finished blocks, region graphs, and the table
+from fragments to segments. ``work/`` may be removed afterwards; without it a change of options
+begins with the affinities again.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from psc.blockwise.affinity_stage import AffinityStage
+from psc.blockwise.agglomeration_stage import AgglomerationStage
+from psc.blockwise.engine import Engine, disk_errors
+from psc.blockwise.fragment_stage import FragmentStage
+from psc.blockwise.graph_stage import GraphStage
+from psc.blockwise.grid import Box, Grid
+from psc.blockwise.ledger import Ledger, Stage
+from psc.blockwise.numbering import Numbering
+from psc.blockwise.relabel_stage import LevelStage, RelabelStage, half_as_fine
+from psc.blockwise.stores import AFFINITIES, FRAGMENTS, SEGMENTATION, StoredArray, create_image
+from psc.errors import ConfigError
+from psc.locks import holder, try_lock
+from psc.segmentation.pipeline import SegmentationOptions
+
+__all__ = ["BlockwiseOptions", "Result", "segment_blockwise"]
+
+_VERSION = 1  # raise it whenever the same inputs and options give other results
+_GRAPHS, _PLANES, _TABLE = "work/graph", "work/planes", "work/segments.npy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockwiseOptions:
+    """How to segment.
+
+    Attributes:
+        segmentation: fragments and scoring; its ``thresholds`` are not used.
+        threshold: of the agglomeration, a score 1 - affinity.
+        context: voxels around a block from which its fragments are made. More than the radius of
+            the thickest process makes them those of the whole volume.
+        levels: of the segmentation's pyramid, each half as fine; at least 1.
+
+    Raises:
+        ConfigError: a value is impossible.
+    """
+
+    segmentation: SegmentationOptions
+    threshold: float
+    context: int = 16
+    levels: int = 4
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise ConfigError(f"threshold={self.threshold} must lie in [0, 1]")
+        if self.context < 1 or self.levels < 1:
+            raise ConfigError(f"context={self.context} and levels={self.levels} must be at least 1")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was written.
+
+    Attributes:
+        folder: the output.
+        affinities: uint8 (3, D, H, W).
+        fragments: uint64 (D, H, W).
+        segmentation: its levels, uint64, the finest first.
+        counts: fragments, joined (fragments that continue one of another block), edges, segments.
+    """
+
+    folder: Path
+    affinities: StoredArray
+    fragments: StoredArray
+    segmentation: list[StoredArray]
+    counts: dict[str, int]
+
+
+def segment_blockwise(
+    affinities_of: Callable[[Box], npt.NDArray[np.float32]],
+    source: dict[str, Any],
+    grid: Grid,
+    options: BlockwiseOptions,
+    folder: Path,
+    *,
+    engine: Engine,
+    voxel_size: tuple[float, float, float] | None = None,
+    overwrite: bool = False,
+) -> Result:
+    """Segment a volume, or go on where an earlier call was interrupted.
+
+    Args:
+        affinities_of: float32 (3, D, H, W) in [0, 1] of the core of any block; can be pickled.
+        source: what the affinities depend on (volume, network, tiles), plain values. Results of
+            another source are not mixed with these.
+        grid: blocks of the volume.
+        options: how to segment.
+        folder: where to write.
+        engine: where blocks are worked on.
+        voxel_size: (z, y, x) in nm, for the metadata.
+        overwrite: see ``psc.blockwise.ledger.Ledger.open``.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ConfigError: the folder holds something else or is complete, without ``overwrite``; or
+            another process is at work in it.
+        DataError: as ``psc.blockwise.engine.Engine.run``.
+    """
+    folder = folder.resolve()
+    grids = _levels(grid, options.levels)
+    stages = _stages(source, grid, options, voxel_size, len(grids))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock_file = folder.with_name(f".{folder.name}.lock")
+    lock = try_lock(lock_file)
+    if lock is None:
+        raise ConfigError(f"output={folder}: {holder(lock_file)} is at work there; wait for it")
+    with lock, disk_errors():
+        ledger = Ledger(folder)
+        ledger.open(stages, overwrite=overwrite)
+        return _run(affinities_of, grids, options, ledger, engine, voxel_size)
+
+
+def _run(
+    affinities_of: Callable[[Box], npt.NDArray[np.float32]],
+    grids: list[Grid],
+    options: BlockwiseOptions,
+    ledger: Ledger,
+    engine: Engine,
+    voxel_size: tuple[float, float, float] | None,
+) -> Result:
+    folder, grid = ledger.folder, grids[0]
+    blocks = list(grid)
+
+    def image(name: str, levels: list[Grid], dtype: Any, **kind: Any) -> list[StoredArray]:
+        return create_image(folder / name, levels, dtype, voxel_size=voxel_size, **kind)
+
+    (affinities,) = image(AFFINITIES, [grid], np.uint8, channels=3)
+    engine.run("affinities", AffinityStage(affinities_of, affinities), blocks, ledger)
+
+    (fragments,) = image(FRAGMENTS, [grid], np.uint64, label=True)
+    planes, graphs, table = folder / _PLANES, folder / _GRAPHS, folder / _TABLE
+    fragment_stage = FragmentStage(
+        grid, affinities, fragments, planes, options.segmentation, options.context
+    )
+    engine.run("fragments", fragment_stage, blocks, ledger)
+    counts = {i: report["fragments"] for i, report in ledger.done("fragments").items()}
+    numbering = Numbering.of_counts(counts, grid.voxels_per_block)
+
+    engine.run("graph", GraphStage(grid, affinities, fragments, planes, graphs), blocks, ledger)
+
+    if not (report := ledger.done("agglomeration")):
+        agglomeration = AgglomerationStage(
+            graphs, numbering, options.segmentation.scoring, options.threshold, table
+        )
+        report = {0: agglomeration(ledger.done("graph"))}
+        ledger.mark("agglomeration", 0, report[0])
+
+    levels = image(SEGMENTATION, grids, np.uint64, label=True)
+    relabel = RelabelStage(fragments, table, numbering, levels[0])
+    engine.run("segmentation", relabel, blocks, ledger)
+    for number in range(1, len(grids)):
+        level = LevelStage(levels[number - 1], grids[number - 1].shape, levels[number])
+        engine.run(f"level-{number}", level, list(grids[number]), ledger)
+    ledger.finish({"blocks": len(blocks), "block": list(grid.core), **report[0]})
+    return Result(folder, affinities, fragments, levels, report[0])
+
+
+def _levels(grid: Grid, most: int) -> list[Grid]:
+    """Grids of the levels, down to one block."""
+    grids = [grid]
+    while len(grids) < most and len(grids[-1]) > 1:
+        grids.append(half_as_fine(grids[-1]))
+    return grids
+
+
+def _stages(
+    source: dict[str, Any],
+    grid: Grid,
+    options: BlockwiseOptions,
+    voxel_size: tuple[float, float, float] | None,
+    levels: int,
+) -> list[Stage]:
+    """What each stage's result depends on, for the ledger."""
+    segmentation = asdict(options.segmentation)
+    for name in ("thresholds", "scoring"):
+        del segmentation[name]
+    geometry = {"version": _VERSION, "volume": grid.shape, "block": grid.core}
+    return [
+        Stage(
+            "affinities",
+            {**geometry, "voxel_size": voxel_size, **source},
+            (AFFINITIES,),
+        ),
+        Stage("fragments", {**segmentation, "context": options.context}, (FRAGMENTS, _PLANES)),
+        Stage("graph", {}, (_GRAPHS,)),
+        Stage(
+            "agglomeration",
+            {"scoring": options.segmentation.scoring, "threshold": options.threshold},
+            (_TABLE,),
+        ),
+        Stage("segmentation", {"levels": levels}, (SEGMENTATION,)),
+        *(Stage(f"level-{number}") for number in range(1, levels)),
+    ]

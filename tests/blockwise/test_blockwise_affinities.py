@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from psc.backbones import UNet
+from psc.blockwise.affinity_stage import AffinityStage, LoadedNetwork, NetworkAffinities
+from psc.blockwise.grid import Grid, block_size
+from psc.blockwise.stores import create_image, dequantised, quantised
+from psc.datasets.transforms import scale_intensity
+from psc.inference import predict_volume, tile_sizes
+from psc.segments import make_segment
+
+
+@pytest.fixture(scope="module", params=["valid", "same"])
+def network(request):
+    torch.manual_seed(1)
+    built = UNet(
+        make_segment("psc", m=2, n=1), base_width=4, growth=2, depth=1, padding=request.param
+    )
+    for parameter in built.parameters():  # so that affinities are not all one half
+        parameter.data.mul_(2)
+    return built.eval()
+
+
+@settings(max_examples=12)
+@given(
+    st.tuples(*[st.integers(1, 40)] * 3),
+    st.tuples(*[st.integers(1, 30)] * 3),
+    st.integers(0, 30),
+)
+def test_blocks_give_the_affinities_of_the_whole_volume(
+    network, tmp_path_factory, shape, wanted, larger
+):
+    rng = np.random.default_rng(0)
+    raw = rng.integers(0, 256, shape).astype(np.uint8)
+    margin = network.receptive_field // 2 if network.padding == "same" else 0
+    smallest = network.input_size_for(network.period + 2 * margin)
+    tile_input, tile_output = tile_sizes(network, shape, smallest + larger, margin=margin)
+
+    def predict(x):
+        return torch.sigmoid(network(x))
+
+    tiles = {"tile_input": tile_input, "tile_output": tile_output, "period": network.period}
+    expected = predict_volume(predict, raw, prepare=scale_intensity, **tiles)
+
+    grid = Grid(shape, block_size(shape, wanted, tile_output, network.period))
+    loaded = LoadedNetwork(predict, torch.device("cpu"))
+    source = NetworkAffinities(raw, lambda: loaded, **tiles)
+    folder = tmp_path_factory.mktemp("affinities") / "a.zarr"
+    (target,) = create_image(folder, [grid], np.uint8, voxel_size=None, channels=3)
+    stage = AffinityStage(source, target)
+    for block in grid:
+        stage(block)
+    found = target.read(tuple(slice(0, n) for n in shape))
+    assert found.std() > 0 or found.size < 9
+    # The last block may end in another tile than the volume's, and sums be rounded otherwise.
+    difference = found.astype(int) - quantised(expected)
+    assert (difference != 0).mean() < 1e-3 or found.size < 9
+    assert abs(difference).max() <= 1
+
+
+def test_blocks_of_whole_tiles_predict_the_very_bits(network):
+    raw = np.random.default_rng(0).integers(0, 256, (37, 30, 33)).astype(np.uint8)
+    margin = network.receptive_field // 2 if network.padding == "same" else 0
+    tile_input, tile_output = tile_sizes(
+        network, raw.shape, network.input_size_for(8 + 2 * margin), margin=margin
+    )
+    loaded = LoadedNetwork(lambda x: torch.sigmoid(network(x)), torch.device("cpu"))
+    tiles = {"tile_input": tile_input, "tile_output": tile_output, "period": network.period}
+    source = NetworkAffinities(raw, lambda: loaded, **tiles)
+    expected = predict_volume(loaded.predict, raw, prepare=scale_intensity, **tiles)
+    grid = Grid(raw.shape, block_size(raw.shape, (15, 17, 9), tile_output, network.period))
+    assert len(grid) > 7
+    for block in grid:
+        assert np.array_equal(source(block.core), expected[(slice(None), *block.core)])
+
+
+def test_quantisation_is_wrong_by_half_a_step_at_most():
+    affinities = np.linspace(0, 1, 10_001, dtype=np.float32)
+    assert np.abs(dequantised(quantised(affinities)) - affinities).max() <= 1 / 510 + 1e-6
+    assert quantised(np.float32([0, 1])).tolist() == [0, 255]
+    every = np.arange(256, dtype=np.uint8)
+    assert np.array_equal(quantised(dequantised(every)), every)
