@@ -41,7 +41,7 @@ data-ibsr: $(STAMP) ## Verify IBSR, which you fetch at NITRC, and put it in plac
 	$(BIN)/python scripts/prepare_ibsr.py $(ARGS)
 
 test: $(STAMP) ## Run the tests (ARGS: to pytest, e.g. ARGS="-k unet")
-	$(BIN)/python -m pytest -q $(ARGS)
+	$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 lint: $(STAMP) ## Check style, format and types
 	$(BIN)/python -m ruff check
