@@ -32,6 +32,7 @@ def register() -> None:
         ("ibsr", schema.IBSRConfig),
         ("tissue_recipe", schema.TissueRecipeConfig),
         ("segment", schema.SegmentConfig),
+        ("view", schema.ViewConfig),
     ):
         store.store(group="schema", name=name, node=node)
 

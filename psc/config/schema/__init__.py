@@ -146,3 +146,18 @@ class SummaryConfig:
     format: str = "text"
     table: bool = False
     into: str | None = None
+
+
+@dataclass
+class ViewConfig:
+    """Everything that ``scripts/view.py`` takes; ``raw`` is for outputs of scripts/segment.py."""
+
+    run: str = MISSING
+    region: int = 0
+    raw: str | None = None
+    raw_key: str | None = None
+    address: str = "127.0.0.1"
+    port: int = 0
+    report: str | None = None
+    serve: bool = True
+    worst: int = 5
