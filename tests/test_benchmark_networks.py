@@ -90,8 +90,7 @@ def test_rows_of_the_resnet_and_its_peers(tmp_path):
 
 
 def test_rows_of_the_unet_without_monai_and_in_two_layouts(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "monai", None)
-    monkeypatch.setitem(sys.modules, "monai.networks.nets", None)
+    monkeypatch.setitem(sys.modules, "monai.networks.nets.basic_unet", None)
     layouts = ["contiguous", "channels_last_3d"]
     arguments = ["--backbones", "unet", "--blocks", "p1sc1", "--layouts", *layouts]
     rows = run(tmp_path, *arguments, "--size", "16")["networks"]
@@ -115,7 +114,6 @@ def test_rows_of_the_unet_without_monai_and_in_two_layouts(tmp_path, monkeypatch
 
 
 def test_monai_beside_the_unet(tmp_path):
-    pytest.importorskip("monai")
     arguments = ["--backbones", "unet", "--blocks", "p2sc2", "--size", "32"]
     peer = run(tmp_path, *arguments)["networks"][-1]
 
