@@ -60,8 +60,9 @@ def serve(scene: Scene, *, address: str, port: int) -> None:
         ConfigError: neuroglancer is not installed, or the port cannot be had.
     """
     with opened_viewer(scene, address=address, port=port) as viewer:
-        print(f"{scene.title}: open {viewer.get_viewer_url()}\nCtrl-C ends it", flush=True)
         try:
+            # Within: who reads the address may interrupt before the next line is reached.
+            print(f"{scene.title}: open {viewer.get_viewer_url()}\nCtrl-C ends it", flush=True)
             threading.Event().wait()
         except KeyboardInterrupt:
             print("\nended", flush=True)
