@@ -114,7 +114,9 @@ class TestSameSpace:
         return image, read_nifti(put(folder / "labels.nii", stored_bytes(labels, affine)))
 
     def test_equal(self, tmp_path):
-        check_same_space(*self.pair(tmp_path, numbered(dtype="u1"), affine_towards("RAS")))
+        pair = self.pair(tmp_path, numbered(dtype="u1"), affine_towards("RAS"))
+        check_same_space(*pair)
+        np.testing.assert_array_equal(pair[0].affine, pair[1].affine)
 
     def test_stored_in_another_order(self, tmp_path):
         """Both run to RAS once read, so only the places of voxels count."""
@@ -127,7 +129,9 @@ class TestSameSpace:
     def test_rounding_is_allowed(self, tmp_path):
         affine = affine_towards("RAS")
         affine[:3, 3] += 5e-4
-        check_same_space(*self.pair(tmp_path, numbered(), affine))
+        pair = self.pair(tmp_path, numbered(), affine)
+        check_same_space(*pair)
+        assert 4e-4 < np.abs(pair[0].affine - pair[1].affine).max() < 1e-3
 
     def test_another_shape(self, tmp_path):
         pair = self.pair(tmp_path, numbered((3, 4, 6)), affine_towards("RAS"))
