@@ -209,7 +209,7 @@ def _affinities(
     network = build_volume_network(trained.backbone, trained.block)
     load_network_weights(network, checkpoint, path)  # here, so that a wrong one is refused at once
     largest = segmentation.tile_input or patch_input_size(recipe, network)
-    margin = network.receptive_field // 2 if network.padding == "same" else 0
+    margin = network.spoilt_margin
     tile_input, tile_output = tile_sizes(network, volume.shape, largest, margin=margin)
     low_high = dataset.intensity_range
     intensity_range = (low_high[0], low_high[1]) if low_high else None

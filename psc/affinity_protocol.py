@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
-from tqdm import tqdm
 
+from psc.affinity_slab import Affinities, predict_affinities
 from psc.backbones.geometry import VolumeNetwork
 from psc.build import build_segmentation_options
 from psc.config.schema import (
@@ -26,8 +25,6 @@ from psc.config.schema import (
 from psc.datasets import output
 from psc.datasets.regions import Region
 from psc.datasets.splits import Splits
-from psc.datasets.transforms import scale_intensity
-from psc.inference import predict_volume, tile_sizes
 from psc.metrics import segmentation_scores
 from psc.provenance import git_state
 from psc.reporting import affinity_figure, segmentation_figure, threshold_figure
@@ -38,7 +35,6 @@ from psc.segmentation.pipeline import SegmentationOptions, choose_threshold, seg
 
 log = logging.getLogger(__name__)
 
-Affinities = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.uint64]
 Scores = dict[str, float]
 
@@ -128,66 +124,6 @@ def evaluate_affinities(
     )
     write_outputs(folder, splits, outcome, baseline, source)
     return {**_metrics(outcome), "baseline": {"sigma": sigma, **_metrics(baseline)}}
-
-
-def predict_affinities(
-    network: VolumeNetwork,
-    region: Region,
-    dataset: FibsemConfig,
-    *,
-    maximum_tile: int,
-    batch_size: int,
-    device: torch.device,
-) -> Affinities:
-    """Affinities of a slab, context read across its border, reflected beyond the volume.
-
-    Args:
-        network: on ``device``, in evaluation mode.
-        region: what to predict.
-        dataset: its ``intensity_range``.
-        maximum_tile: largest tile in voxels.
-        batch_size: tiles per call.
-        device: where the network is.
-
-    Returns:
-        float32 (3, D, H, W) in [0, 1], of the region's shape.
-
-    Raises:
-        ConfigError: if no tile up to the maximum can cover the region.
-    """
-    # "Same" padding spoils what its zeros reach; that much of a tile is thrown away.
-    margin = network.receptive_field // 2 if network.padding == "same" else 0
-    tile_input, tile_output = tile_sizes(network, region.shape, maximum_tile, margin=margin)
-    low_high = (
-        (dataset.intensity_range[0], dataset.intensity_range[1])
-        if (dataset.intensity_range)
-        else None
-    )
-
-    def predict(raw: Tensor) -> Tensor:
-        return torch.sigmoid(network(raw))
-
-    raw, start, stop = region.volume.raw, region.z_start, region.stop
-    if not region.raw_context:
-        raw, start, stop = raw[start:stop], 0, stop - start
-    with tqdm(desc=f"predicting {region}", unit="tile") as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        return predict_volume(
-            predict,
-            raw,
-            tile_input=tile_input,
-            tile_output=tile_output,
-            period=network.period,
-            region=(slice(start, stop), slice(None), slice(None)),
-            prepare=lambda tile: scale_intensity(tile, low_high),
-            device=device,
-            batch_size=batch_size,
-            progress=progress,
-        )
 
 
 def run_protocol(

@@ -3,7 +3,7 @@ import pytest
 import torch
 import zarr
 
-from psc.affinity_protocol import predict_affinities
+from psc.affinity_slab import predict_affinities
 from psc.blockwise.stores import dequantised, quantised
 from psc.build import build_volume_network, patch_input_size
 from psc.checkpoints import CONFIG_KEY, load_checkpoint, load_network_weights

@@ -40,6 +40,11 @@ class VolumeNetwork(nn.Module, ABC):
     def _trace(self, size: int) -> int | None:
         """Follow one axis of ``size`` voxels through the network; None where it does not fit."""
 
+    @property
+    def spoilt_margin(self) -> int:
+        """Voxels along each face of a tile that the zeros of "same" padding reach; else 0."""
+        return self.receptive_field // 2 if self.padding == "same" else 0
+
     def check_input(self, x: Tensor) -> None:
         """Refuse an input (N, C, D, H, W) of a size that the network cannot take.
 
