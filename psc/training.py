@@ -26,7 +26,7 @@ from psc.provenance import git_state, hardware, versions
 from psc.results import Record, read_record, write_json, write_record
 from psc.run_folder import BEST, RunFolder
 from psc.trainer import build_trainer, compiles, loader_workers, quieten_lightning
-from psc.wandb_run import wandb_loggers
+from psc.wandb_run import log_outcome, wandb_loggers
 
 log = logging.getLogger(__name__)
 
@@ -132,10 +132,9 @@ def _train(
             trainer.strategy.root_device,
         )
         record = _finish(application, folder, attempt)
-        for logger in loggers:
-            logger.log_metrics(
-                {f"test/{k}": v for k, v in record.metrics["test"].items()}, step=record.iterations
-            )
+        tested = {f"test/{k}": v for k, v in record.metrics["test"].items()}
+        metrics.log_metrics(tested, step=record.iterations)
+        log_outcome(more_loggers, record, folder.path)
         return record
 
 

@@ -1,15 +1,23 @@
-"""Weights & Biases on request: offline without a login, never a prompt, always finished."""
+"""Weights & Biases on request: offline without a login, never a prompt, always finished.
+
+A run's group is the table that it belongs to, its job type the row: in the web page, runs grouped
+by both are the table, and the seeds of a row are averaged.
+"""
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from lightning.pytorch.loggers import Logger
+from typing import TYPE_CHECKING, Any
 
 from psc.config.schema import LoggerConfig
+from psc.results import FILE_NAME, Record
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import WandbLogger
+
+__all__ = ["log_outcome", "wandb_loggers"]
 
 log = logging.getLogger(__name__)
 
@@ -17,11 +25,12 @@ log = logging.getLogger(__name__)
 @contextmanager
 def wandb_loggers(
     config: LoggerConfig, plain: dict[str, Any], folder: Path
-) -> Iterator[list[Logger]]:
+) -> Iterator["list[WandbLogger]"]:
     """The logger of a run, in a list; none if not asked for. Finished however the run ends.
 
     Args:
-        config: whether, which project, and the mode: auto is online with a login, else offline.
+        config: whether, which project, and the mode: auto is online with a login, else offline;
+            group and row, by default network and data, and the block.
         plain: the run's configuration.
         folder: the run's folder; its name is the run's.
     """
@@ -42,6 +51,8 @@ def wandb_loggers(
             WandbLogger(
                 name=folder.name,
                 project=config.project,
+                group=config.group or f"{plain['backbone']['name']} on {plain['dataset']['name']}",
+                job_type=config.row or plain["block"]["name"],
                 save_dir=folder,
                 offline=mode == "offline",
                 config=plain,
@@ -49,6 +60,28 @@ def wandb_loggers(
         ]
     finally:
         wandb.finish()
+
+
+def log_outcome(loggers: "Sequence[WandbLogger]", record: Record, folder: Path) -> None:
+    """Log a finished run's test scores, its pictures, and its record as an artifact.
+
+    Args:
+        loggers: of ``wandb_loggers``.
+        record: of the run.
+        folder: of the run, with ``evaluation/*.png`` and the record's file.
+    """
+    for logger in loggers:
+        import wandb
+
+        run = logger.experiment
+        pictures = sorted((folder / "evaluation").glob("*.png"))
+        run.log({f"evaluation/{path.stem}": wandb.Image(str(path)) for path in pictures})
+        scores = {k: v for k, v in record.metrics["test"].items() if isinstance(v, int | float)}
+        run.summary.update({f"test/{name}": value for name, value in scores.items()})
+        run.summary.update({"parameters": record.parameters, "data": record.data["kind"]})
+        artifact = wandb.Artifact(record.run, type="record")
+        artifact.add_file(str(folder / FILE_NAME))
+        run.log_artifact(artifact)
 
 
 def _is_logged_in() -> bool:

@@ -168,8 +168,17 @@ def test_max_minutes_ends_a_run_early_with_a_complete_record(tiny_run):
 def test_wandb_offline_without_a_login(tiny_run, tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    record = run(tiny_run, "logger=wandb", "recipe.iterations=2")
-    assert list((folder_of(record, tmp_path) / "wandb").glob("offline-run-*"))
+    record = run(tiny_run, "logger=wandb", "recipe.iterations=2", "logger.group=table-6d")
+    folder = folder_of(record, tmp_path)
+    (offline,) = (folder / "wandb").glob("offline-run-*")
     import wandb
 
     assert wandb.run is None  # finished
+    (sent,) = offline.glob("*.wandb")  # what `wandb sync` would send, text as it is
+    content = sent.read_bytes()
+    for text in ("table-6d", record.config["block"]["name"], "test/total", record.run):
+        assert text.encode() in content
+    drawn = {path.stem for path in (folder / "evaluation").glob("*.png")}
+    kept = {path.name for path in (offline / "files/media/images/evaluation").glob("*.png")}
+    assert drawn
+    assert all(any(name.startswith(f"{stem}_") for name in kept) for stem in drawn)

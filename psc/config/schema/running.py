@@ -56,6 +56,10 @@ class LoggerConfig:
     wandb: bool = False
     project: str = "psc"
     mode: str = "auto"
+    group: str | None = None
+    """What runs are grouped by, such as a table; null: network and data."""
+    row: str | None = None
+    """Their job type, such as a row of the table; null: the block."""
 
 
 @dataclass
