@@ -4,6 +4,7 @@
     python scripts/benchmark.py crops              # training patches against a NumPy copy
     python scripts/benchmark.py patches            # MRI patches against MONAI's cached crops
     python scripts/benchmark.py malis              # pair counts of the MALIS loss, and their growth
+    python scripts/benchmark.py blockwise          # volumes of growing size: time, memory, disk
     python scripts/benchmark.py block              # P_mSC_n against plain 3D convolutions
     python scripts/benchmark.py networks           # whole networks, beside torchvision's, MONAI's
 
@@ -17,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from benchmarks import block, crops, malis, metrics, networks, tissue_patches
+from benchmarks import block, blockwise, crops, malis, metrics, networks, tissue_patches
 from benchmarks.conditions import CLOCKS, LAYOUTS, PRECISIONS
 from benchmarks.report import Report, write_csv, write_json, write_markdown
 
@@ -29,6 +30,7 @@ _BENCHMARKS = {
     "crops": crops,
     "patches": tissue_patches,
     "malis": malis,
+    "blockwise": blockwise,
     "block": block,
     "networks": networks,
 }
@@ -69,8 +71,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--out", type=Path, help="write the results to this JSON file")
         command.add_argument("--csv", type=Path, help="write the tables to this CSV file")
         command.add_argument("--markdown", type=Path, help="write the tables to this Markdown file")
-        command.add_argument("--repeats", type=_positive, help="rounds per contestant")
-        if module is not malis:
+        if module is not blockwise:
+            command.add_argument("--repeats", type=_positive, help="rounds per contestant")
+        if module not in (malis, blockwise):
             command.add_argument(
                 "--size",
                 type=_positive,
@@ -80,8 +83,13 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--threads", type=_positive, help="CPU threads of PyTorch")
         if module in (crops, tissue_patches):
             command.add_argument("--input-size", type=_positive, help="voxels per axis of a patch")
-        if module is malis:
+        if module in (malis, blockwise):
             command.add_argument("--sizes", nargs="+", type=_positive, help="voxels per axis")
+        if module is blockwise:
+            command.add_argument("--workers", nargs="+", type=_positive, help="local processes")
+            command.add_argument("--block-size", type=_positive, help="voxels per axis of a block")
+            command.add_argument("--folder", type=Path, help="existing folder to write to")
+        if module is malis:
             command.add_argument("--reference", type=Path, help="Python file with malis_pairs")
         if module in (block, networks):
             _add_conditions(command)
