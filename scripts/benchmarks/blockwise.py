@@ -30,7 +30,6 @@ from psc.tiling import reflected_indices
 
 __all__ = ["run"]
 
-_PIECE = 160  # voxels per axis of what the volume repeats: a different neuropil would take hours
 _SAMPLING_SECONDS = 0.1
 _BLUR, _NOISE = 1.0, 0.1  # fragments of some thousand voxels, as networks give
 _THRESHOLD = 0.4
@@ -41,18 +40,20 @@ def run(
     sizes: Sequence[int] = (256, 512, 768),
     workers: Sequence[int] = (1,),
     block_size: int = 256,
+    piece: int = 160,
     folder: Path | None = None,
     seed: int = 0,
 ) -> Report:
     """Segment synthetic volumes of ``size``**3 voxels: everything after the network.
 
-    Their affinities are those of one synthetic neuropil of 160**3 voxels, blurred and noisy, and
-    continued by reflection, so no volume has to be in memory or on disk.
+    Their affinities are those of one synthetic neuropil, blurred and noisy, and continued by
+    reflection: growing a whole volume would take hours, and it would have to lie somewhere.
 
     Args:
         sizes: voxels per axis of the volumes, at least 2.
         workers: local processes, each number in turn.
         block_size: voxels per axis of a block.
+        piece: voxels per axis of the neuropil, at least 2.
         folder: an existing folder on the disk to write to, about 5 bytes per voxel, removed at once
             afterwards; default: the system's temporary one.
         seed: of the neuropil.
@@ -66,24 +67,24 @@ def run(
     Raises:
         ConfigError: a size is too small, or there is no such folder.
     """
-    if min(sizes) < 2 or min(workers) < 1:
-        raise ConfigError(f"sizes {sizes} must be at least 2, workers {workers} at least 1")
+    if min(*sizes, piece) < 2:
+        raise ConfigError(f"sizes {sizes} and piece {piece} must be at least 2")
     if folder is not None and not folder.is_dir():
         raise ConfigError(f"folder = {folder}: no such folder")
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(dir=folder, prefix="psc-blockwise-") as scratch:
-        piece = Path(scratch) / "affinities.npy"
-        np.save(piece, _neuropil_affinities(seed))
+        affinities = Path(scratch) / "affinities.npy"
+        np.save(affinities, _neuropil_affinities(piece, seed))
         for count in workers:
             smallest: Row | None = None
             for size in sorted(set(sizes)):
-                task = _Task(piece, size, count, block_size, Path(scratch) / "output")
+                task = _Task(affinities, size, count, block_size, Path(scratch) / "output")
                 row = _measured(task)
                 smallest = smallest or row
                 row["growth"] = _growth(row, smallest)
                 rows.append(row)
                 shutil.rmtree(task.output)
-    settings = {"block_size": block_size, "piece": _PIECE, "seed": seed}
+    settings = {"block_size": block_size, "piece": piece, "seed": seed}
     return Report("blockwise", settings, {"after the network": rows})
 
 
@@ -91,7 +92,7 @@ def run(
 class _Task:
     """One segmentation, run in a process of its own so that its memory is nobody else's."""
 
-    piece: Path
+    affinities: Path
     size: int
     workers: int
     block_size: int
@@ -102,7 +103,7 @@ class _Task:
         shape, core = (self.size,) * 3, (self.block_size,) * 3
         with open_engine(self.workers) as engine:
             segment_blockwise(
-                _ReflectedAffinities(self.piece),
+                _ReflectedAffinities(self.affinities),
                 {"input": "synthetic"},
                 Grid(shape, core),
                 options,
@@ -131,10 +132,10 @@ def _mapped(path: Path) -> npt.NDArray[np.float32]:
     return piece
 
 
-def _neuropil_affinities(seed: int) -> npt.NDArray[np.float32]:
-    """Affinities (3, 160, 160, 160) in [0, 1] as a middling network would give them."""
+def _neuropil_affinities(size: int, seed: int) -> npt.NDArray[np.float32]:
+    """Affinities (3, size, size, size) in [0, 1] as a middling network would give them."""
     rng = np.random.default_rng(seed)
-    labels = grow_neuropil((_PIECE, _PIECE, _PIECE), rng).labels
+    labels = grow_neuropil((size, size, size), rng).labels
     labels[find_boundaries(labels)] = 0  # membranes, two voxels thick
     affinities = affinities_from_labels(labels, zero_label="boundary")[0].astype(np.float32)
     noise = gaussian_filter(
