@@ -9,7 +9,8 @@ STAMP := .venv/.installed
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo sweep parameters data-ucf101 data-fibsem data-ibsr test lint format clean
+.PHONY: help setup demo sweep parameters tables table-4b table-5d table-6d data-ucf101 data-fibsem \
+  data-ibsr test lint format clean
 
 help: ## Show this help
 	@echo 'make TARGET [ARGS="..."] [PYTHON=python3.12]'
@@ -29,6 +30,18 @@ sweep: $(STAMP) ## Train a whole sweep, several runs at once, and summarise it (
 
 parameters: $(STAMP) ## Write the README's table of parameters and multiply-adds anew
 	$(BIN)/python scripts/summary.py table=true into=README.md
+
+tables: $(STAMP) ## Put the paper's tables beside our records, into build/paper/tables
+	$(BIN)/python scripts/paper.py tables
+
+table-4b: $(STAMP) ## The same of Figure 4b only: ResNet-34 on UCF101
+	$(BIN)/python scripts/paper.py tables $@
+
+table-5d: $(STAMP) ## The same of Figure 5d only: DenseNet on IBSR
+	$(BIN)/python scripts/paper.py tables $@
+
+table-6d: $(STAMP) ## The same of Figure 6d only: U-Net on FIBSEM
+	$(BIN)/python scripts/paper.py tables $@
 
 data-ucf101: $(STAMP) ## Download UCF101, 6.5 GB, and prepare it for training (64 GB)
 	$(BIN)/python scripts/download_ucf101.py $(ARGS)

@@ -1,0 +1,42 @@
+"""Section 3 of the paper as code: 3D kernels as sums of separable kernels, for one and for a layer.
+
+Functions of tensors only; ``docs/theory.md`` derives what they compute and names the tests.
+"""
+
+from psc.decomposition.composition import SeparableConvolution, compose, compose_separable
+from psc.decomposition.hosvd import HOSVD, hosvd
+from psc.decomposition.least_squares import StreamFactors, factorise, full_width
+from psc.decomposition.parallel import Factorisation, factorise_streams, factorise_sum
+from psc.decomposition.selection import (
+    all_sub_tensors,
+    best_orientation_selection,
+    dropped_energy,
+    greedy_selection,
+    orientation_selection,
+    truncation_error,
+)
+from psc.decomposition.separable import Orientation, ownership, separable_terms, split_core
+
+__all__ = [
+    "HOSVD",
+    "Factorisation",
+    "Orientation",
+    "SeparableConvolution",
+    "StreamFactors",
+    "all_sub_tensors",
+    "best_orientation_selection",
+    "compose",
+    "compose_separable",
+    "dropped_energy",
+    "factorise",
+    "factorise_streams",
+    "factorise_sum",
+    "full_width",
+    "greedy_selection",
+    "hosvd",
+    "orientation_selection",
+    "ownership",
+    "separable_terms",
+    "split_core",
+    "truncation_error",
+]

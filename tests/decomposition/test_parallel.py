@@ -1,0 +1,162 @@
+"""m streams for a whole layer, concatenated and summed."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from psc import ConvolutionOptions, PSCBlock
+from psc.decomposition import compose, factorise, factorise_streams, factorise_sum
+from psc.decomposition.parallel import _assign
+from psc.errors import ConfigError
+
+
+def separable(normal, out, c_in, axis, r, seed):
+    """A layer that is a sum of r separable terms along an axis."""
+    plane_shape, line_shape = [3, 3, 3], [1, 1, 1]
+    plane_shape[axis], line_shape[axis] = 1, 3
+    return compose(
+        normal(r, c_in, *plane_shape, seed=seed), normal(out, r, *line_shape, seed=seed + 1)
+    )
+
+
+@pytest.mark.parametrize("m", [1, 2, 3])
+def test_the_streams_are_those_of_a_block_but_for_the_order_of_channels(normal, m):
+    weight, x = normal(7, 2, 3, 3, 3), normal(1, 2, 5, 6, 7, seed=1)
+    result = factorise_streams(weight, m, width=4)
+    options = ConvolutionOptions(activation=None, bias=False)
+    block = PSCBlock(2, 7, m=m, n=1, width=4, options=options).double()
+    for stream, factors in zip(block.streams, result.streams, strict=True):
+        assert stream.plane_1.conv.weight.shape == factors.plane.shape
+        assert stream.axis.conv.weight.shape == factors.line.shape
+        stream.plane_1.conv.weight.data = factors.plane
+        stream.axis.conv.weight.data = factors.line
+    assert sorted(result.order.tolist()) == list(range(7))
+    expected = F.conv3d(x, result.weight(), padding=1)
+    assert (block(x)[:, result.order.argsort()] - expected).abs().max() <= 1e-12
+    # The permutation folds into the layer that reads the result.
+    following = normal(3, 7, 1, 1, 1, seed=2)
+    folded = F.conv3d(block(x), following[:, result.order])
+    assert (folded - F.conv3d(expected, following)).abs().max() <= 1e-12
+    error = (weight - result.weight()).norm() / weight.norm()
+    assert float(result.relative_error) == pytest.approx(float(error), abs=1e-12)
+
+
+def test_one_stream_is_the_truncated_svd(normal):
+    weight = normal(6, 3, 3, 3, 3)
+    result = factorise_streams(weight, 1, 5)
+    factors, error = factorise(weight, 0, 5)
+    assert result.order.tolist() == list(range(6))
+    assert torch.equal(result.streams[0].plane, factors.plane)
+    assert float(result.relative_error) == float(error)
+    assert float(factorise_sum(weight, 1, 5).relative_error) == pytest.approx(float(error))
+
+
+@pytest.mark.parametrize(("m", "out"), [(2, 9), (3, 10)])
+def test_every_channel_finds_the_stream_in_which_it_is_separable(normal, m, out):
+    counts = [out // m + (s < out % m) for s in range(m)]
+    parts = [separable(normal, c, 6, s, 2, seed=10 * s) for s, c in enumerate(counts)]
+    shuffled = torch.randperm(out, generator=torch.Generator().manual_seed(0))
+    weight = torch.cat(parts)[shuffled]
+    result = factorise_streams(weight, m, width=2)
+    assert float(result.relative_error) <= 1e-6
+    assert (result.weight() - weight).norm() <= 1e-6 * weight.norm()
+    own = torch.arange(m).repeat_interleave(torch.tensor(counts))[shuffled]
+    for s, channels in enumerate(result.order.split(counts)):
+        assert channels.tolist() == (own == s).nonzero().flatten().tolist()
+
+
+@pytest.mark.parametrize("m", [2, 3])
+def test_channels_are_shared_out_with_the_least_error(normal, m):
+    errors = normal(7, m).square()
+    counts = [7 // m + (s < 7 % m) for s in range(m)]
+    groups = _assign(errors, counts)
+    assert [len(group) for group in groups] == counts
+    total = sum(float(errors[group, s].sum()) for s, group in enumerate(groups))
+    every = itertools.product(range(m), repeat=7)
+    shares = [share for share in every if [share.count(s) for s in range(m)] == counts]
+    best = min(sum(float(errors[o, s]) for o, s in enumerate(share)) for share in shares)
+    assert total == pytest.approx(best, abs=1e-12)
+
+
+def test_sharing_out_is_near_the_best_of_all(normal):
+    for seed in range(2):
+        weight = normal(8, 4, 3, 3, 3, seed=seed)
+        splits = []
+        for first in itertools.combinations(range(8), 4):
+            second = [channel for channel in range(8) if channel not in first]
+            parts = [(weight[list(first)], 0), (weight[second], 1)]
+            errors = [factorise(part, s, 4)[1] * part.norm() for part, s in parts]
+            splits.append(float(torch.stack(errors).norm() / weight.norm()))
+        found = float(factorise_streams(weight, 2, 4).relative_error)
+        assert min(splits) - 1e-12 <= found <= 1.05 * min(splits)
+        assert found < sum(splits) / len(splits)
+
+
+def test_the_error_falls_with_the_width_and_with_the_streams_for_a_general_kernel(normal):
+    weight = normal(12, 4, 3, 3, 3)
+    widths = range(1, 13, 3)
+    errors = [
+        [float(factorise_streams(weight, m, w).relative_error) for w in widths] for m in (1, 2, 3)
+    ]
+    for of_m in errors:
+        assert all(later < earlier for earlier, later in itertools.pairwise(of_m))
+    for fewer, more in itertools.pairwise(errors):
+        assert all(b < a for a, b in zip(fewer, more, strict=True))
+
+
+def test_concatenation_is_not_monotone_in_m_for_every_kernel(normal):
+    weight = separable(normal, 8, 6, 0, 2, seed=0)  # along D, all of it
+    assert float(factorise_streams(weight, 1, 2).relative_error) <= 1e-6
+    # Half of the channels must go to the stream along H, which cannot have them.
+    assert float(factorise_streams(weight, 2, 2).relative_error) > 0.1
+    # Summed, the second stream may be zero.
+    assert float(factorise_sum(weight, 2, 2).relative_error) <= 1e-6
+
+
+def test_eq3_summed_streams_never_get_worse_with_m(normal):
+    for seed in range(2):
+        weight = normal(6, 3, 3, 3, 3, seed=seed)
+        results = [factorise_sum(weight, m, 3, sweeps=5) for m in (1, 2, 3)]
+        errors = [float(result.relative_error) for result in results]
+        assert errors[2] < errors[1] < errors[0]
+        for result, error in zip(results, errors, strict=True):
+            actual = (weight - result.weight()).norm() / weight.norm()
+            assert error == pytest.approx(float(actual), abs=1e-12)
+
+
+def test_eq3_terms_of_two_orientations_in_every_channel_are_recovered_by_the_sum_alone(normal):
+    weight = separable(normal, 6, 4, 0, 2, seed=0) + separable(normal, 6, 4, 1, 2, seed=5)
+    assert float(factorise_sum(weight, 2, 2, sweeps=300).relative_error) <= 1e-6
+    assert float(factorise_streams(weight, 2, 2).relative_error) > 0.1
+
+
+@pytest.mark.parametrize("build", [factorise_streams, factorise_sum])
+def test_streams_keep_the_dtype(normal, build):
+    result = build(normal(6, 3, 3, 3, 3, dtype=torch.bfloat16), 2, 4)
+    assert {s.plane.dtype for s in result.streams} == {torch.bfloat16}
+    assert result.weight().dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("m", [2, 3])
+def test_gradients_reach_the_kernel(normal, m):
+    weight = normal(6, 2, 3, 3, 3).requires_grad_()
+    factorise_streams(weight, m, 2).relative_error.backward()
+    assert weight.grad is not None
+    assert weight.grad.isfinite().all()
+    assert weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("m", "width", "message"),
+    [(4, 2, "m=4"), (0, 2, "m=0"), (3, 2, "2 output channels"), (2, 0, "width")],
+)
+def test_streams_that_there_cannot_be_are_refused(m, width, message):
+    with pytest.raises(ConfigError, match=message):
+        factorise_streams(torch.zeros(2, 2, 3, 3, 3), m, width)
+
+
+def test_a_negative_number_of_sweeps_is_refused():
+    with pytest.raises(ConfigError, match="sweeps"):
+        factorise_sum(torch.zeros(2, 2, 3, 3, 3), 2, 1, sweeps=-1)
