@@ -1,6 +1,13 @@
-"""The record that a run leaves: ``result.json``, written once, atomically, when all is done."""
+"""The record that a run leaves: ``result.json``, written once, atomically, when all is done.
 
+A record is sealed: it holds the SHA-256 of its own content, and one whose content has changed since
+is refused. The seal guards against slips (a number edited by hand, a merge gone wrong), not against
+forgers: whoever can run this code can seal anything.
+"""
+
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +16,11 @@ from psc.errors import DataError
 
 FILE_NAME = "result.json"
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1: without a seal."""
+
+SEAL = "seal"
+"""Key of the seal in the file."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +59,27 @@ class Record:
     finished: str
     schema_version: int = field(default=SCHEMA_VERSION)
 
+    @property
+    def seal(self) -> str:
+        """The seal that fits this content."""
+        return seal_of(asdict(self))
+
+
+def seal_of(content: Mapping[str, Any]) -> str:
+    """SHA-256 of a record's content, as hex digits.
+
+    Of its JSON with sorted keys and without spaces, so that neither the order of keys nor the
+    layout of the file counts; a seal in ``content`` is left out.
+    """
+    as_read = json.loads(json.dumps(content))  # keys become text before they are sorted
+    as_read.pop(SEAL, None)
+    text = json.dumps(as_read, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
 
 def write_record(record: Record, folder: Path) -> Path:
-    """Write ``folder/result.json`` atomically; returns its path."""
-    return write_json(asdict(record), folder / FILE_NAME)
+    """Seal a record and write ``folder/result.json`` atomically; returns its path."""
+    return write_json({**asdict(record), SEAL: record.seal}, folder / FILE_NAME)
 
 
 def write_json(content: Any, path: Path) -> Path:
@@ -69,22 +97,40 @@ def read_record(path: Path) -> Record:
         path: the file, or the run folder that holds it.
 
     Raises:
-        DataError: if it is missing, not JSON, of a newer schema, or lacks a field.
+        DataError: if it is missing, not JSON, of another schema, lacks a field, has no seal, or one
+            that does not fit its content.
     """
     path = path / FILE_NAME if path.is_dir() else path
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"no record at {path}: the run has not finished") from None
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not JSON ({error}); it was not written by train.py") from error
-    found = content.get("schema_version") if isinstance(content, dict) else None
-    if found != SCHEMA_VERSION:
-        raise DataError(
-            f"{path} has schema version {found}, this code reads {SCHEMA_VERSION}; use the code "
-            "version that wrote it (its git commit is in the file)"
-        )
+    _check_version(content, path)
+    seal = content.pop(SEAL, None)
     try:
-        return Record(**content)
+        record = Record(**content)
     except TypeError as error:
         raise DataError(f"{path} is not a complete record: {error}") from error
+    if seal is None:
+        raise DataError(f"{path} has no seal: it was not written by train.py or evaluate.py")
+    if seal != seal_of(content):
+        raise DataError(
+            f"the seal of {path} does not fit its content: it was edited by hand. Restore it "
+            "(git checkout -- the file) or run it again"
+        )
+    return record
+
+
+def _check_version(content: Any, path: Path) -> None:
+    found = content.get("schema_version") if isinstance(content, dict) else None
+    if found == SCHEMA_VERSION:
+        return
+    message = f"{path} has schema version {found}, this code reads {SCHEMA_VERSION}; "
+    if isinstance(found, int) and found > SCHEMA_VERSION:
+        raise DataError(f"{message}it is of newer code: update this checkout (git pull)")
+    git = content.get("git") if isinstance(content, dict) else None
+    commit = git.get("commit") if isinstance(git, dict) else None
+    which = f"commit {commit}" if commit else "its git commit is in the file"
+    raise DataError(f"{message}use the code version that wrote it ({which})")

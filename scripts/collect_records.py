@@ -2,7 +2,7 @@
 
 ``python scripts/collect_records.py runs experiments/table-6d/records``: result.json and metrics.csv
 of every finished run, each in a folder of its own. Where the run lay on this machine is nobody
-else's business and left out; everything else is copied as it is.
+else's business and left out, and the record sealed again; everything else is copied as it is.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """What an evaluation leaves, opened: the same voxels, places and scores; and what is refused."""
 
 import csv
-import json
 import shutil
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -10,6 +10,7 @@ import pytest
 
 from psc.datasets import output
 from psc.errors import ConfigError, DataError
+from psc.results import read_record, write_record
 from psc.viewing.evaluations import evaluation_folder, open_evaluation
 from psc.viewing.layers import Layer, Scene
 
@@ -106,9 +107,7 @@ def test_a_run_without_evaluation_is_told_how_to_get_one(copied):
 )
 def test_other_applications_are_refused_by_name(copied, scores, title):
     shutil.rmtree(copied / "evaluation")
-    record = json.loads((copied / "result.json").read_text())
-    record["metrics"] = {"test": scores}
-    (copied / "result.json").write_text(json.dumps(record))
+    write_record(replace(read_record(copied), metrics={"test": scores}), copied)
     with pytest.raises(DataError, match=f"is a run of {title}"):
         evaluation_folder(copied)
 

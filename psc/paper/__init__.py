@@ -1,0 +1,1 @@
+"""The paper, regenerated: its tables from records, its figures from records and real modules."""

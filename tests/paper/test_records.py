@@ -1,0 +1,118 @@
+"""Records find their rows by their configuration; what is wrong with one stops everything."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from psc.errors import DataError
+from psc.paper.experiments import read_experiment
+from psc.paper.records import missing_seeds, read_records
+from psc.results import Record, read_record, write_record
+
+
+def records(folder):
+    return read_records(read_experiment(folder))
+
+
+def test_each_at_its_row_and_protocol(experiment_folder, add_record):
+    add_record("3d", "cpu", seed=1)
+    add_record("p2sc2", "paper", kind="real")
+    found = {
+        (r.protocol.name, r.planned.row.name, r.record.seed) for r in records(experiment_folder)
+    }
+    assert found == {("cpu", "3d", 1), ("paper", "p2sc2", 0)}
+
+
+def changed(path, **settings):
+    """The record with other values of its configuration, sealed again."""
+    record = read_record(path)
+    config = json.loads(json.dumps(record.config))
+    for key, value in settings.items():
+        part, name = key.split("__")
+        config[part][name] = value
+    return write_record(replace(record, config=config), path.parent)
+
+
+def test_what_cannot_change_a_result_does_not_count(experiment_folder, add_record):
+    path = add_record()
+    changed(path, trainer__workers=3, trainer__devices="auto", logger__wandb=True)
+    assert records(experiment_folder)[0].planned.row.name == "3d"
+
+
+def test_keys_that_older_code_did_not_know_have_their_defaults(experiment_folder, add_record):
+    path = add_record()
+    record = read_record(path)
+    config = json.loads(json.dumps(record.config))
+    del config["recipe"]["malis_from"], config["backbone"]["in_channels"]
+    write_record(replace(record, config=config), path.parent)
+    assert records(experiment_folder)[0].planned.row.name == "3d"
+
+
+def test_missing_seeds(experiment_folder, add_record):
+    add_record(seed=1)
+    experiment = read_experiment(experiment_folder)
+    rows = experiment.protocol("cpu").rows
+    runs = read_records(experiment)
+    assert [missing_seeds(row, runs) for row in rows] == [[0], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"recipe__iterations": 50}, "recipe.iterations=50 and not 1200"),
+        ({"backbone__base_width": 24}, "backbone.base_width=24 and not 8"),
+        ({"segmentation__scoring": "mean"}, "segmentation.scoring=mean and not hist_quant_50"),
+        ({"dataset__test": [{"raw": "x.h5", "z": [0, 9]}]}, "dataset.test="),
+    ],
+)
+def test_a_record_of_another_table_is_refused(experiment_folder, add_record, settings, message):
+    changed(add_record(), **settings)
+    with pytest.raises(
+        DataError, match=r"fits no row of table-0\. The nearest is row 3d of"
+    ) as error:
+        records(experiment_folder)
+    assert message in str(error.value)
+
+
+def test_a_record_of_another_application_is_refused(experiment_folder, add_record):
+    path = add_record()
+    write_record(replace(read_record(path), config={"backbone": {"name": "mlp"}}), path.parent)
+    with pytest.raises(DataError, match="fits no row of table-0"):
+        records(experiment_folder)
+
+
+def test_two_records_of_one_run_are_refused(experiment_folder, add_record):
+    path = add_record()
+    shutil.copytree(path.parent, path.parent.with_name("copy"))
+    with pytest.raises(DataError, match="are records of one run, cpu-3d-seed0-aaaa; delete one"):
+        records(experiment_folder)
+
+
+def test_a_number_changed_by_hand_is_refused(experiment_folder, add_record):
+    path = add_record(total=2.0)
+    text = path.read_text()
+    assert text.count('"total": 2.0') == 1
+    path.write_text(text.replace('"total": 2.0', '"total": 1.0'))
+    with pytest.raises(DataError, match="was edited by hand"):
+        records(experiment_folder)
+
+
+def test_a_seed_that_nobody_planned_is_refused(experiment_folder, add_record):
+    add_record(seed=5)
+    with pytest.raises(DataError, match=r"seed 5 is not one of row 3d of protocol cpu \(0, 1\)"):
+        records(experiment_folder)
+
+
+@pytest.mark.parametrize("kind", ["synthetic", "real sample"])
+def test_the_papers_protocol_takes_real_data_only(experiment_folder, add_record, kind):
+    add_record("3d", "paper", kind=kind)
+    with pytest.raises(
+        DataError, match=f"is of {kind} data, but row 3d of protocol paper has real"
+    ):
+        records(experiment_folder)
+
+
+def test_record_has_no_field_for_a_seal():
+    assert "seal" not in Record.__dataclass_fields__  # it always fits the content
