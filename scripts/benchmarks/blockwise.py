@@ -6,7 +6,7 @@ import multiprocessing
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import psutil
+import skimage.segmentation
 from scipy.ndimage import gaussian_filter
-from skimage.segmentation import find_boundaries
 
 from benchmarks.report import Report, Row
 from psc.blockwise.engine import open_engine
@@ -30,6 +30,8 @@ from psc.tiling import reflected_indices
 
 __all__ = ["run"]
 
+# scikit-image has no types
+_boundaries: Callable[..., npt.NDArray[np.bool_]] = skimage.segmentation.find_boundaries
 _SAMPLING_SECONDS = 0.1
 _BLUR, _NOISE = 1.0, 0.1  # fragments of some thousand voxels, as networks give
 _THRESHOLD = 0.4
@@ -136,13 +138,14 @@ def _neuropil_affinities(size: int, seed: int) -> npt.NDArray[np.float32]:
     """Affinities (3, size, size, size) in [0, 1] as a middling network would give them."""
     rng = np.random.default_rng(seed)
     labels = grow_neuropil((size, size, size), rng).labels
-    labels[find_boundaries(labels)] = 0  # membranes, two voxels thick
+    labels[_boundaries(labels)] = 0  # membranes, two voxels thick
     affinities = affinities_from_labels(labels, zero_label="boundary")[0].astype(np.float32)
     noise = gaussian_filter(
         rng.standard_normal(affinities.shape).astype(np.float32), (0, _BLUR, _BLUR, _BLUR)
     )
     blurred = gaussian_filter(affinities, (0, _BLUR, _BLUR, _BLUR))
-    return np.clip(blurred + _NOISE * noise / noise.std(), 0, 1).astype(np.float32)
+    result: npt.NDArray[np.float32] = np.clip(blurred + _NOISE * noise / noise.std(), 0, 1)
+    return result.astype(np.float32)
 
 
 def _measured(task: _Task) -> Row:

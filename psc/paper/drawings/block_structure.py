@@ -1,0 +1,232 @@
+"""Figure 1: what P_mSC_n puts in the place of a pair of 3D convolutions, read from the modules."""
+
+from collections.abc import Sequence
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import nn
+
+from psc.convolutions import AXES, Segment
+from psc.paper.drawings.primitives import (
+    FULL_COLOUR,
+    LARGE,
+    NORMAL,
+    STREAM_COLOURS,
+    arrow,
+    frame,
+    kernel_box,
+    kernel_reach,
+    kernel_size,
+    line,
+    page,
+    rectifier,
+    write,
+)
+from psc.paper.drawings.walks import DrawnBlock, DrawnStream, stream_axis, walk_segment
+from psc.reporting.canvas import PAGE_WIDTH, page_style
+from psc.segments import make_segment
+
+BLOCKS = ((1, 1), (2, 2), (2, 3), (3, 2))
+"""(m, n) of the blocks that Figure 1 shows beside 3D."""
+
+DEPTH = 2
+"""Consecutive 3D convolutions that each column stands for."""
+
+
+def stream_colour(stream: DrawnStream) -> str:
+    """The colour of a stream's orientation."""
+    axis = stream_axis(stream)
+    return FULL_COLOUR if axis is None else STREAM_COLOURS[axis]
+
+
+def block_name(m: int | None, n: int | None = None) -> str:
+    """How figures call a block: 3D, or P₂SC₂."""
+    if m is None or n is None:
+        return "3D"
+    return f"P{chr(0x2080 + m)}SC{chr(0x2080 + n)}"
+
+
+# Inches.
+_HEIGHT, _MARGIN, _UNIT = 4.82, 0.05, 0.68
+_INPUT, _OUTPUT = 4.25, 0.90  # heights of the lines at which the columns begin and end
+_VOXEL = 0.055
+_JOIN = 0.33  # from where streams join to the block's end
+_MARK = 0.16  # below a kernel, for its activation
+_CENTRE = 0.18  # of a stream's kernels, from the left of its strip; the rest is for their type
+
+
+def block_figure(
+    in_channels: int = 24, out_channels: int = 72, blocks: Sequence[tuple[int, int]] = BLOCKS
+) -> Figure:
+    """Figure 1: a pair of 3D convolutions and the blocks that replace it, side by side.
+
+    The default is the second level of the EM application's U-Net. M is capped at the channels that
+    leave, as there.
+
+    Args:
+        in_channels: that enter the pair.
+        out_channels: of both of its convolutions.
+        blocks: (m, n) of each column after the first.
+
+    Raises:
+        ConfigError: for sizes or an (m, n) that no block has.
+    """
+    columns = [("3D", drawn_segment(None, in_channels, out_channels))]
+    columns += [(block_name(*mn), drawn_segment(mn, in_channels, out_channels)) for mn in blocks]
+    walks = [walk_segment(segment) for _, segment in columns]
+    strips = [max(len(block) for block in walk) for walk in walks]
+    gap = 0.14
+    width = max(PAGE_WIDTH, 2 * _MARGIN + sum(strips) * _UNIT + (len(strips) - 1) * gap)
+    gap = (width - 2 * _MARGIN - sum(strips) * _UNIT) / max(1, len(strips) - 1)
+    full = _parameters(columns[0][1])
+    with page_style():
+        figure, axes = page(width, _HEIGHT)
+        left = _MARGIN
+        for (name, segment), walk, count in zip(columns, walks, strips, strict=True):
+            middle = left + count * _UNIT / 2
+            _draw_column(axes, left, count * _UNIT, walk)
+            write(axes, middle, _HEIGHT - 0.13, name, fontsize=LARGE, weight="bold")
+            write(axes, middle, _HEIGHT - 0.28, _composition(walk))
+            parameters = _parameters(segment)
+            write(axes, middle, _OUTPUT - 0.26, f"{parameters:,}", fontsize=NORMAL, weight="bold")
+            saved = "parameters" if name == "3D" else f"{100 * (parameters / full - 1):+.0f} %"
+            write(axes, middle, _OUTPUT - 0.38, saved.replace("-", "−"))
+            left += count * _UNIT + gap
+        _draw_key(axes, width)
+    return figure
+
+
+def drawn_segment(mn: tuple[int, int] | None, in_channels: int, out_channels: int) -> Segment:
+    """What a column of Figure 1 shows, on the meta device; ``mn`` None: 3D convolutions."""
+    factory = make_segment("conv3d") if mn is None else make_segment("psc", m=mn[0], n=mn[1])
+    with torch.device("meta"):
+        return factory(in_channels, out_channels, depth=DEPTH, width_limit=out_channels)
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _composition(walk: tuple[DrawnBlock, ...]) -> str:
+    streams = len(walk[0])
+    if walk[0][0][0].axes == AXES:
+        return f"{len(walk[0][0])} convolutions"
+    blocks = "1 block" if len(walk) == 1 else f"{len(walk)} blocks"
+    return f"{blocks}, " + ("1 stream" if streams == 1 else f"{streams} streams")
+
+
+def _draw_column(axes: Axes, left: float, width: float, walk: tuple[DrawnBlock, ...]) -> None:
+    """A segment from its input, above, to its output, below."""
+    middle = left + width / 2
+    entering = walk[0][0][0].in_channels
+    leaving = sum(stream[-1].out_channels for stream in walk[-1])
+    for y, channels in ((_INPUT, entering), (_OUTPUT, leaving)):
+        line(axes, (left + 0.04, y), (left + width - 0.04, y), linewidth=1.0, color="0.15")
+        side = 0.08 if y == _INPUT else -0.09
+        write(axes, middle, y + side, f"{channels} channels")
+    height = (_INPUT - _OUTPUT) / len(walk)
+    for i, block in enumerate(walk):
+        top = _INPUT - i * height
+        _draw_block(axes, left, width, top, top - height, block, onward=i < len(walk) - 1)
+
+
+def _draw_block(
+    axes: Axes,
+    left: float,
+    width: float,
+    top: float,
+    bottom: float,
+    block: DrawnBlock,
+    *,
+    onward: bool,
+) -> None:
+    """A block between two heights: its streams side by side, and where they join."""
+    pad = 0.06
+    if block[0][0].axes < AXES:
+        frame(axes, left, bottom + pad, width, top - bottom - 2 * pad)
+    strip = width / len(block)
+    end = bottom + _JOIN if len(block) > 1 else bottom
+    rows = zip(*block, strict=True)
+    heights = [max(kernel_size(c.kernel, _VOXEL)[1] for c in row) for row in rows]
+    runs_on = onward and end == bottom
+    for i, stream in enumerate(block):
+        _draw_stream(axes, left + i * strip + _CENTRE, top, end, stream, heights, onward=runs_on)
+    if end > bottom:
+        line(axes, (left + 0.08, end), (left + width - 0.08, end), linewidth=2.2, color="0.15")
+        middle = left + width / 2
+        arrow(axes, (middle, end), (middle, bottom + 0.012))
+        total = sum(stream[-1].out_channels for stream in block)
+        write(axes, middle + 0.05, (end + bottom + pad) / 2, str(total), ha="left")
+
+
+def _draw_stream(
+    axes: Axes,
+    x: float,
+    top: float,
+    bottom: float,
+    stream: DrawnStream,
+    heights: Sequence[float],
+    onward: bool,
+) -> None:
+    """Convolutions one below the other, channels on the arrows between them.
+
+    ``heights``: room of each kernel, the same in all streams of a block, so that they align;
+    ``onward``: another block follows directly.
+    """
+    free = top - bottom - sum(heights) - _MARK * sum(c.active for c in stream)
+    between = free / (len(stream) + 1)
+    y, start = top, top
+    for convolution, height in zip(stream, heights, strict=True):
+        write(axes, x + 0.05, y - between / 2 + 0.01, str(convolution.in_channels), ha="left")
+        y -= between + height / 2
+        above, below = kernel_reach(convolution.kernel, _VOXEL)
+        arrow(axes, (x, start), (x, y + above))
+        kernel_box(axes, (x, y), convolution.kernel, stream_colour(stream), _VOXEL)
+        beside = x + kernel_size(convolution.kernel, _VOXEL)[0] / 2 + 0.02
+        write(axes, beside, y, "×".join(map(str, convolution.kernel)), ha="left")
+        start = y - below
+        y -= height / 2
+        if convolution.active:
+            line(axes, (x, start), (x, y - _MARK * 0.6))
+            rectifier(axes, x, y - _MARK * 0.6)
+            y -= _MARK
+            start = y + _MARK * 0.4 - 0.052
+    if onward:
+        line(axes, (x, start), (x, bottom))
+    else:
+        arrow(axes, (x, start), (x, bottom + 0.012))
+    write(axes, x + 0.05, (y + bottom) / 2 + 0.01, str(stream[-1].out_channels), ha="left")
+
+
+def _draw_key(axes: Axes, width: float) -> None:
+    """What colours and marks mean, along the lower edge."""
+    y = 0.17
+    line(axes, (_MARGIN, 0.37), (width - _MARGIN, 0.37), color="0.8", linewidth=0.5)
+    for step, name, shift in (
+        ((0.17, 0.0), "W", (0.06, 0.0)),
+        ((0.0, -0.13), "H", (0.06, 0.02)),
+        ((0.1, 0.076), "D", (0.06, 0.01)),
+    ):
+        end = (0.15 + step[0], y + 0.01 + step[1])
+        arrow(axes, (0.15, y + 0.01), end, linewidth=0.6)
+        write(axes, end[0] + shift[0], end[1] + shift[1], name)
+    x = 0.6
+    for colour, kernel, words, advance in (
+        (FULL_COLOUR, (3, 3, 3), "3D", 0.56),
+        (STREAM_COLOURS[0], (1, 3, 3), "planes H×W,\nrods along D", 1.0),
+        (STREAM_COLOURS[1], (3, 1, 3), "planes D×W,\nrods along H", 1.0),
+        (STREAM_COLOURS[2], (3, 3, 1), "planes D×H,\nrods along W", 1.0),
+    ):
+        kernel_box(axes, (x + 0.12, y), kernel, colour, 0.042)
+        write(axes, x + 0.27, y, words, ha="left", linespacing=1.1)
+        x += advance
+    rectifier(axes, x + 0.08, y)
+    write(axes, x + 0.17, y, "activation", ha="left")
+    x += 0.76
+    line(axes, (x, y), (x + 0.2, y), linewidth=2.2, color="0.15")
+    write(axes, x + 0.26, y, "concatenation", ha="left")
+    x += 1.03
+    arrow(axes, (x, y + 0.09), (x, y - 0.1))
+    write(axes, x + 0.05, y, "k", ha="left")
+    write(axes, x + 0.16, y, "channels", ha="left")

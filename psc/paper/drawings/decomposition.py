@@ -1,0 +1,213 @@
+"""Figure 2: a real kernel's higher-order SVD and the separable kernels that it is the sum of.
+
+Every grid shows numbers of ``psc.paper.drawings.terms``; none is a sketch.
+"""
+
+import math
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from psc.convolutions import AXES
+from psc.paper.drawings.primitives import (
+    LARGE,
+    NORMAL,
+    STREAM_COLOURS,
+    arrow,
+    page,
+    tint,
+    write,
+)
+from psc.paper.drawings.terms import Decomposition, Term, decompose, first_kernel
+from psc.reporting.canvas import PAGE_WIDTH, page_style
+
+# Inches.
+_HEIGHT = 4.74
+_CELL, _SHEAR, _DEEP = 0.15, 0.085, 0.078  # a voxel of a layer: across, and its step along H
+_LAYER = 0.31  # from one layer along D to the next
+_GRID = (3 * (_CELL + _SHEAR), 2 * _LAYER + 3 * _DEEP)  # what three layers cover
+_SQUARE = 0.085  # of rods and planes
+_NEUTRAL = "#303030"
+
+
+def decomposition_figure(seed: int = 0) -> Figure:
+    """Figure 2: A and its core, the core's sub-tensors, and the separable kernel of each.
+
+    Args:
+        seed: of the kernel.
+    """
+    found = decompose(first_kernel(seed))
+    with page_style():
+        figure, axes = page(PAGE_WIDTH, _HEIGHT)
+        _draw_hosvd(axes, found, seed, _HEIGHT - 0.08)
+        _draw_terms(axes, found, _HEIGHT - 1.52)
+    return figure
+
+
+def _head(axes: Axes, top: float, letter: str, words: str) -> None:
+    style = {"ha": "left", "va": "baseline"}
+    write(axes, 0.06, top - 0.1, letter, fontsize=LARGE, weight="bold", **style)
+    write(axes, 0.3, top - 0.1, words, fontsize=NORMAL, **style)
+
+
+def _draw_hosvd(axes: Axes, found: Decomposition, seed: int, top: float) -> None:
+    words = "Higher-order SVD of a kernel A: the first of the U-Net's first convolution"
+    _head(axes, top, "(a)", f"{words}, initialised with seed {seed}")
+    y = top - 0.25
+    middle = y - _GRID[1] / 2
+    _directions(axes, 0.36, middle + 0.1)
+    _layers(axes, 0.86, y, found.kernel, _NEUTRAL)
+    write(axes, 0.86 + _GRID[0] / 2, y - _GRID[1] - 0.1, "A")
+    write(axes, 1.85, middle, "=", fontsize=10)
+    _layers(axes, 2.14, y, found.hosvd.core[..., 0], _NEUTRAL)
+    write(axes, 2.14 + _GRID[0] / 2, y - _GRID[1] - 0.1, "core S")
+    x, edge = 3.05, 0.15
+    for axis, matrix in enumerate(found.hosvd.factors):
+        write(axes, x, middle, f"×{chr(0x2081 + axis)}", fontsize=9)
+        _squares(axes, x + 0.13, middle + 1.5 * edge, matrix, STREAM_COLOURS[axis], edge, 1.0)
+        words = f"U⁽{'¹²³'[axis]}⁾, along {'DHW'[axis]}"
+        write(axes, x + 0.13 + 1.5 * edge, middle - 1.5 * edge - 0.1, words)
+        x += 0.83
+    _scale(axes, 5.72, middle + 0.14)
+
+
+def _draw_terms(axes: Axes, found: Decomposition, top: float) -> None:
+    """A column for each term: its sub-tensor of S above, its separable kernel below."""
+    shares = [sum(t.energy for t in found.terms if t.axis == axis) for axis in range(AXES)]
+    held = ", ".join(f"{a} {100 * s:.0f} %" for a, s in zip("DHW", shares, strict=True))
+    below = top - 1.42
+    _head(axes, top, "(b)", "S as a sum of sub-tensors Sᵅᵝ, each on slice β across axis α")
+    words = "A as a sum of separable kernels, each a rod (1D) times a plane (2D)"
+    _head(axes, below, "(c)", f"{words}; energy by axis: {held}")
+    core_scale = float(found.hosvd.core.abs().max())
+    kernel_scale = float(found.kernel.abs().max())
+    width, height = _GRID
+    pitch = (PAGE_WIDTH - 0.2 - width) / max(1, len(found.terms) - 1)
+    for i, term in enumerate(found.terms):
+        colour, x = STREAM_COLOURS[term.axis], 0.1 + i * pitch
+        _layers(axes, x, top - 0.25, term.core, colour, core_scale, term.owned)
+        middle = x + width / 2
+        words = f"α = {'DHW'[term.axis]}, β = {term.index + 1}"
+        write(axes, middle, top - 0.25 - height - 0.1, words)
+        _layers(axes, x, below - 0.25, term.kernel, colour, kernel_scale)
+        y = below - 0.25 - height - 0.1
+        _factors(axes, middle, y, term, colour)
+        write(axes, middle, y - 0.38, f"{100 * term.energy:.1f} %", weight="bold")
+        if i:
+            for y in (top, below):
+                write(axes, x - (pitch - width) / 2, y - 0.25 - height / 2, "+", fontsize=8)
+
+
+def _factors(axes: Axes, x: float, top: float, term: Term, colour: str) -> None:
+    """A separable kernel's rod and plane, centred at x."""
+    left = x - 2.75 * _SQUARE
+    largest = float(term.plane.abs().max()) or 1.0
+    _squares(axes, left, top, term.rod[:, None], colour, _SQUARE, float(term.rod.abs().max()))
+    write(axes, left + 1.75 * _SQUARE, top - 1.5 * _SQUARE, "×")
+    _squares(axes, left + 2.5 * _SQUARE, top, term.plane, colour, _SQUARE, largest)
+
+
+def _layers(
+    axes: Axes,
+    x: float,
+    y: float,
+    values: Tensor,
+    colour: str,
+    largest: float | None = None,
+    owned: Tensor | None = None,
+) -> None:
+    """A tensor as layers along D, seen from above: W to the right, H towards the reader.
+
+    What ``owned`` leaves out is faint.
+    """
+    scale = largest or float(values.abs().max())
+    shades = _shades(colour)
+    d, h, w = values.shape
+    for k in range(d):
+        quads, fills, edges = [], [], []
+        for i in range(h):
+            for j in range(w):
+                right, up = x + (h - i) * _SHEAR + j * _CELL, y - k * _LAYER - i * _DEEP
+                low = right - _SHEAR, up - _DEEP
+                quads.append(
+                    [(right, up), (right + _CELL, up), (low[0] + _CELL, low[1]), (low[0], low[1])]
+                )
+                fills.append(shades(_shade(float(values[k, i, j]), scale)))
+                faint = owned is not None and not bool(owned[k, i, j])
+                edges.append("0.82" if faint else "0.3")
+        # Faint outlines first, so that they do not cross the others.
+        order = sorted(range(len(quads)), key=lambda q: edges[q], reverse=True)
+        _polygons(axes, [quads[q] for q in order], [fills[q] for q in order], order, edges)
+
+
+def _polygons(axes: Axes, quads: Any, fills: Any, order: list[int], edges: list[str]) -> None:
+    collection = PolyCollection(
+        quads, facecolors=fills, edgecolors=[edges[q] for q in order], linewidths=0.4, zorder=2
+    )
+    axes.add_collection(collection, autolim=False)
+
+
+def _squares(
+    axes: Axes, x: float, y: float, values: Tensor, colour: str, edge: float, largest: float
+) -> None:
+    """A matrix's magnitudes as squares, from its upper left."""
+    shades = _shades(colour)
+    quads, fills = [], []
+    for i, row in enumerate(values.tolist()):
+        for j, value in enumerate(row):
+            left, top = x + j * edge, y - i * edge
+            right, low = left + edge, top - edge
+            quads.append([(left, top), (right, top), (right, low), (left, low)])
+            fills.append(shades(_shade(value, largest)))
+    order = list(range(len(quads)))
+    _polygons(axes, quads, fills, order, ["0.3"] * len(quads))
+
+
+def _shades(colour: str) -> LinearSegmentedColormap:
+    return LinearSegmentedColormap.from_list("magnitude", ["white", tint(colour, 0.5), colour])
+
+
+def _shade(value: float, largest: float) -> float:
+    """Where a magnitude lies between white and the full colour: the root."""
+    return math.sqrt(min(1.0, abs(value) / largest))
+
+
+def _scale(axes: Axes, x: float, y: float) -> None:
+    """What shades mean."""
+    steps = 60
+    edge = 0.72 / steps
+    for colour, row in ((_NEUTRAL, 0), *((c, i + 1) for i, c in enumerate(STREAM_COLOURS))):
+        shades = _shades(colour)
+        for i in range(steps):
+            left, low = x + i * edge, y - 0.075 * row
+            right, top = left + edge, low + 0.07
+            quad = [[(left, low), (right, low), (right, top), (left, top)]]
+            fill = shades(_shade(i + 0.5, steps))
+            axes.add_collection(
+                PolyCollection(quad, facecolors=[fill], edgecolors=[fill], linewidths=0.2),
+                autolim=False,
+            )
+    write(axes, x, y + 0.14, "0")
+    write(axes, x + 0.72, y + 0.14, "largest")
+    lines = (
+        "magnitudes; A and its terms",
+        "share a scale, S and its parts",
+        "another; rods, planes their own",
+    )
+    write(axes, x + 0.36, y - 0.46, "\n".join(lines), linespacing=1.1)
+
+
+def _directions(axes: Axes, x: float, y: float) -> None:
+    """Where D, H and W point in a grid of layers."""
+    for step, name, shift in (
+        ((0.2, 0.0), "W", (0.06, 0.0)),
+        ((-0.14, -0.128), "H", (-0.04, -0.04)),
+        ((0.0, -0.28), "D", (0.0, -0.06)),
+    ):
+        end = (x + step[0], y + step[1])
+        arrow(axes, (x, y), end, linewidth=0.6)
+        write(axes, end[0] + shift[0], end[1] + shift[1], name)

@@ -1,0 +1,197 @@
+"""What drawings are made of: a page in inches, boxes of voxels, arrows, marks, type.
+
+Colours are those of Okabe and Ito (2008), which colour-blind readers can tell apart.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
+
+from psc.convolutions import Triple
+from psc.reporting.canvas import DOTS_PER_INCH, page_style
+
+BLACK, GREY, LIGHT_GREY = "#000000", "#808080", "#BBBBBB"
+ORANGE, SKY_BLUE, GREEN, BLUE = "#E69F00", "#56B4E9", "#009E73", "#0072B2"
+VERMILLION, PURPLE = "#D55E00", "#CC79A7"
+
+STREAM_COLOURS = (BLUE, VERMILLION, GREEN)
+"""Of the streams whose 1D convolution runs along D, H and W."""
+
+FULL_COLOUR = "#8C8C8C"
+"""Of 3D convolutions."""
+
+SMALL, NORMAL, LARGE = 6.0, 7.0, 8.0
+"""Points; nothing is smaller than the first."""
+
+Point = tuple[float, float]
+
+_DEPTH_STEP = np.array((0.55, 0.42))  # of a voxel's edge: where the next voxel along D lies
+
+
+def page(width: float, height: float) -> tuple[Figure, Axes]:
+    """A white page whose coordinates are inches from its lower left."""
+    with page_style():
+        figure = Figure(figsize=(width, height), facecolor="white")
+        axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, width), ylim=(0, height))
+    axes.set_axis_off()
+    return figure, axes
+
+
+def write(axes: Axes, x: float, y: float, words: str, **style: Any) -> None:
+    """Type, centred at a point unless ``style`` says otherwise."""
+    merged: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": SMALL, "color": "0.15"}
+    axes.text(x, y, words, zorder=5, **merged | style)
+
+
+def tint(colour: str, share: float) -> str:
+    """The colour mixed with white; ``share`` 1 leaves it as it is, 0 makes it white."""
+    mixed = [1 - share * (1 - channel) for channel in to_rgb(colour)]
+    return str(to_hex((mixed[0], mixed[1], mixed[2])))
+
+
+def arrow(axes: Axes, start: Point, end: Point, *, bend: float = 0.0, **style: Any) -> None:
+    """A thin arrow between two points; ``bend``: its height over its length."""
+    merged: dict[str, Any] = {"color": "0.25", "linewidth": 0.7, "arrowstyle": "-|>"} | style
+    axes.add_patch(
+        FancyArrowPatch(
+            start,
+            end,
+            connectionstyle=f"arc3,rad={bend}",
+            mutation_scale=5,
+            shrinkA=0,
+            shrinkB=0,
+            joinstyle="miter",
+            **merged,
+        )
+    )
+
+
+def line(axes: Axes, *points: Point, **style: Any) -> None:
+    """A thin line through the points."""
+    merged: dict[str, Any] = {"color": "0.25", "linewidth": 0.7, "solid_capstyle": "butt"}
+    axes.plot([x for x, _ in points], [y for _, y in points], **merged | style)
+
+
+def frame(axes: Axes, left: float, bottom: float, width: float, height: float) -> None:
+    """A rounded box behind what belongs together."""
+    box = FancyBboxPatch((left, bottom), width, height, boxstyle="round,pad=0,rounding_size=0.05")
+    box.set(facecolor="0.955", edgecolor="0.75", linewidth=0.5, zorder=0.5)
+    axes.add_patch(box)
+
+
+def rectifier(axes: Axes, x: float, y: float, radius: float = 0.052) -> None:
+    """The mark of an activation: a small circle with a rectifier's curve."""
+    axes.add_patch(
+        Circle((x, y), radius, facecolor="white", edgecolor="0.25", linewidth=0.6, zorder=3)
+    )
+    r = radius * 0.6
+    line(axes, (x - r, y - r / 2), (x, y - r / 2), (x + r, y + r * 0.8), zorder=4)
+
+
+def kernel_size(kernel: Triple, voxel: float) -> Point:
+    """Inches that :func:`kernel_box` covers, across and up."""
+    d, h, w = kernel
+    return (w + _DEPTH_STEP[0] * d) * voxel, (h + _DEPTH_STEP[1] * d) * voxel
+
+
+def kernel_reach(kernel: Triple, voxel: float) -> Point:
+    """Inches from its centre to where a vertical line through it enters above and leaves below.
+
+    Less than half its height where the box leans, as a rod along D does.
+    """
+    d, h, w = kernel
+    width, height = kernel_size(kernel, voxel)
+    back, up, across = d * _DEPTH_STEP[0] * voxel, d * _DEPTH_STEP[1] * voxel, w * voxel
+    above = np.interp(width / 2, [0, back, width], [h * voxel, height, height])
+    below = np.interp(width / 2, [0, across, width], [0, 0, up])
+    return float(above) - height / 2, height / 2 - float(below)
+
+
+def kernel_box(axes: Axes, centre: Point, kernel: Triple, colour: str, voxel: float) -> None:
+    """A kernel as a box of voxels, seen from the front, above and the right.
+
+    Args:
+        axes: of :func:`page`.
+        centre: of what is drawn.
+        kernel: voxels along D (into the page), H (down), W (to the right).
+        colour: of the front; the other faces are a shade of it.
+        voxel: edge, inches.
+    """
+    d, h, w = kernel
+    size = np.array(kernel_size(kernel, voxel))
+    corner = np.array(centre) - size / 2
+    right, up, back = np.array((voxel, 0.0)), np.array((0.0, voxel)), voxel * _DEPTH_STEP
+    faces = (
+        (corner, right, w, up, h, tint(colour, 0.75)),
+        (corner + h * up, right, w, back, d, tint(colour, 0.4)),
+        (corner + w * right, back, d, up, h, colour),
+    )
+    for origin, first, count, second, other_count, fill in faces:
+        quads = [
+            _quad(origin + i * first + j * second, first, second)
+            for i in range(count)
+            for j in range(other_count)
+        ]
+        axes.add_collection(
+            PolyCollection(quads, facecolors=fill, edgecolors="white", linewidths=0.35, zorder=2),
+            autolim=False,
+        )
+        outline = [_quad(origin, count * first, other_count * second)]
+        axes.add_collection(
+            PolyCollection(
+                outline, facecolors="none", edgecolors="0.15", linewidths=0.45, zorder=2.1
+            ),
+            autolim=False,
+        )
+
+
+def _quad(
+    origin: npt.NDArray[np.float64],
+    first: npt.NDArray[np.float64],
+    second: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float64]:
+    return np.stack([origin, origin + first, origin + first + second, origin + second])
+
+
+def save_figure(figure: Figure, folder: Path | str, name: str) -> tuple[Path, Path]:
+    """Write ``name.pdf`` and ``name.png``, both or neither.
+
+    The same figure gives the same bytes: the PDF bears no date. Missing folders are made, existing
+    files replaced.
+
+    Args:
+        figure: of any module here.
+        folder: where to.
+        name: of both files, without suffix.
+
+    Returns:
+        The two paths.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    pdf, png = folder / f"{name}.pdf", folder / f"{name}.png"
+    unfinished = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in (pdf, png)]
+    try:
+        with page_style(), mpl.rc_context({"pdf.fonttype": 42}):  # type that publishers take
+            FigureCanvasPdf(figure).print_figure(
+                unfinished[0], format="pdf", metadata={"CreationDate": None}
+            )
+            FigureCanvasAgg(figure).print_figure(unfinished[1], format="png", dpi=DOTS_PER_INCH)
+        for source, target in zip(unfinished, (pdf, png), strict=True):
+            source.replace(target)
+    finally:
+        for path in unfinished:
+            path.unlink(missing_ok=True)
+    return pdf, png

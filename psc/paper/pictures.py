@@ -1,0 +1,257 @@
+"""The slice that a panel of Figure 5 or 6 shows, small enough to be committed.
+
+``slices.npz`` holds the pixels, ``provenance.json`` says what they are of: data, runs, their
+records and scores, and the checksum of the former. scripts/collect_pictures.py writes both, so that
+a fresh clone draws the figures without any data. A changed file is refused; that guards against
+slips, not against forgers.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from psc.datasets.splits import SAMPLE
+from psc.errors import ConfigError, DataError
+from psc.reporting.groups import Group, comparable
+from psc.reporting.measures import Measures, measures_of
+from psc.results import FILE_NAME, SEAL, Record, read_record, seal_of
+
+__all__ = [
+    "LARGEST",
+    "PIXELS",
+    "PROVENANCE",
+    "Picture",
+    "Run",
+    "block_label",
+    "check_free",
+    "data_note",
+    "read_picture",
+    "read_runs",
+    "run_entry",
+    "smallest",
+    "write_picture",
+]
+
+PIXELS = "slices.npz"
+PROVENANCE = "provenance.json"
+LARGEST = 1_000_000
+"""Bytes that the pixels may take in the repository."""
+
+SCHEMA_VERSION = 1
+
+_Labels = npt.NDArray[np.unsignedinteger[Any]]
+_SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run whose prediction is shown.
+
+    Attributes:
+        label: what its panel is called, such as 3D.
+        folder: where its volumes are.
+        record: its numbers.
+    """
+
+    label: str
+    folder: Path
+    record: Record
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One slice: what went in, what was wanted, and what each run made of it.
+
+    Attributes:
+        raw: uint8 (H, W).
+        truth: labels (H, W); bodies are numbered together with those of ``predictions``.
+        predictions: labels (H, W) by panel title; the first run is the one compared with.
+        difference: float16 (H, W), at least 0: how much the runs differ here.
+        provenance: what is shown; see ``run_entry`` and the two panels.
+    """
+
+    raw: npt.NDArray[np.uint8]
+    truth: _Labels
+    predictions: Mapping[str, _Labels]
+    difference: npt.NDArray[np.float16]
+    provenance: Mapping[str, Any]
+
+
+def read_runs(folders: Sequence[Path]) -> tuple[list[Run], Measures]:
+    """Records of the runs that a figure is to compare, and what they are scored by.
+
+    Raises:
+        DataError: a run is unfinished, or they were not tested on the same data in the same way.
+        ConfigError: fewer than two runs, or two of one block.
+    """
+    if len(folders) < 2:
+        raise ConfigError(f"a picture compares at least two runs, found {len(folders)}; name both")
+    records = [read_record(folder / FILE_NAME) for folder in folders]
+    labels = [block_label(record.config["block"]["name"]) for record in records]
+    if len(set(labels)) < len(labels):
+        raise ConfigError(
+            f"runs of {', '.join(labels)}: a panel for each block, so one run of each"
+        )
+    tests = comparable([Group((record,)) for record in records])
+    if len(tests) > 1:
+        apart = tests[1][0].first
+        raise DataError(
+            f"{records[0].run} and {apart.run} were tested on different data, or in different ways;"
+            " a picture compares runs of one test"
+        )
+    runs = [Run(*each) for each in zip(labels, folders, records, strict=True)]
+    return runs, measures_of(records[0])
+
+
+def block_label(name: str) -> str:
+    """A block as the paper writes it: 3D, P₂SC₂."""
+    parts = re.fullmatch(r"p(\d+)sc(\d+)(.*)", name)
+    if parts is None:
+        return name.upper() if name == "3d" else name
+    return f"P{parts[1]}SC{parts[2]}".translate(_SUBSCRIPTS) + parts[3].replace("_", " ")
+
+
+def run_entry(run: Run, scores: Mapping[str, float]) -> dict[str, Any]:
+    """What the provenance says of a run.
+
+    Args:
+        run: the run.
+        scores: what its panel quotes of the record.
+    """
+    record = run.record
+    return {
+        "label": run.label,
+        "run": record.run,
+        "record": record.seal,
+        "commit": record.git.get("commit"),
+        "iterations": record.iterations,
+        "parameters": record.parameters,
+        "scores": dict(scores),
+    }
+
+
+def data_note(about: Mapping[str, Any]) -> str:
+    """Whose data, of which kind, and how long was trained on it: the beginning of a caption."""
+    trained = {run["label"]: f"{run['iterations']:,}" for run in about["runs"]}
+    if len(set(trained.values())) == 1:
+        iterations = next(iter(trained.values()))
+    else:
+        iterations = ", ".join(f"{label} {count}" for label, count in trained.items())
+    kind = "real sample, reduced protocol" if about["kind"] == SAMPLE else about["kind"]
+    return f"{about['attribution']}; {kind}, {iterations} iterations."
+
+
+def smallest(labels: npt.NDArray[np.integer[Any]]) -> _Labels:
+    """The same labels in the narrowest unsigned dtype that holds them."""
+    return labels.astype(np.min_scalar_type(int(labels.max(initial=0))))
+
+
+def check_free(folder: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that has a picture already; a look before a slice is searched for.
+
+    Raises:
+        ConfigError: it has one and ``overwrite`` is not set.
+    """
+    there = [folder / name for name in (PIXELS, PROVENANCE) if (folder / name).exists()]
+    if there and not overwrite:
+        raise ConfigError(f"{there[0]} exists; --overwrite replaces it")
+
+
+def write_picture(picture: Picture, folder: Path, *, overwrite: bool = False) -> tuple[Path, Path]:
+    """Write a picture's two files, each completely or not at all.
+
+    A kill between the two leaves pixels that do not fit their provenance, which reading refuses.
+
+    Returns:
+        The files: pixels and provenance.
+
+    Raises:
+        ConfigError: there is a picture already and ``overwrite`` is not set.
+        DataError: the pixels take more than ``LARGEST`` bytes, or the disk refuses.
+    """
+    check_free(folder, overwrite=overwrite)
+    pixels, provenance = folder / PIXELS, folder / PROVENANCE
+    arrays = {
+        "raw": picture.raw,
+        "truth": picture.truth,
+        "difference": picture.difference,
+        **{f"prediction_{i}": labels for i, labels in enumerate(picture.predictions.values())},
+    }
+    partial = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in (pixels, provenance)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with partial[0].open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+        content = partial[0].read_bytes()
+        if len(content) > LARGEST:
+            raise DataError(
+                f"{pixels} would take {len(content):,} bytes, more than {LARGEST:,}; show a smaller"
+                " slice, or fewer runs"
+            )
+        about = {
+            **picture.provenance,
+            "schema_version": SCHEMA_VERSION,
+            "sha256": hashlib.sha256(content).hexdigest(),
+        }
+        about[SEAL] = seal_of(about)
+        text = json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        partial[1].write_text(text, encoding="utf-8")
+        partial[0].replace(pixels)
+        partial[1].replace(provenance)
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot be written: {error}; free disk space, run it again"
+        ) from error
+    finally:
+        for path in partial:
+            path.unlink(missing_ok=True)
+    return pixels, provenance
+
+
+def read_picture(folder: Path) -> Picture:
+    """Read and check a picture.
+
+    Raises:
+        DataError: a file is missing, is not what scripts/collect_pictures.py wrote, or was changed.
+    """
+    about = _read_provenance(folder / PROVENANCE)
+    pixels = folder / PIXELS
+    try:
+        content = pixels.read_bytes()
+    except OSError as error:
+        raise DataError(f"{pixels} cannot be read: {error.strerror}; {_REMEDY}") from error
+    if hashlib.sha256(content).hexdigest() != about["sha256"]:
+        raise DataError(f"{pixels} is not the file that {PROVENANCE} describes; {_REMEDY}")
+    with np.load(pixels, allow_pickle=False) as arrays:
+        names = [run["label"] for run in about["runs"]]
+        predictions = {name: arrays[f"prediction_{i}"] for i, name in enumerate(names)}
+        return Picture(arrays["raw"], arrays["truth"], predictions, arrays["difference"], about)
+
+
+_REMEDY = "restore both with git, or write them again with scripts/collect_pictures.py"
+
+
+def _read_provenance(path: Path) -> dict[str, Any]:
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}; {_REMEDY}") from error
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON ({error}); {_REMEDY}") from error
+    found = about.get("schema_version") if isinstance(about, dict) else None
+    if found != SCHEMA_VERSION:
+        raise DataError(
+            f"{path} has schema version {found}, this code reads {SCHEMA_VERSION}; {_REMEDY}"
+        )
+    assert isinstance(about, dict)
+    if about.get(SEAL) != seal_of(about):
+        raise DataError(f"{path} was changed after it was written; {_REMEDY}")
+    return about
