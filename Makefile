@@ -3,13 +3,14 @@
 PYTHON ?= python3
 ARGS ?=
 SWEEP ?= mn
+BUDGET ?= paper
 
 BIN := .venv/bin
 STAMP := .venv/.installed
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo sweep parameters tables table-4b table-5d table-6d data-ucf101 data-fibsem \
+.PHONY: help setup demo experiment-4b experiment-5d experiment-6d sweep parameters tables table-4b table-5d table-6d data-ucf101 data-fibsem \
   data-ibsr test lint format clean
 
 help: ## Show this help
@@ -18,10 +19,12 @@ help: ## Show this help
 
 setup: $(STAMP) ## Make .venv with PYTHON and install everything there (again when pyproject.toml changes)
 
-demo: $(STAMP) ## Train 3D against P2SC2 on synthetic volumes and draw the comparison (ARGS: to train.py)
-	$(BIN)/python train.py --multirun budget=demo block=3d,p2sc2 dataset=fibsem_synthetic \
-	  output_directory=runs/demo resume=true $(ARGS)
-	$(BIN)/python scripts/summarize.py runs/demo
+demo: $(STAMP) ## Train 3D against P2SC2 on synthetic volumes, brains and films, and compare (ARGS: to train.py)
+	$(BIN)/python scripts/experiment.py table-6d table-5d table-4b --protocol demo --output runs/demo $(ARGS)
+	for table in 6d 5d 4b; do $(BIN)/python scripts/summarize.py runs/demo/table-$$table-demo || exit; done
+
+experiment-4b experiment-5d experiment-6d: $(STAMP) ## Run what that table lacks and collect the records (BUDGET=paper; ARGS)
+	$(BIN)/python scripts/experiment.py table-$(@:experiment-%=%) --protocol $(BUDGET) $(ARGS)
 
 sweep: $(STAMP) ## Train a whole sweep, several runs at once, and summarise it (SWEEP=grid; ARGS: to train.py)
 	$(BIN)/python train.py --multirun sweep=$(SWEEP) hydra/launcher=local \

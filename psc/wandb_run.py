@@ -1,7 +1,7 @@
 """Weights & Biases on request: offline without a login, never a prompt, always finished.
 
-A run's group is the table that it belongs to, its job type the row: in the web page, runs grouped
-by both are the table, and the seeds of a row are averaged.
+A run's group is the table that it belongs to, its job type its network, the row: in the web page,
+runs grouped by both are the table, and the seeds of a row are averaged.
 """
 
 import logging
@@ -30,7 +30,7 @@ def wandb_loggers(
 
     Args:
         config: whether, which project, and the mode: auto is online with a login, else offline;
-            group and row, by default network and data, and the block.
+            the group, by default the data set.
         plain: the run's configuration.
         folder: the run's folder; its name is the run's.
     """
@@ -51,8 +51,8 @@ def wandb_loggers(
             WandbLogger(
                 name=folder.name,
                 project=config.project,
-                group=config.group or f"{plain['backbone']['name']} on {plain['dataset']['name']}",
-                job_type=config.row or plain["block"]["name"],
+                group=config.group or str(plain["dataset"]["name"]),
+                job_type=f"{plain['backbone']['name']} {plain['block']['name']}",
                 save_dir=folder,
                 offline=mode == "offline",
                 config=plain,

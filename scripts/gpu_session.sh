@@ -3,7 +3,8 @@
 # of the block at every width, that of whole networks, then the EM and the MRI networks at the paper's
 # width on the real sample (PSC_SAMPLE_DATA).
 #   scripts/gpu_session.sh OUTPUT_FOLDER [MINUTES_PER_NETWORK]
-# Copy the records (result.json, metrics.csv) from OUTPUT_FOLDER/runs to experiments/ afterwards.
+# If experiments/ of this checkout is lost with the machine, collect the records afterwards:
+#   scripts/collect_records.py table-6d OUTPUT_FOLDER/runs/table-6d-gpu
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 out="${1:?usage: scripts/gpu_session.sh OUTPUT_FOLDER [MINUTES_PER_NETWORK]}"
@@ -25,17 +26,9 @@ for benchmark in block networks; do
     --out "$out/benchmark_$benchmark.json" --csv "$out/benchmark_$benchmark.csv" \
     --markdown "$out/benchmark_$benchmark.md"
 done
-for block in 3d p2sc2; do
-  step "EM at full width: $block" "$python" train.py \
-    backbone=unet block="$block" budget=paper dataset=fibsem_sample \
-    recipe.max_minutes="$minutes" recipe.validate_every=500 \
-    trainer.progress_bar=false output_directory="$out/runs" resume=true
+for table in 6d 5d; do
+  step "table $table at full width, real sample" "$python" scripts/experiment.py "table-$table" \
+    --protocol gpu --output "$out/runs" "recipe.max_minutes=$minutes" trainer.progress_bar=false
+  step "summary $table" "$python" scripts/summarize.py "$out/runs/table-$table-gpu"
 done
-for network in densenet/3d densenet/p1sc1 densenet/p2sc2 densenet/p2sc3 densenet_bui/3d; do
-  step "MRI at full width: $network" "$python" train.py \
-    backbone="${network%/*}" block="${network#*/}" budget=paper dataset=ibsr_sample \
-    recipe.max_minutes="$minutes" recipe.validate_every=500 \
-    trainer.progress_bar=false output_directory="$out/runs" resume=true
-done
-step 'summary' "$python" scripts/summarize.py "$out/runs"
 exit "$failed"

@@ -176,7 +176,7 @@ def test_wandb_offline_without_a_login(tiny_run, tmp_path, monkeypatch):
     assert wandb.run is None  # finished
     (sent,) = offline.glob("*.wandb")  # what `wandb sync` would send, text as it is
     content = sent.read_bytes()
-    for text in ("table-6d", record.config["block"]["name"], "test/total", record.run):
+    for text in ("table-6d", "unet p2sc2", "test/total", record.run):
         assert text.encode() in content
     drawn = {path.stem for path in (folder / "evaluation").glob("*.png")}
     kept = {path.name for path in (offline / "files/media/images/evaluation").glob("*.png")}

@@ -21,6 +21,8 @@ Settings = dict[str, Any]
 _PLACES = (*WHERE, "folder")
 """Keys of data sets that name files; what was read is in the record's ``data``."""
 
+_TIME_LIMIT = "recipe.max_minutes"
+
 _SLABS = ("train", "validation", "test")
 
 
@@ -50,6 +52,8 @@ def settings(config: TrainConfig) -> Settings:
 def record_settings(record: Record, path: Path) -> Settings:
     """The same of a record; keys that its code did not know have their defaults.
 
+    A time limit counts where it has ended the training: without one there would be more iterations.
+
     Args:
         record: of any version of the code.
         path: its file, for messages.
@@ -60,12 +64,14 @@ def record_settings(record: Record, path: Path) -> Settings:
     found = settings(from_plain(record.config, path))
     if found["trainer.devices"] == "auto" and record.hardware.get("accelerator") == "cpu":
         found["trainer.devices"] = 1  # Lightning's "auto" is one process on a CPU
+    if record.iterations >= found["recipe.iterations"]:
+        del found[_TIME_LIMIT]  # it was not reached
     return found
 
 
 def differences(found: Settings, wanted: Settings) -> list[str]:
     """In words, the settings in which a record and a row differ."""
-    keys = sorted(found.keys() | wanted.keys())
+    keys = sorted(found.keys() | (wanted.keys() - {_TIME_LIMIT}))
     return [
         f"{key}={_shown(found, key)} and not {_shown(wanted, key)}"
         for key in keys

@@ -36,7 +36,7 @@ def read_records(experiment: Experiment) -> tuple[RecordedRun, ...]:
     """
     runs: dict[str, RecordedRun] = {}
     for path in sorted((experiment.folder / RECORDS).glob(f"*/{FILE_NAME}")):
-        run = _assigned(experiment, path, read_record(path))
+        run = assigned(experiment, path, read_record(path))
         if run.record.run in runs:
             raise DataError(
                 f"{path} and {runs[run.record.run].path} are records of one run, "
@@ -52,7 +52,17 @@ def missing_seeds(planned: PlannedRow, runs: tuple[RecordedRun, ...]) -> list[in
     return [seed for seed in planned.seeds if seed not in there]
 
 
-def _assigned(experiment: Experiment, path: Path, record: Record) -> RecordedRun:
+def assigned(experiment: Experiment, path: Path, record: Record) -> RecordedRun:
+    """The row of a table that a record is of.
+
+    Args:
+        experiment: the table.
+        path: of the record, for messages.
+        record: what it says.
+
+    Raises:
+        DataError: for a record of no row, or whose seed or data its row does not have.
+    """
     try:
         found = record_settings(record, path)
     except CheckpointError as error:

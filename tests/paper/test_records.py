@@ -116,3 +116,16 @@ def test_the_papers_protocol_takes_real_data_only(experiment_folder, add_record,
 
 def test_record_has_no_field_for_a_seal():
     assert "seal" not in Record.__dataclass_fields__  # it always fits the content
+
+
+def test_a_time_limit_counts_only_where_it_has_ended_the_training(experiment_folder, add_record):
+    path = add_record("3d", "cpu")
+    record = read_record(path)
+    recipe = record.config["recipe"] | {"max_minutes": 30}
+    limited = replace(record, config=record.config | {"recipe": recipe})
+    write_record(limited, path.parent)
+    (run,) = records(experiment_folder)
+    assert run.protocol.name == "cpu"
+    write_record(replace(limited, iterations=record.iterations - 1), path.parent)
+    with pytest.raises(DataError, match="recipe.max_minutes=30.0 and not None"):
+        records(experiment_folder)

@@ -57,9 +57,7 @@ class LoggerConfig:
     project: str = "psc"
     mode: str = "auto"
     group: str | None = None
-    """What runs are grouped by, such as a table; null: network and data."""
-    row: str | None = None
-    """Their job type, such as a row of the table; null: the block."""
+    """What runs are grouped by, such as a table; null: the data set."""
 
 
 @dataclass

@@ -1,0 +1,123 @@
+"""Run what a table still lacks: one ``train.py --multirun`` per row, over its missing seeds."""
+
+import logging
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from psc.config.choices import PROJECT
+from psc.errors import ConfigError, PSCError
+from psc.paper.experiments import Experiment, PlannedRow, Protocol
+from psc.paper.records import missing_seeds, read_records
+
+log = logging.getLogger(__name__)
+
+__all__ = ["Launch", "LaunchError", "launch", "launches"]
+
+_QUEUES = "hydra/launcher=slurm"  # jobs wait in a queue, so all rows may be submitted at once
+
+
+class LaunchError(PSCError):
+    """Runs of a table have failed; train.py has told why."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """The runs of one row.
+
+    Attributes:
+        planned: the row at its protocol.
+        seeds: those that are not recorded yet.
+        arguments: of train.py.
+    """
+
+    planned: PlannedRow
+    seeds: tuple[int, ...]
+    arguments: tuple[str, ...]
+
+    @property
+    def command(self) -> str:
+        """What a shell would be given."""
+        return shlex.join(("python", "train.py", *self.arguments))
+
+
+def launches(
+    experiment: Experiment,
+    protocol: Protocol,
+    output: Path,
+    *,
+    rows: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    again: bool = False,
+) -> list[Launch]:
+    """What is left to run of a table at a protocol.
+
+    Args:
+        experiment: the table; its committed records are not run again.
+        protocol: one of the table's.
+        output: folder for the runs. Runs that are finished there are not run again either, and
+            unfinished ones are continued: train.py sees to that.
+        rows: names of the rows to run; none = all.
+        overrides: more of them, for machine and launcher. What changes the result would make
+            another row of it, and the record be refused.
+        again: also what is recorded.
+
+    Raises:
+        ConfigError: a row that the protocol does not have.
+        DataError: a committed record cannot be trusted.
+    """
+    known = [planned.row.name for planned in protocol.rows]
+    if unknown := [name for name in rows if name not in known]:
+        raise ConfigError(
+            f"{experiment.name}, protocol {protocol.name}: no row {', '.join(unknown)}; there are"
+            f" {', '.join(known)}"
+        )
+    recorded = () if again else read_records(experiment)
+    found = []
+    for planned in protocol.rows:
+        seeds = tuple(missing_seeds(planned, recorded))
+        if not seeds or (rows and planned.row.name not in rows):
+            continue
+        arguments = (
+            "--multirun",
+            *planned.overrides,
+            f"seed={','.join(map(str, seeds))}",
+            f"output_directory={output}",
+            f"logger.group={experiment.name}",
+            "resume=true",
+            *overrides,
+        )
+        found.append(Launch(planned, seeds, arguments))
+    return found
+
+
+def launch(pending: Sequence[Launch]) -> None:
+    """Run all, row after row; rows of a SLURM cluster at once. A failing row stops no other.
+
+    Raises:
+        LaunchError: naming the rows that failed.
+        KeyboardInterrupt: the user has stopped a run; the same command goes on from there.
+    """
+    failed: list[str] = []
+    waiting: list[tuple[Launch, subprocess.Popen[bytes]]] = []
+
+    def finish(one: Launch, process: subprocess.Popen[bytes]) -> None:
+        if code := process.wait():
+            if code in (130, -2):
+                raise KeyboardInterrupt
+            failed.append(one.planned.row.name)
+
+    for one in pending:
+        log.info("%s: seeds %s", one.planned.row.label, ", ".join(map(str, one.seeds)))
+        process = subprocess.Popen([sys.executable, str(PROJECT / "train.py"), *one.arguments])
+        if _QUEUES in one.arguments:
+            waiting.append((one, process))
+        else:
+            finish(one, process)
+    for one, process in waiting:
+        finish(one, process)
+    if failed:
+        raise LaunchError(f"runs of {', '.join(failed)} failed, see above; the others are finished")

@@ -1,0 +1,82 @@
+"""What is left to run of a table, as commands; failures of one row stop no other."""
+
+import subprocess
+import sys
+
+import pytest
+
+from psc.errors import ConfigError
+from psc.paper import launch as module
+from psc.paper.experiments import read_experiment
+from psc.paper.launch import Launch, LaunchError, launch, launches
+
+
+def pending(folder, tmp_path, **options):
+    experiment = read_experiment(folder)
+    return launches(experiment, experiment.protocol("cpu"), tmp_path / "runs", **options)
+
+
+def test_only_seeds_without_a_record_are_run(experiment_folder, add_record, tmp_path):
+    add_record("3d", "cpu", seed=1)
+    first, second = pending(experiment_folder, tmp_path, overrides=["trainer.workers=0"])
+    assert (first.planned.row.name, first.seeds) == ("3d", (0,))
+    assert first.arguments == (
+        "--multirun",
+        *("backbone=unet", "block=3d", "budget=quick", "dataset=fibsem_sample", "seed=0"),
+        f"output_directory={tmp_path / 'runs'}",
+        "logger.group=table-0",
+        "resume=true",
+        "trainer.workers=0",
+    )
+    assert (second.planned.row.name, second.seeds) == ("p2sc2", (0, 1))
+    assert "seed=0,1" in second.command.split()
+
+    add_record("3d", "cpu", seed=0)
+    assert [one.planned.row.name for one in pending(experiment_folder, tmp_path)] == ["p2sc2"]
+
+
+def test_rows_can_be_chosen(experiment_folder, tmp_path):
+    (only,) = pending(experiment_folder, tmp_path, rows=["p2sc2"])
+    assert only.planned.row.name == "p2sc2"
+    with pytest.raises(ConfigError, match="no row p9; there are 3d, p2sc2"):
+        pending(experiment_folder, tmp_path, rows=["p9"])
+
+
+@pytest.fixture
+def program(monkeypatch, tmp_path):
+    """train.py replaced by a program that notes its arguments and fails for block=3d."""
+    (tmp_path / "train.py").write_text(
+        "import pathlib, sys\n"
+        "with (pathlib.Path(__file__).parent / 'noted').open('a') as file:\n"
+        "    print(*sys.argv[1:], file=file)\n"
+        "sys.exit(int('code' in sys.argv) * 130 or int('block=3d' in sys.argv))\n"
+    )
+    monkeypatch.setattr(module, "PROJECT", tmp_path)
+    return tmp_path / "noted"
+
+
+@pytest.mark.parametrize("queue", [(), ("hydra/launcher=slurm",)])
+def test_a_failing_row_stops_no_other(experiment_folder, tmp_path, program, queue):
+    ones = pending(experiment_folder, tmp_path, overrides=queue)
+    with pytest.raises(LaunchError, match="runs of 3d failed"):
+        launch(ones)
+    assert sorted(program.read_text().splitlines()) == sorted(" ".join(o.arguments) for o in ones)
+
+
+def test_an_interruption_ends_it(experiment_folder, tmp_path, program):
+    (_, last) = pending(experiment_folder, tmp_path)
+    stopped = Launch(last.planned, last.seeds, (*last.arguments, "code"))
+    with pytest.raises(KeyboardInterrupt):
+        launch([stopped, last])
+    assert len(program.read_text().splitlines()) == 1
+
+
+def test_the_command_of_a_table_that_exists():
+    script = str(module.PROJECT / "scripts" / "experiment.py")
+    options = ["table-6d", "--protocol", "demo", "--dry-run", "trainer.workers=0"]
+    result = subprocess.run(
+        [sys.executable, script, *options], capture_output=True, text=True, check=True
+    )
+    (first, _) = result.stdout.splitlines()
+    assert first.startswith("python train.py --multirun backbone=unet block=3d budget=demo")
+    assert first.endswith("trainer.workers=0")
