@@ -1,6 +1,5 @@
 """A trained affinity network on an EM volume of any size: neurons, block by block."""
 
-import hashlib
 import logging
 import multiprocessing
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,12 @@ from psc.build import (
     build_volume_network,
     patch_input_size,
 )
-from psc.checkpoints import load_checkpoint, load_network_weights, stored_config
+from psc.checkpoints import (
+    load_checkpoint,
+    load_network_weights,
+    stored_config,
+    weights_digest,
+)
 from psc.config.checks import check_segmentation
 from psc.config.plain import from_plain
 from psc.config.schema import (
@@ -131,7 +135,7 @@ def segment_neurons(
     )
     source = {
         "input": fingerprint(volume),
-        "weights": _digest(checkpoint),
+        "weights": weights_digest(checkpoint),
         "missing_chunks": config.missing_chunks,
         "intensity_range": affinities.intensity_range,
         "tile_input": affinities.tile_input,
@@ -223,15 +227,6 @@ def _affinities(
         intensity_range,
         segmentation.batch_size,
     )
-
-
-def _digest(checkpoint: Mapping[str, Any]) -> str:
-    """Fingerprint of the weights: the same network in another file is the same."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(checkpoint["state_dict"].items()):
-        digest.update(name.encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _block(block: Any) -> Size3:

@@ -4,6 +4,7 @@ A checkpoint is Lightning's, plus the run's whole configuration as plain contain
 ``evaluate.py`` needs nothing but the file.
 """
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -122,6 +123,15 @@ def check_same_architecture(
         raise CheckpointError(
             f"{path} has a parameter that the network lacks, {min(surplus)}: {remedy}"
         )
+
+
+def weights_digest(checkpoint: Mapping[str, Any]) -> str:
+    """Fingerprint (sha256) of the weights: the same network in another file is the same."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(checkpoint["state_dict"].items()):
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _first_line(error: BaseException) -> str:

@@ -11,20 +11,19 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from torch import nn
 
 from psc.applications import Application, build_application
 from psc.build import build_network_on_meta, forward_flops, sample_shape
 from psc.callbacks import IterationProgress, StoreConfig, Throughput
-from psc.checkpoints import load_checkpoint, load_network_weights, stored_config
+from psc.checkpoints import load_checkpoint, load_network_weights
 from psc.code_version import difference
 from psc.config.schema import TrainConfig
-from psc.errors import CheckpointError
 from psc.metrics_file import MetricsFile, read_metrics
 from psc.processes import folder_of_this_run, handed_to_children, is_first_process
 from psc.provenance import git_state, hardware, versions
 from psc.results import Record, read_record, write_json, write_record
 from psc.run_folder import BEST, RunFolder
+from psc.starting_point import InitialWeights, first_step, initial_weights
 from psc.trainer import build_trainer, compiles, loader_workers, quieten_lightning
 from psc.wandb_run import log_outcome, wandb_loggers
 
@@ -91,12 +90,15 @@ def _train(
 ) -> Record | None:
     announce(config, folder)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
+    initial = initial_weights(config)
     application = build_application(config)
     network = application.build_network()
+    if initial is not None:
+        initial.copy_into(network)
     data = application.training_data(network, loader_workers(config.trainer))
     iterations = data.epochs * data.iterations_per_epoch
     task = application.task(network, iterations)
-    start = _first_step(folder, plain, network)
+    start = first_step(folder, plain, network)
     if is_first_process():
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
         write_json(plain, folder.path / "config.json")
@@ -131,7 +133,7 @@ def _train(
             trainer.global_step,
             trainer.strategy.root_device,
         )
-        record = _finish(application, folder, attempt)
+        record = _finish(application, folder, attempt, initial)
         tested = {f"test/{k}": v for k, v in record.metrics["test"].items()}
         metrics.log_metrics(tested, step=record.iterations)
         log_outcome(more_loggers, record, folder.path)
@@ -170,26 +172,6 @@ def announce(config: TrainConfig, folder: RunFolder) -> None:
     )
 
 
-def _first_step(folder: RunFolder, plain: dict[str, Any], network: nn.Module) -> int:
-    """The iteration that a run continues at, after checking that the checkpoint fits it.
-
-    Raises:
-        CheckpointError: if it is damaged, of another network, or already past the end.
-    """
-    if folder.resume_from is None:
-        return 0
-    checkpoint = load_checkpoint(folder.resume_from)
-    load_network_weights(network, checkpoint, folder.resume_from)
-    trained_with = stored_config(checkpoint, folder.resume_from)
-    for part in ("backbone", "block"):
-        if trained_with[part] != plain[part]:
-            raise CheckpointError(
-                f"{folder.resume_from} was trained with {part}={trained_with[part]}, this run has "
-                f"{plain[part]}"
-            )
-    return int(checkpoint["global_step"])
-
-
 def _fit(
     trainer: lightning.Trainer,
     task: lightning.LightningModule,
@@ -209,8 +191,14 @@ def _fit(
         torch.distributed.destroy_process_group()  # the next job of a sweep starts its own
 
 
-def _finish(application: Application, folder: RunFolder, attempt: Attempt) -> Record:
+def _finish(
+    application: Application,
+    folder: RunFolder,
+    attempt: Attempt,
+    initial: InitialWeights | None,
+) -> Record:
     """Evaluate the best checkpoint and write the record."""
+    begun_with = {} if initial is None else {"initial_weights": initial.digest}
     config = application.config
     best = folder.checkpoints / BEST
     network = application.build_network()
@@ -237,7 +225,7 @@ def _finish(application: Application, folder: RunFolder, attempt: Attempt) -> Re
         },
         throughput=attempt.throughput.summary(3 * config.recipe.batch_size * sample),
         seed=config.seed,
-        data=application.data_record(),
+        data={**application.data_record(), **begun_with},
         git=attempt.code,
         versions=versions(),
         hardware=hardware(attempt.device.type),

@@ -5,7 +5,7 @@ import torch
 
 from psc.build import build_network
 from psc.callbacks import Throughput
-from psc.checkpoints import load_checkpoint, load_network_weights
+from psc.checkpoints import load_checkpoint, load_network_weights, weights_digest
 from psc.config import compose
 from psc.errors import CheckpointError, ConfigError, DataError, DivergenceError
 from psc.metrics_file import read_metrics
@@ -182,3 +182,31 @@ def test_wandb_offline_without_a_login(tiny_run, tmp_path, monkeypatch):
     kept = {path.name for path in (offline / "files/media/images/evaluation").glob("*.png")}
     assert drawn
     assert all(any(name.startswith(f"{stem}_") for name in kept) for stem in drawn)
+
+
+def test_fine_tuning_begins_with_the_weights_of_a_checkpoint_and_says_so(
+    tiny_run, tmp_path, finished_run
+):
+    first, folder, _ = finished_run
+    best = folder / "checkpoints" / "best.ckpt"
+    fine = (
+        f"initial_weights={best}",
+        "recipe.optimizer.learning_rate=1e-30",
+        "recipe.iterations=2",
+    )
+    record = run(tiny_run, f"initial_weights={best}", *still)
+    # Nothing was learnt, so it is the same network, with the same scores.
+    assert record.metrics["test"] == first.metrics["test"]
+    assert record.iterations == 2
+    assert record.data["initial_weights"] == weights_digest(load_checkpoint(best))
+    assert "initial_weights" not in first.data
+    assert record.run != first.run
+
+
+def test_fine_tuning_refuses_another_network_before_reading_data(tiny_run, finished_run):
+    best = finished_run[1] / "checkpoints" / "best.ckpt"
+    elsewhere = "dataset.train=[{raw:/nowhere.h5}]"
+    with pytest.raises(CheckpointError, match=r"was trained with block=.*p2sc2.*this run has"):
+        run(tiny_run, f"initial_weights={best}", "block=3d", elsewhere)
+    with pytest.raises(CheckpointError, match=r"no checkpoint at /nowhere\.ckpt"):
+        run(tiny_run, "initial_weights=/nowhere.ckpt", elsewhere)

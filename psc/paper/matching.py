@@ -42,6 +42,7 @@ def settings(config: TrainConfig) -> Settings:
         "block": asdict(config.block),
         "dataset": dataset,
         "recipe": asdict(config.recipe),
+        "fine_tuned": config.initial_weights is not None,
         "trainer": {k: v for k, v in trainer.items() if k not in TRAINER_WITHOUT_EFFECT},
     }
     if isinstance(config.recipe, AffinityRecipeConfig):

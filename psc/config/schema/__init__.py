@@ -92,6 +92,7 @@ class TrainConfig:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     seed: int = 0
+    initial_weights: str | None = None
     resume: Any = False
     output_directory: str = "runs"
 
