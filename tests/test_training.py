@@ -189,11 +189,7 @@ def test_fine_tuning_begins_with_the_weights_of_a_checkpoint_and_says_so(
 ):
     first, folder, _ = finished_run
     best = folder / "checkpoints" / "best.ckpt"
-    fine = (
-        f"initial_weights={best}",
-        "recipe.optimizer.learning_rate=1e-30",
-        "recipe.iterations=2",
-    )
+    still = ("recipe.optimizer.learning_rate=1e-30", "recipe.iterations=2", "block=p2sc2")
     record = run(tiny_run, f"initial_weights={best}", *still)
     # Nothing was learnt, so it is the same network, with the same scores.
     assert record.metrics["test"] == first.metrics["test"]
