@@ -10,12 +10,16 @@ STAMP := .venv/.installed
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo experiment-4b experiment-5d experiment-6d sweep parameters tables table-4b table-5d table-6d data-ucf101 data-fibsem \
-  data-ibsr test lint format clean
+.PHONY: help setup demo experiment-4b experiment-5d experiment-6d sweep parameters paper \
+  tables table-4b table-5d table-6d \
+  figures figure-1 figure-2 figure-3 figure-4a figure-5 figure-6 \
+  data-ucf101 data-fibsem data-ibsr test lint format clean
 
 help: ## Show this help
 	@echo 'make TARGET [ARGS="..."] [PYTHON=python3.12]'
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / { \
+	  if (length($$1) > 12) {print "  " $$1; $$1 = ""} printf "  %-12s %s\n", $$1, $$2}' \
+	  $(firstword $(MAKEFILE_LIST))
 
 setup: $(STAMP) ## Make .venv with PYTHON and install everything there (again when pyproject.toml changes)
 
@@ -34,17 +38,20 @@ sweep: $(STAMP) ## Train a whole sweep, several runs at once, and summarise it (
 parameters: $(STAMP) ## Write the README's table of parameters and multiply-adds anew
 	$(BIN)/python scripts/summary.py table=true into=README.md
 
+paper: $(STAMP) ## Tables, figures and one page with all of it: build/paper/index.html, without a GPU
+	$(BIN)/python scripts/paper.py all
+
 tables: $(STAMP) ## Put the paper's tables beside our records, into build/paper/tables
 	$(BIN)/python scripts/paper.py tables
 
-table-4b: $(STAMP) ## The same of Figure 4b only: ResNet-34 on UCF101
+table-4b table-5d table-6d: $(STAMP) ## The same of one table: video, brain MRI, electron microscopy
 	$(BIN)/python scripts/paper.py tables $@
 
-table-5d: $(STAMP) ## The same of Figure 5d only: DenseNet on IBSR
-	$(BIN)/python scripts/paper.py tables $@
+figures: $(STAMP) ## Draw the paper's figures as PDF and PNG, into build/paper/figures
+	$(BIN)/python scripts/paper.py figures
 
-table-6d: $(STAMP) ## The same of Figure 6d only: U-Net on FIBSEM
-	$(BIN)/python scripts/paper.py tables $@
+figure-1 figure-2 figure-3 figure-4a figure-5 figure-6: $(STAMP) ## The same of one figure
+	$(BIN)/python scripts/paper.py figures $@
 
 data-ucf101: $(STAMP) ## Download UCF101, 6.5 GB, and prepare it for training (64 GB)
 	$(BIN)/python scripts/download_ucf101.py $(ARGS)

@@ -1,24 +1,105 @@
-"""The paper from our records: ``python scripts/paper.py tables`` prints and writes its tables."""
+"""The paper from our records: ``python scripts/paper.py all`` writes tables, figures and the page.
+
+Exit status 1: a record, a picture or a table's files cannot be trusted. A figure whose data are
+simply not there is left out, and what would make it is said.
+"""
 
 import argparse
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from psc.errors import PSCError
+from psc.errors import DataError, PSCError
+
+if TYPE_CHECKING:
+    from psc.paper.figures import MadeFigure
+    from psc.paper.table import Table
 
 OUTPUT = Path("build/paper")
 
 
 def tables(arguments: argparse.Namespace) -> None:
     """Print the tables as Markdown, write them as Markdown, CSV and LaTeX."""
+    _tables(arguments, arguments.names, show=True)
+
+
+def figures(arguments: argparse.Namespace) -> None:
+    """Draw the figures as PDF and PNG."""
+    _complain(_figures(arguments, arguments.names))
+
+
+def page(arguments: argparse.Namespace) -> None:
+    """Draw the figures and put everything on one page of HTML."""
+    from psc.paper.table_files import chosen_tables, tables_of
+
+    names = chosen_tables((), arguments.experiments)
+    _page(arguments, [tables_of(arguments.experiments / name) for name in names])
+
+
+def everything(arguments: argparse.Namespace) -> None:
+    """Tables, figures and the page."""
+    _page(arguments, _tables(arguments, (), show=False))
+
+
+def _tables(
+    arguments: argparse.Namespace, names: Sequence[str], *, show: bool
+) -> list[list["Table"]]:
     from psc.paper.table_files import chosen_tables, tables_of, write_tables
 
-    folder = arguments.output / "tables"
-    for name in chosen_tables(arguments.names, arguments.experiments):
-        written = write_tables(tables_of(arguments.experiments / name), folder)
-        print(written.markdown)
+    made = []
+    for name in chosen_tables(names, arguments.experiments):
+        made.append(tables_of(arguments.experiments / name))
+        written = write_tables(made[-1], arguments.output / "tables")
+        if show:
+            print(written.markdown)
         for path in written.files:
             print(path, file=sys.stderr)
+    return made
+
+
+def _figures(arguments: argparse.Namespace, names: Sequence[str]) -> list["MadeFigure"]:
+    from psc.paper.figures import chosen_figures, make_figure
+
+    made = []
+    for figure in chosen_figures(names):
+        one = make_figure(figure, arguments.experiments, arguments.output / "figures")
+        for path in (one.pdf, one.png):
+            if path is not None:
+                print(path, file=sys.stderr)
+        if one.missing is not None:
+            print(f"{figure.name} is left out: {one.missing}", file=sys.stderr)
+        made.append(one)
+    return made
+
+
+def _page(arguments: argparse.Namespace, made: Sequence[Sequence["Table"]]) -> None:
+    from psc.paper.page import PAGE, page_html
+    from psc.paper.page_origin import page_origin
+    from psc.reporting.parameter_table import paper_accounts
+
+    drawn = _figures(arguments, ())
+    content = page_html(
+        made,
+        drawn,
+        paper_accounts(),
+        page_origin(),
+        folder=arguments.experiments,
+        page_folder=arguments.output,
+    )
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    partial = arguments.output / f".{PAGE}.{os.getpid()}.tmp"
+    partial.write_text(content, encoding="utf-8")
+    print(partial.replace(arguments.output / PAGE), file=sys.stderr)
+    _complain(drawn)
+
+
+def _complain(made: Sequence["MadeFigure"]) -> None:
+    """After all that could be drawn."""
+    wrong = [f"{one.figure.name}: {one.error}" for one in made if one.error is not None]
+    if wrong:
+        raise DataError("\n".join(wrong))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,9 +111,18 @@ def parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--experiments", type=Path, default=EXPERIMENTS, help="where they lie")
     common.add_argument("--output", type=Path, default=OUTPUT, help="folder to write to")
-    part = parts.add_parser("tables", parents=[common], help="the paper's numbers beside ours")
-    part.add_argument("names", nargs="*", metavar="NAME", help="such as table-6d; default: all")
-    part.set_defaults(main=tables)
+    for name, function, words, example in (
+        ("tables", tables, "the paper's numbers beside ours", "table-6d"),
+        ("figures", figures, "the figures as PDF and PNG", "figure-6"),
+        ("page", page, "everything on one page of HTML", None),
+        ("all", everything, "tables, figures and page", None),
+    ):
+        part = parts.add_parser(name, parents=[common], help=words)
+        if example is not None:
+            part.add_argument(
+                "names", nargs="*", metavar="NAME", help=f"such as {example}; default: all"
+            )
+        part.set_defaults(main=function)
     return top
 
 

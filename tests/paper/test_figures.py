@@ -1,0 +1,135 @@
+"""make figures: what is missing is told, what is damaged is an error, the others are drawn."""
+
+import importlib.util
+import json
+import re
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from psc.errors import ConfigError, DataError
+from psc.paper.experiments import EXPERIMENTS
+from psc.paper.figures import FIGURES, chosen_figures, make_figure
+from psc.results import read_record
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "paper.py"
+spec = importlib.util.spec_from_file_location("paper_script", SCRIPT)
+script = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(script)
+
+
+@pytest.fixture
+def experiments(tmp_path):
+    """A folder with one picture, that of Figure 6."""
+    folder = tmp_path / "experiments"
+    shutil.copytree(EXPERIMENTS / "figure-6", folder / "figure-6")
+    return folder
+
+
+def run(monkeypatch, experiments, *names):
+    output = experiments.parent / "build"
+    arguments = ["figures", *names, f"--experiments={experiments}", f"--output={output}"]
+    monkeypatch.setattr(sys, "argv", ["paper.py", *arguments])
+    try:
+        script.main()
+    finally:
+        drawn = sorted(path.name for path in (output / "figures").glob("*"))
+    return drawn
+
+
+def test_a_missing_picture_is_told_and_stops_nothing(experiments, monkeypatch, capsys):
+    drawn = run(monkeypatch, experiments, "figure-5", "figure-4a", "figure-6")
+    assert drawn == ["figure-6.pdf", "figure-6.png"]
+    told = capsys.readouterr().err
+    assert "figure-5 is left out: experiments/figure-5 has no picture" in told
+    assert "python scripts/collect_pictures.py RUN_FOLDER RUN_FOLDER" in told
+    assert "figure-4a is left out: there are no records of 3d and p2sc2" in told
+
+
+def test_a_damaged_picture_is_an_error_after_the_others_are_drawn(experiments, monkeypatch):
+    shutil.copytree(EXPERIMENTS / "figure-5", experiments / "figure-5")
+    provenance = experiments / "figure-5" / "provenance.json"
+    about = json.loads(provenance.read_text())
+    about["runs"][0]["iterations"] += 1
+    provenance.write_text(json.dumps(about))
+    old = experiments.parent / "build" / "figures" / "figure-5.png"
+    old.parent.mkdir(parents=True)
+    old.touch()  # would show what is not there
+    with pytest.raises(SystemExit, match=r"figure-5: .*provenance\.json was changed"):
+        run(monkeypatch, experiments, "figure-5", "figure-6")
+    names = sorted(path.name for path in old.parent.iterdir())
+    assert names == ["figure-6.pdf", "figure-6.png"]
+
+
+@pytest.mark.parametrize("name", ["slices.npz", "provenance.json"])
+def test_half_a_picture_is_damaged_not_missing(experiments, tmp_path, name):
+    (experiments / "figure-6" / name).unlink()
+    made = make_figure(FIGURES["figure-6"], experiments, tmp_path)
+    assert (made.png, made.missing) == (None, None)
+    assert name in made.error
+
+
+def test_figure_4a_is_left_out_with_one_of_its_records_and_refused_with_an_edited_one(tmp_path):
+    shutil.copytree(EXPERIMENTS / "figure-4a", tmp_path / "figure-4a")
+    record, other = sorted(tmp_path.glob("figure-4a/synthetic/*/result.json"))
+    record.write_text(record.read_text().replace('"seed": 0', '"seed": 1'))
+    made = make_figure(FIGURES["figure-4a"], tmp_path, tmp_path)
+    assert "was edited by hand" in made.error
+    other.unlink()
+    assert make_figure(FIGURES["figure-4a"], tmp_path, tmp_path).missing is not None
+
+
+def test_drawings_need_no_experiments(tmp_path):
+    for name in ("figure-1", "figure-2", "figure-3"):
+        figure = replace(FIGURES[name], draw=lambda _: Figure())  # theirs: tests/paper/drawings
+        made = make_figure(figure, tmp_path / "nowhere", tmp_path / name)
+        assert made.png.read_bytes().startswith(b"\x89PNG")
+        assert made.source is None
+
+
+@pytest.mark.parametrize("name", ["figure-4a", "figure-5", "figure-6"])
+def test_the_source_is_what_the_committed_files_say(name):
+    source = FIGURES[name].source(EXPERIMENTS)
+    assert all((EXPERIMENTS / file).is_file() for file in source.files)
+    if name == "figure-4a":
+        records = [read_record(EXPERIMENTS / file) for file in source.files]
+        told = [(r.run, r.git["commit"][:8], r.iterations) for r in records]
+        kinds = {r.data["kind"] for r in records}
+    else:
+        about = json.loads((EXPERIMENTS / source.files[0]).read_text())
+        told = [(r["run"], r["commit"][:8], r["iterations"]) for r in about["runs"]]
+        kinds = {about["kind"]}
+    assert [run[1:] for run in source.runs] == told
+    assert {source.kind} == kinds
+
+
+def test_every_figure_has_words_for_who_does_not_see_it():
+    assert list(FIGURES) == [f"figure-{n}" for n in ("1", "2", "3", "4a", "5", "6")]
+    for figure in FIGURES.values():
+        assert len(figure.alternative) > 60
+        assert not re.search(r"[_*`<]", figure.alternative)  # it is read out as it is
+        assert figure.alternative != figure.caption
+
+
+def test_an_unknown_figure_is_refused():
+    with pytest.raises(ConfigError, match="figure-7: there is no such figure, only figure-1, "):
+        chosen_figures(["figure-7"])
+    assert [figure.name for figure in chosen_figures(["figure-5"])] == ["figure-5"]
+
+
+def test_other_errors_are_not_swallowed(tmp_path):
+    def draw(_):
+        raise ZeroDivisionError
+
+    figure = replace(FIGURES["figure-1"], draw=draw)
+    with pytest.raises(ZeroDivisionError):
+        make_figure(figure, tmp_path, tmp_path)
+
+    def refuse(_):
+        raise DataError("why")
+
+    assert make_figure(replace(figure, draw=refuse), tmp_path, tmp_path).error == "why"
