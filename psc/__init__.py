@@ -1,8 +1,22 @@
 """Parallel separable 3D convolution (P_mSC_n) for video and volumes."""
 
+from typing import TYPE_CHECKING, Any
+
 from psc.blocks import PSCBlock
 from psc.convolutions import ConvolutionOptions
 from psc.segments import make_segment
 
-__all__ = ["ConvolutionOptions", "PSCBlock", "make_segment"]
+if TYPE_CHECKING:
+    from psc.conversion import convert, merge_linear
+
+__all__ = ["ConvolutionOptions", "PSCBlock", "convert", "make_segment", "merge_linear"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import the conversion only when asked for: it takes SciPy, which takes a second."""
+    if name in ("convert", "merge_linear"):
+        from psc import conversion
+
+        return getattr(conversion, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,174 @@
+"""From a Conv3d's weights to those of the separable module, and back to one kernel."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from psc.conversion.layer import Merge, SeparableConv3d, stream_channels, triple
+from psc.conversion.widths import exact_widths
+from psc.decomposition import Factorisation, StreamFactors, factorise_streams, factorise_sum
+from psc.decomposition.least_squares import checked_layer, unfold_layer
+
+Initialisation = Literal["svd", "random"]
+
+
+def separable_layer(
+    layer: nn.Conv3d,
+    widths: Sequence[int],
+    *,
+    init: Initialisation,
+    merge: Merge,
+    sweeps: int,
+    activation: Callable[[], nn.Module] | None,
+) -> SeparableConv3d:
+    """The separable module in place of a Conv3d, with its options, dtype, device and mode.
+
+    ``init="svd"`` is the nearest kernel of these widths (each group by itself, as groups are
+    separate layers), bias included. Filters beyond the kernel's rank start with a random plane and
+    a line of zeros: they change nothing yet, but learn. ``init="random"`` is PyTorch's own.
+
+    Raises:
+        ConfigError: if the kernel holds values that are not finite.
+    """
+    module = SeparableConv3d(
+        layer.in_channels,
+        layer.out_channels,
+        triple(layer.kernel_size),
+        widths=widths,
+        stride=triple(layer.stride),
+        padding=layer.padding if isinstance(layer.padding, str) else triple(layer.padding),
+        dilation=triple(layer.dilation),
+        groups=layer.groups,
+        bias=layer.bias is not None,
+        padding_mode=layer.padding_mode,
+        merge=merge,
+        activation=activation,
+        device=layer.weight.device,
+        dtype=layer.weight.dtype,
+        initialise=init == "random",
+    )
+    if init == "svd":
+        _fill(module, layer, sweeps)
+    for name, parameter in module.named_parameters():
+        if name.endswith("line.bias"):
+            assert layer.bias is not None
+            parameter.requires_grad_(layer.bias.requires_grad)
+        elif name.endswith(("plane.weight", "line.weight")):
+            parameter.requires_grad_(layer.weight.requires_grad)
+    return module.train(layer.training)
+
+
+@torch.no_grad()
+def composed_weight(module: SeparableConv3d) -> Tensor:
+    """The kernel (out, in / groups, kD, kH, kW) that a separable module without activation has.
+
+    Half precision is computed, and returned, in float32.
+    """
+    weights = []
+    for axis, pair in enumerate(module.convolutions()):
+        plane, line = (_in_full(conv.weight).chunk(module.groups) for conv in pair)
+        parts = zip(plane, line, strict=True)
+        weights.append(torch.cat([StreamFactors(axis, p, q).weight() for p, q in parts]))
+    if module.channel_order is not None:
+        return torch.cat(weights)[module.channel_order]
+    total = weights[0]
+    for weight in weights[1:]:
+        total = total + weight
+    return total
+
+
+def composed_bias(module: SeparableConv3d) -> Tensor | None:
+    """(out,) in the result's order of channels, or None."""
+    biases = [line.bias for _, line in module.convolutions() if line.bias is not None]
+    if not biases:
+        return None
+    bias = torch.cat([b.detach() for b in biases])
+    return bias if module.channel_order is None else bias[module.channel_order]
+
+
+@torch.no_grad()
+def kernel_error(layer: nn.Conv3d, module: SeparableConv3d) -> float:
+    """‖W − its replacement‖ / ‖W‖ as stored, rounding included; what stands between is ignored."""
+    weight = _in_full(layer.weight)
+    difference = (weight - composed_weight(module)).norm()
+    return float(difference / weight.norm()) if weight.any() else float(difference)
+
+
+@torch.no_grad()
+def _fill(module: SeparableConv3d, layer: nn.Conv3d, sweeps: int) -> None:
+    m, groups = len(module.widths), module.groups
+    per_group = module.out_channels // groups
+    counts = stream_channels(per_group, m, module.merge)
+    kernels = layer.weight.detach().chunk(groups)
+    exact = exact_widths(layer, m, module.merge)[: 1 if module.merge == "sum" else m]
+    if all(width >= most for width, most in zip(module.widths, exact, strict=False)):
+        parts = [_exact_factors(checked_layer(kernel), counts, module.merge) for kernel in kernels]
+    else:
+        width = max(module.widths)
+        parts = [_factorise(kernel, m, width, module.merge, sweeps) for kernel in kernels]
+    for s, (plane, line) in enumerate(module.convolutions()):
+        factors = [part.streams[s] for part in parts if s < len(part.streams)]
+        _copy_filters(plane, line, factors, groups, module.widths[s])
+    if module.channel_order is not None:
+        shared = [torch.split(part.order, counts) for part in parts]  # by group, then by stream
+        order = [shared[g][s] + g * per_group for s in range(m) for g in range(groups)]
+        module.channel_order.copy_(torch.cat(order).argsort())
+    if layer.bias is not None:
+        bias = layer.bias.detach()
+        if module.channel_order is not None:
+            bias = bias[module.channel_order.argsort()]
+        for _, line in module.convolutions():
+            if line.bias is not None:
+                line.bias.copy_(bias[: line.out_channels])
+                bias = bias[line.out_channels :]
+
+
+def _factorise(kernel: Tensor, m: int, width: int, merge: Merge, sweeps: int) -> Factorisation:
+    if merge == "sum":
+        return factorise_sum(kernel, m, width, sweeps)
+    return factorise_streams(kernel, m, width)
+
+
+def _exact_factors(kernel: Tensor, counts: Sequence[int], merge: Merge) -> Factorisation:
+    """Streams wide enough for the whole kernel, to the last bit and without an SVD.
+
+    The longer side of the unfolding (``psc.decomposition.least_squares``) is one factor, the other
+    copies. Any sharing out of channels is exact; where streams are summed, the first does it all.
+    """
+    shares = [kernel] if merge == "sum" else list(torch.split(kernel, list(counts)))
+    streams = []
+    for axis, share in enumerate(shares):
+        out, channels = share.shape[:2]
+        taps = share.shape[2 + axis]
+        rows = unfold_layer(share, axis).flatten(0, 1)  # (out · k, in · plane)
+        wide = rows.shape[0] <= rows.shape[1]
+        identity = torch.eye(min(rows.shape), dtype=kernel.dtype, device=kernel.device)
+        filters, lines = (rows, identity) if wide else (identity, rows)
+        plane_shape, line_shape = list(share.shape[2:]), [1, 1, 1]
+        plane_shape[axis], line_shape[axis] = 1, taps
+        plane = filters.reshape(-1, channels, *plane_shape)
+        line = lines.reshape(out, taps, -1).mT.reshape(out, -1, *line_shape)
+        streams.append(StreamFactors(axis, plane, line))
+    order = torch.arange(kernel.shape[0], device=kernel.device)
+    return Factorisation(tuple(streams), merge, order, kernel.new_zeros(()))
+
+
+def _copy_filters(
+    plane: nn.Conv3d, line: nn.Conv3d, factors: Sequence[StreamFactors], groups: int, width: int
+) -> None:
+    """Copy every group's filters; a group's missing ones stay random in the plane, zero in 1D."""
+    if not factors or factors[0].plane.shape[0] < width:
+        plane.reset_parameters()
+    line.weight.zero_()
+    parts = (plane.weight.chunk(groups), line.weight.chunk(groups), factors)
+    for filters, lines, factor in zip(*parts, strict=False):  # none: a stream that a sum needs not
+        known = factor.plane.shape[0]
+        filters[:known] = factor.plane
+        lines[:, :known] = factor.line
+
+
+def _in_full(weight: Tensor) -> Tensor:
+    weight = weight.detach()
+    return weight if weight.dtype in (torch.float32, torch.float64) else weight.float()

@@ -1,0 +1,114 @@
+"""One forward pass, watched: which layers it calls, whose weights it uses otherwise, its MACs."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from psc.accounting.layers import recorded_layers
+
+ExampleInput = Tensor | tuple[Any, ...] | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a forward pass in evaluation mode did.
+
+    Attributes:
+        calls: how often each watched module was called.
+        used_elsewhere: watched modules whose parameters something else used too.
+        multiply_adds: MACs of every module that owns parameters, by name.
+    """
+
+    calls: Mapping[str, int]
+    used_elsewhere: frozenset[str]
+    multiply_adds: Mapping[str, int]
+
+    def within(self, name: str) -> int:
+        """MACs of a module with all that it contains."""
+        if not name:
+            return sum(self.multiply_adds.values())
+        own = (n for n in self.multiply_adds if n == name or n.startswith(f"{name}."))
+        return sum(self.multiply_adds[n] for n in own)
+
+
+def observe(model: nn.Module, watched: Sequence[str], example: ExampleInput) -> Observation:
+    """Run a network once, without gradients; modes of its modules are as before afterwards.
+
+    Args:
+        model: any module.
+        watched: names of modules in it.
+        example: its input: a tensor, a tuple of arguments, or a mapping of keyword arguments.
+    """
+    modes = {module: module.training for module in model.modules()}
+    calls: Counter[str] = Counter()
+    running: set[str] = set()
+    parts = {name: model.get_submodule(name) for name in watched}
+    owner = {id(p): name for name, part in parts.items() for p in part.parameters()}
+    uses = _Uses(owner, running)
+    positional, keywords = _arguments(example)
+    try:
+        model.eval()
+        with ExitStack() as stack, torch.no_grad():
+            layers = stack.enter_context(recorded_layers(model))
+            for name, part in parts.items():
+                for handle in _watch(name, part, calls, running):
+                    stack.callback(handle.remove)
+            with uses:
+                model(*positional, **keywords)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    work = {layer.name: layer.multiply_adds for layer in layers}
+    return Observation(calls, frozenset(uses.elsewhere), work)
+
+
+def _watch(name: str, part: nn.Module, calls: Counter[str], running: set[str]) -> Sequence[Any]:
+    def enter(*_: object) -> None:
+        calls[name] += 1
+        running.add(name)
+
+    def leave(*_: object) -> None:
+        running.discard(name)
+
+    # First of all hooks and last of them, so that the module's own count as the module.
+    before = part.register_forward_pre_hook(enter, prepend=True)
+    return before, part.register_forward_hook(leave)
+
+
+def _arguments(example: ExampleInput) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(example, Tensor):
+        return (example,), {}
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    return tuple(example), {}
+
+
+class _Uses(TorchFunctionMode):
+    """Notes which parameters reach a torch function while their own module is not running."""
+
+    def __init__(self, owner: Mapping[int, str], running: set[str]) -> None:
+        super().__init__()
+        self._owner, self._running = owner, running
+        self.elsewhere: set[str] = set()
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        # Attributes (dtype, device, shape) are read of any parameter, and of all alike.
+        if getattr(func, "__name__", "") != "__get__":
+            for leaf in tree_leaves((args, kwargs)):
+                name = self._owner.get(id(leaf)) if isinstance(leaf, Tensor) else None
+                if name is not None and name not in self._running:
+                    self.elsewhere.add(name)
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,108 @@
+"""What a conversion did, layer by layer."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from psc.conversion.factors import Initialisation
+from psc.conversion.layer import Merge
+from psc.convolutions import Triple
+
+Status = Literal["converted", "kept", "skipped"]
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One 3D convolution of the network.
+
+    Attributes:
+        name: its path; "" if it is the network itself.
+        status: "kept": not asked for, or nothing to separate; "skipped": it cannot be converted.
+        reason: for what is not converted.
+        kernel_size, groups, in_channels, out_channels: of the Conv3d.
+        widths: M of every stream, in filters per group; empty unless converted.
+        relative_error: ‖W − its replacement‖ / ‖W‖ of the kernel; None unless converted, and on
+            the meta device.
+        parameters: before and after.
+        multiply_adds: before and after; None without an example input.
+    """
+
+    name: str
+    status: Status
+    reason: str | None
+    kernel_size: Triple
+    groups: int
+    in_channels: int
+    out_channels: int
+    widths: tuple[int, ...]
+    relative_error: float | None
+    parameters: tuple[int, int]
+    multiply_adds: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """All 3D convolutions of a network, and the network's totals.
+
+    Attributes:
+        m, n, merge, init: as asked for.
+        layers: in the order of the network's modules.
+        parameters: of the whole network, before and after.
+        multiply_adds: MACs of a forward pass of the example input, before and after; None without.
+    """
+
+    m: int
+    n: int
+    merge: Merge
+    init: Initialisation
+    layers: tuple[LayerReport, ...]
+    parameters: tuple[int, int]
+    multiply_adds: tuple[int, int] | None
+
+    @property
+    def converted(self) -> tuple[LayerReport, ...]:
+        """The layers that were replaced."""
+        return tuple(layer for layer in self.layers if layer.status == "converted")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers, for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        """A table with a line per layer and the totals."""
+        title = f"P{self.m}SC{self.n}, {self.merge}, init={self.init}"
+        head = ("layer", "kernel", "channels", "M", "error", "parameters", "MACs")
+        rows = [_row(layer) for layer in self.layers]
+        total = f"total, {len(self.converted)} of {len(self.layers)} converted"
+        last = (total, "", "", "", "", _change(self.parameters), _change(self.multiply_adds))
+        return "\n".join([title, *_aligned([head, *rows, last])])
+
+
+def _row(layer: LayerReport) -> tuple[str, ...]:
+    groups = f" /{layer.groups}" if layer.groups > 1 else ""
+    error = "" if layer.relative_error is None else f"{layer.relative_error:.3g}"
+    what = layer.status if layer.reason is None else f"{layer.status}: {layer.reason}"
+    return (
+        layer.name or "(the network)",
+        "×".join(map(str, layer.kernel_size)),
+        f"{layer.in_channels}→{layer.out_channels}{groups}",
+        "+".join(map(str, layer.widths)),
+        error,
+        _change(layer.parameters),
+        _change(layer.multiply_adds) if layer.status == "converted" else what,
+    )
+
+
+def _change(pair: tuple[int, int] | None) -> str:
+    if pair is None:
+        return "–"
+    before, after = pair
+    return f"{before:,}" if before == after else f"{before:,} → {after:,}"
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    sizes = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(size) for cell, size in zip(row, sizes, strict=True)).rstrip()
+        for row in rows
+    ]
