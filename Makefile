@@ -10,7 +10,7 @@ STAMP := .venv/.installed
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo experiment-4b experiment-5d experiment-6d sweep parameters paper \
+.PHONY: help setup demo experiment-4b experiment-5d experiment-6d sweep readme paper \
   tables table-4b table-5d table-6d \
   figures figure-1 figure-2 figure-3 figure-4a figure-5 figure-6 \
   data-ucf101 data-fibsem data-ibsr test lint format clean
@@ -35,8 +35,9 @@ sweep: $(STAMP) ## Train a whole sweep, several runs at once, and summarise it (
 	  output_directory=runs/$(SWEEP) $(ARGS)
 	$(BIN)/python scripts/summarize.py runs/$(SWEEP)
 
-parameters: $(STAMP) ## Write the README's table of parameters and multiply-adds anew
+readme: $(STAMP) ## Write the README's tables and pictures anew, from the records and the networks
 	$(BIN)/python scripts/summary.py table=true into=README.md
+	$(BIN)/python scripts/paper.py readme
 
 paper: $(STAMP) ## Tables, figures and one page with all of it: build/paper/index.html, without a GPU
 	$(BIN)/python scripts/paper.py all

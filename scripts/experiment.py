@@ -52,7 +52,14 @@ def _run(arguments: argparse.Namespace, tables: list[str], overrides: list[str])
         experiment = read_experiment(arguments.experiments / name)
         protocol = experiment.protocol(arguments.protocol)
         output = arguments.output / f"{name}-{protocol.name}"
-        pending = launches(experiment, protocol, output, rows=arguments.rows, overrides=overrides, again=arguments.again)
+        pending = launches(
+            experiment,
+            protocol,
+            output,
+            rows=arguments.rows,
+            overrides=overrides,
+            again=arguments.again,
+        )
         planned.append((experiment, protocol, output, pending))
     for experiment, protocol, output, pending in planned:
         if arguments.dry_run:

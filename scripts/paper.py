@@ -6,6 +6,7 @@ simply not there is left out, and what would make it is said.
 
 import argparse
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,6 +42,22 @@ def page(arguments: argparse.Namespace) -> None:
 def everything(arguments: argparse.Namespace) -> None:
     """Tables, figures and the page."""
     _page(arguments, _tables(arguments, (), show=False))
+
+
+def readme(arguments: argparse.Namespace) -> None:
+    """Write the README's generated parts and its pictures anew."""
+    from psc.paper.readme import FIGURES, readme_parts
+    from psc.reporting.markers import insert_between
+
+    for name, content in readme_parts(arguments.experiments).items():
+        insert_between(arguments.into, name, content)
+    pictures = arguments.into.parent / "docs" / "figures"
+    pictures.mkdir(parents=True, exist_ok=True)
+    drawn = _figures(arguments, FIGURES)
+    for one in drawn:
+        if one.png is not None:
+            shutil.copyfile(one.png, pictures / one.png.name)
+    _complain(drawn)
 
 
 def _tables(
@@ -123,6 +140,9 @@ def parser() -> argparse.ArgumentParser:
                 "names", nargs="*", metavar="NAME", help=f"such as {example}; default: all"
             )
         part.set_defaults(main=function)
+    part = parts.add_parser("readme", parents=[common], help="the generated parts of README.md")
+    part.add_argument("--into", type=Path, default=Path("README.md"), help="the file to change")
+    part.set_defaults(main=readme)
     return top
 
 

@@ -9,8 +9,9 @@ from omegaconf import DictConfig
 
 from psc.cli import run
 from psc.config.summary import to_summary
+from psc.reporting.markers import insert_between
 from psc.reporting.network_summary import network_summary
-from psc.reporting.parameter_table import insert_table, paper_accounts, parameter_table
+from psc.reporting.parameter_table import README_PART, paper_accounts, parameter_table
 
 
 def main(config: DictConfig) -> None:
@@ -22,7 +23,7 @@ def main(config: DictConfig) -> None:
     table = parameter_table(paper_accounts())
     print(table)
     if typed.into is not None:
-        insert_table(Path(typed.into), table)
+        insert_between(Path(typed.into), README_PART, table)
 
 
 if __name__ == "__main__":

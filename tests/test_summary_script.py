@@ -9,10 +9,9 @@ import pytest
 from hydra.errors import HydraException
 
 from psc.config.summary import compose_summary
-from psc.errors import ConfigError, DataError
+from psc.errors import ConfigError
 from psc.published import CALIBRATED
 from psc.reporting.network_summary import OTHER_FORM, compare_with_published, network_summary
-from psc.reporting.parameter_table import END, START, insert_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -123,20 +122,3 @@ def test_a_file_that_is_not_there_is_refused():
 def test_unknown_names_list_the_known_ones(override, known):
     with pytest.raises(HydraException, match=known):
         compose_summary([override])
-
-
-def test_the_table_goes_between_the_markers(tmp_path):
-    path = tmp_path / "page.md"
-    path.write_text(f"before\n{START}\nold\n{END}\nafter\n", encoding="utf-8")
-    for _ in range(2):  # writing again changes nothing
-        insert_table(path, "| a |")
-        assert path.read_text(encoding="utf-8") == f"before\n{START}\n\n| a |\n\n{END}\nafter\n"
-
-
-@pytest.mark.parametrize("text", ["", START, END, f"{END}\n{START}"])
-def test_a_page_without_markers_is_left_alone(tmp_path, text):
-    path = tmp_path / "page.md"
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(DataError, match="no place for the table"):
-        insert_table(path, "| a |")
-    assert path.read_text(encoding="utf-8") == text

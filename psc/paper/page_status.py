@@ -29,10 +29,10 @@ def status_section(
     for tables in experiments:
         first, *others = tables
         name = first.experiment.name
-        state, words = _state(first)
+        state, words = state_of(first)
         markup[len(grid), 0] = f'<a href="#{text(name)}">{text(first.experiment.title)}</a>'
         markup[len(grid), 1] = _pill(state, words)
-        grid.append((first.experiment.title, words, "; ".join(map(_otherwise, others)) or NOTHING))
+        grid.append((first.experiment.title, words, "; ".join(map(state_at, others)) or NOTHING))
     for made in figures:
         if made.figure.source is None:
             continue
@@ -74,7 +74,7 @@ def best_first(shown: Table) -> str | None:
     return f"Best first, by {score.label}: {listed}.{doubt}"
 
 
-def _state(paper: Table) -> tuple[str, str]:
+def state_of(paper: Table) -> tuple[str, str]:
     """Of a table at the paper's protocol: run, partly run or not run, and in numbers."""
     ours = [line for line in paper.lines if line.planned is not None]
     rows = {line.row.name: line.planned for line in ours}
@@ -87,7 +87,8 @@ def _state(paper: Table) -> tuple[str, str]:
     return ("run" if runs >= planned else "partly run"), words
 
 
-def _otherwise(shown: Table) -> str:
+def state_at(shown: Table) -> str:
+    """How much has been run at a protocol that is not the paper's."""
     runs = sum(len(line.runs) for line in shown.lines)
     counted = f"{runs} run{'' if runs == 1 else 's'}" if runs else NOT_RUN
     kind = {REDUCED: "real sample, reduced protocol", SYNTHETIC: "synthetic"}
@@ -115,7 +116,7 @@ def _pill(state: str, words: str) -> str:
 
 
 def _summary(experiments: Experiments) -> str:
-    states = [_state(tables[0])[0] for tables in experiments]
+    states = [state_of(tables[0])[0] for tables in experiments]
     if set(states) <= {NOT_RUN}:
         sentence = f"None of the paper's {len(states)} tables has been run at its protocol. "
     else:

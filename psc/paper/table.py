@@ -166,7 +166,8 @@ class Costs:
         return self.known[key]
 
 
-_COSTS = Costs()
+COSTS = Costs()
+"""Those of this process."""
 
 
 def make_tables(experiment: Experiment, runs: Sequence[RecordedRun]) -> list[Table]:
@@ -232,7 +233,7 @@ def _lines(
     runs: Sequence[RecordedRun],
 ) -> list[Line]:
     own = [run for run in runs if run.planned is planned]
-    cost = _COSTS.of(planned.config)
+    cost = COSTS.of(planned.config)
     if not own:
         return [Line(row, planned, published, cost)]
     run_of = {id(run.record): run for run in own}

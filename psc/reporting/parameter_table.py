@@ -1,11 +1,9 @@
 """The README's table: every backbone of the paper × every block, beside what was published."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from psc.accounting import Account, account
 from psc.build import build_network_on_meta
-from psc.errors import DataError
 from psc.published import RELATIONS, Network, compare
 from psc.reporting.network_summary import billions, input_shape, markdown_table, published_form
 
@@ -21,7 +19,8 @@ NETWORKS: tuple[Network, ...] = (
 )
 """Rows of the table: the paper's backbones, and Bui et al.'s network as they published it."""
 
-START, END = "<!-- PARAMETERS -->", "<!-- /PARAMETERS -->"
+README_PART = "PARAMETERS"
+"""What the README's markers call the table (``psc.reporting.markers``)."""
 
 NOTE = (
     "Multiply-adds (MACs; a FLOP count is twice that) are of one forward pass of one input of that "
@@ -80,20 +79,6 @@ def parameter_table(accounts: Mapping[Network, Account]) -> str:
             markdown_table(("the paper compares", "here"), relations),
         )
     )
-
-
-def insert_table(path: Path, table: str) -> None:
-    """Replace what lies between the markers of a file.
-
-    Raises:
-        DataError: if the file does not have both markers, in order.
-    """
-    text = path.read_text(encoding="utf-8")
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not start or not end:
-        raise DataError(f"{path} has no place for the table; add the lines {START} and {END}")
-    path.write_text(f"{before}{START}\n\n{table}\n\n{END}{after}", encoding="utf-8")
 
 
 def _input(result: Account) -> str:

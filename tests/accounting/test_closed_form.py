@@ -18,7 +18,13 @@ from psc.accounting.closed_form import (
 )
 from psc.accounting.networks import densenet_budget, resnet_budget, unet_budget
 from psc.backbones import DenseNet, ResNet, UNet
-from psc.reporting.parameter_table import END, NETWORKS, START, paper_accounts, parameter_table
+from psc.reporting.markers import markers
+from psc.reporting.parameter_table import (
+    NETWORKS,
+    README_PART,
+    paper_accounts,
+    parameter_table,
+)
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -91,8 +97,8 @@ def test_published_multiply_adds_of_the_unet(accounts, block, size, giga):
 
 
 def test_the_readme_has_the_generated_table(accounts):
-    text = README.read_text(encoding="utf-8")
-    table = text.partition(START)[2].partition(END)[0].strip()
+    text, (start, end) = README.read_text(encoding="utf-8"), markers(README_PART)
+    table = text.partition(start)[2].partition(end)[0].strip()
     assert table == parameter_table(accounts), "python scripts/summary.py table=true into=README.md"
 
 

@@ -8,8 +8,10 @@ import pytest
 
 from psc.paper.experiments import EXPERIMENTS, read_experiment
 from psc.paper.formats import results
+from psc.paper.readme import readme_parts
 from psc.paper.records import read_records
 from psc.paper.table import Cost, Costs, make_tables
+from psc.reporting.markers import markers
 
 ROWS = {
     "table-5d": {
@@ -119,3 +121,10 @@ def test_no_row_of_table_4b_has_been_run():
     experiment = read_experiment(EXPERIMENTS / "table-4b")
     assert read_records(experiment) == ()
     assert [len(protocol.rows) for protocol in experiment.protocols] == [5, 2]
+
+
+def test_the_readme_has_the_generated_parts():
+    text = (EXPERIMENTS.parent / "README.md").read_text(encoding="utf-8")
+    for name, content in readme_parts(EXPERIMENTS).items():
+        start, end = markers(name)
+        assert text.partition(start)[2].partition(end)[0].strip() == content, "make readme"

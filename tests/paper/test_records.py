@@ -127,5 +127,5 @@ def test_a_time_limit_counts_only_where_it_has_ended_the_training(experiment_fol
     (run,) = records(experiment_folder)
     assert run.protocol.name == "cpu"
     write_record(replace(limited, iterations=record.iterations - 1), path.parent)
-    with pytest.raises(DataError, match="recipe.max_minutes=30.0 and not None"):
+    with pytest.raises(DataError, match=r"recipe\.max_minutes=30\.0 and not None"):
         records(experiment_folder)

@@ -1,0 +1,111 @@
+"""What the paper's runs take: arithmetic, counted, and time, extrapolated from measured rates."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+from psc.paper.experiments import Experiment, PlannedRow, read_experiment, table_names
+from psc.paper.records import RecordedRun, read_records
+from psc.paper.table import COSTS
+from psc.reporting.network_summary import markdown_table
+
+__all__ = ["Rate", "RunCost", "costs_markdown", "run_costs"]
+
+_BACKWARD = 2  # times the forward pass: a gradient of the input and one of the weights
+_NOT_MEASURED = "not measured"
+_COLUMNS = ("table", "row", "iterations × batch", "PFLOP", "measured rate", "extrapolated")
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How fast a device has trained a network.
+
+    Attributes:
+        device: its name and threads.
+        gflop_per_second: mean over the records.
+        runs: how many records.
+    """
+
+    device: str
+    gflop_per_second: float
+    runs: int
+
+
+@dataclass(frozen=True)
+class RunCost:
+    """One run of a row at the paper's protocol, training only.
+
+    Attributes:
+        planned: the row.
+        flops: of forward and backward passes, biases, normalisation and losses not counted.
+        rates: at which the same row was trained at smaller protocols, by device.
+    """
+
+    planned: PlannedRow
+    flops: int
+    rates: tuple[Rate, ...]
+
+    def hours(self, rate: Rate) -> float:
+        """Time that it would take at a rate; larger tensors usually run faster."""
+        return self.flops / (rate.gflop_per_second * 1e9) / 3600
+
+
+def run_costs(experiment: Experiment, runs: Sequence[RecordedRun]) -> list[RunCost]:
+    """Costs of all rows of a table at the paper's protocol."""
+    costs = []
+    for planned in experiment.protocols[0].rows:
+        multiply_adds = COSTS.of(planned.config).multiply_adds
+        assert multiply_adds is not None  # of a network that this code builds
+        recipe = planned.config.recipe
+        samples = recipe.iterations * recipe.batch_size
+        flops = 2 * multiply_adds * (1 + _BACKWARD) * samples
+        same = [run for run in runs if run.planned.row.name == planned.row.name]
+        costs.append(RunCost(planned, flops, _rates(same)))
+    return costs
+
+
+def costs_markdown(root: Path) -> str:
+    """A Markdown table of every row of every table, and how to read it."""
+    rows = []
+    for name in table_names(root):
+        experiment = read_experiment(root / name)
+        for cost in run_costs(experiment, read_records(experiment)):
+            recipe = cost.planned.config.recipe
+            rates = [f"{r.gflop_per_second:.0f} GFLOP/s, {r.device}" for r in cost.rates]
+            times = [_time(cost.hours(rate)) for rate in cost.rates]
+            rows.append(
+                (
+                    name,
+                    cost.planned.row.label,
+                    f"{recipe.iterations:,} × {recipe.batch_size}",
+                    f"{cost.flops / 1e15:,.0f}",
+                    "; ".join(rates) or _NOT_MEASURED,
+                    "; ".join(times) or "unknown",
+                )
+            )
+    on_gpu = any(" thread" not in row[4] and row[4] != _NOT_MEASURED for row in rows)
+    note = (
+        "Of one run at the paper's protocol, training only. PFLOP (10¹⁵ operations) are counted:"
+        " three forward passes for each training sample. The rate is that of records of the same"
+        " row at smaller protocols, the time the one divided by the other."
+        f"{'' if on_gpu else ' No GPU has been measured.'}"
+    )
+    return f"{markdown_table(_COLUMNS, rows)}\n\n{note}"
+
+
+def _rates(runs: Sequence[RecordedRun]) -> tuple[Rate, ...]:
+    found: dict[str, list[float]] = {}
+    for run in runs:
+        rate = run.record.throughput.get("achieved_gflop_per_second")
+        if rate is not None:
+            hardware = run.record.hardware
+            threads = hardware.get("torch_threads")
+            on_cpu = hardware.get("accelerator") == "cpu"
+            device = f"{hardware['device']}, {threads} thread{'s' * (threads != 1)}" * on_cpu
+            found.setdefault(device or str(hardware["device"]), []).append(rate)
+    return tuple(Rate(device, mean(rates), len(rates)) for device, rates in found.items())
+
+
+def _time(hours: float) -> str:
+    return f"{hours:.1f} hours" if hours < 48 else f"{hours / 24:,.0f} days"

@@ -1,0 +1,56 @@
+"""The README's generated parts: what has been reproduced, results so far, what runs take."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from psc.paper.costs import costs_markdown
+from psc.paper.experiments import REDUCED, table_names
+from psc.paper.formats import NOTHING, WARNINGS, heading, results
+from psc.paper.page_status import state_at, state_of
+from psc.paper.table import Table
+from psc.paper.table_files import tables_of
+from psc.reporting.network_summary import markdown_table
+
+__all__ = ["FIGURES", "readme_parts"]
+
+FIGURES = ("figure-1", "figure-4a", "figure-5", "figure-6")
+"""Those that the README shows."""
+
+
+def readme_parts(root: Path) -> Mapping[str, str]:
+    """Markdown by the name of its markers, from the records.
+
+    Args:
+        root: experiments/.
+
+    Raises:
+        DataError: an experiment or a record cannot be trusted.
+    """
+    experiments = [tables_of(root / name) for name in table_names(root)]
+    return {
+        "STATUS": _status(experiments),
+        "RESULTS": _results(experiments),
+        "COSTS": costs_markdown(root),
+    }
+
+
+def _status(experiments: list[list[Table]]) -> str:
+    rows = []
+    for paper, *others in experiments:
+        state, words = state_of(paper)
+        link = f"[{paper.experiment.title}](experiments/{paper.experiment.name}/README.md)"
+        rows.append((link, f"{state}: {words}", "; ".join(map(state_at, others)) or NOTHING))
+    return markdown_table(("table", "at the paper's protocol", "otherwise"), rows)
+
+
+def _results(experiments: list[list[Table]]) -> str:
+    parts = []
+    for tables in experiments:
+        for table in tables:
+            if table.protocol.kind == REDUCED and any(line.runs for line in table.lines):
+                header, *rows = results(table)
+                title = f"**{table.experiment.title}.** {heading(table)}."
+                parts += [title, markdown_table(header, rows)]
+    if not parts:
+        return "Nothing has been run yet."
+    return "\n\n".join([WARNINGS[REDUCED], *parts])
