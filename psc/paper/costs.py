@@ -6,8 +6,8 @@ from pathlib import Path
 from statistics import mean
 
 from psc.paper.experiments import Experiment, PlannedRow, read_experiment, table_names
+from psc.paper.network_costs import COSTS
 from psc.paper.records import RecordedRun, read_records
-from psc.paper.table import COSTS
 from psc.reporting.network_summary import markdown_table
 
 __all__ = ["Rate", "RunCost", "costs_markdown", "run_costs"]

@@ -149,19 +149,6 @@ class Experiment:
         raise ConfigError(f"{self.name} has no protocol {name!r}, only {known}")
 
 
-@dataclass(frozen=True)
-class CurveRuns:
-    """The runs that a figure of curves shows: rows of a table.
-
-    Attributes:
-        experiment: the table.
-        rows: names of the rows.
-    """
-
-    experiment: Experiment
-    rows: tuple[str, ...]
-
-
 def table_names(root: Path = EXPERIMENTS) -> list[str]:
     """Names of all experiments that are tables."""
     return sorted(path.parent.name for path in root.glob(f"table-*/{RUNS}"))
@@ -200,26 +187,6 @@ def read_experiment(folder: Path) -> Experiment:
             folder / PUBLISHED, list(rows), [PARAMETERS, *(s.key for s in measures.scores)]
         ),
     )
-
-
-def read_curve_runs(folder: Path) -> CurveRuns:
-    """Read the runs.yaml of a figure that shows the curves of a table's runs.
-
-    Raises:
-        DataError: as ``read_experiment``; or a row that the table does not have.
-    """
-    path = folder / RUNS
-    content = read_yaml(path)
-    check_keys(content, path, required=("of", "rows"))
-    experiment = read_experiment(folder.parent / text(content, "of", str(path)))
-    names = texts(content["rows"], f"{path}: rows")
-    known = [row.name for row in experiment.rows if row.quoted is None]
-    for name in names:
-        if name not in known:
-            raise DataError(
-                f"{path}: row {name!r} is not one of {experiment.name}'s: {', '.join(known)}"
-            )
-    return CurveRuns(experiment, names)
 
 
 def _rows(entries: Any, path: Path) -> dict[str, Row]:

@@ -1,13 +1,11 @@
 """A table of the paper as data: what the paper prints, what our records say, and which records."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from statistics import mean
 
-from psc.build import build_network_on_meta, forward_flops, sample_shape
 from psc.code_version import code_version
-from psc.config.schema import TrainConfig
 from psc.errors import DataError
 from psc.paper.experiments import (
     PAPER,
@@ -18,26 +16,13 @@ from psc.paper.experiments import (
     Protocol,
     Row,
 )
+from psc.paper.network_costs import COSTS, Cost
 from psc.paper.published_cells import PublishedCell
 from psc.paper.records import RecordedRun
 from psc.published import FIGURE_4B, compare
 from psc.published import PARAMETERS as PUBLISHED_SIZES
 from psc.reporting.groups import Group, comparable, group_records
 from psc.reporting.measures import Measures, Score
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Of a network.
-
-    Attributes:
-        parameters: learnable ones.
-        multiply_adds: MACs of the forward pass of one training sample; None where this version of
-            the code builds another network than the recorded one.
-    """
-
-    parameters: int
-    multiply_adds: int | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,27 +132,6 @@ class Table:
     def measures(self) -> Measures:
         """How its runs are scored."""
         return self.experiment.measures
-
-
-@dataclass
-class Costs:
-    """Costs of networks, each counted once; on the meta device, without memory or arithmetic."""
-
-    known: dict[str, Cost] = field(default_factory=dict)
-
-    def of(self, config: TrainConfig) -> Cost:
-        """The cost of a configuration's network and training sample."""
-        key = repr((config.backbone, config.block, config.recipe))
-        if key not in self.known:
-            network = build_network_on_meta(config.backbone, config.block)
-            flops = forward_flops(network, sample_shape(config.recipe, network))
-            parameters = sum(p.numel() for p in network.parameters())
-            self.known[key] = Cost(parameters, flops // 2)
-        return self.known[key]
-
-
-COSTS = Costs()
-"""Those of this process."""
 
 
 def make_tables(experiment: Experiment, runs: Sequence[RecordedRun]) -> list[Table]:

@@ -8,9 +8,10 @@ import pytest
 
 from psc.paper.experiments import EXPERIMENTS, read_experiment
 from psc.paper.formats import results
+from psc.paper.network_costs import Cost, Costs
 from psc.paper.readme import readme_parts
 from psc.paper.records import read_records
-from psc.paper.table import Cost, Costs, make_tables
+from psc.paper.table import make_tables
 from psc.reporting.markers import markers
 
 ROWS = {

@@ -3,7 +3,7 @@
 import pytest
 
 from psc.errors import ConfigError, DataError
-from psc.paper.experiments import EXPERIMENTS, read_curve_runs, read_experiment, table_names
+from psc.paper.experiments import EXPERIMENTS, read_experiment, table_names
 
 
 def test_rows_and_protocols_together_are_what_train_is_given(experiment_folder):
@@ -50,17 +50,6 @@ def test_a_mistake_is_named(experiment_folder, old, new, message):
     with pytest.raises(DataError, match=message) as caught:
         read_experiment(experiment_folder)
     assert "runs.yaml" in str(caught.value)
-
-
-def test_a_figure_refers_to_rows_of_a_table(experiment_folder):
-    figure = experiment_folder.parent / "figure-0"
-    figure.mkdir()
-    (figure / "runs.yaml").write_text("of: table-0\nrows: [p2sc2]\n")
-    runs = read_curve_runs(figure)
-    assert (runs.experiment.name, runs.rows) == ("table-0", ("p2sc2",))
-    (figure / "runs.yaml").write_text("of: table-0\nrows: [other]\n")
-    with pytest.raises(DataError, match="row 'other' is not one of table-0's: 3d, p2sc2"):
-        read_curve_runs(figure)
 
 
 def test_every_table_and_figure_of_the_paper_has_its_folder():

@@ -15,11 +15,12 @@ from psc.errors import DataError
 from psc.paper.experiments import EXPERIMENTS, REDUCED, Experiment, Protocol, Row
 from psc.paper.figures import FIGURES, MadeFigure, Source
 from psc.paper.formats import claims, results
+from psc.paper.network_costs import Cost
 from psc.paper.page import page_html
 from psc.paper.page_html import inline, paragraph_of
 from psc.paper.page_origin import Origin, page_origin
 from psc.paper.records import RecordedRun
-from psc.paper.table import Cost, Line, Table
+from psc.paper.table import Line, Table
 from psc.paper.table_files import tables_of
 from psc.reporting.measures import measures_of
 from psc.results import read_record
