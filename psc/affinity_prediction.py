@@ -12,22 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from psc.backbones.geometry import VolumeNetwork
 from psc.blockwise.affinity_stage import LoadedNetwork, NetworkAffinities
 from psc.blockwise.engine import open_engine
 from psc.blockwise.grid import Grid, block_size
 from psc.blockwise.pipeline import BlockwiseOptions, segment_blockwise
 from psc.blockwise.volumes import LazyVolume, fingerprint, open_volume
-from psc.build import (
-    build_segmentation_options,
-    build_volume_network,
-    patch_input_size,
-)
-from psc.checkpoints import (
-    load_checkpoint,
-    load_network_weights,
-    stored_config,
-    weights_digest,
-)
+from psc.build import build_segmentation_options, patch_input_size
+from psc.checkpoint_network import checkpoint_network, conversion_record
+from psc.checkpoints import load_checkpoint, stored_config, weights_digest
 from psc.config.checks import check_segmentation
 from psc.config.plain import from_plain
 from psc.config.schema import (
@@ -77,8 +70,7 @@ def _loaded(source: CheckpointNetwork) -> LoadedNetwork:
     device = inference_device(source.accelerator)
     checkpoint = load_checkpoint(source.path)
     trained = from_plain(stored_config(checkpoint, source.path), source.path)
-    network = build_volume_network(trained.backbone, trained.block)
-    load_network_weights(network, checkpoint, source.path)
+    network = checkpoint_network(trained, checkpoint, source.path)
     network.to(device).eval()
 
     def predict(raw: Tensor) -> Tensor:
@@ -110,7 +102,7 @@ def segment_neurons(
     segmentation = _segmentation(config, trained)
     options = BlockwiseOptions(
         segmentation=build_segmentation_options(segmentation),
-        threshold=_threshold(config, path),
+        threshold=_threshold(config, checkpoint, path),
         context=config.context,
         levels=config.levels,
     )
@@ -183,18 +175,27 @@ def _segmentation(config: SegmentConfig, trained: TrainConfig) -> SegmentationCo
     return segmentation
 
 
-def _threshold(config: SegmentConfig, checkpoint: Path) -> float:
+def _threshold(config: SegmentConfig, checkpoint: Mapping[str, Any], path: Path) -> float:
     """As set, else as the checkpoint's run chose it on its validation part."""
     if config.threshold is not None:
         return config.threshold
     try:
-        threshold = read_record(checkpoint.parent.parent).metrics["threshold"]
+        record = read_record(path.parent.parent)
+        threshold = record.metrics["threshold"]
     except (DataError, KeyError):
         raise ConfigError(
-            f"threshold=null: beside {checkpoint} there is no finished run that chose one; set"
+            f"threshold=null: beside {path} there is no finished run that chose one; set"
             " threshold=…, a score 1 - affinity such as 0.4"
         ) from None
-    log.info("threshold %g, as the run of the checkpoint chose it", threshold)
+    if "conversion" in record.data or not conversion_record(checkpoint):
+        log.info("threshold %g, as the run of the checkpoint chose it", threshold)
+    else:
+        log.warning(
+            "threshold %g, as the run chose it for the network before its conversion; evaluate.py "
+            "chooses one for %s",
+            threshold,
+            path,
+        )
     return float(threshold)
 
 
@@ -210,8 +211,8 @@ def _affinities(
     dataset, recipe = trained.dataset, trained.recipe
     assert isinstance(dataset, FibsemConfig)  # psc.config.checks
     assert isinstance(recipe, AffinityRecipeConfig)
-    network = build_volume_network(trained.backbone, trained.block)
-    load_network_weights(network, checkpoint, path)  # here, so that a wrong one is refused at once
+    network = checkpoint_network(trained, checkpoint, path)  # here: a wrong one is refused at once
+    assert isinstance(network, VolumeNetwork)
     largest = segmentation.tile_input or patch_input_size(recipe, network)
     margin = network.spoilt_margin
     tile_input, tile_output = tile_sizes(network, volume.shape, largest, margin=margin)

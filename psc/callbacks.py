@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
 
-from psc.checkpoints import CONFIG_KEY
+from psc.checkpoints import CONFIG_KEY, CONVERSION_KEY
 
 WARM_UP_ITERATIONS = 10
 """Left out of the throughput: compilation, algorithm search and caches."""
@@ -133,13 +133,20 @@ class Throughput(Callback):
 
 
 class StoreConfig(Callback):
-    """Puts the configuration into every checkpoint, as plain containers."""
+    """Puts into every checkpoint what its network is built from, as plain containers.
 
-    def __init__(self, plain: dict[str, Any]) -> None:
-        self.plain = plain
+    Args:
+        plain: the configuration.
+        conversion: what that network was converted by, if it was (``psc.checkpoint_network``).
+    """
+
+    def __init__(self, plain: dict[str, Any], conversion: dict[str, Any] | None = None) -> None:
+        self.plain, self.conversion = plain, conversion
 
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: Any
     ) -> None:
         """Called by Lightning before it writes a checkpoint."""
         checkpoint[CONFIG_KEY] = self.plain
+        if self.conversion is not None:
+            checkpoint[CONVERSION_KEY] = self.conversion

@@ -19,6 +19,9 @@ from psc.errors import CheckpointError
 CONFIG_KEY = "psc_config"
 """Where a checkpoint holds the configuration that it was trained with."""
 
+CONVERSION_KEY = "psc_conversion"
+"""Where a checkpoint of a converted network holds how it was converted, as plain containers."""
+
 NETWORK_PREFIX = "network."
 """Tasks keep their network under this name."""
 
@@ -89,16 +92,30 @@ def stored_config(checkpoint: Mapping[str, Any], path: Path) -> dict[str, Any]:
 def load_network_weights(network: nn.Module, checkpoint: Mapping[str, Any], path: Path) -> None:
     """Copy a checkpoint's weights into a network of the same architecture.
 
+    The architecture is the caller's business; see ``psc.checkpoint_network``.
+
     Raises:
         CheckpointError: naming the first parameter that is missing, surplus or of another shape.
     """
-    weights = {
+    check_network_weights(network, checkpoint, path)
+    network.load_state_dict(_network_weights(checkpoint))
+
+
+def check_network_weights(network: nn.Module, checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Refuse a checkpoint of another architecture; the network may be on the meta device.
+
+    Raises:
+        CheckpointError: as ``load_network_weights``.
+    """
+    check_same_architecture(network, _network_weights(checkpoint), path)
+
+
+def _network_weights(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    return {
         name.removeprefix(NETWORK_PREFIX): tensor
         for name, tensor in checkpoint["state_dict"].items()
         if name.startswith(NETWORK_PREFIX)
     }
-    check_same_architecture(network, weights, path)
-    network.load_state_dict(weights)
 
 
 def check_same_architecture(

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from psc.applications import build_application
-from psc.checkpoints import load_checkpoint, load_network_weights, stored_config
+from psc.checkpoint_network import checkpoint_network, conversion_record
+from psc.checkpoints import load_checkpoint, stored_config
 from psc.config.checks import check_segmentation
 from psc.config.dataset_checks import check_dataset
 from psc.config.plain import from_plain
@@ -44,9 +45,8 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Record:
     check_segmentation(segmentation)
     folder = _output_folder(config, path, dataset.name)
     changed = replace(trained, dataset=dataset, segmentation=segmentation)
+    network = checkpoint_network(trained, checkpoint, path)
     application = build_application(changed)
-    network = application.build_network()
-    load_network_weights(network, checkpoint, path)
     device = inference_device(config.accelerator)
     began = time.monotonic()
     metrics = application.evaluate(
@@ -61,7 +61,7 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Record:
         wall_seconds={"evaluation": round(time.monotonic() - began, 1)},
         throughput={},
         seed=trained.seed,
-        data=application.data_record(),
+        data={**application.data_record(), **conversion_record(checkpoint)},
         git=git_state(),
         versions=versions(),
         hardware=hardware(device.type),

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from psc.affinity_prediction import segment_neurons
-from psc.build import build_volume_network, build_windows
-from psc.checkpoints import load_checkpoint, load_network_weights, stored_config
+from psc.build import build_windows
+from psc.checkpoint_network import checkpoint_network
+from psc.checkpoints import load_checkpoint, stored_config
 from psc.config.plain import from_plain
 from psc.config.schema import (
     AffinityRecipeConfig,
@@ -80,8 +81,7 @@ def _segment_tissues(
         voxel_size=(voxel[0], voxel[1], voxel[2]) if voxel is not None else None,
         labels_required=False,
     )
-    network = build_volume_network(trained.backbone, trained.block)
-    load_network_weights(network, checkpoint, path)
+    network = checkpoint_network(trained, checkpoint, path)
     labels = predict_tissues(
         network.to(device).eval(), subject, build_windows(trained.recipe), device=device
     )

@@ -7,12 +7,17 @@ from typing import Any
 
 from torch import nn
 
+from psc.checkpoint_network import check_fits, conversion_of, load_into
 from psc.checkpoints import load_checkpoint, load_network_weights, stored_config, weights_digest
 from psc.config.schema import TrainConfig
+from psc.conversion.arguments import ConversionArguments
 from psc.errors import CheckpointError
 from psc.run_folder import RunFolder
 
 __all__ = ["InitialWeights", "first_step", "initial_weights"]
+
+_OPTIMIZERS = "optimizer_states"
+"""Where Lightning keeps them in a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +37,14 @@ class InitialWeights:
         """See ``psc.checkpoints.weights_digest``."""
         return weights_digest(self.checkpoint)
 
+    @property
+    def conversion(self) -> ConversionArguments | None:
+        """How their network was converted; None if it was not."""
+        return conversion_of(self.checkpoint, self.path)
+
     def copy_into(self, network: nn.Module) -> None:
-        """Copy them into a network of the same architecture."""
-        load_network_weights(network, self.checkpoint, self.path)
+        """Copy them into a network of this run's configuration, converted first if theirs was."""
+        load_into(network, self.checkpoint, self.path)
 
 
 def initial_weights(config: TrainConfig) -> InitialWeights | None:
@@ -47,27 +57,62 @@ def initial_weights(config: TrainConfig) -> InitialWeights | None:
         return None
     path = Path(config.initial_weights)
     checkpoint = load_checkpoint(path)
-    _check_network(stored_config(checkpoint, path), asdict(config), path)
+    conversion = conversion_of(checkpoint, path)
+    _check_network(stored_config(checkpoint, path), asdict(config), path, conversion)
+    check_fits(config, checkpoint, path)
     return InitialWeights(path, checkpoint)
 
 
-def first_step(folder: RunFolder, plain: dict[str, Any], network: nn.Module) -> int:
+def first_step(
+    folder: RunFolder,
+    plain: dict[str, Any],
+    network: nn.Module,
+    conversion: ConversionArguments | None,
+) -> int:
     """The iteration that a run continues at, after checking that the checkpoint fits it.
 
+    Args:
+        folder: of the run.
+        plain: its configuration.
+        network: that it trains; receives the checkpoint's weights.
+        conversion: how that network was converted, if it was.
+
     Raises:
-        CheckpointError: if it is damaged, of another network, or already past the end.
+        CheckpointError: if it is damaged, of another network, or holds no training.
     """
-    if folder.resume_from is None:
+    path = folder.resume_from
+    if path is None:
         return 0
-    checkpoint = load_checkpoint(folder.resume_from)
-    load_network_weights(network, checkpoint, folder.resume_from)
-    _check_network(stored_config(checkpoint, folder.resume_from), plain, folder.resume_from)
+    checkpoint = load_checkpoint(path)
+    found = conversion_of(checkpoint, path)
+    if _OPTIMIZERS not in checkpoint:
+        raise CheckpointError(
+            f"{path} holds weights, but no training to resume; begin one with initial_weights={path}"
+        )
+    if found != conversion:
+        raise CheckpointError(
+            f"{path} is of a network {_in_words(found)}, this run begins with one "
+            f"{_in_words(conversion)}; give the initial_weights that its training began with"
+        )
+    load_network_weights(network, checkpoint, path)
+    _check_network(stored_config(checkpoint, path), plain, path, found)
     return int(checkpoint["global_step"])
 
 
-def _check_network(trained: Mapping[str, Any], plain: Mapping[str, Any], path: Path) -> None:
+def _in_words(conversion: ConversionArguments | None) -> str:
+    return "that is not converted" if conversion is None else f"converted by {asdict(conversion)}"
+
+
+def _check_network(
+    trained: Mapping[str, Any],
+    plain: Mapping[str, Any],
+    path: Path,
+    conversion: ConversionArguments | None,
+) -> None:
+    converted = "" if conversion is None else ", then converted; the original network's are needed"
     for part in ("backbone", "block"):
         if trained[part] != plain[part]:
             raise CheckpointError(
                 f"{path} was trained with {part}={trained[part]}, this run has {plain[part]}"
+                f"{converted}"
             )

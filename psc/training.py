@@ -13,9 +13,14 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from psc.applications import Application, build_application
-from psc.build import build_network_on_meta, forward_flops, sample_shape
+from psc.build import forward_flops, sample_shape
 from psc.callbacks import IterationProgress, StoreConfig, Throughput
-from psc.checkpoints import load_checkpoint, load_network_weights
+from psc.checkpoint_network import (
+    checkpoint_network,
+    checkpoint_network_on_meta,
+    conversion_record,
+)
+from psc.checkpoints import load_checkpoint
 from psc.code_version import difference
 from psc.config.schema import TrainConfig
 from psc.metrics_file import MetricsFile, read_metrics
@@ -98,12 +103,14 @@ def _train(
     data = application.training_data(network, loader_workers(config.trainer))
     iterations = data.epochs * data.iterations_per_epoch
     task = application.task(network, iterations)
-    start = first_step(folder, plain, network)
+    conversion = None if initial is None else initial.conversion
+    start = first_step(folder, plain, network, conversion)
     if is_first_process():
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
         write_json(plain, folder.path / "config.json")
     throughput = Throughput()
-    callbacks: list[Callback] = [StoreConfig(plain), throughput]
+    stored = StoreConfig(plain, None if conversion is None else asdict(conversion))
+    callbacks: list[Callback] = [stored, throughput]
     if config.trainer.progress_bar:
         callbacks.append(IterationProgress(iterations))
     metrics = MetricsFile(
@@ -201,8 +208,8 @@ def _finish(
     begun_with = {} if initial is None else {"initial_weights": initial.digest}
     config = application.config
     best = folder.checkpoints / BEST
-    network = application.build_network()
-    load_network_weights(network, load_checkpoint(best), best)
+    checkpoint = load_checkpoint(best)
+    network = checkpoint_network(config, checkpoint, best)
     began = time.monotonic()
     metrics = application.evaluate(
         network.to(attempt.device).eval(),
@@ -211,7 +218,7 @@ def _finish(
         source={"checkpoint": str(best.relative_to(folder.path)), "run": folder.path.name},
     )
     # Backward costs twice the forward pass: a gradient of the input and one of the weights.
-    on_meta = build_network_on_meta(config.backbone, config.block)
+    on_meta = checkpoint_network_on_meta(config, checkpoint, best)
     sample = forward_flops(on_meta, sample_shape(config.recipe, on_meta))
     record = Record(
         run=folder.path.name,
@@ -225,7 +232,7 @@ def _finish(
         },
         throughput=attempt.throughput.summary(3 * config.recipe.batch_size * sample),
         seed=config.seed,
-        data={**application.data_record(), **begun_with},
+        data={**application.data_record(), **begun_with, **conversion_record(checkpoint)},
         git=attempt.code,
         versions=versions(),
         hardware=hardware(attempt.device.type),

@@ -16,8 +16,9 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from psc.cli import EXIT_FAILURE, explain
+from psc.conversion.arguments import ConversionArguments
 from psc.conversion.factors import Initialisation
-from psc.converted_checkpoints import ConversionArguments, convert_checkpoint
+from psc.converted_checkpoints import convert_checkpoint
 from psc.errors import ConfigError, PSCError
 
 

@@ -43,6 +43,7 @@ def settings(config: TrainConfig) -> Settings:
         "dataset": dataset,
         "recipe": asdict(config.recipe),
         "fine_tuned": config.initial_weights is not None,
+        "converted": False,
         "trainer": {k: v for k, v in trainer.items() if k not in TRAINER_WITHOUT_EFFECT},
     }
     if isinstance(config.recipe, AffinityRecipeConfig):
@@ -63,6 +64,7 @@ def record_settings(record: Record, path: Path) -> Settings:
         CheckpointError: if its configuration does not fit the schema of this version of the code.
     """
     found = settings(from_plain(record.config, path))
+    found["converted"] = "conversion" in record.data  # its configuration names the original block
     if found["trainer.devices"] == "auto" and record.hardware.get("accelerator") == "cpu":
         found["trainer.devices"] = 1  # Lightning's "auto" is one process on a CPU
     if record.iterations >= found["recipe.iterations"]:
