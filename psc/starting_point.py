@@ -87,7 +87,7 @@ def first_step(
     found = conversion_of(checkpoint, path)
     if _OPTIMIZERS not in checkpoint:
         raise CheckpointError(
-            f"{path} holds weights, but no training to resume; begin one with initial_weights={path}"
+            f"{path} holds no training to resume; begin one by initial_weights={path}"
         )
     if found != conversion:
         raise CheckpointError(
@@ -109,10 +109,12 @@ def _check_network(
     path: Path,
     conversion: ConversionArguments | None,
 ) -> None:
-    converted = "" if conversion is None else ", then converted; the original network's are needed"
+    was, remedy = "was", ""
+    if conversion is not None:  # its layers are of no block, so say which block is meant
+        was, remedy = "was converted after it was", "; give the original network's"
     for part in ("backbone", "block"):
         if trained[part] != plain[part]:
             raise CheckpointError(
-                f"{path} was trained with {part}={trained[part]}, this run has {plain[part]}"
-                f"{converted}"
+                f"{path} {was} trained with {part}={trained[part]}, this run has {plain[part]}"
+                f"{remedy}"
             )

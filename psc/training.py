@@ -104,6 +104,8 @@ def _train(
     iterations = data.epochs * data.iterations_per_epoch
     task = application.task(network, iterations)
     conversion = None if initial is None else initial.conversion
+    if conversion is not None and is_first_process():
+        log.info("the network is converted as that of %s: %s", config.initial_weights, conversion)
     start = first_step(folder, plain, network, conversion)
     if is_first_process():
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -210,6 +212,9 @@ def _finish(
     best = folder.checkpoints / BEST
     checkpoint = load_checkpoint(best)
     network = checkpoint_network(config, checkpoint, best)
+    on_meta = checkpoint_network_on_meta(config, checkpoint, best)
+    converted = conversion_record(checkpoint)
+    del checkpoint  # its optimiser takes twice the network's memory
     began = time.monotonic()
     metrics = application.evaluate(
         network.to(attempt.device).eval(),
@@ -218,7 +223,6 @@ def _finish(
         source={"checkpoint": str(best.relative_to(folder.path)), "run": folder.path.name},
     )
     # Backward costs twice the forward pass: a gradient of the input and one of the weights.
-    on_meta = checkpoint_network_on_meta(config, checkpoint, best)
     sample = forward_flops(on_meta, sample_shape(config.recipe, on_meta))
     record = Record(
         run=folder.path.name,
@@ -232,7 +236,7 @@ def _finish(
         },
         throughput=attempt.throughput.summary(3 * config.recipe.batch_size * sample),
         seed=config.seed,
-        data={**application.data_record(), **begun_with, **conversion_record(checkpoint)},
+        data={**application.data_record(), **begun_with, **converted},
         git=attempt.code,
         versions=versions(),
         hardware=hardware(attempt.device.type),

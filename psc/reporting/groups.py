@@ -122,7 +122,8 @@ def _configuration(record: Record) -> tuple[Any, ...]:
     """Everything that decides a result but the seed."""
     parts = {key: record.config[key] for key in ("backbone", "block", "recipe")}
     parts["dataset"] = _without(record.config["dataset"], WHERE)
-    parts["initial_weights"] = record.data.get("initial_weights")
+    for key in ("initial_weights", "conversion"):
+        parts[key] = record.data.get(key)
     parts["trainer"] = _without(record.config.get("trainer", {}), TRAINER_WITHOUT_EFFECT)
     splits = repr(record.data.get("splits"))
     return (*_test(record), splits, repr(parts), code_version(record.git))
