@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--workers", nargs="+", type=_positive, help="local processes")
             command.add_argument("--block-size", type=_positive, help="voxels per axis of a block")
             command.add_argument("--piece", type=_positive, help="voxels per axis that repeat")
+            command.add_argument("--figure", type=Path, help="draw the growth into this PNG file")
             command.add_argument("--folder", type=Path, help="existing folder to write to")
         if module is malis:
             command.add_argument("--reference", type=Path, help="Python file with malis_pairs")

@@ -15,7 +15,9 @@ def test_blockwise(tmp_path, capsys):
     scratch, out = tmp_path / "scratch", tmp_path / "result.json"
     scratch.mkdir()
     sizes = ["--sizes", "24", "--block-size", "16", "--piece", "20", "--folder", str(scratch)]
-    assert benchmark.main(["blockwise", *sizes, "--out", str(out)]) == 0
+    files = ["--out", str(out), "--figure", str(tmp_path / "growth.png")]
+    assert benchmark.main(["blockwise", *sizes, *files]) == 0
+    assert (tmp_path / "growth.png").stat().st_size > 10_000
     ((row,),) = json.loads(out.read_text())["tables"].values()
     assert (row["size"], row["workers"], row["growth"]) == (24, 1, None)
     assert row["million_voxels"] == pytest.approx(24**3 / 1e6)

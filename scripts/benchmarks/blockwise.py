@@ -18,6 +18,7 @@ import psutil
 import skimage.segmentation
 from scipy.ndimage import gaussian_filter
 
+from benchmarks.growth_figure import draw
 from benchmarks.report import Report, Row
 from psc.blockwise.engine import open_engine
 from psc.blockwise.grid import Box, Grid
@@ -44,6 +45,7 @@ def run(
     block_size: int = 256,
     piece: int = 160,
     folder: Path | None = None,
+    figure: Path | None = None,
     seed: int = 0,
 ) -> Report:
     """Segment synthetic volumes of ``size``**3 voxels: everything after the network.
@@ -58,6 +60,7 @@ def run(
         piece: voxels per axis of the neuropil, at least 2.
         folder: an existing folder on the disk to write to, about 5 bytes per voxel, removed at once
             afterwards; default: the system's temporary one.
+        figure: a PNG to draw time, memory and disk against volume into.
         seed: of the neuropil.
 
     Returns:
@@ -86,6 +89,8 @@ def run(
                 row["growth"] = _growth(row, smallest)
                 rows.append(row)
                 shutil.rmtree(task.output)
+    if figure is not None:
+        draw(rows, figure)
     settings = {"block_size": block_size, "piece": piece, "seed": seed}
     return Report("blockwise", settings, {"after the network": rows})
 

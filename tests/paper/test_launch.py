@@ -1,6 +1,6 @@
 """What is left to run of a table, as commands; failures of one row stop no other."""
 
-import subprocess
+import runpy
 import sys
 
 import pytest
@@ -71,12 +71,19 @@ def test_an_interruption_ends_it(experiment_folder, tmp_path, program):
     assert len(program.read_text().splitlines()) == 1
 
 
-def test_the_command_of_a_table_that_exists():
-    script = str(module.PROJECT / "scripts" / "experiment.py")
-    options = ["table-6d", "--protocol", "demo", "--dry-run", "trainer.workers=0"]
-    result = subprocess.run(
-        [sys.executable, script, *options], capture_output=True, text=True, check=True
-    )
-    (first, _) = result.stdout.splitlines()
-    assert first.startswith("python train.py --multirun backbone=unet block=3d budget=demo")
-    assert first.endswith("trainer.workers=0")
+def test_the_command_checks_all_tables_and_says_what_it_would_run(
+    experiment_folder, monkeypatch, capsys
+):
+    script = runpy.run_path(str(module.PROJECT / "scripts" / "experiment.py"))
+    where = ["--experiments", str(experiment_folder.parent), "--dry-run"]
+    command = ["experiment.py", "table-0", "--protocol", "cpu", "trainer.workers=0", *where]
+    monkeypatch.setattr(sys, "argv", command)
+    script["main"]()
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("python train.py --multirun backbone=unet block=3d budget=quick")
+    assert "output_directory=runs/table-0-cpu" in first
+    assert second.endswith("trainer.workers=0")
+
+    monkeypatch.setattr(sys, "argv", [*command, "--rows", "p9"])
+    with pytest.raises(SystemExit, match="no row p9"):
+        script["main"]()
