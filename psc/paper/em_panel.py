@@ -4,7 +4,7 @@ The paper's ellipses were drawn by hand; here they are where the two segmentatio
 bits of variation of information between them (``psc.reporting.disagreement``).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,15 @@ from psc.errors import DataError
 from psc.paper.panel_grid import circle_differences, panel_grid
 from psc.paper.pictures import Picture, Run, data_note, run_entry, smallest
 from psc.reporting.canvas import add_scale_bar, page_style, show_image
-from psc.reporting.colours import Colour, assign_colours, colour_image, match_labels
+from psc.reporting.colours import assign_colours, match_labels
 from psc.reporting.disagreement import disagreement, worst_slice
+from psc.reporting.sections import grey_image, overlay
 from psc.segmentation.labels import relabel_consecutive
 
 __all__ = ["em_figure", "pick_em"]
 
 _Labels = npt.NDArray[np.integer[Any]]
 
-_OPACITY = 0.6  # of label colours over the raw image
 _ELLIPSES = "Ellipses: where the networks differ most."
 _VOLUMES = "evaluation"
 _PICTURED = (output.RAW, output.TRUTH, output.SEGMENTATION)
@@ -67,7 +67,7 @@ def em_figure(picture: Picture, *, regions: int = 3) -> Figure:
     size = about["pixel_size"]
     at = about["slice"]
     z = at["index"] if at["in_file"] is None else at["in_file"]
-    grey = _grey(picture.raw)
+    grey = grey_image(picture.raw)
     colours = assign_colours([picture.truth, *picture.predictions.values()])
     with page_style():
         figure, panels = panel_grid(
@@ -78,12 +78,12 @@ def em_figure(picture: Picture, *, regions: int = 3) -> Figure:
             note=f"{data_note(about)} VI in bits, of the whole test volume. {_ELLIPSES}",
         )
         show_image(panels[0], grey, ["raw", f"z = {z}"])
-        show_image(panels[1], _overlay(grey, picture.truth, colours), ["(a) ground truth", ""])
+        show_image(panels[1], overlay(grey, picture.truth, colours), ["(a) ground truth", ""])
         for i, (label, labels) in enumerate(picture.predictions.items()):
             scores = about["runs"][i]["scores"]
             vi = f"VI {scores['split']:.2f} split + {scores['merge']:.2f} merge"
             title = f"({'bcdefgh'[i]}) {label}"
-            show_image(panels[2 + i], _overlay(grey, labels, colours), [title, vi])
+            show_image(panels[2 + i], overlay(grey, labels, colours), [title, vi])
         circle_differences(panels[1:], picture.difference, regions)
         if size is not None:
             add_scale_bar(panels[0], shape, size[1])
@@ -179,19 +179,3 @@ def _as_bytes(section: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     values = section.astype(np.float64) - section.min()
     scaled: npt.NDArray[np.uint8] = np.rint(255 * values / (values.max() or 1.0)).astype(np.uint8)
     return scaled
-
-
-def _grey(raw: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """In [0, 1], the darkest and brightest half per cent clipped."""
-    low, high = (float(value) for value in np.percentile(raw, [0.5, 99.5]))
-    grey = (raw.astype(np.float32) - np.float32(low)) / np.float32((high - low) or 1.0)
-    return grey.clip(0, 1)
-
-
-def _overlay(
-    grey: npt.NDArray[np.float32], labels: _Labels, colours: Mapping[int, Colour]
-) -> npt.NDArray[np.float32]:
-    paint = colour_image(labels, colours)
-    opacity = _OPACITY * paint[..., 3:]
-    blended: npt.NDArray[np.float32] = (1 - opacity) * grey[..., None] + opacity * paint[..., :3]
-    return blended

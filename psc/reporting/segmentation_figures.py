@@ -24,8 +24,9 @@ from psc.reporting.canvas import (
     save_png,
     show_image,
 )
-from psc.reporting.colours import Colour, assign_colours, colour_image, match_labels
+from psc.reporting.colours import assign_colours, match_labels
 from psc.reporting.disagreement import Region, disagreement, worst_regions, worst_slice
+from psc.reporting.sections import grey_image, overlay
 
 __all__ = ["affinity_figure", "region_ellipse", "segmentation_figure"]
 
@@ -33,7 +34,6 @@ _Labels = npt.NDArray[np.integer[Any]]
 _VoxelSize = float | tuple[float, float, float]
 
 _COLOUR_BAR_WIDTH = 0.42  # inches, numbers included
-_OPACITY = 0.5  # of label colours over the raw image
 _REGION_EXTENT = 0.2  # of the slice's shorter side
 
 
@@ -86,13 +86,13 @@ def segmentation_figure(
     size = _voxel_size(voxel_size_nm)
     with page_style():
         figure, panels = row_of_panels(2 + len(matched), raw.shape[1:], size[1:], title_lines=2)
-        grey = _grey_image(raw[z])
+        grey = grey_image(raw[z])
         show_image(panels[0], grey, ["raw", f"z = {z}"])
-        show_image(panels[1], _overlay(grey, truth[z], colours), ["ground truth", ""])
+        show_image(panels[1], overlay(grey, truth[z], colours), ["ground truth", ""])
         for panel, (name, labels) in zip(panels[2:], matched.items(), strict=True):
             vi = f"VI split {maps[name].vi_split:.2f}, merge {maps[name].vi_merge:.2f}"
             subtitle = vi if captions is None else captions.get(name, "")
-            show_image(panel, _overlay(grey, labels, colours), [name, subtitle])
+            show_image(panel, overlay(grey, labels, colours), [name, subtitle])
             if regions > 0:
                 _circle(panel, maps[name].total[z], regions)
         if voxel_size_nm is not None:
@@ -138,7 +138,7 @@ def affinity_figure(
         figure, panels = row_of_panels(
             4, raw.shape[1:], size[1:], title_lines=1, right=_COLOUR_BAR_WIDTH
         )
-        show_image(panels[0], _grey_image(raw[z]), [f"raw, z = {z}"])
+        show_image(panels[0], grey_image(raw[z]), [f"raw, z = {z}"])
         for panel, image, axis in zip(panels[1:], section, "zyx", strict=True):
             show_image(panel, image, [f"affinity along {axis}"], cmap="cividis")
         box = panels[-1].get_position()
@@ -199,25 +199,6 @@ def _voxel_size(voxel_size_nm: _VoxelSize | None) -> tuple[float, float, float]:
     if not (np.isfinite(size).all() and (size > 0).all()):
         raise ConfigError(f"voxel_size_nm must be positive, found {voxel_size_nm}")
     return (float(size[0]), float(size[1]), float(size[2]))
-
-
-def _grey_image(section: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """A slice in [0, 1], its darkest and brightest half per cent clipped."""
-    grey = section.astype(np.float32)
-    low, high = (float(value) for value in np.percentile(grey, [0.5, 99.5]))
-    grey -= low
-    if high > low:
-        grey /= high - low
-    return np.clip(grey, 0, 1)
-
-
-def _overlay(
-    grey: npt.NDArray[np.float32], labels: _Labels, colours: Mapping[int, Colour]
-) -> npt.NDArray[np.float32]:
-    paint = colour_image(labels, colours)
-    opacity = _OPACITY * paint[..., 3:]
-    blended: npt.NDArray[np.float32] = (1 - opacity) * grey[..., None] + opacity * paint[..., :3]
-    return blended
 
 
 def _circle(panel: Axes, bits: npt.NDArray[np.float32], count: int) -> None:
