@@ -32,11 +32,11 @@ def records_section(experiments: Sequence[Sequence[Table]], folder: Path, page_f
 
     Args:
         experiments: tables of each experiment.
-        folder: experiments/, whose figures may hold records of their own.
+        folder: experiments/, where figures and other folders may hold records of their own.
         page_folder: that links start from.
 
     Raises:
-        DataError: a figure's record cannot be trusted.
+        DataError: one of those cannot be trusted.
     """
     parts = []
     for tables in experiments:
@@ -48,14 +48,14 @@ def records_section(experiments: Sequence[Sequence[Table]], folder: Path, page_f
             ]
             name = shown.experiment.title.split(":")[0]
             parts.append(_group(f"{name}. {heading(shown)}", listed, folder, page_folder))
-    for figure in sorted(folder.glob("figure-*")):
+    shown_already = {tables[0].experiment.name for tables in experiments}
+    for other in sorted(path for path in folder.iterdir() if path.name not in shown_already):
         listed = [
             ListedRecord(path, record, block_label(record.config["block"]["name"]))
-            for path in sorted(figure.glob(f"*/*/{FILE_NAME}"))
+            for path in sorted(other.glob(f"*/*/{FILE_NAME}"))
             for record in (read_record(path),)
         ]
-        name = figure.name.replace("figure-", "Figure ")
-        parts.append(_group(f"{name}: curves", listed, folder, page_folder))
+        parts.append(_group(_title(other), listed, folder, page_folder))
     found = "".join(parts) or "<p>There are no records.</p>\n"
     return (
         '<section id="records">\n<h2>Records</h2>\n<p>What each number comes from. A record is '
@@ -107,3 +107,10 @@ def _group(title: str, listed: Sequence[ListedRecord], folder: Path, page_folder
 
 def _data(record: Record) -> str:
     return f"{record.data['kind']}: {record.config['dataset']['name']}"
+
+
+def _title(folder: Path) -> str:
+    """The heading of a folder's README.md, or the folder's name."""
+    readme = folder / "README.md"
+    first = readme.read_text(encoding="utf-8").partition("\n")[0] if readme.is_file() else ""
+    return first.removeprefix("# ") or folder.name
