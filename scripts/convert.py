@@ -7,7 +7,6 @@ merge=concatenate (or sum) activation=false init=svd (or random) unsupported=ref
 overwrite=false.
 """
 
-import json
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,6 +19,7 @@ from psc.conversion.arguments import ConversionArguments
 from psc.conversion.factors import Initialisation
 from psc.converted_checkpoints import convert_checkpoint
 from psc.errors import ConfigError, PSCError
+from psc.results import write_json
 
 
 @dataclass
@@ -60,7 +60,9 @@ def main(arguments: list[str]) -> None:
     )
     print(report)
     if config.report is not None:
-        Path(config.report).write_text(json.dumps(report.to_dict(), indent=1), encoding="utf-8")
+        path = Path(config.report)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(report.to_dict(), path)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from psc.errors import PSCError
 from psc.paper.collecting import collect
 from psc.paper.experiments import EXPERIMENTS, SYNTHETIC, read_experiment
 from psc.paper.launch import launch, launches
+from psc.paper.table_files import chosen_tables
+from psc.results import FILE_NAME
 
 
 def main() -> None:
@@ -36,6 +38,10 @@ def main() -> None:
     arguments, rest = parser.parse_known_intermixed_args()
     tables = [name for name in arguments.tables if "=" not in name]
     overrides = [*(name for name in arguments.tables if "=" in name), *rest]
+    if not tables:
+        parser.error("name a table, such as table-6d")
+    if options := [word for word in overrides if "=" not in word or word.startswith("-")]:
+        parser.error(f"neither options nor overrides (key=value): {' '.join(options)}")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         _run(arguments, tables, overrides)
@@ -48,7 +54,7 @@ def main() -> None:
 
 def _run(arguments: argparse.Namespace, tables: list[str], overrides: list[str]) -> None:
     planned = []
-    for name in tables:  # all are read before anything is trained
+    for name in chosen_tables(tables, arguments.experiments):  # all are read before any is run
         experiment = read_experiment(arguments.experiments / name)
         protocol = experiment.protocol(arguments.protocol)
         output = arguments.output / f"{name}-{protocol.name}"
@@ -65,10 +71,15 @@ def _run(arguments: argparse.Namespace, tables: list[str], overrides: list[str])
         if arguments.dry_run:
             print("\n".join(one.command for one in pending))
             continue
-        launch(pending)
-        if protocol.kind != SYNTHETIC and not arguments.again:  # the former is no result
-            for folder in collect(experiment, output):
-                print(folder)
+        if not pending:
+            print(f"{experiment.name}: nothing is left to run at protocol {protocol.name}")
+            continue
+        try:
+            launch(pending)
+        finally:  # what has finished is recorded whether or not another row failed
+            result = protocol.kind != SYNTHETIC and not arguments.again
+            if result and any(output.glob(f"*/{FILE_NAME}")):
+                print(*collect(experiment, output), sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """What the paper's runs take: arithmetic, counted, and time, extrapolated from measured rates."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from psc.paper.experiments import Experiment, PlannedRow, read_experiment, table_names
 from psc.paper.network_costs import COSTS
@@ -13,7 +14,6 @@ from psc.reporting.network_summary import markdown_table
 __all__ = ["Rate", "RunCost", "costs_markdown", "run_costs"]
 
 _BACKWARD = 2  # times the forward pass: a gradient of the input and one of the weights
-_NOT_MEASURED = "not measured"
 _COLUMNS = ("table", "row", "iterations × batch", "PFLOP", "measured rate", "extrapolated")
 
 
@@ -22,14 +22,14 @@ class Rate:
     """How fast a device has trained a network.
 
     Attributes:
-        device: its name and threads.
+        device: its name, and a CPU's threads.
+        on_gpu: whether it is a GPU.
         gflop_per_second: mean over the records.
-        runs: how many records.
     """
 
     device: str
+    on_gpu: bool
     gflop_per_second: float
-    runs: int
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,13 @@ def run_costs(experiment: Experiment, runs: Sequence[RecordedRun]) -> list[RunCo
 def costs_markdown(root: Path) -> str:
     """A Markdown table of every row of every table, and how to read it."""
     rows = []
+    on_gpu = False
     for name in table_names(root):
         experiment = read_experiment(root / name)
         for cost in run_costs(experiment, read_records(experiment)):
             recipe = cost.planned.config.recipe
             rates = [f"{r.gflop_per_second:.0f} GFLOP/s, {r.device}" for r in cost.rates]
+            on_gpu |= any(rate.on_gpu for rate in cost.rates)
             times = [_time(cost.hours(rate)) for rate in cost.rates]
             rows.append(
                 (
@@ -80,11 +82,10 @@ def costs_markdown(root: Path) -> str:
                     cost.planned.row.label,
                     f"{recipe.iterations:,} × {recipe.batch_size}",
                     f"{cost.flops / 1e15:,.0f}",
-                    "; ".join(rates) or _NOT_MEASURED,
+                    "; ".join(rates) or "not measured",
                     "; ".join(times) or "unknown",
                 )
             )
-    on_gpu = any(" thread" not in row[4] and row[4] != _NOT_MEASURED for row in rows)
     note = (
         "Of one run at the paper's protocol, training only. PFLOP (10¹⁵ operations) are counted:"
         " three forward passes for each training sample. The rate is that of records of the same"
@@ -95,16 +96,20 @@ def costs_markdown(root: Path) -> str:
 
 
 def _rates(runs: Sequence[RecordedRun]) -> tuple[Rate, ...]:
-    found: dict[str, list[float]] = {}
+    found: dict[tuple[str, bool], list[float]] = {}
     for run in runs:
         rate = run.record.throughput.get("achieved_gflop_per_second")
         if rate is not None:
-            hardware = run.record.hardware
-            threads = hardware.get("torch_threads")
-            on_cpu = hardware.get("accelerator") == "cpu"
-            device = f"{hardware['device']}, {threads} thread{'s' * (threads != 1)}" * on_cpu
-            found.setdefault(device or str(hardware["device"]), []).append(rate)
-    return tuple(Rate(device, mean(rates), len(rates)) for device, rates in found.items())
+            found.setdefault(_device(run.record.hardware), []).append(rate)
+    return tuple(Rate(*device, mean(rates)) for device, rates in found.items())
+
+
+def _device(hardware: Mapping[str, Any]) -> tuple[str, bool]:
+    """Name, and whether it is a GPU."""
+    name, threads = str(hardware["device"]), hardware.get("torch_threads")
+    if hardware.get("accelerator") != "cpu":
+        return name, True
+    return f"{name}, {threads} thread{'' if threads == 1 else 's'}", False
 
 
 def _time(hours: float) -> str:

@@ -58,7 +58,7 @@ def run(
         workers: local processes, each number in turn.
         block_size: voxels per axis of a block.
         piece: voxels per axis of the neuropil, at least 2.
-        folder: an existing folder on the disk to write to, about 5 bytes per voxel, removed at once
+        folder: an existing folder on the disk to write to, about 2 bytes per voxel, removed at once
             afterwards; default: the system's temporary one.
         figure: a PNG to draw time, memory and disk against volume into.
         seed: of the neuropil.

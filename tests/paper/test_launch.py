@@ -2,6 +2,7 @@
 
 import runpy
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,8 @@ from psc.errors import ConfigError
 from psc.paper import launch as module
 from psc.paper.experiments import read_experiment
 from psc.paper.launch import Launch, LaunchError, launch, launches
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "experiment.py"
 
 
 def pending(folder, tmp_path, **options):
@@ -74,7 +77,7 @@ def test_an_interruption_ends_it(experiment_folder, tmp_path, program):
 def test_the_command_checks_all_tables_and_says_what_it_would_run(
     experiment_folder, monkeypatch, capsys
 ):
-    script = runpy.run_path(str(module.PROJECT / "scripts" / "experiment.py"))
+    script = runpy.run_path(str(SCRIPT))
     where = ["--experiments", str(experiment_folder.parent), "--dry-run"]
     command = ["experiment.py", "table-0", "--protocol", "cpu", "trainer.workers=0", *where]
     monkeypatch.setattr(sys, "argv", command)
@@ -87,3 +90,38 @@ def test_the_command_checks_all_tables_and_says_what_it_would_run(
     monkeypatch.setattr(sys, "argv", [*command, "--rows", "p9"])
     with pytest.raises(SystemExit, match="no row p9"):
         script["main"]()
+
+
+def experiment_script(monkeypatch, folder, *arguments):
+    script = runpy.run_path(str(SCRIPT))
+    where = ["--experiments", str(folder.parent), "--output", str(folder.parent / "runs")]
+    monkeypatch.setattr(sys, "argv", ["experiment.py", *arguments, *where])
+    script["main"]()
+
+
+def test_where_all_is_recorded_nothing_is_run(experiment_folder, add_record, monkeypatch, capsys):
+    for row in ("3d", "p2sc2"):
+        for seed in (0, 1):
+            add_record(row, "cpu", seed=seed)
+    experiment_script(monkeypatch, experiment_folder, "table-0", "--protocol", "cpu")
+    assert "nothing is left to run at protocol cpu" in capsys.readouterr().out
+
+
+def test_finished_runs_are_collected_although_another_row_fails(
+    experiment_folder, add_record, monkeypatch, program
+):
+    folder = add_record("p2sc2", "cpu").parent
+    finished = experiment_folder.parent / "runs" / "table-0-cpu" / folder.name
+    finished.parent.mkdir(parents=True)
+    folder.rename(finished)
+    with pytest.raises(SystemExit, match="runs of 3d failed"):
+        experiment_script(monkeypatch, experiment_folder, "table-0", "--protocol", "cpu")
+    assert (experiment_folder / "records" / folder.name / "result.json").is_file()
+
+
+@pytest.mark.parametrize("wrong", [("table-0", "--protocl", "cpu"), ("trainer.workers=0",)])
+def test_a_mistyped_option_is_no_override(experiment_folder, monkeypatch, wrong, capsys):
+    with pytest.raises(SystemExit) as caught:
+        experiment_script(monkeypatch, experiment_folder, *wrong)
+    assert caught.value.code == 2
+    assert "usage" in capsys.readouterr().err
