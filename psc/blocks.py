@@ -4,14 +4,22 @@ All tensors are (N, C, D, H, W). ``psc.segments`` builds runs of it, and of plai
 compare with.
 """
 
+import math
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
-from psc.convolutions import ConvolutionOptions, Segment, check_positive
+from psc.convolutions import (
+    ConvolutionOptions,
+    Segment,
+    check_positive,
+    has_bias,
+    norm_and_activation,
+)
 from psc.errors import ConfigError
-from psc.formulations import Formulation, concatenate, folds
-from psc.streams import Stream
+from psc.formulations import Formulation, add, concatenate, folds
+from psc.streams import MERGES, Merge, Stream
 from psc.widths import PUBLISHED_MAXIMUM_WIDTH, stream_width
 
 
@@ -33,29 +41,36 @@ class PSCBlock(Segment):
     the block has the receptive field, and under valid padding the output size, of the n 3D
     convolutions that it replaces. A non-linearity follows every convolution.
 
+    ``merge="sum"`` is Eq. 3 in place of the paper's block: every stream gives all output channels,
+    and the block's result is their sum. What would follow each stream's 1D convolution (bias,
+    normalisation, activation) then follows the sum, once. One stream is the same either way.
+
     Use it in any network in place of n consecutive ``nn.Conv3d``::
 
         block = PSCBlock(32, 64, m=2, n=2)          # same size out: (N, 64, D, H, W)
 
     Args:
         in_channels: channels that enter.
-        out_channels: channels that leave, all streams together. Where m does not divide them, the
-            first streams get one channel more than the others (33 on two streams: 17 + 16).
+        out_channels: channels that leave. Concatenated, each stream gives a part; where m does not
+            divide them, the first streams get one channel more (33 on two streams: 17 + 16).
         m: number of streams, 1 to 3.
         n: number of 2D convolutions per stream, at least 1.
         stride: in all three axes: the first 2D convolution strides in its plane, the 1D
             convolution along its axis.
         width: M, filters per stream in the 2D sub-space. None: Eq. 5 divided by m, at most
-            ``maximum_width``.
+            ``maximum_width``. At n = 1 summed streams then have as many weights as the 3D
+            convolution (but for rounding), concatenated ones fewer.
         maximum_width: cap of the M that Eq. 5 gives; None for none.
+        merge: "concatenate", as published, or "sum".
         options: kernel size, padding, normalisation, activation, formulation. Single fields may be
             given as keywords (``padding="valid"``) instead.
 
     Input (N, in_channels, D, H, W), result (N, out_channels, D', H', W'), dtype kept.
 
     Raises:
-        ConfigError: for m outside 1–3, n < 1, fewer output channels than streams, or a stride with
-            valid padding and n ≥ 2 (the streams would differ in size).
+        ConfigError: for m outside 1–3, n < 1, an unknown merge, fewer output channels than
+            concatenated streams, or a stride with valid padding and n ≥ 2 (the streams would differ
+            in size).
     """
 
     def __init__(
@@ -68,17 +83,18 @@ class PSCBlock(Segment):
         stride: int = 1,
         width: int | None = None,
         maximum_width: int | None = PUBLISHED_MAXIMUM_WIDTH,
+        merge: Merge = "concatenate",
         options: ConvolutionOptions | None = None,
         **overrides: object,
     ) -> None:
         super().__init__()
         options = _override(options or ConvolutionOptions(), overrides)
-        check_streams(m, n)
+        check_streams(m, n, merge)
         check_positive(in_channels, out_channels, stride=stride)
-        if out_channels < m:
+        if out_channels < m and merge == "concatenate":
             raise ConfigError(
                 f"out_channels={out_channels} is less than m={m}: every stream needs at least one "
-                "output channel; use fewer streams or more channels"
+                "output channel; use fewer streams or more channels, or merge='sum'"
             )
         if stride > 1 and options.padding == "valid" and n > 1 and m > 1:
             raise ConfigError(
@@ -90,19 +106,22 @@ class PSCBlock(Segment):
             width = stream_width(in_channels, out_channels, m, kernel_size=d, maximum=maximum_width)
         elif width < 1:
             raise ConfigError(f"width must be at least 1, got {width}")
-        self.m, self.n, self.width = m, n, width
+        self.m, self.n, self.width, self.merge = m, n, width, merge
+        summed = merge == "sum" and m > 1
         self.streams = nn.ModuleList(
             Stream(
                 in_channels,
                 width,
-                out_channels // m + (s < out_channels % m),
+                out_channels if summed else out_channels // m + (s < out_channels % m),
                 s,
                 n,
                 stride,
                 options,
+                line=_summand(options, first=s == 0) if summed else None,
             )
             for s in range(m)
         )
+        self.after_sum = _after_sum(out_channels, options) if summed else None
         along_axis = 1 + n * (d - 1)
         in_plane = 1 + (d - 1) * (1 + (n - 1) * stride)
         # Every axis but the first lies in some stream's plane; the first does once m ≥ 2.
@@ -110,11 +129,13 @@ class PSCBlock(Segment):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, D, H, W) → (N, out_channels, D', H', W')."""
-        if len(self.streams) == 1:
-            y: Tensor = self.streams[0](x)
-            return y
-        folded = folds(x, self.formulation)
-        return concatenate([stream(x) for stream in self.streams], folded=folded)
+        results: list[Tensor] = [stream(x) for stream in self.streams]
+        if len(results) == 1:
+            return results[0]
+        if self.after_sum is None:
+            return concatenate(results, folded=folds(x, self.formulation))
+        y: Tensor = self.after_sum(add(results))
+        return y
 
     @property
     def formulation(self) -> Formulation:
@@ -129,14 +150,16 @@ class PSCBlock(Segment):
 
     def extra_repr(self) -> str:
         """The paper's name of the block, and M."""
-        return f"P{self.m}SC{self.n}, M={self.width}"
+        summed = "" if self.after_sum is None else " summed"
+        return f"P{self.m}SC{self.n}{summed}, M={self.width}"
 
 
-def check_streams(m: int, n: int) -> None:
-    """Refuse an (m, n) that P_mSC_n does not have.
+def check_streams(m: int, n: int, merge: Merge = "concatenate") -> None:
+    """Refuse an (m, n) that P_mSC_n does not have, and an unknown way to merge the streams.
 
     Raises:
-        ConfigError: if m is not 1, 2 or 3 (a volume has three axes), or n < 1.
+        ConfigError: if m is not 1, 2 or 3 (a volume has three axes), n < 1, or ``merge`` is not one
+            of ``MERGES``.
     """
     if m not in (1, 2, 3):
         raise ConfigError(
@@ -144,6 +167,39 @@ def check_streams(m: int, n: int) -> None:
         )
     if n < 1:
         raise ConfigError(f"n={n}: P_mSC_n has at least one 2D convolution per stream")
+    if merge not in MERGES:
+        raise ConfigError(f"merge={merge!r}: streams can be merged by {' or '.join(MERGES)}")
+
+
+def balance_sums(network: nn.Module) -> None:
+    """Divide the 1D convolutions of summed streams by √m, in place, after He initialisation.
+
+    He's rule keeps the variance by counting the inputs of each convolution. The sum of m has m
+    times as many, and without normalisation its standard deviation grows √m-fold with every block.
+    """
+    for block in network.modules():
+        if isinstance(block, PSCBlock) and block.after_sum is not None:
+            for stream in block.streams:
+                with torch.no_grad():
+                    stream.get_parameter("axis.conv.weight").div_(math.sqrt(block.m))
+
+
+def _summand(options: ConvolutionOptions, *, first: bool) -> ConvolutionOptions:
+    """Options of a summed stream's 1D convolution: without what follows the sum.
+
+    The first one's bias is the block's.
+    """
+    bias = first and has_bias(options, last=True)
+    if options.pre_activation:
+        return replace(options, bias=bias)
+    return replace(options, bias=bias, norm=None, activation=None)
+
+
+def _after_sum(channels: int, options: ConvolutionOptions) -> nn.Sequential:
+    """What follows the sum; nothing with ``pre_activation``, where it precedes each stream's."""
+    if options.pre_activation:
+        return nn.Sequential()
+    return nn.Sequential(norm_and_activation(channels, options, last=True))
 
 
 def _override(options: ConvolutionOptions, overrides: dict[str, object]) -> ConvolutionOptions:

@@ -53,6 +53,7 @@ def build_segment(block: BlockConfig) -> SegmentFactory:
         n=block.n,
         maximum_width=block.maximum_width,
         width_divisor=block.width_divisor,
+        merge="sum" if block.merge == "sum" else "concatenate",
     )
 
 

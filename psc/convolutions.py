@@ -81,22 +81,48 @@ def convolution(
     """One convolution with its normalisation and activation, in the order that options say."""
     same = options.padding == "same"
     padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2) if same else (0, 0, 0)
-    active = options.pre_activation or options.final_activation or not last
-    norm = options.norm if active or options.final_norm else None
-    bias = options.bias
-    if bias is None:
-        bias = norm is None or options.pre_activation
+    bias = has_bias(options, last=last)
     convolution = build(in_channels, out_channels, kernel, stride, padding, bias=bias)
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    channels = in_channels if options.pre_activation else out_channels
+    layers = norm_and_activation(channels, options, last=last)
+    layers["conv"] = convolution
     if not options.pre_activation:
-        layers["conv"] = convolution
-    if norm is not None:
-        layers["norm"] = norm(in_channels if options.pre_activation else out_channels)
-    if options.activation is not None and active:
-        layers["activation"] = options.activation()
-    if options.pre_activation:
-        layers["conv"] = convolution
+        layers.move_to_end("conv", last=False)
     return nn.Sequential(layers)
+
+
+def norm_and_activation(
+    channels: int, options: ConvolutionOptions, *, last: bool
+) -> OrderedDict[str, nn.Module]:
+    """What stands beside a convolution, in its order: "norm" and "activation", or less.
+
+    Args:
+        channels: that leave the convolution; with ``pre_activation`` those that enter it.
+        options: of the segment.
+        last: whether the convolution is the segment's last.
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    norm = _norm(options, last)
+    if norm is not None:
+        layers["norm"] = norm(channels)
+    if options.activation is not None and _is_active(options, last):
+        layers["activation"] = options.activation()
+    return layers
+
+
+def has_bias(options: ConvolutionOptions, *, last: bool) -> bool:
+    """Whether a convolution has a bias; ``last``: the segment's last one."""
+    if options.bias is not None:
+        return options.bias
+    return options.pre_activation or _norm(options, last) is None
+
+
+def _norm(options: ConvolutionOptions, last: bool) -> Callable[[int], nn.Module] | None:
+    return options.norm if options.final_norm or _is_active(options, last) else None
+
+
+def _is_active(options: ConvolutionOptions, last: bool) -> bool:
+    return options.pre_activation or options.final_activation or not last
 
 
 def check_positive(in_channels: int, out_channels: int, **values: int) -> None:

@@ -34,6 +34,9 @@ TRAINER_WITHOUT_EFFECT = (
 )
 """The same of its trainer; the number of devices multiplies the batch, the precision rounds."""
 
+ADDED_TO_BLOCK = {"merge": "concatenate"}
+"""Keys of the block that earlier code did not know, with what it did: they rename no run."""
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -61,6 +64,11 @@ class RunFolder:
 def config_hash(config: Mapping[str, Any]) -> str:
     """First 8 hex digits of the SHA-256 of what decides a run's result."""
     content = {key: value for key, value in config.items() if key not in WITHOUT_EFFECT}
+    content["block"] = {
+        key: value
+        for key, value in config["block"].items()
+        if (key, value) not in ADDED_TO_BLOCK.items()
+    }
     content["trainer"] = {
         key: value for key, value in config["trainer"].items() if key not in TRAINER_WITHOUT_EFFECT
     }

@@ -28,6 +28,7 @@ from psc.convolutions import (
     convolution,
 )
 from psc.errors import ConfigError
+from psc.streams import Merge
 from psc.widths import PUBLISHED_MAXIMUM_WIDTH, stream_width
 
 
@@ -122,11 +123,12 @@ class PSCSegment(Segment):
         filters: int | None = None,
         maximum_width: int | None = PUBLISHED_MAXIMUM_WIDTH,
         width_divisor: int | None = None,
+        merge: Merge = "concatenate",
         options: ConvolutionOptions | None = None,
     ) -> None:
         super().__init__()
         options = options or ConvolutionOptions()
-        check_streams(m, n)
+        check_streams(m, n, merge)
         check_positive(in_channels, out_channels, depth=depth, stride=stride)
         count = math.ceil(depth / n)
         width = stream_width(
@@ -147,6 +149,7 @@ class PSCSegment(Segment):
                     n,
                     stride=stride if i == 0 else 1,
                     width=width,
+                    merge=merge,
                     options=inner,
                 )
             )
@@ -186,13 +189,14 @@ def psc_segment(
     n: int,
     maximum_width: int | None = PUBLISHED_MAXIMUM_WIDTH,
     width_divisor: int | None = None,
+    merge: Merge = "concatenate",
     depth: int = 1,
     stride: int = 1,
     width_limit: int | None = None,
     filters: int | None = None,
     options: ConvolutionOptions | None = None,
 ) -> Segment:
-    """P_mSC_n as a SegmentFactory, once m, n and what M obeys are bound (``make_segment``)."""
+    """P_mSC_n as a SegmentFactory, once its own arguments are bound (``make_segment``)."""
     caps = [cap for cap in (maximum_width, width_limit) if cap is not None]
     return PSCSegment(
         in_channels,
@@ -204,6 +208,7 @@ def psc_segment(
         filters=filters,
         maximum_width=min(caps, default=None),
         width_divisor=width_divisor,
+        merge=merge,
         options=options,
     )
 
@@ -215,6 +220,7 @@ def make_segment(
     n: int = 2,
     maximum_width: int | None = PUBLISHED_MAXIMUM_WIDTH,
     width_divisor: int | None = None,
+    merge: Merge = "concatenate",
 ) -> SegmentFactory:
     """The segment factory that a backbone is built with.
 
@@ -226,15 +232,23 @@ def make_segment(
         width_divisor: what Eq. 5 is divided by; None: m, as published. Another number is a
             calibration of ours and no published network, except that 3 with a cap of 256 meets
             the count that the paper gives for ResNet-34 with P_2SC_3 (33 M).
+        merge: "concatenate" the streams of a block, as published, or "sum" them (Eq. 3).
 
     Raises:
-        ConfigError: for an unknown kind, m outside 1–3, n < 1 or a divisor below 1.
+        ConfigError: for an unknown kind or merge, m outside 1–3, n < 1 or a divisor below 1.
     """
     if kind == "conv3d":
         return conv3d_segment
     if kind != "psc":
         raise ConfigError(f"unknown kind of block {kind!r}; known: 'conv3d', 'psc'")
-    check_streams(m, n)
+    check_streams(m, n, merge)
     if width_divisor is not None and width_divisor < 1:
         raise ConfigError(f"width_divisor must be at least 1 or None, got {width_divisor}")
-    return partial(psc_segment, m=m, n=n, maximum_width=maximum_width, width_divisor=width_divisor)
+    return partial(
+        psc_segment,
+        m=m,
+        n=n,
+        maximum_width=maximum_width,
+        width_divisor=width_divisor,
+        merge=merge,
+    )

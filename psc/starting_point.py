@@ -9,6 +9,7 @@ from torch import nn
 
 from psc.checkpoint_network import check_fits, conversion_of, load_into
 from psc.checkpoints import load_checkpoint, load_network_weights, stored_config, weights_digest
+from psc.config.plain import from_plain
 from psc.config.schema import TrainConfig
 from psc.conversion.arguments import ConversionArguments
 from psc.errors import CheckpointError
@@ -58,7 +59,7 @@ def initial_weights(config: TrainConfig) -> InitialWeights | None:
     path = Path(config.initial_weights)
     checkpoint = load_checkpoint(path)
     conversion = conversion_of(checkpoint, path)
-    _check_network(stored_config(checkpoint, path), asdict(config), path, conversion)
+    _check_network(_trained_config(checkpoint, path), asdict(config), path, conversion)
     check_fits(config, checkpoint, path)
     return InitialWeights(path, checkpoint)
 
@@ -95,12 +96,17 @@ def first_step(
             f"{_in_words(conversion)}; give the initial_weights that its training began with"
         )
     load_network_weights(network, checkpoint, path)
-    _check_network(stored_config(checkpoint, path), plain, path, found)
+    _check_network(_trained_config(checkpoint, path), plain, path, found)
     return int(checkpoint["global_step"])
 
 
 def _in_words(conversion: ConversionArguments | None) -> str:
     return "that is not converted" if conversion is None else f"converted by {asdict(conversion)}"
+
+
+def _trained_config(checkpoint: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """As this code would store it: keys that came after the checkpoint have their defaults."""
+    return asdict(from_plain(stored_config(checkpoint, path), path))
 
 
 def _check_network(

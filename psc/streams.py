@@ -1,6 +1,7 @@
 """One stream of P_mSC_n: 2D convolutions in a plane, then one 1D convolution across it."""
 
 from collections import OrderedDict
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -13,6 +14,12 @@ from psc.formulations import (
     folds,
     unfold,
 )
+
+Merge = Literal["concatenate", "sum"]
+"""What becomes of parallel streams: each gives a part of the channels (the paper's block), or all
+of them, which are added up (Eq. 3)."""
+
+MERGES: tuple[Merge, ...] = ("concatenate", "sum")
 
 
 class Stream(nn.Sequential):
@@ -31,6 +38,7 @@ class Stream(nn.Sequential):
         stride: in all three axes: the first 2D convolution takes it in the plane, the 1D
             convolution along the axis.
         options: kernel size, padding, normalisation, activation, formulation.
+        line: options of the 1D convolution where they are others.
     """
 
     def __init__(
@@ -42,6 +50,7 @@ class Stream(nn.Sequential):
         n: int,
         stride: int,
         options: ConvolutionOptions,
+        line: ConvolutionOptions | None = None,
     ) -> None:
         d = options.kernel_size
         parts: OrderedDict[str, nn.Module] = OrderedDict()
@@ -62,7 +71,7 @@ class Stream(nn.Sequential):
             out_channels,
             _along(axis, n * (d - 1) + 1),
             _along(axis, stride),
-            options,
+            line or options,
             last=True,
             build=_StreamConv3d,
         )

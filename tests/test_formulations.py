@@ -10,6 +10,7 @@ from torch import nn
 from psc import PSCBlock
 from psc.errors import ConfigError
 from psc.formulations import (
+    add,
     concatenate,
     fold,
     folded_axis_convolution,
@@ -40,6 +41,7 @@ def both(in_channels, out_channels, m, n, **options):
         {"norm": nn.BatchNorm3d, "pre_activation": True},
         {"kernel_size": 5},
         {"kernel_size": 1},
+        {"merge": "sum", "norm": nn.BatchNorm3d},
     ],
     ids=str,
 )
@@ -136,6 +138,16 @@ def test_concatenation_keeps_the_channels_last():
     y = concatenate(streams, folded=True)
     assert torch.equal(y, torch.cat(streams, dim=1))
     assert y.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+@pytest.mark.parametrize("m", [2, 3])
+def test_a_sum_of_streams_keeps_the_channels_last_and_changes_none_of_them(m):
+    streams = [unfold(fold(torch.randn(2, 4, 5, 6, 7), axis), axis) for axis in range(m)]
+    before = [x.clone() for x in streams]
+    y = add(streams)
+    torch.testing.assert_close(y, torch.stack(before).sum(0))
+    assert y.is_contiguous(memory_format=torch.channels_last_3d)
+    assert all(map(torch.equal, streams, before))
 
 
 def test_auto_folds_where_pytorch_would_be_slow():

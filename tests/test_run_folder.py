@@ -42,6 +42,14 @@ def test_the_name_says_what_it_is_and_the_hash_what_it_computes(config):
     assert config_hash(config | {"recipe": {"iterations": 6}}) != config_hash(config)
 
 
+def test_a_key_that_earlier_code_lacked_renames_a_run_only_where_it_changes_it(config):
+    def merged(merge):
+        return config | {"block": config["block"] | {"merge": merge}}
+
+    assert run_name(merged("concatenate")) == run_name(config)
+    assert run_name(merged("sum")) != run_name(config)
+
+
 def test_a_new_run_never_takes_an_existing_folder(config):
     first = choose_run_folder(config).path
     make(first)

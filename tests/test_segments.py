@@ -70,6 +70,19 @@ def test_eq5_takes_the_filters_of_one_replaced_convolution():
     assert layer(x).shape == whole(x).shape == (1, 32, 4, 4, 4)
 
 
+@pytest.mark.parametrize(("n", "blocks"), [(1, 2), (2, 1)])
+def test_streams_of_every_block_are_summed(n, blocks):
+    build = make_segment(m=2, n=n, merge="sum")
+    bare = ConvolutionOptions(final_activation=False)
+    segment = build(4, 8, depth=2, options=bare)
+    assert [block.merge for block in segment.blocks] == ["sum"] * blocks
+    # One ReLU per 2D convolution and per sum, but for the last sum
+    assert [len(modules(block, nn.ReLU)) for block in segment.blocks] == ([3, 2] if n == 1 else [4])
+    assert segment(torch.randn(1, 4, 6, 6, 6)).shape == (1, 8, 6, 6, 6)
+    with pytest.raises(ConfigError, match=r"merge='mean': .*concatenate or sum"):
+        make_segment(m=2, n=n, merge="mean")
+
+
 def test_a_calibrated_divisor_takes_the_place_of_m():
     segment = make_segment(m=2, n=3, maximum_width=256, width_divisor=3)
     assert segment(128, 128, depth=2).blocks[0].width == separable_width(128, 128) // 3

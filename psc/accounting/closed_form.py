@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from psc.convolutions import Padding, Triple
+from psc.streams import Merge
 from psc.widths import PUBLISHED_MAXIMUM_WIDTH, stream_width
 
 Norm = Literal["none", "after", "before"]
@@ -23,6 +24,8 @@ class Convolution:
     out_channels: int
     kernel: Triple
     stride: Triple = (1, 1, 1)
+    is_added: bool = False
+    """To the result of another stream, which has the bias and the normalisation of the sum."""
 
     @property
     def weights(self) -> int:
@@ -54,6 +57,7 @@ class Rule:
     n: int = 2
     maximum_width: int | None = PUBLISHED_MAXIMUM_WIDTH
     width_divisor: int | None = None
+    merge: Merge = "concatenate"
 
 
 def segment(
@@ -94,11 +98,14 @@ def segment(
 def _stream(
     rule: Rule, axis: int, k_in: int, width: int, out_channels: int, step: int, d: int
 ) -> Stream:
-    share = len(range(axis, out_channels, rule.m))  # the first streams get what does not divide
+    summed = rule.merge == "sum"
+    # Concatenated, the first streams get what does not divide.
+    share = out_channels if summed else len(range(axis, out_channels, rule.m))
     plane, line = _triple(axis, 1, d), _triple(axis, rule.n * (d - 1) + 1, 1)
     convolutions = [Convolution(k_in, width, plane, _triple(axis, 1, step))]
     convolutions += [Convolution(width, width, plane)] * (rule.n - 1)
-    return [*convolutions, Convolution(width, share, line, _triple(axis, step, 1))]
+    last = Convolution(width, share, line, _triple(axis, step, 1), is_added=summed and axis > 0)
+    return [*convolutions, last]
 
 
 def _triple(axis: int, along: int, across: int) -> Triple:
@@ -114,8 +121,8 @@ def segment_parameters(
 
     Args:
         segment: its convolutions.
-        bias: whether each convolution has one.
-        norm: batch norm of each convolution.
+        bias: whether each convolution has one; summed ones have one together.
+        norm: batch norm of each convolution; "after" summed ones there is one.
         final_norm: False: those that end the segment have none (with "after").
     """
     total = 0
@@ -123,10 +130,13 @@ def segment_parameters(
         for stream in block:
             for convolution in stream:
                 ends = i == len(segment) - 1 and convolution is stream[-1]
-                total += convolution.weights + bias * convolution.out_channels
+                total += convolution.weights
                 if norm == "before":
                     total += 2 * convolution.in_channels
-                elif norm == "after" and (final_norm or not ends):
+                if convolution.is_added:
+                    continue
+                total += bias * convolution.out_channels
+                if norm == "after" and (final_norm or not ends):
                     total += 2 * convolution.out_channels
     return total
 

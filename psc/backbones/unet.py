@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from psc.backbones.geometry import VolumeNetwork
+from psc.blocks import balance_sums
 from psc.convolutions import ConvolutionOptions, Padding, Segment
 from psc.errors import ConfigError
 from psc.segments import SegmentFactory
@@ -97,6 +98,7 @@ class UNet(VolumeNetwork):
                 nn.init.kaiming_normal_(module.weight, a=LEAKY_SLOPE, nonlinearity="leaky_relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        balance_sums(self)  # the other backbones normalise after every sum
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, D, H, W) → logits (N, out_channels, D', H', W')."""

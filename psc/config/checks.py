@@ -21,6 +21,7 @@ from psc.config.schema import (
 )
 from psc.config.task_checks import check_task
 from psc.errors import ConfigError
+from psc.streams import MERGES
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 
@@ -51,13 +52,20 @@ def check_block(block: BlockConfig) -> None:
     """m, n and the kind of block.
 
     Raises:
-        ConfigError: for an unknown kind, m outside 1–3, n < 1, or a cap below 1.
+        ConfigError: for an unknown kind or merge, m outside 1–3, n < 1, or a cap or divisor below
+            1.
     """
     require("block.kind", block.kind, ("conv3d", "psc"))
+    require("block.merge", block.merge, MERGES)
     if block.kind == "conv3d":
         if block.m is not None or block.n is not None:
             raise ConfigError(
                 f"block.m={block.m}, block.n={block.n}: plain 3D convolutions have neither; use "
+                "block=psc block.m=… block.n=…"
+            )
+        if block.merge != "concatenate":
+            raise ConfigError(
+                f"block.merge={block.merge}: plain 3D convolutions have no streams to merge; use "
                 "block=psc block.m=… block.n=…"
             )
         return

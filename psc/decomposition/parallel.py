@@ -5,7 +5,6 @@ result has the channels in another order. Summed, every stream contributes to al
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from psc.decomposition.least_squares import (
     unfold_layer,
 )
 from psc.errors import ConfigError
+from psc.streams import Merge
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Factorisation:
     """
 
     streams: tuple[StreamFactors, ...]
-    combination: Literal["concatenate", "sum"]
+    combination: Merge
     order: Tensor
     relative_error: Tensor
 

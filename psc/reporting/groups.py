@@ -31,8 +31,9 @@ class Group:
 
     @property
     def block(self) -> str:
-        """Name of the block."""
-        return str(self.first.config["block"]["name"])
+        """Name of the block, and whether its streams are summed."""
+        block = self.first.config["block"]
+        return f"{block['name']}{' summed' if block.get('merge') == 'sum' else ''}"
 
     @property
     def backbone(self) -> str:

@@ -36,6 +36,7 @@ RULES = {
     "p2sc3": Rule(m=2, n=3),
     "p3sc2": Rule(m=3, n=2),
     "p2sc3_calibrated": Rule(m=2, n=3, maximum_width=256, width_divisor=3),
+    "p2sc2 summed": Rule(m=2, n=2, merge="sum"),
 }
 PAIRED = [block for block in RULES if RULES[block].kind == "psc" and RULES[block].n > 1]
 
@@ -47,6 +48,7 @@ def factory(rule):
         n=rule.n,
         maximum_width=rule.maximum_width,
         width_divisor=rule.width_divisor,
+        merge=rule.merge,
     )
 
 
@@ -102,7 +104,7 @@ def test_the_readme_has_the_generated_table(accounts):
     assert table == parameter_table(accounts), "python scripts/summary.py table=true into=README.md"
 
 
-@pytest.mark.parametrize("block", ["p1sc1", "p2sc2", "p2sc3"])
+@pytest.mark.parametrize("block", ["p1sc1", "p2sc2", "p2sc3", "p2sc2 summed"])
 def test_the_state_of_the_arts_layout_takes_every_block(block):
     layers = 2 if block in PAIRED else 1
     network = on_meta(
@@ -126,7 +128,7 @@ def test_the_state_of_the_arts_layout_takes_every_block(block):
     assert result.parameters == budget.parameters
 
 
-@pytest.mark.parametrize("block", ["3d", "p1sc1", "p2sc3"])
+@pytest.mark.parametrize("block", ["3d", "p1sc1", "p2sc3", "p2sc2 summed"])
 def test_budgets_of_other_sizes(block):
     unet = on_meta(UNet, block, in_channels=2, base_width=5, growth=2, depth=1, padding="same")
     budget = unet_budget(
@@ -155,6 +157,7 @@ rules = st.builds(
     n=st.integers(1, 3),
     maximum_width=st.none() | st.integers(1, 40),
     width_divisor=st.none() | st.integers(1, 4),
+    merge=st.sampled_from(["concatenate", "sum"]),
 )
 
 

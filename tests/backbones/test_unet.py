@@ -77,6 +77,18 @@ def test_initialisation_is_he_with_zero_biases():
     assert weight.std().item() == pytest.approx((2 / (48 * 27)) ** 0.5, rel=0.02)
 
 
+def test_summed_streams_are_initialised_as_one_convolution_of_all_their_inputs():
+    torch.manual_seed(0)
+    network = UNet(make_segment(m=2, n=2, merge="sum"), base_width=16, depth=1)
+    (block,) = network.encoder[1].blocks
+    for stream in block.streams:
+        variance = stream.axis.conv.weight.var().item()
+        assert variance == pytest.approx(2 / (2 * block.width * 5), rel=0.05)
+        assert stream.plane_2.conv.weight.var().item() == pytest.approx(
+            2 / (block.width * 9), rel=0.05
+        )
+
+
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("padding", ["valid", "same"])
 @pytest.mark.parametrize("depth", [1, 2])

@@ -7,6 +7,7 @@ import torch
 import torchvision
 from hydra.errors import HydraException
 
+from psc import PSCBlock
 from psc.build import (
     build_network,
     build_network_on_meta,
@@ -61,6 +62,24 @@ def test_every_network_of_the_grid_runs_forward_and_backward_on_the_cpu(backbone
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
 
 
+@pytest.mark.parametrize("backbone", SMALL)
+def test_every_network_takes_blocks_of_summed_streams(backbone):
+    block = ["block=psc", "block.m=3", "block.n=1", "block.merge=sum"]
+    config = compose_summary([f"backbone={backbone}", *block, *SMALL[backbone]])
+    network = build_network(config.backbone, config.block)
+    found = [module.merge for module in network.modules() if isinstance(module, PSCBlock)]
+    assert set(found) == {"sum"}
+    y = network(torch.randn(2, config.backbone.in_channels, 16, 16, 16))
+    y.square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+def test_streams_are_concatenated_unless_asked_for():
+    assert {compose_summary([f"block={name}"]).block.merge for name in names("block")} == {
+        "concatenate"
+    }
+
+
 @pytest.mark.parametrize("backbone", TRAINABLE)
 @pytest.mark.parametrize("budget", names("budget"))
 def test_every_recipe_composes(backbone, budget):
@@ -93,6 +112,8 @@ def test_every_block_composes_into_what_trains(backbone, block):
         (["backbone=unet", "backbone.depth=0"], "backbone.depth=0"),
         (["backbone=unet", "backbone.base_width=2", "block=p3sc2"], "less than m=3"),
         (["block.width_divisor=0"], "block.width_divisor=0"),
+        (["block.merge=mean"], "block.merge=mean: allowed are concatenate, sum"),
+        (["block=3d", "block.merge=sum"], "block.merge=sum: .* no streams"),
     ],
 )
 def test_impossible_networks_are_refused(overrides, message):

@@ -43,6 +43,23 @@ def test_the_streams_are_those_of_a_block_but_for_the_order_of_channels(normal, 
     assert float(result.relative_error) == pytest.approx(float(error), abs=1e-12)
 
 
+@pytest.mark.parametrize("m", [1, 2, 3])
+@pytest.mark.parametrize("width", [2, 12])
+def test_the_streams_of_a_sum_are_those_of_a_block_that_sums(normal, m, width):
+    weight, x = normal(4, 2, 3, 3, 3), normal(1, 2, 5, 6, 7, seed=1)
+    result = factorise_sum(weight, m, width)
+    options = ConvolutionOptions(activation=None, bias=False)
+    block = PSCBlock(2, 4, m=m, n=1, width=width, merge="sum", options=options).double()
+    for stream, factors in zip(block.streams, result.streams, strict=True):
+        stream.plane_1.conv.weight.data = factors.plane
+        stream.axis.conv.weight.data = factors.line
+    assert (block(x) - F.conv3d(x, result.weight(), padding=1)).abs().max() <= 1e-12
+    expected = F.conv3d(x, weight, padding=1)
+    error = (block(x) - expected).norm() / expected.norm()
+    # 12 = 3 · 4 filters make any layer to 4 channels, in one stream alone
+    assert error <= 1e-12 if width == 12 else error > 0.01
+
+
 def test_one_stream_is_the_truncated_svd(normal):
     weight = normal(6, 3, 3, 3, 3)
     result = factorise_streams(weight, 1, 5)

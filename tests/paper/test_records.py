@@ -45,7 +45,7 @@ def test_keys_that_older_code_did_not_know_have_their_defaults(experiment_folder
     path = add_record()
     record = read_record(path)
     config = json.loads(json.dumps(record.config))
-    del config["recipe"]["malis_from"], config["backbone"]["in_channels"]
+    del config["recipe"]["malis_from"], config["backbone"]["in_channels"], config["block"]["merge"]
     write_record(replace(record, config=config), path.parent)
     assert records(experiment_folder)[0].planned.row.name == "3d"
 
@@ -63,6 +63,7 @@ def test_missing_seeds(experiment_folder, add_record):
     [
         ({"recipe__iterations": 50}, "recipe.iterations=50 and not 1200"),
         ({"backbone__base_width": 24}, "backbone.base_width=24 and not 8"),
+        ({"block__merge": "sum"}, "block.merge=sum and not concatenate"),
         ({"segmentation__scoring": "mean"}, "segmentation.scoring=mean and not hist_quant_50"),
         ({"dataset__test": [{"raw": "x.h5", "z": [0, 9]}]}, "dataset.test="),
     ],

@@ -1,5 +1,7 @@
 """What is averaged, what is compared, and what networks are called."""
 
+from dataclasses import replace
+
 import pytest
 
 from psc.reporting.groups import by_application, comparable, group_names, group_records
@@ -57,6 +59,17 @@ def test_a_name_says_what_it_takes(make_record):
     assert names(make_record(), other) == ["3d (aaaaaaaa)", "p2sc2 (bbbbbbbb)"]
     wide = make_record(backbone={"name": "unet", "base_width": 8})
     assert names(make_record(), wide, make_record("p2sc2")) == ["3d", "3d #2", "p2sc2"]
+
+
+def test_summed_streams_are_named(make_record):
+    earlier = make_record("p2sc2")  # by code that could only concatenate
+    records = [earlier]
+    for merge in ("concatenate", "sum"):
+        block = earlier.config["block"] | {"merge": merge}
+        records.append(replace(earlier, config=earlier.config | {"block": block}))
+    groups = group_records(records)
+    assert [group.block for group in groups] == ["p2sc2", "p2sc2", "p2sc2 summed"]
+    assert group_names(groups[1:]) == ["p2sc2", "p2sc2 summed"]
 
 
 RECIPE = {"iterations": 5, "batch_size": 32, "test_clips": 20}

@@ -71,3 +71,5 @@ class BlockConfig:
     maximum_width: int | None = None
     width_divisor: int | None = None
     """What Eq. 5 is divided by; null: m, as published."""
+    merge: str = "concatenate"
+    """What becomes of the m streams: concatenate, as published, or sum (Eq. 3)."""
