@@ -5,9 +5,15 @@ with, and the arguments of ``psc.convert``: from these ``psc.checkpoint_network`
 again.
 """
 
-from dataclasses import asdict
+import copy
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import torch
+from torch import Tensor, nn
+
+from psc.applications import build_application
 from psc.checkpoint_network import checkpoint_network
 from psc.checkpoints import (
     CONFIG_KEY,
@@ -18,10 +24,40 @@ from psc.checkpoints import (
     stored_config,
 )
 from psc.config.plain import from_plain
-from psc.conversion import ConversionReport
+from psc.config.schema import TrainConfig
+from psc.conversion import ConversionReport, match_features
 from psc.conversion.arguments import ConversionArguments
 from psc.conversion.factors import Initialisation
 from psc.errors import ConfigError
+from psc.evaluation import inference_device
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Feature matching after a conversion (``psc.conversion.match_features``).
+
+    Attributes:
+        steps: on batches of the training data; 0: none.
+        learning_rate: the first one.
+        accelerator: "auto", "cpu" or "gpu".
+    """
+
+    steps: int = 0
+    learning_rate: float = 1e-3
+    accelerator: str = "auto"
+
+
+@dataclass(frozen=True)
+class ConvertedCheckpoint:
+    """What ``convert_checkpoint`` did.
+
+    Attributes:
+        report: of the conversion.
+        losses: of feature matching, by step.
+    """
+
+    report: ConversionReport
+    losses: tuple[float, ...]
 
 
 def convert_checkpoint(
@@ -30,33 +66,59 @@ def convert_checkpoint(
     arguments: ConversionArguments,
     *,
     init: Initialisation = "svd",
+    matching: Matching | None = None,
     overwrite: bool = False,
-) -> ConversionReport:
+) -> ConvertedCheckpoint:
     """Write the checkpoint of a converted network.
+
+    Where n > 1 (whose runs of layers one batch shows), and for feature matching, the training data
+    of the checkpoint's configuration are read.
 
     Args:
         source: a checkpoint of train.py with 3D convolutions (``block=3d``).
         output: the file to write.
         arguments: how to convert.
         init: "svd" or "random".
+        matching: how long to match features.
         overwrite: whether ``output`` may exist.
 
     Raises:
         CheckpointError: if the source cannot be read or the output not be written.
         ConfigError: if the output exists, or there is nothing to convert.
+        DataError: if training data are needed and cannot be read.
     """
     if output.exists() and not overwrite:
         raise ConfigError(f"output={output} exists; give another file, or overwrite=true")
+    matching = matching or Matching()
+    if matching.steps < 0:
+        raise ConfigError(f"match_steps must not be negative, got {matching.steps}")
+    device = inference_device(matching.accelerator)
     checkpoint = load_checkpoint(source)
     if CONVERSION_KEY in checkpoint:
         raise ConfigError(f"checkpoint={source} is converted already; convert the one it came from")
     trained = from_plain(stored_config(checkpoint, source), source)
     network = checkpoint_network(trained, checkpoint, source)
-    report = arguments.apply(network, init)
+    original = copy.deepcopy(network) if matching.steps else network
+    inputs = _inputs(trained, network) if arguments.n > 1 or matching.steps else iter(())
+    conversion = arguments.apply(network, init, next(inputs) if arguments.n > 1 else None)
+    report = conversion.report
     if not report.converted:
         raise ConfigError(
             f"checkpoint={source} has no 3D convolution to convert; only networks of block=3d have"
         )
+    losses: list[float] = []
+    if matching.steps:
+        losses = match_features(
+            original.to(device),
+            replace(conversion, model=network.to(device)),
+            (batch.to(device) for batch in inputs),
+            steps=matching.steps,
+            learning_rate=matching.learning_rate,
+            progress=True,
+        )
+        network.cpu()
+    if arguments.n > 1:
+        arguments = replace(arguments, runs=[list(run) for run in report.runs])
     written = {
         "state_dict": {f"{NETWORK_PREFIX}{k}": v for k, v in network.state_dict().items()},
         "global_step": int(checkpoint.get("global_step", 0)),
@@ -64,4 +126,18 @@ def convert_checkpoint(
         CONVERSION_KEY: asdict(arguments),
     }
     AtomicCheckpointIO().save_checkpoint(written, output)
-    return report
+    return ConvertedCheckpoint(report, tuple(losses))
+
+
+def _inputs(trained: TrainConfig, network: nn.Module) -> Iterator[Tensor]:
+    """The network's inputs in batches of its training data, without end."""
+    application = build_application(trained)
+    task = application.task(network, 1)
+    data = application.training_data(network, 0)
+    samples, size = data.training, trained.recipe.batch_size
+    index = 0
+    while True:
+        batch = torch.utils.data.default_collate([samples[i] for i in range(index, index + size)])
+        with torch.no_grad():
+            yield task.network_input(batch)
+        index += size

@@ -1,10 +1,12 @@
 """Convert a trained 3D network: ``python scripts/convert.py checkpoint=… m=2 output=…``.
 
 Writes a checkpoint of the same network with separable convolutions (``psc.convert``), prints what
-became of every layer, and writes that to ``report=…`` as JSON if asked for. Other options, with
-their defaults: n=1 width=eq5 (or exact, or a number) maximum_width=512 include=[…] exclude=[…]
-merge=concatenate (or sum) activation=false init=svd (or random) unsupported=refuse (or skip)
-overwrite=false.
+became of every layer, and writes that to ``report=…`` as JSON if asked for. With n=2 pairs of
+convolutions become one block. ``match_steps=300`` then trains the new blocks, on the checkpoint's
+training data without their labels, to give the results of the layers that they replace. Other
+options, with their defaults: width=eq5 (or exact, or a number) maximum_width=512 include=[…]
+exclude=[…] merge=concatenate (or sum) activation=false init=svd (or random) unsupported=refuse (or
+skip) runs=[…] match_learning_rate=1e-3 accelerator=auto (or cpu, gpu) overwrite=false.
 """
 
 import sys
@@ -17,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from psc.cli import EXIT_FAILURE, explain
 from psc.conversion.arguments import ConversionArguments
 from psc.conversion.factors import Initialisation
-from psc.converted_checkpoints import convert_checkpoint
+from psc.converted_checkpoints import Matching, convert_checkpoint
 from psc.errors import ConfigError, PSCError
 from psc.results import write_json
 
@@ -29,12 +31,21 @@ class ConvertConfig(ConversionArguments):
     Attributes:
         checkpoint: of train.py.
         output: the file to write.
+        report: a JSON file for what became of every layer, and the losses of matching.
+        init: "svd" or "random".
+        match_steps: of feature matching; 0: none.
+        match_learning_rate: its first learning rate.
+        accelerator: where to match.
+        overwrite: whether ``output`` may exist.
     """
 
     checkpoint: str = MISSING
     output: str = MISSING
     report: str | None = None
     init: str = "svd"
+    match_steps: int = 0
+    match_learning_rate: float = 1e-3
+    accelerator: str = "auto"
     overwrite: bool = False
 
 
@@ -51,18 +62,21 @@ def main(arguments: list[str]) -> None:
     if config.init not in inits:
         raise ConfigError(f"init must be one of {', '.join(inits)}; got {config.init!r}")
     own = {field.name: getattr(config, field.name) for field in fields(ConversionArguments)}
-    report = convert_checkpoint(
+    done = convert_checkpoint(
         Path(config.checkpoint),
         Path(config.output),
         ConversionArguments(**own),
         init=inits[config.init],
+        matching=Matching(config.match_steps, config.match_learning_rate, config.accelerator),
         overwrite=config.overwrite,
     )
-    print(report)
+    print(done.report)
+    if done.losses:
+        print(f"feature matching: loss {done.losses[0]:.3g} → {done.losses[-1]:.3g}")
     if config.report is not None:
         path = Path(config.report)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(report.to_dict(), path)
+        write_json({**done.report.to_dict(), "matching_losses": list(done.losses)}, path)
 
 
 if __name__ == "__main__":

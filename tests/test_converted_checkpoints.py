@@ -22,7 +22,7 @@ from psc.checkpoint_network import checkpoint_network
 from psc.checkpoints import CONFIG_KEY, CONVERSION_KEY, NETWORK_PREFIX, load_checkpoint
 from psc.config import compose
 from psc.config.schema import EvaluateConfig, SegmentConfig
-from psc.conversion import SeparableConv3d
+from psc.conversion import SeparableConv3d, SeparableRun3d
 from psc.datasets import output
 from psc.errors import CheckpointError, ConfigError
 from psc.evaluation import evaluate_checkpoint
@@ -99,6 +99,8 @@ def test_what_cannot_be_converted_is_said(command, trained, tmp_path):
         (["width=wide"], "width must be eq5, exact or a number"),
         (["init=best"], "init must be one of"),
         (["m=5"], "m=5"),
+        (["match_steps=-1"], "match_steps must not be negative"),
+        (["accelerator=tpu"], "accelerator=tpu"),
     ):
         with pytest.raises(ConfigError, match=message):
             command([f"checkpoint={path}", f"output={output}", *options])
@@ -173,6 +175,37 @@ def test_neurons_are_segmented_by_a_converted_network(run_3d, tiny_volume, tmp_p
     assert affinities[0].std() > 0
     assert abs(affinities[0] - affinities[1]).max() <= 1  # of 255, where a rounding tips over
     assert np.mean(affinities[0] == affinities[1]) > 0.999
+
+
+@pytest.mark.parametrize("activation", ["true", "false"])
+def test_pairs_become_blocks_matched_to_the_original_and_are_trained_on(
+    run_3d, command, tmp_path, capsys, activation
+):
+    overrides, record, converted = run_3d
+    path, report = tmp_path / "pairs.ckpt", tmp_path / "report.json"
+    best = converted.with_name("best.ckpt")
+    options = [
+        "m=2",
+        "n=2",
+        f"activation={activation}",
+        "match_steps=8",
+        "match_learning_rate=0.01",
+    ]
+    command([f"checkpoint={best}", f"output={path}", f"report={report}", *options])
+    assert "feature matching: loss" in capsys.readouterr().out
+    written = json.loads(report.read_text())
+    losses = written["matching_losses"]
+    assert len(losses) == 8
+    assert losses[-1] < losses[0]
+    assert load_checkpoint(path)[CONVERSION_KEY]["runs"] == written["runs"]
+    pairs = len(written["runs"])
+    network = network_of(path, compose(overrides))
+    assert sum(isinstance(part, SeparableRun3d) for part in network.modules()) == pairs > 2
+    record = train(
+        compose([*overrides, f"output_directory={tmp_path}/runs", f"initial_weights={path}"])
+    )
+    assert record.data["conversion"]["n"] == 2
+    assert record.parameters == sum(p.numel() for p in network.parameters())
 
 
 def test_tissues_are_segmented_by_a_converted_network(command, trained, tmp_path):

@@ -4,12 +4,12 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
 from torch import nn
 
 from psc.config.schema import TrainConfig
 from psc.datasets.modules import TrainingData
+from psc.tasks.base import Task
 
 
 class Application(ABC):
@@ -34,7 +34,7 @@ class Application(ABC):
         """Batches to train and validate on; ``workers`` processes load them."""
 
     @abstractmethod
-    def task(self, network: nn.Module, iterations: int) -> lightning.LightningModule:
+    def task(self, network: nn.Module, iterations: int) -> Task:
         """Loss, optimiser and logging around the network; it logs validation/loss."""
 
     @abstractmethod

@@ -6,15 +6,21 @@ Works on any ``nn.Module``; needs nothing of this project's networks or training
 from psc.conversion.convert import Conversion, convert
 from psc.conversion.factors import composed_weight
 from psc.conversion.layer import SeparableConv3d
+from psc.conversion.matching import match_features
 from psc.conversion.merging import merge_linear
 from psc.conversion.report import ConversionReport, LayerReport
+from psc.conversion.run_factors import composed_run_weight
+from psc.conversion.run_layer import SeparableRun3d
 
 __all__ = [
     "Conversion",
     "ConversionReport",
     "LayerReport",
     "SeparableConv3d",
+    "SeparableRun3d",
+    "composed_run_weight",
     "composed_weight",
     "convert",
+    "match_features",
     "merge_linear",
 ]

@@ -5,11 +5,11 @@ from typing import Literal, cast
 
 from torch import nn
 
-from psc.conversion.convert import convert
+from psc.conversion.convert import Conversion, convert
 from psc.conversion.factors import Initialisation
-from psc.conversion.layer import Merge
-from psc.conversion.report import ConversionReport
+from psc.conversion.observation import ExampleInput
 from psc.errors import ConfigError
+from psc.streams import Merge
 from psc.widths import PUBLISHED_MAXIMUM_WIDTH
 
 
@@ -19,7 +19,8 @@ class ConversionArguments:
 
     Attributes:
         width: "eq5", "exact", or a number in digits.
-        activation: whether a ReLU stands between 2D and 1D convolutions.
+        activation: whether a ReLU follows the 2D convolutions.
+        runs: for n > 1, the modules of every run of n convolutions.
     """
 
     m: int = 1
@@ -31,9 +32,17 @@ class ConversionArguments:
     merge: str = "concatenate"
     activation: bool = False
     unsupported: str = "refuse"
+    runs: list[list[str]] | None = None
 
-    def apply(self, network: nn.Module, init: Initialisation) -> ConversionReport:
+    def apply(
+        self, network: nn.Module, init: Initialisation, example_input: ExampleInput | None = None
+    ) -> Conversion[nn.Module]:
         """Convert a network in place.
+
+        Args:
+            network: that is converted.
+            init: "svd" or "random".
+            example_input: see ``psc.convert``.
 
         Raises:
             ConfigError: as ``psc.convert``.
@@ -53,5 +62,7 @@ class ConversionArguments:
             merge=cast(Merge, self.merge),
             activation=nn.ReLU if self.activation else None,
             unsupported=cast(Literal["refuse", "skip"], self.unsupported),
+            runs=self.runs,
+            example_input=example_input,
             inplace=True,
-        ).report
+        )

@@ -6,10 +6,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from psc.conversion.layer import Merge, SeparableConv3d, stream_channels, triple
+from psc.conversion.layer import SeparableConv3d, triple
+from psc.conversion.parallel_streams import stream_channels
 from psc.conversion.widths import exact_widths
 from psc.decomposition import Factorisation, StreamFactors, factorise_streams, factorise_sum
 from psc.decomposition.least_squares import checked_layer, unfold_layer
+from psc.streams import Merge
 
 Initialisation = Literal["svd", "random"]
 
@@ -68,7 +70,7 @@ def composed_weight(module: SeparableConv3d) -> Tensor:
     """
     weights = []
     for axis, pair in enumerate(module.convolutions()):
-        plane, line = (_in_full(conv.weight).chunk(module.groups) for conv in pair)
+        plane, line = (in_full(conv.weight).chunk(module.groups) for conv in pair)
         parts = zip(plane, line, strict=True)
         weights.append(torch.cat([StreamFactors(axis, p, q).weight() for p, q in parts]))
     if module.channel_order is not None:
@@ -91,8 +93,12 @@ def composed_bias(module: SeparableConv3d) -> Tensor | None:
 @torch.no_grad()
 def kernel_error(layer: nn.Conv3d, module: SeparableConv3d) -> float:
     """‖W − its replacement‖ / ‖W‖ as stored, rounding included; what stands between is ignored."""
-    weight = _in_full(layer.weight)
-    difference = (weight - composed_weight(module)).norm()
+    return relative_difference(in_full(layer.weight), composed_weight(module))
+
+
+def relative_difference(weight: Tensor, other: Tensor) -> float:
+    """‖weight − other‖ / ‖weight‖; without the division if that is zero."""
+    difference = (weight - other).norm()
     return float(difference / weight.norm()) if weight.any() else float(difference)
 
 
@@ -115,14 +121,29 @@ def _fill(module: SeparableConv3d, layer: nn.Conv3d, sweeps: int) -> None:
         shared = [torch.split(part.order, counts) for part in parts]  # by group, then by stream
         order = [shared[g][s] + g * per_group for s in range(m) for g in range(groups)]
         module.channel_order.copy_(torch.cat(order).argsort())
-    if layer.bias is not None:
-        bias = layer.bias.detach()
-        if module.channel_order is not None:
-            bias = bias[module.channel_order.argsort()]
-        for _, line in module.convolutions():
-            if line.bias is not None:
-                line.bias.copy_(bias[: line.out_channels])
-                bias = bias[line.out_channels :]
+    bias = None if layer.bias is None else layer.bias.detach()
+    share_bias([line for _, line in module.convolutions()], bias, module.channel_order)
+
+
+@torch.no_grad()
+def share_bias(lines: Sequence[nn.Conv3d], bias: Tensor | None, order: Tensor | None) -> None:
+    """Give every 1D convolution that has a bias its channels' part of the layer's.
+
+    Args:
+        lines: of all streams.
+        bias: (out,) in the layer's order of channels; None: 0.
+        order: ``ParallelStreams.channel_order``.
+    """
+    if bias is not None and order is not None:
+        bias = bias[order.argsort()]
+    for line in lines:
+        if line.bias is None:
+            continue
+        if bias is None:
+            line.bias.zero_()
+        else:
+            line.bias.copy_(bias[: line.out_channels])
+            bias = bias[line.out_channels :]
 
 
 def _factorise(kernel: Tensor, m: int, width: int, merge: Merge, sweeps: int) -> Factorisation:
@@ -169,6 +190,7 @@ def _copy_filters(
         lines[:, :known] = factor.line
 
 
-def _in_full(weight: Tensor) -> Tensor:
+def in_full(weight: Tensor) -> Tensor:
+    """A parameter's values in float32 or float64, without gradient."""
     weight = weight.detach()
     return weight if weight.dtype in (torch.float32, torch.float64) else weight.float()

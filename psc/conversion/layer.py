@@ -2,21 +2,19 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from psc.blocks import check_streams
+from psc.conversion.parallel_streams import ParallelStreams, initial_order, stream_channels
 from psc.convolutions import Triple
 from psc.errors import ConfigError
-
-Merge = Literal["concatenate", "sum"]
-
-_CHANNELS = -4  # of (N, C, D, H, W), and of (C, D, H, W), which nn.Conv3d takes too
+from psc.streams import Merge
 
 
-class SeparableConv3d(nn.Module):
+class SeparableConv3d(ParallelStreams):
     """``nn.Conv3d`` as m streams of one 2D and one 1D convolution each (P_mSC_1).
 
     Stream s runs its 1D convolution along axis s (D, H, W) and its 2D convolution in the plane of
@@ -64,7 +62,6 @@ class SeparableConv3d(nn.Module):
         dtype: torch.dtype | None = None,
         initialise: bool = True,
     ) -> None:
-        super().__init__()
         m = len(widths)
         check_streams(m, 1)
         counts = stream_channels(out_channels // groups, m, merge)
@@ -73,11 +70,6 @@ class SeparableConv3d(nn.Module):
                 f"m={m} streams of M={list(widths)} with {counts} output channels per group: each "
                 "needs at least one filter and one channel"
             )
-        # Under the names of nn.Conv3d, for networks that look at their layers' shapes.
-        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size, self.stride, self.dilation = kernel_size, stride, dilation
-        self.padding, self.padding_mode = padding, padding_mode
-        self.merge, self.widths = merge, tuple(widths)
 
         def part(inputs: int, outputs: int, kept: Triple, bias: bool) -> nn.Conv3d:
             build: Callable[..., nn.Conv3d] = nn.Conv3d if initialise else uninitialised
@@ -95,7 +87,7 @@ class SeparableConv3d(nn.Module):
                 dtype=dtype,
             )
 
-        self.streams = nn.ModuleList()
+        streams = []
         for axis, (width, count) in enumerate(zip(widths, counts, strict=True)):
             along: Triple = (int(axis == 0), int(axis == 1), int(axis == 2))
             across: Triple = (1 - along[0], 1 - along[1], 1 - along[2])
@@ -106,20 +98,13 @@ class SeparableConv3d(nn.Module):
             # Summed streams share one bias.
             own_bias = bias and (merge == "concatenate" or axis == 0)
             layers["line"] = part(groups * width, groups * count, along, own_bias)
-            self.streams.append(nn.Sequential(layers))
-        self.channel_order: Tensor | None
-        order = natural_order(out_channels, groups, counts).argsort().to(device)
-        self.register_buffer("channel_order", order if merge == "concatenate" and m > 1 else None)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, D, H, W) → (N, out_channels, D', H', W')."""
-        results: list[Tensor] = [stream(x) for stream in self.streams]
-        if self.channel_order is not None:
-            return torch.cat(results, _CHANNELS).index_select(_CHANNELS, self.channel_order)
-        y = results[0]
-        for result in results[1:]:
-            y = y + result
-        return y
+            streams.append(nn.Sequential(layers))
+        order = initial_order(out_channels, groups, counts, merge)
+        super().__init__(streams, merge, widths, None if order is None else order.to(device))
+        # Under the names of nn.Conv3d, for networks that look at their layers' shapes.
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.kernel_size, self.stride, self.dilation = kernel_size, stride, dilation
+        self.padding, self.padding_mode = padding, padding_mode
 
     @property
     def is_linear(self) -> bool:
@@ -150,28 +135,6 @@ class SeparableConv3d(nn.Module):
             f"P{len(self.widths)}SC1{joined} for {self.in_channels}→{self.out_channels} {shape}, "
             f"M={list(self.widths)}"
         )
-
-
-def stream_channels(out_channels: int, m: int, merge: Merge) -> list[int]:
-    """Output channels of each stream, of one group's ``out_channels``."""
-    if merge == "sum":
-        return [out_channels] * m
-    return [out_channels // m + (s < out_channels % m) for s in range(m)]
-
-
-def natural_order(out_channels: int, groups: int, counts: Sequence[int]) -> Tensor:
-    """(out,): for every channel of the concatenation, the channel of the layer it then is.
-
-    Each stream holds a part of every group. Without anything to choose by, the first stream takes
-    the first channels of each.
-    """
-    per_group = out_channels // groups
-    parts: list[Tensor] = []
-    start = 0
-    for count in counts:
-        parts += [torch.arange(count) + g * per_group + start for g in range(groups)]
-        start += count
-    return torch.cat(parts)
 
 
 def triple(values: Sequence[int]) -> Triple:

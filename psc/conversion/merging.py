@@ -6,6 +6,7 @@ from torch import nn
 from psc.conversion.factors import composed_bias, composed_weight
 from psc.conversion.layer import SeparableConv3d, uninitialised
 from psc.conversion.replacement import replaced
+from psc.conversion.run_layer import SeparableRun3d
 from psc.errors import ConfigError
 
 
@@ -25,8 +26,16 @@ def merge_linear(model: nn.Module, *, inplace: bool = False) -> nn.Module:
 
     Raises:
         ConfigError: if there is no separable layer, or one has a non-linearity between its 2D and
-            1D convolutions and is no convolution at all; all such layers are named.
+            1D convolutions and is no convolution at all, or stands for several layers; all such
+            layers are named.
     """
+    runs = [n for n, part in model.named_modules() if isinstance(part, SeparableRun3d)]
+    if runs:
+        raise ConfigError(
+            f"merge_linear: {', '.join(runs)}: a block that stands for several layers pads between "
+            "its 2D convolutions, which no single Conv3d does; psc.conversion.composed_run_weight "
+            "is its kernel away from the borders"
+        )
     layers = {n: part for n, part in model.named_modules() if isinstance(part, SeparableConv3d)}
     if not layers:
         raise ConfigError("merge_linear: the network has no layer that psc.convert made")

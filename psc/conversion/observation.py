@@ -1,8 +1,8 @@
 """One forward pass, watched: which layers it calls, whose weights it uses otherwise, its MACs."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from psc.accounting.layers import recorded_layers
+from psc.conversion.following import Follower, Link
 
 ExampleInput = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
@@ -24,11 +25,13 @@ class Observation:
         calls: how often each watched module was called.
         used_elsewhere: watched modules whose parameters something else used too.
         multiply_adds: MACs of every module that owns parameters, by name.
+        links: watched modules whose result goes to one other watched module only.
     """
 
     calls: Mapping[str, int]
     used_elsewhere: frozenset[str]
     multiply_adds: Mapping[str, int]
+    links: Mapping[str, Link]
 
     def within(self, name: str) -> int:
         """MACs of a module with all that it contains."""
@@ -38,35 +41,56 @@ class Observation:
         return sum(self.multiply_adds[n] for n in own)
 
 
-def observe(model: nn.Module, watched: Sequence[str], example: ExampleInput) -> Observation:
+def observe(
+    model: nn.Module, watched: Sequence[str], example: ExampleInput, *, follow: bool = False
+) -> Observation:
     """Run a network once, without gradients; modes of its modules are as before afterwards.
 
     Args:
         model: any module.
         watched: names of modules in it.
         example: its input: a tensor, a tuple of arguments, or a mapping of keyword arguments.
+        follow: find out which watched convolutions follow each other; keeps their results.
     """
-    modes = {module: module.training for module in model.modules()}
     calls: Counter[str] = Counter()
     running: set[str] = set()
     parts = {name: model.get_submodule(name) for name in watched}
     owner = {id(p): name for name, part in parts.items() for p in part.parameters()}
     uses = _Uses(owner, running)
-    positional, keywords = _arguments(example)
+    follower = Follower(model, watched if follow else ())
+    with ExitStack() as stack, torch.no_grad():
+        stack.enter_context(in_evaluation_mode(model))
+        layers = stack.enter_context(recorded_layers(model))
+        for name, part in parts.items():
+            for handle in _watch(name, part, calls, running):
+                stack.callback(handle.remove)
+        follower.watch(stack)
+        with uses, follower:
+            result = run_on(model, example)
+        links = follower.links(result)
+    work = {layer.name: layer.multiply_adds for layer in layers}
+    return Observation(calls, frozenset(uses.elsewhere), work, links)
+
+
+@contextmanager
+def in_evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode of all modules for a while; afterwards each has its own again."""
+    modes = {module: module.training for module in model.modules()}
     try:
         model.eval()
-        with ExitStack() as stack, torch.no_grad():
-            layers = stack.enter_context(recorded_layers(model))
-            for name, part in parts.items():
-                for handle in _watch(name, part, calls, running):
-                    stack.callback(handle.remove)
-            with uses:
-                model(*positional, **keywords)
+        yield
     finally:
         for module, training in modes.items():
             module.training = training
-    work = {layer.name: layer.multiply_adds for layer in layers}
-    return Observation(calls, frozenset(uses.elsewhere), work)
+
+
+def run_on(model: nn.Module, example: ExampleInput) -> Any:
+    """Call a network with a tensor, a tuple of arguments or a mapping of keyword arguments."""
+    if isinstance(example, Tensor):
+        return model(example)
+    if isinstance(example, Mapping):
+        return model(**example)
+    return model(*example)
 
 
 def _watch(name: str, part: nn.Module, calls: Counter[str], running: set[str]) -> Sequence[Any]:
@@ -80,14 +104,6 @@ def _watch(name: str, part: nn.Module, calls: Counter[str], running: set[str]) -
     # First of all hooks and last of them, so that the module's own count as the module.
     before = part.register_forward_pre_hook(enter, prepend=True)
     return before, part.register_forward_hook(leave)
-
-
-def _arguments(example: ExampleInput) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(example, Tensor):
-        return (example,), {}
-    if isinstance(example, Mapping):
-        return (), dict(example)
-    return tuple(example), {}
 
 
 class _Uses(TorchFunctionMode):

@@ -5,11 +5,11 @@ from typing import Literal
 
 from torch import nn
 
-from psc.conversion.layer import Merge
 from psc.conversion.observation import Observation
 from psc.conversion.selection import Selection
 from psc.conversion.support import convolutions, sharing, why_not
 from psc.errors import ConfigError
+from psc.streams import Merge
 
 Unsupported = Literal["refuse", "skip"]
 

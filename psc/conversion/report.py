@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from psc.conversion.factors import Initialisation
-from psc.conversion.layer import Merge
 from psc.convolutions import Triple
+from psc.streams import Merge
 
-Status = Literal["converted", "kept", "skipped"]
+Status = Literal["converted", "merged", "kept", "skipped"]
 
 
 @dataclass(frozen=True)
@@ -17,14 +17,16 @@ class LayerReport:
 
     Attributes:
         name: its path; "" if it is the network itself.
-        status: "kept": not asked for, or nothing to separate; "skipped": it cannot be converted.
+        status: "merged": its block stands at an earlier layer, n > 1; "kept": not asked for, or
+            nothing to separate; "skipped": it cannot be converted.
         reason: for what is not converted.
         kernel_size, groups, in_channels, out_channels: of the Conv3d.
         widths: M of every stream, in filters per group; empty unless converted.
-        relative_error: ‖W − its replacement‖ / ‖W‖ of the kernel; None unless converted, and on
-            the meta device.
-        parameters: before and after.
-        multiply_adds: before and after; None without an example input.
+        relative_error: ‖W − its replacement‖ / ‖W‖ of the kernel, with n > 1 of the composed kernel
+            of all layers that the block replaces; None unless converted, on the meta device, and
+            for runs without an example input.
+        parameters: before and after; the first layer's of a run are those of all its layers.
+        multiply_adds: likewise; None without an example input.
     """
 
     name: str
@@ -49,6 +51,8 @@ class ConversionReport:
         layers: in the order of the network's modules.
         parameters: of the whole network, before and after.
         multiply_adds: MACs of a forward pass of the example input, before and after; None without.
+        runs: of every block for n > 1 layers, the names of the modules that it replaces, in the
+            order of the data; ``convert`` takes them as ``runs``.
     """
 
     m: int
@@ -58,6 +62,7 @@ class ConversionReport:
     layers: tuple[LayerReport, ...]
     parameters: tuple[int, int]
     multiply_adds: tuple[int, int] | None
+    runs: tuple[tuple[str, ...], ...] = ()
 
     @property
     def converted(self) -> tuple[LayerReport, ...]:
@@ -73,7 +78,8 @@ class ConversionReport:
         title = f"P{self.m}SC{self.n}, {self.merge}, init={self.init}"
         head = ("layer", "kernel", "channels", "M", "error", "parameters", "MACs")
         rows = [_row(layer) for layer in self.layers]
-        total = f"total, {len(self.converted)} of {len(self.layers)} converted"
+        done = sum(layer.status in ("converted", "merged") for layer in self.layers)
+        total = f"total, {done} of {len(self.layers)} converted"
         last = (total, "", "", "", "", _change(self.parameters), _change(self.multiply_adds))
         return "\n".join([title, *_aligned([head, *rows, last])])
 
@@ -88,7 +94,7 @@ def _row(layer: LayerReport) -> tuple[str, ...]:
         f"{layer.in_channels}→{layer.out_channels}{groups}",
         "+".join(map(str, layer.widths)),
         error,
-        _change(layer.parameters),
+        "" if layer.status == "merged" else _change(layer.parameters),
         _change(layer.multiply_adds) if layer.status == "converted" else what,
     )
 

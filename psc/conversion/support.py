@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import is_parametrized
 
-from psc.conversion.layer import Merge
 from psc.errors import ConfigError
+from psc.streams import Merge
 
 _OWN_PARAMETERS = {"weight", "bias"}
 

@@ -1,13 +1,14 @@
 """M of every stream of one layer: Eq. 5 for kernels of any shape, a number, or exact."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from torch import nn
 
-from psc.conversion.layer import Merge, stream_channels
+from psc.conversion.parallel_streams import stream_channels
 from psc.convolutions import AXES
 from psc.errors import ConfigError
+from psc.streams import Merge
 from psc.widths import MINIMUM_WIDTH, stream_width
 
 Width = int | Literal["eq5"] | Callable[[str, nn.Conv3d], int] | None
@@ -42,14 +43,55 @@ def layer_widths(
     exact = exact_widths(layer, m, merge)
     if width is None:
         return exact
-    if width == "eq5":
-        chosen = _eq5(layer, m, maximum)
-    else:
-        given = width(name, layer) if callable(width) else width
-        if not isinstance(given, int) or isinstance(given, bool) or given < 1:
-            raise ConfigError(f"width must be a whole number from 1 on, got {given!r} for {name}")
-        chosen = given
+    chosen = _chosen(name, layer, layer.out_channels, m, width, maximum)
     return tuple(min(chosen, most) if linear else chosen for most in exact)
+
+
+def run_width(
+    names: Sequence[str],
+    layers: Sequence[nn.Conv3d],
+    m: int,
+    width: Width,
+    *,
+    maximum: int | None,
+) -> int:
+    """M of all 2D convolutions of a block that stands for several layers.
+
+    By Eq. 5 it is that of one layer from the first one's input to the last one's output, as in
+    ``psc.segments``.
+
+    Args:
+        names: of the layers; a callable ``width`` is handed the first one and its layer.
+        layers: first to last, each with one group.
+        m: number of streams.
+        width: "eq5", a number, or a function of name and layer.
+        maximum: cap of what Eq. 5 gives.
+
+    Raises:
+        ConfigError: for None, and if a given width is no whole number from 1 on.
+    """
+    if width is None:
+        raise ConfigError(
+            "width=None, exact, is for n=1: several layers together have no width of which a "
+            "block is exact, give 'eq5' or a number"
+        )
+    return _chosen(names[0], layers[0], layers[-1].out_channels, m, width, maximum)
+
+
+def _chosen(
+    name: str,
+    layer: nn.Conv3d,
+    out_channels: int,
+    m: int,
+    width: int | Literal["eq5"] | Callable[[str, nn.Conv3d], int],
+    maximum: int | None,
+) -> int:
+    if width == "eq5":
+        return _eq5(layer, out_channels, m, maximum)
+    given = width(name, layer) if callable(width) else width
+    if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+        raise ConfigError(f"width must be a whole number from 1 on, got {given!r} for {name}")
+    return given
 
 
 def exact_widths(layer: nn.Conv3d, m: int, merge: Merge) -> tuple[int, ...]:
@@ -63,7 +105,7 @@ def exact_widths(layer: nn.Conv3d, m: int, merge: Merge) -> tuple[int, ...]:
     )
 
 
-def _eq5(layer: nn.Conv3d, m: int, maximum: int | None) -> int:
+def _eq5(layer: nn.Conv3d, out_channels: int, m: int, maximum: int | None) -> int:
     """Eq. 5 by ``psc.widths`` for cubic kernels without groups; its idea for the others.
 
     The idea: one stream has as many weights as the 3D layer (of one group). Where the kernel is
@@ -71,7 +113,7 @@ def _eq5(layer: nn.Conv3d, m: int, maximum: int | None) -> int:
     width: with the published 3, a depthwise layer would have more weights than before.
     """
     sizes = layer.kernel_size
-    channels, filters = layer.in_channels // layer.groups, layer.out_channels // layer.groups
+    channels, filters = layer.in_channels // layer.groups, out_channels // layer.groups
     if layer.groups == 1 and len(set(sizes)) == 1:
         return stream_width(channels, filters, m, kernel_size=sizes[0], maximum=maximum)
     volume = _volume(layer)

@@ -4,6 +4,12 @@ Functions of tensors only; ``docs/theory.md`` derives what they compute and name
 """
 
 from psc.decomposition.composition import SeparableConvolution, compose, compose_separable
+from psc.decomposition.consecutive import (
+    StackFactorisation,
+    StackFactors,
+    compose_run,
+    factorise_run,
+)
 from psc.decomposition.hosvd import HOSVD, hosvd
 from psc.decomposition.least_squares import StreamFactors, factorise, full_width
 from psc.decomposition.parallel import Factorisation, factorise_streams, factorise_sum
@@ -22,13 +28,17 @@ __all__ = [
     "Factorisation",
     "Orientation",
     "SeparableConvolution",
+    "StackFactorisation",
+    "StackFactors",
     "StreamFactors",
     "all_sub_tensors",
     "best_orientation_selection",
     "compose",
+    "compose_run",
     "compose_separable",
     "dropped_energy",
     "factorise",
+    "factorise_run",
     "factorise_streams",
     "factorise_sum",
     "full_width",

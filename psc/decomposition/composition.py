@@ -2,29 +2,32 @@
 
 Kernels are weights of ``nn.Conv3d`` (out, in, kD, kH, kW). PyTorch's convolution is a
 cross-correlation; two of them in a row are one whose kernel is the true convolution of both. This
-holds for valid padding and stride 1; with zero padding only where no kernel reaches the border.
+holds for valid padding; with zero padding only where no kernel reaches the border.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from psc.convolutions import AXES
+from psc.convolutions import AXES, Triple
 from psc.errors import ConfigError
 
 _FIRST_SPATIAL = 2
 
 
-def compose(first: Tensor, second: Tensor) -> Tensor:
+def compose(first: Tensor, second: Tensor, stride: Triple = (1, 1, 1)) -> Tensor:
     """The kernel of a convolution by ``first`` and then by ``second``.
 
     Args:
         first: (M, in, kD, kH, kW).
         second: (out, M, lD, lH, lW).
+        stride: of the first convolution: the second one's taps lie that far apart in the input.
 
     Returns:
-        (out, in, kD+lD-1, kH+lH-1, kW+lW-1).
+        (out, in, kD + sD (lD - 1), ...): the kernel of one convolution with the product of both
+        strides.
 
     Raises:
         ConfigError: if they are not 3D kernels, or ``second`` does not read what ``first`` writes.
@@ -36,9 +39,31 @@ def compose(first: Tensor, second: Tensor) -> Tensor:
         raise ConfigError(
             f"the second kernel reads {second.shape[1]} channels, the first writes {first.shape[0]}"
         )
+    second = spread(second, stride)
     padding = [size - 1 for size in second.shape[_FIRST_SPATIAL:]]
     composed = F.conv3d(first.transpose(0, 1), second.flip(2, 3, 4), padding=padding)
     return composed.transpose(0, 1)
+
+
+def spread(kernel: Tensor, stride: Sequence[int]) -> Tensor:
+    """Put zeros between a kernel's taps, so that they lie ``stride`` apart.
+
+    Args:
+        kernel: (out, in, spatial...).
+        stride: per spatial axis.
+    """
+    if all(step == 1 for step in stride):
+        return kernel
+    sizes = [
+        step * (size - 1) + 1
+        for step, size in zip(stride, kernel.shape[_FIRST_SPATIAL:], strict=True)
+    ]
+    wide = kernel.new_zeros(*kernel.shape[:_FIRST_SPATIAL], *sizes)
+    taps = wide
+    for axis, step in enumerate(stride, start=_FIRST_SPATIAL):
+        taps = taps.unfold(axis, 1, step).squeeze(-1)  # a view of every step-th
+    taps.copy_(kernel)
+    return wide
 
 
 @dataclass(frozen=True)

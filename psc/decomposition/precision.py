@@ -1,4 +1,4 @@
-"""In which precision kernels are decomposed, and which kernels cannot be."""
+"""In which precision kernels are decomposed and fitted, and which kernels cannot be."""
 
 import torch
 from torch import Tensor
@@ -33,3 +33,29 @@ def checked_kernel(kernel: Tensor, smallest_dimension: int, meaning: str) -> Ten
     if not bool(torch.isfinite(kernel).all()):
         raise ConfigError("a kernel holds values that are not finite: its training has diverged")
     return kernel if kernel.dtype in _EXACT_ENOUGH else kernel.float()
+
+
+def solve_normal_equations(gram: Tensor, right: Tensor) -> Tensor:
+    """A least-squares solution X of A X = B, from AᵀA and AᵀB.
+
+    By Cholesky decomposition with a ridge of a few roundings, larger where that is not enough:
+    where columns of A depend on each other, a small solution is taken. One step of refinement
+    takes most of what the ridge took from the fit.
+
+    Args:
+        gram: AᵀA (n, n), float32 or float64.
+        right: AᵀB (n, k).
+
+    Returns:
+        (n, k).
+    """
+    scale = gram.diagonal().mean()
+    ridge = 10 * torch.finfo(gram.dtype).eps
+    failed = True
+    while failed and ridge < 1:
+        shifted = gram.clone()
+        shifted.diagonal().add_(ridge * scale + torch.finfo(gram.dtype).tiny)
+        factor, info = torch.linalg.cholesky_ex(shifted)
+        failed, ridge = bool(info), 10 * ridge
+    solution = torch.cholesky_solve(right, factor)
+    return solution + torch.cholesky_solve(right - gram @ solution, factor)

@@ -43,6 +43,10 @@ class AffinityTask(Task):
         start = self.recipe.malis_from
         return 2 if start is not None and self.global_step >= start else 1
 
+    def network_input(self, batch: dict[str, Tensor]) -> Tensor:
+        """Raw EM (N, 1, D, H, W)."""
+        return batch["raw"]
+
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         """Loss of one batch, logged as train/loss."""
         loss = self._loss(batch, self.stage)
@@ -56,7 +60,7 @@ class AffinityTask(Task):
         self.log("validation/loss", loss, batch_size=len(batch["raw"]), sync_dist=True)
 
     def _loss(self, batch: dict[str, Tensor], stage: int) -> Tensor:
-        logits = self(batch["raw"])
+        logits = self(self.network_input(batch))
         if stage == 1:
             return self.first_loss(logits, batch["affinities"], batch["mask"])
         return malis_loss(

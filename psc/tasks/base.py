@@ -1,5 +1,7 @@
 """What all tasks share: memory layout, optimiser, and the end of a training that diverges."""
 
+from abc import abstractmethod
+
 import lightning
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -37,6 +39,10 @@ class Task(lightning.LightningModule):
         """The network's result for (N, C, D, H, W), which is brought into its layout."""
         result: Tensor = self.network(x.contiguous(memory_format=self.memory_format))
         return result
+
+    @abstractmethod
+    def network_input(self, batch: dict[str, Tensor]) -> Tensor:
+        """What the network is given of a batch, (N, C, D, H, W)."""
 
     def log_training(self, loss: Tensor) -> None:
         """Log a training step's loss, and the learning rate that it goes with."""

@@ -43,9 +43,14 @@ class ClassificationTask(Task):
         self.top1 = MulticlassAccuracy(classes, average="micro")
         self.top5 = MulticlassAccuracy(classes, average="micro", top_k=min(5, classes))
 
+    def network_input(self, batch: dict[str, Tensor]) -> Tensor:
+        """Clips, normalised, float32 (N, 3, T, H, W)."""
+        clip: Tensor = self.normalise(batch["clip"])
+        return clip
+
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         """Cross-entropy of one batch, logged as train/loss."""
-        clip, label = self.normalise(batch["clip"]), batch["label"]
+        clip, label = self.network_input(batch), batch["label"]
         if self.recipe.mixup > 0:
             loss = self._mixed_loss(clip, label)
         else:
@@ -62,7 +67,7 @@ class ClassificationTask(Task):
 
     def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
         """Loss and accuracy over the validation clips."""
-        logits, label = self(self.normalise(batch["clip"])), batch["label"]
+        logits, label = self(self.network_input(batch)), batch["label"]
         size = len(label)
         self.log("validation/loss", F.cross_entropy(logits, label), batch_size=size, sync_dist=True)
         for name, metric in (("top1", self.top1), ("top5", self.top5)):

@@ -38,15 +38,19 @@ class TissueTask(Task):
         self.loss = LOSSES[recipe.loss]
         self.confusion = MulticlassConfusionMatrix(CLASSES)
 
+    def network_input(self, batch: dict[str, Tensor]) -> Tensor:
+        """T1 (N, 1, D, H, W)."""
+        return batch["image"]
+
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         """Loss of one batch, logged as train/loss."""
-        loss = self.loss(self(batch["image"]), batch["labels"])
+        loss = self.loss(self(self.network_input(batch)), batch["labels"])
         self.log_training(loss)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
         """Loss and confusion over the fixed validation patches."""
-        logits = self(batch["image"])
+        logits = self(self.network_input(batch))
         loss = self.loss(logits, batch["labels"])
         self.log("validation/loss", loss, batch_size=len(batch["image"]), sync_dist=True)
         self.confusion.update(logits.argmax(dim=1), batch["labels"].long())

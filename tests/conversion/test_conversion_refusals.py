@@ -176,7 +176,6 @@ def test_wrapped_networks_are_refused():
         ({"m": 4}, "m=4: P_mSC_n has 1, 2 or 3 streams"),
         ({"m": 0}, "m=0"),
         ({"n": 0}, "n=0"),
-        ({"n": 2}, "n=2: only n=1 can be converted.*PSCBlock"),
         ({"init": "hosvd"}, "init must be one of svd, random; got 'hosvd'"),
         ({"merge": "mean"}, "merge must be one of concatenate, sum"),
         ({"unsupported": "ignore"}, "unsupported must be one of refuse, skip"),

@@ -1,0 +1,136 @@
+"""Feature matching: what a conversion lost, learnt back from the original without any labels."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from psc.conversion.convert import Conversion
+from psc.conversion.observation import ExampleInput, in_evaluation_mode, run_on
+from psc.conversion.parallel_streams import ParallelStreams
+from psc.errors import ConfigError
+
+
+def match_features(
+    original: nn.Module,
+    conversion: Conversion[Any],
+    batches: Iterable[ExampleInput],
+    *,
+    steps: int = 300,
+    learning_rate: float = 1e-3,
+    progress: bool = False,
+) -> list[float]:
+    """Train the new blocks until their results are those of the convolutions that they replace.
+
+    Original and conversion read the same batch, both in evaluation mode; the loss is the mean over
+    blocks of ‖result − the original's‖² / ‖the original's‖² (hints, Romero et al. 2015, at every
+    converted layer). Only the blocks' parameters change, by Adam with a rate that falls to zero
+    along a cosine; statistics of norms stay as they are.
+
+    Args:
+        original: the network before ``convert`` (keep a copy if that worked in place).
+        conversion: what ``convert`` returned; its model is changed in place.
+        batches: inputs of the network, each a tensor, a tuple of arguments or a mapping of keyword
+            arguments. Begun anew when they end.
+        steps: number of batches to learn from.
+        learning_rate: the first one.
+        progress: show a bar.
+
+    Returns:
+        The loss at every step, before that step changed anything.
+
+    Raises:
+        ConfigError: if nothing was converted or none of it learns, the batches end for good, or
+            the loss is no longer finite.
+    """
+    if steps < 1 or not learning_rate > 0:
+        raise ConfigError(
+            f"steps={steps}, learning_rate={learning_rate}: both must be greater than 0"
+        )
+    model = conversion.model
+    pairs = _pairs(conversion)
+    parameters = [
+        parameter
+        for name in pairs
+        for parameter in model.get_submodule(name).parameters()
+        if parameter.requires_grad
+    ]
+    if not parameters:
+        raise ConfigError("match_features: the conversion has no block with parameters that learn")
+    optimizer = torch.optim.Adam(parameters, learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    losses: list[float] = []
+    with ExitStack() as stack:
+        stack.enter_context(in_evaluation_mode(original))
+        stack.enter_context(in_evaluation_mode(model))
+        wanted = _results(original, {pairs[name]: name for name in pairs}, stack)
+        given = _results(model, {name: name for name in pairs}, stack)
+        source = _endless(batches)
+        for _ in tqdm(range(steps), "matching", disable=not progress, leave=False):
+            batch = next(source)
+            with torch.no_grad():
+                run_on(original, batch)
+            with torch.enable_grad():
+                run_on(model, batch)
+                loss = torch.stack([_distance(given[n], wanted[n]) for n in pairs]).mean()
+            losses.append(float(loss.detach()))
+            if not bool(loss.isfinite()):
+                raise ConfigError(
+                    f"match_features: the loss is {losses[-1]} at step {len(losses)}; use a "
+                    f"smaller learning_rate than {learning_rate:g}"
+                )
+            optimizer.zero_grad()
+            torch.autograd.backward(loss, inputs=parameters)
+            optimizer.step()
+            schedule.step()
+            given.clear()
+            wanted.clear()
+    return losses
+
+
+def _pairs(conversion: Conversion[Any]) -> dict[str, str]:
+    """Blocks and the layers of the original whose results they should have."""
+    last = {run[0]: run[-1] for run in conversion.report.runs}
+    return {
+        name: last.get(name, name)
+        for name, part in conversion.model.named_modules()
+        if isinstance(part, ParallelStreams)
+    }
+
+
+def _results(model: nn.Module, names: Mapping[str, str], stack: ExitStack) -> dict[str, Tensor]:
+    """The results of some modules, by the names given for them, of the last forward pass."""
+    results: dict[str, Tensor] = {}
+
+    def keep(name: str, result: Tensor) -> None:
+        results[name] = result.clone()  # what follows may change it in place
+
+    for module, name in names.items():
+        part = model.get_submodule(module)
+        handle = part.register_forward_hook(lambda _m, _x, y, name=name: keep(name, y))
+        stack.callback(handle.remove)
+    return results
+
+
+def _distance(result: Tensor, wanted: Tensor) -> Tensor:
+    """Squared error over the energy of what is wanted, in float32 at least."""
+    precise = torch.promote_types(result.dtype, torch.float32)
+    result, wanted = result.to(precise), wanted.to(precise)
+    energy = wanted.square().sum().clamp(min=torch.finfo(precise).tiny)
+    return (result - wanted).square().sum() / energy
+
+
+def _endless(batches: Iterable[ExampleInput]) -> Iterator[ExampleInput]:
+    while True:
+        count = 0
+        for batch in batches:
+            count += 1
+            yield batch
+        if not count:
+            raise ConfigError(
+                "match_features: the batches have ended; give more, or what can be begun anew, "
+                "such as a list or a DataLoader"
+            )

@@ -1,0 +1,126 @@
+"""Consecutive layers as one P_mSC_n."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from psc import PSCBlock
+from psc.decomposition import compose_run, factorise_run, factorise_streams, factorise_sum
+from psc.errors import ConfigError
+
+
+def pair(normal, c_in=2, middle=3, out=4, **options):
+    return [
+        normal(middle, c_in, 3, 3, 3, **options),
+        normal(out, middle, 3, 3, 3, seed=1, **options),
+    ]
+
+
+def difference(a, b):
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.mark.parametrize("strides", [None, [(1, 2, 2), (2, 1, 1)], [(2, 2, 2), (1, 1, 1)]])
+def test_eq4_the_composed_kernel_of_layers_with_strides_is_all_of_them(normal, strides):
+    weights = [*pair(normal), normal(2, 4, 2, 1, 3, seed=2)]
+    steps = [*(strides or [(1, 1, 1)] * 2), (1, 2, 1)]
+    x = normal(1, 2, 17, 16, 18, seed=3)
+    expected = x
+    for weight, stride in zip(weights, steps, strict=True):
+        expected = F.conv3d(expected, weight, stride=stride)
+    total = tuple(a * b * c for a, b, c in zip(*steps, strict=True))
+    assert difference(F.conv3d(x, compose_run(weights, steps), stride=total), expected) < 1e-12
+
+
+@pytest.mark.parametrize("combination", ["concatenate", "sum"])
+@pytest.mark.parametrize("m", [1, 2, 3])
+def test_streams_are_those_of_the_papers_block_and_with_enough_filters_exact(
+    normal, m, combination
+):
+    weights = pair(normal, out=6)
+    result = factorise_run(weights, m, 90, combination=combination)
+    assert float(result.relative_error) < 1e-6
+    block = PSCBlock(2, 6, m=m, n=2, width=90, merge=combination, padding="valid", activation=None)
+    block.double()
+    for stream, factors in zip(block.streams, result.streams, strict=True):
+        for i, plane in enumerate(factors.planes):
+            conv = stream.get_submodule(f"plane_{i + 1}.conv")
+            filters, channels = plane.shape[:2]
+            conv.weight.data.zero_()[:filters, :channels] = plane
+            conv.bias.data.zero_()
+        line = stream.axis.conv
+        line.weight.data.zero_()[:, : factors.line.shape[1]] = factors.line
+        if line.bias is not None:
+            line.bias.data.zero_()
+    x = normal(1, 2, 7, 8, 9, seed=5)
+    expected = F.conv3d(F.conv3d(x, weights[0]), weights[1])
+    assert difference(block(x)[:, result.order.argsort()], expected) < 1e-6
+
+
+def test_a_run_of_one_layer_is_the_layer(normal):
+    weight = normal(8, 3, 3, 3, 3)
+    for combination, single in (("concatenate", factorise_streams), ("sum", factorise_sum)):
+        run = factorise_run([weight], 2, 4, combination=combination, sweeps=20)
+        alone = single(weight, 2, 4)
+        # Lines are fitted once more in the end.
+        assert float(run.relative_error) <= float(alone.relative_error) * (1 + 1e-9)
+        assert float(run.relative_error) == pytest.approx(float(alone.relative_error), rel=1e-2)
+        assert torch.equal(run.order, alone.order)
+
+
+@pytest.mark.parametrize("combination", ["concatenate", "sum"])
+def test_the_error_is_that_of_the_kernel_and_falls_with_the_width(normal, combination):
+    weights = pair(normal, 3, 5, 6)
+    whole = compose_run(weights, [(1, 1, 1)] * 2)
+    errors = []
+    for width in (2, 4, 6, 8, 10):
+        result = factorise_run(weights, 2, width, combination=combination, sweeps=20)
+        kernels = [stream.weight() for stream in result.streams]
+        near = torch.stack(kernels).sum(0) if combination == "sum" else torch.cat(kernels)
+        near = near[result.order.argsort()]
+        errors.append(difference(near, whole))
+        assert float(result.relative_error) == pytest.approx(errors[-1], abs=1e-9)
+        # No stack is nearer than a plane without that form.
+        single = factorise_sum if combination == "sum" else factorise_streams
+        assert errors[-1] > float(single(whole, 2, width).relative_error) - 0.01
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_three_layers_dtypes_and_balanced_factors(normal):
+    weights = [*pair(normal), normal(5, 4, 3, 3, 3, seed=2)]
+    for dtype, other in itertools.product((torch.float16, torch.bfloat16), (torch.float32,)):
+        half = factorise_run([w.to(dtype) for w in weights], 2, 9)
+        full = factorise_run([w.to(dtype).to(other) for w in weights], 2, 9)
+        assert {half.streams[0].line.dtype, half.streams[1].planes[2].dtype} == {dtype}
+        assert float(half.relative_error) == pytest.approx(float(full.relative_error), rel=1e-5)
+    (stream, _) = factorise_run(weights, 2, 9).streams
+    assert tuple(stream.line.shape) == (3, 9, 7, 1, 1)
+    norms = torch.stack([factor.norm() for factor in (*stream.planes, stream.line)])
+    assert norms.max() < norms.min() * (1 + 1e-9)
+    zero = factorise_run([torch.zeros_like(w) for w in weights], 1, 4)
+    assert float(zero.relative_error) == 0
+    assert torch.isfinite(zero.streams[0].weight()).all()
+
+
+def test_impossible_runs_are_refused(normal):
+    first, second = pair(normal)
+    for arguments, message in (
+        (([], 1, 4), "needs a layer"),
+        (([second, first], 1, 4), "reads 2 channels, the one before writes 4"),
+        (([first, second], 5, 4), "m=5"),
+        (([first, second], 1, 0), "width must be at least 1"),
+        (([first, second * torch.nan], 1, 4), "not finite"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            factorise_run(*arguments)
+    with pytest.raises(ConfigError, match="sweeps=0"):
+        factorise_run([first, second], 1, 4, sweeps=0)
+
+
+def test_kernels_need_not_be_cubic(normal):
+    weights = [normal(4, 2, 3, 5, 2), normal(6, 4, 1, 3, 4, seed=1)]
+    result = factorise_run(weights, 3, 80)
+    assert float(result.relative_error) < 1e-6
+    assert [tuple(s.line.shape[2:]) for s in result.streams] == [(3, 1, 1), (1, 7, 1), (1, 1, 5)]
