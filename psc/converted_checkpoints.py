@@ -25,7 +25,7 @@ from psc.checkpoints import (
 )
 from psc.config.plain import from_plain
 from psc.config.schema import TrainConfig
-from psc.conversion import ConversionReport, match_features
+from psc.conversion import ConversionReport, calibrate, match_features
 from psc.conversion.arguments import ConversionArguments
 from psc.conversion.factors import Initialisation
 from psc.errors import ConfigError
@@ -33,15 +33,18 @@ from psc.evaluation import inference_device
 
 
 @dataclass(frozen=True)
-class Matching:
-    """Feature matching after a conversion (``psc.conversion.match_features``).
+class Correction:
+    """What follows a conversion, on training data without their labels.
 
     Attributes:
-        steps: on batches of the training data; 0: none.
+        calibrate: whether to correct every channel's gain and offset (``calibrate``); None: where
+            training data are read in any case.
+        steps: of feature matching (``match_features``); 0: none.
         learning_rate: the first one.
         accelerator: "auto", "cpu" or "gpu".
     """
 
+    calibrate: bool | None = None
     steps: int = 0
     learning_rate: float = 1e-3
     accelerator: str = "auto"
@@ -66,20 +69,20 @@ def convert_checkpoint(
     arguments: ConversionArguments,
     *,
     init: Initialisation = "svd",
-    matching: Matching | None = None,
+    correction: Correction | None = None,
     overwrite: bool = False,
 ) -> ConvertedCheckpoint:
     """Write the checkpoint of a converted network.
 
-    Where n > 1 (whose runs of layers one batch shows), and for feature matching, the training data
-    of the checkpoint's configuration are read.
+    Where n > 1 (whose runs of layers one batch shows), and for any correction, the training data of
+    the checkpoint's configuration are read.
 
     Args:
         source: a checkpoint of train.py with 3D convolutions (``block=3d``).
         output: the file to write.
         arguments: how to convert.
         init: "svd" or "random".
-        matching: how long to match features.
+        correction: what follows.
         overwrite: whether ``output`` may exist.
 
     Raises:
@@ -89,34 +92,43 @@ def convert_checkpoint(
     """
     if output.exists() and not overwrite:
         raise ConfigError(f"output={output} exists; give another file, or overwrite=true")
-    matching = matching or Matching()
-    if matching.steps < 0:
-        raise ConfigError(f"match_steps must not be negative, got {matching.steps}")
-    device = inference_device(matching.accelerator)
+    correction = correction or Correction()
+    if correction.steps < 0:
+        raise ConfigError(f"match_steps must not be negative, got {correction.steps}")
+    device = inference_device(correction.accelerator)
+    calibrates = correction.calibrate
+    if calibrates is None:
+        calibrates = arguments.n > 1 or correction.steps > 0
+    corrects = calibrates or correction.steps > 0
     checkpoint = load_checkpoint(source)
     if CONVERSION_KEY in checkpoint:
         raise ConfigError(f"checkpoint={source} is converted already; convert the one it came from")
     trained = from_plain(stored_config(checkpoint, source), source)
     network = checkpoint_network(trained, checkpoint, source)
-    original = copy.deepcopy(network) if matching.steps else network
-    inputs = _inputs(trained, network) if arguments.n > 1 or matching.steps else iter(())
+    original = copy.deepcopy(network) if corrects else network
+    inputs = _inputs(trained, network) if arguments.n > 1 or corrects else iter(())
     conversion = arguments.apply(network, init, next(inputs) if arguments.n > 1 else None)
     report = conversion.report
     if not report.converted:
         raise ConfigError(
             f"checkpoint={source} has no 3D convolution to convert; only networks of block=3d have"
         )
+    original.to(device)
+    network.to(device)
+    batches = (batch.to(device) for batch in inputs)
+    if calibrates:
+        calibrate(original, conversion, next(batches))
     losses: list[float] = []
-    if matching.steps:
+    if correction.steps:
         losses = match_features(
-            original.to(device),
-            replace(conversion, model=network.to(device)),
-            (batch.to(device) for batch in inputs),
-            steps=matching.steps,
-            learning_rate=matching.learning_rate,
+            original,
+            conversion,
+            batches,
+            steps=correction.steps,
+            learning_rate=correction.learning_rate,
             progress=True,
         )
-        network.cpu()
+    network.cpu()
     if arguments.n > 1:
         arguments = replace(arguments, runs=[list(run) for run in report.runs])
     written = {

@@ -33,7 +33,7 @@ PROJECT = Path(__file__).parents[1]
 NETWORK = ("backbone=unet", "budget=quick", "dataset=fibsem_sample", "trainer.progress_bar=false")
 FURTHER = ("recipe.validate_every=25",)
 FINE_TUNING = ("recipe.optimizer.learning_rate=1e-3",)
-MATCHING = "match_steps=300"
+MATCHING = "match_steps=200"
 RECORDED = ("name", "seed", "parameters", "validation_loss", "matching", "initial_weights")
 
 
@@ -57,15 +57,16 @@ class Start:
 STARTS = (
     Start("p1sc1-svd", conversion=("m=1",)),
     Start("p2sc1-svd", conversion=("m=2",)),
+    Start("p2sc1-calibrated", conversion=("m=2", "calibrate=true")),
     Start("p2sc1-matched", conversion=("m=2", MATCHING)),
-    Start("p2sc1-sum-svd", conversion=("m=2", "merge=sum")),
-    Start("p2sc2-matched", conversion=("m=2", "n=2", "activation=true", MATCHING)),
+    Start("p2sc1-sum-calibrated", conversion=("m=2", "merge=sum", "calibrate=true")),
+    Start("p2sc2-matched", conversion=("m=2", "n=2", MATCHING)),
     Start("p1sc1-scratch", "p1sc1", weights=False),
     Start("p2sc1-scratch", "p2sc1", weights=False),
     Start("p2sc2-scratch", "p2sc2", weights=False),
+    Start("3d-further"),
     Start("p1sc1-random", conversion=("m=1", "init=random")),
     Start("p2sc1-random", conversion=("m=2", "init=random")),
-    Start("3d-further"),
 )
 
 
@@ -76,7 +77,7 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("runs/conversion"))
-    parser.add_argument("--iterations", type=int, default=200, help="of each further training")
+    parser.add_argument("--iterations", type=int, default=150, help="of each further training")
     parser.add_argument("--into", type=Path, default=EXPERIMENTS / "conversion")
     parser.add_argument("--starts", nargs="+", choices=[s.name for s in STARTS], metavar="NAME")
     arguments = parser.parse_args()

@@ -2,9 +2,10 @@
 
 Writes a checkpoint of the same network with separable convolutions (``psc.convert``), prints what
 became of every layer, and writes that to ``report=…`` as JSON if asked for. With n=2 pairs of
-convolutions become one block. ``match_steps=300`` then trains the new blocks, on the checkpoint's
-training data without their labels, to give the results of the layers that they replace. Other
-options, with their defaults: width=eq5 (or exact, or a number) maximum_width=512 include=[…]
+convolutions become one block. ``calibrate=true`` then corrects every channel's gain and offset on
+one batch of the checkpoint's training data, and ``match_steps=300`` trains the new blocks to give
+the results of the layers that they replace; labels are not used. Other options, with their
+defaults: width=eq5 (or exact, or a number) maximum_width=512 include=[…]
 exclude=[…] merge=concatenate (or sum) activation=false init=svd (or random) unsupported=refuse (or
 skip) runs=[…] match_learning_rate=1e-3 accelerator=auto (or cpu, gpu) overwrite=false.
 """
@@ -19,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from psc.cli import EXIT_FAILURE, explain
 from psc.conversion.arguments import ConversionArguments
 from psc.conversion.factors import Initialisation
-from psc.converted_checkpoints import Matching, convert_checkpoint
+from psc.converted_checkpoints import Correction, convert_checkpoint
 from psc.errors import ConfigError, PSCError
 from psc.results import write_json
 
@@ -33,6 +34,7 @@ class ConvertConfig(ConversionArguments):
         output: the file to write.
         report: a JSON file for what became of every layer, and the losses of matching.
         init: "svd" or "random".
+        calibrate: on a batch of training data; null: where these are read in any case.
         match_steps: of feature matching; 0: none.
         match_learning_rate: its first learning rate.
         accelerator: where to match.
@@ -43,6 +45,7 @@ class ConvertConfig(ConversionArguments):
     output: str = MISSING
     report: str | None = None
     init: str = "svd"
+    calibrate: bool | None = None
     match_steps: int = 0
     match_learning_rate: float = 1e-3
     accelerator: str = "auto"
@@ -67,7 +70,9 @@ def main(arguments: list[str]) -> None:
         Path(config.output),
         ConversionArguments(**own),
         init=inits[config.init],
-        matching=Matching(config.match_steps, config.match_learning_rate, config.accelerator),
+        correction=Correction(
+            config.calibrate, config.match_steps, config.match_learning_rate, config.accelerator
+        ),
         overwrite=config.overwrite,
     )
     print(done.report)

@@ -16,6 +16,7 @@ import torch
 import zarr
 from torch.utils.flop_counter import FlopCounterMode
 
+from psc.applications import build_application
 from psc.build import build_network, sample_shape
 from psc.callbacks import Throughput
 from psc.checkpoint_network import checkpoint_network
@@ -206,6 +207,21 @@ def test_pairs_become_blocks_matched_to_the_original_and_are_trained_on(
     )
     assert record.data["conversion"]["n"] == 2
     assert record.parameters == sum(p.numel() for p in network.parameters())
+
+
+def test_channels_are_corrected_on_training_data(run_3d, command, tmp_path):
+    overrides, _, converted = run_3d
+    best, config = converted.with_name("best.ckpt"), compose(overrides)
+    networks = [network_of(best, config)]
+    for calibrated in ("true", "false"):
+        path = tmp_path / f"{calibrated}.ckpt"
+        command([f"checkpoint={best}", f"output={path}", "m=2", f"calibrate={calibrated}"])
+        networks.append(network_of(path, config))
+    data = build_application(config).training_data(networks[0], 0)
+    raw = torch.stack([data.training[i]["raw"] for i in (90, 91)])  # others than it was done on
+    with torch.no_grad():
+        original, corrected, plain = (network(raw) for network in networks)
+    assert (corrected - original).norm() < (plain - original).norm()
 
 
 def test_tissues_are_segmented_by_a_converted_network(command, trained, tmp_path):

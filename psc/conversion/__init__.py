@@ -3,6 +3,7 @@
 Works on any ``nn.Module``; needs nothing of this project's networks or training.
 """
 
+from psc.conversion.calibrating import calibrate
 from psc.conversion.convert import Conversion, convert
 from psc.conversion.factors import composed_weight
 from psc.conversion.layer import SeparableConv3d
@@ -18,6 +19,7 @@ __all__ = [
     "LayerReport",
     "SeparableConv3d",
     "SeparableRun3d",
+    "calibrate",
     "composed_run_weight",
     "composed_weight",
     "convert",

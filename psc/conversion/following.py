@@ -180,14 +180,29 @@ def _only_link(point: _Point) -> Link | None:
 
 
 def _link(point: _Point, following: str) -> Link:
-    """The affine map by least squares, channel by channel."""
-    after = point.tensor.detach().movedim(_CHANNELS, 0).flatten(1)
-    before = point.before.movedim(_CHANNELS, 0).flatten(1)
-    if after.dtype not in (torch.float32, torch.float64):
-        after, before = after.float(), before.float()
-    mean_after, mean_before = after.mean(1), before.mean(1)
-    before = before - mean_before[:, None]
-    energy = before.square().sum(1)
-    products = (before * (after - mean_after[:, None])).sum(1)
+    return Link(following, point.passed, *affine_map(point.before, point.tensor.detach()))
+
+
+def affine_map(
+    before: Tensor, after: Tensor, *, through_zero: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The map per channel that brings one result nearest to another, by least squares.
+
+    Args:
+        before: (N, C, D, H, W) or (C, D, H, W).
+        after: of the same shape.
+        through_zero: without an offset.
+
+    Returns:
+        Slope and offset (C,), in float32 or float64: after ≈ slope · before + offset.
+    """
+    precise = torch.promote_types(before.dtype, torch.float32)
+    x, y = (t.to(precise).movedim(_CHANNELS, 0).flatten(1) for t in (before, after))
+    mean_x, mean_y = x.mean(1), y.mean(1)
+    if through_zero:
+        mean_x, mean_y = torch.zeros_like(mean_x), torch.zeros_like(mean_y)
+    x = x - mean_x[:, None]
+    energy = x.square().sum(1)
+    products = (x * (y - mean_y[:, None])).sum(1)
     slope = torch.where(energy > 0, products / energy.clamp(min=1e-30), 0.0)
-    return Link(following, point.passed, slope, mean_after - slope * mean_before)
+    return slope, mean_y - slope * mean_x

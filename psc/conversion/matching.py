@@ -1,6 +1,6 @@
 """Feature matching: what a conversion lost, learnt back from the original without any labels."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from psc.conversion.convert import Conversion
 from psc.conversion.observation import ExampleInput, in_evaluation_mode, run_on
-from psc.conversion.parallel_streams import ParallelStreams
+from psc.conversion.results import kept_results, replaced_layers
 from psc.errors import ConfigError
 
 
@@ -28,7 +28,7 @@ def match_features(
     Original and conversion read the same batch, both in evaluation mode; the loss is the mean over
     blocks of ‖result − the original's‖² / ‖the original's‖² (hints, Romero et al. 2015, at every
     converted layer). Only the blocks' parameters change, by Adam with a rate that falls to zero
-    along a cosine; statistics of norms stay as they are.
+    along a cosine; statistics of norms stay as they are. ``calibrate`` first: it is cheaper.
 
     Args:
         original: the network before ``convert`` (keep a copy if that worked in place).
@@ -51,10 +51,10 @@ def match_features(
             f"steps={steps}, learning_rate={learning_rate}: both must be greater than 0"
         )
     model = conversion.model
-    pairs = _pairs(conversion)
+    layers = replaced_layers(conversion)
     parameters = [
         parameter
-        for name in pairs
+        for name in layers
         for parameter in model.get_submodule(name).parameters()
         if parameter.requires_grad
     ]
@@ -66,8 +66,8 @@ def match_features(
     with ExitStack() as stack:
         stack.enter_context(in_evaluation_mode(original))
         stack.enter_context(in_evaluation_mode(model))
-        wanted = _results(original, {pairs[name]: name for name in pairs}, stack)
-        given = _results(model, {name: name for name in pairs}, stack)
+        wanted = kept_results(original, {layer: name for name, layer in layers.items()}, stack)
+        given = kept_results(model, {name: name for name in layers}, stack)
         source = _endless(batches)
         for _ in tqdm(range(steps), "matching", disable=not progress, leave=False):
             batch = next(source)
@@ -75,7 +75,7 @@ def match_features(
                 run_on(original, batch)
             with torch.enable_grad():
                 run_on(model, batch)
-                loss = torch.stack([_distance(given[n], wanted[n]) for n in pairs]).mean()
+                loss = torch.stack([_distance(given[n], wanted[n]) for n in layers]).mean()
             losses.append(float(loss.detach()))
             if not bool(loss.isfinite()):
                 raise ConfigError(
@@ -89,30 +89,6 @@ def match_features(
             given.clear()
             wanted.clear()
     return losses
-
-
-def _pairs(conversion: Conversion[Any]) -> dict[str, str]:
-    """Blocks and the layers of the original whose results they should have."""
-    last = {run[0]: run[-1] for run in conversion.report.runs}
-    return {
-        name: last.get(name, name)
-        for name, part in conversion.model.named_modules()
-        if isinstance(part, ParallelStreams)
-    }
-
-
-def _results(model: nn.Module, names: Mapping[str, str], stack: ExitStack) -> dict[str, Tensor]:
-    """The results of some modules, by the names given for them, of the last forward pass."""
-    results: dict[str, Tensor] = {}
-
-    def keep(name: str, result: Tensor) -> None:
-        results[name] = result.clone()  # what follows may change it in place
-
-    for module, name in names.items():
-        part = model.get_submodule(module)
-        handle = part.register_forward_hook(lambda _m, _x, y, name=name: keep(name, y))
-        stack.callback(handle.remove)
-    return results
 
 
 def _distance(result: Tensor, wanted: Tensor) -> Tensor:
