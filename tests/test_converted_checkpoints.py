@@ -190,7 +190,7 @@ def test_pairs_become_blocks_matched_to_the_original_and_are_trained_on(
         "n=2",
         f"activation={activation}",
         "match_steps=8",
-        "match_learning_rate=0.01",
+        "match_learning_rate=0.002",
     ]
     command([f"checkpoint={best}", f"output={path}", f"report={report}", *options])
     assert "feature matching: loss" in capsys.readouterr().out
