@@ -10,7 +10,7 @@ STAMP := .venv/.installed
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo experiment-4b experiment-5d experiment-6d sweep readme paper \
+.PHONY: help setup demo experiment-4b experiment-5d experiment-6d experiment-conversion sweep readme paper \
   tables table-4b table-5d table-6d \
   figures figure-1 figure-2 figure-3 figure-4a figure-5 figure-6 \
   data-ucf101 data-fibsem data-ibsr test lint format clean
@@ -29,6 +29,10 @@ demo: $(STAMP) ## Train 3D against P2SC2 on synthetic volumes, brains and films,
 
 experiment-4b experiment-5d experiment-6d: $(STAMP) ## Run what that table lacks and collect the records (BUDGET=paper; ARGS)
 	$(BIN)/python scripts/experiment.py table-$(@:experiment-%=%) --protocol $(BUDGET) $(ARGS)
+
+experiment-conversion: $(STAMP) ## Convert a trained U-Net and train on from several starts (ARGS="--seed 1")
+	$(BIN)/python scripts/conversion_study.py $(ARGS)
+	$(BIN)/python scripts/conversion_report.py
 
 sweep: $(STAMP) ## Train a whole sweep, several runs at once, and summarise it (SWEEP=grid; ARGS: to train.py)
 	$(BIN)/python train.py --multirun sweep=$(SWEEP) hydra/launcher=local \

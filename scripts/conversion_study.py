@@ -80,9 +80,18 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=150, help="of each further training")
     parser.add_argument("--into", type=Path, default=EXPERIMENTS / "conversion")
     parser.add_argument("--starts", nargs="+", choices=[s.name for s in STARTS], metavar="NAME")
+    parser.add_argument(
+        "overrides", nargs="*", default=NETWORK, help=f"of every training; default: {NETWORK}"
+    )
     arguments = parser.parse_args()
     quieten_lightning()
-    study = Study(arguments.output, arguments.seed, arguments.iterations, arguments.into)
+    study = Study(
+        arguments.output,
+        arguments.seed,
+        arguments.iterations,
+        arguments.into,
+        tuple(arguments.overrides),
+    )
     try:
         trained = study.trained()
         for start in STARTS:
@@ -101,12 +110,14 @@ class Study:
         seed: of every training.
         iterations: of each further training.
         into: where records are collected.
+        overrides: of every training: network, data, budget.
     """
 
     output: Path
     seed: int
     iterations: int
     into: Path
+    overrides: tuple[str, ...] = NETWORK
 
     def trained(self) -> Path:
         """The checkpoint of the 3D network, trained if it is not there."""
@@ -130,9 +141,9 @@ class Study:
 
     def _train(self, name: str, block: str, *options: str) -> Path:
         parent = self.output / f"{name}-seed{self.seed}"
-        common = (*NETWORK, f"block={block}", f"seed={self.seed}", f"output_directory={parent}")
+        common = [f"block={block}", f"seed={self.seed}", f"output_directory={parent}"]
         if not list(parent.glob(f"*/{FILE_NAME}")):
-            _run("train.py", *common, *options, "resume=true")
+            _run("train.py", *self.overrides, *common, *options, "resume=true")
         (result,) = parent.glob(f"*/{FILE_NAME}")
         self._collect(f"{name}-seed{self.seed}", result.parent)
         return result.parent

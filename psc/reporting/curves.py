@@ -15,7 +15,7 @@ from matplotlib.ticker import PercentFormatter
 from psc.errors import ConfigError, DataError
 from psc.reporting.canvas import PAGE_WIDTH, checked_png, page_style, save_png
 
-__all__ = ["curves_figure", "read_curve", "threshold_figure"]
+__all__ = ["colour", "curves_figure", "marker", "read_curve", "threshold_figure"]
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +34,8 @@ _HEIGHT = 2.4  # inches
 _SMOOTHED_PARTS = 50  # a training curve is averaged over a fiftieth of its points
 
 
-def _marker(i: int) -> str:
-    """Markers go round out of step with the colours, so that 49 curves differ."""
+def marker(i: int) -> str:
+    """Of the i-th curve; they go round out of step with the colours, so that 49 curves differ."""
     return _MARKERS[(i + i // len(_COLOURS)) % len(_MARKERS)]
 
 
@@ -82,7 +82,7 @@ def curves_figure(
     with page_style():
         figure, axes = _figure_of_axes(2 if of_errors else 1)
         for i, label in enumerate(metrics_csv):
-            axes[0].plot(*training[label], color=_colour(i), alpha=0.25, linewidth=0.5)
+            axes[0].plot(*training[label], color=colour(i), alpha=0.25, linewidth=0.5)
             _draw(axes[0], i, _smoothed(*training[label]), validation[label])
         axes[0].set(xlabel="iteration", ylabel="loss")
         losses = [values for _, values in (*training.values(), *validation.values())]
@@ -118,14 +118,14 @@ def threshold_figure(
     with page_style():
         figure, (left, right) = _figure_of_axes(2)
         for i, (label, (thresholds, split, merge)) in enumerate(tables.items()):
-            colour, marker = _COLOURS[i % len(_COLOURS)], _marker(i)
+            shade, shape = colour(i), marker(i)
             total = split + merge
             best = int(np.argmin(total))
             for axes, x, y in ((left, merge, split), (right, thresholds, total)):
-                axes.plot(x, y, color=colour, marker=marker, markersize=2.5, markerfacecolor="w")
-                axes.plot(x[best], y[best], color=colour, marker=marker, markersize=5.5)
+                axes.plot(x, y, color=shade, marker=shape, markersize=2.5, markerfacecolor="w")
+                axes.plot(x[best], y[best], color=shade, marker=shape, markersize=5.5)
             text = f"{label}: {total[best]:.2f} at {thresholds[best]:g}"
-            right.plot([], [], color=colour, marker=marker, markersize=5.5, label=text)
+            right.plot([], [], color=shade, marker=shape, markersize=5.5, label=text)
         left.set(xlabel="VI merge (bits)", ylabel="VI split (bits)", xlim=(0, None), ylim=(0, None))
         right.set(xlabel="agglomeration threshold", ylabel="VI (bits)", ylim=(0, None))
         right.legend(title="lowest VI", alignment="left")
@@ -186,14 +186,15 @@ def _errors(metrics_csv: Path) -> tuple[_Curve, _Curve]:
     return (steps[ends], errors[ends]), (validation_steps, 1 - accuracies)
 
 
-def _colour(i: int) -> str:
+def colour(i: int) -> str:
+    """Of the i-th curve."""
     return _COLOURS[i % len(_COLOURS)]
 
 
 def _draw(axes: Axes, i: int, training: _Points, validation: _Points) -> None:
     """Training dashed, validation solid with markers, in the colour of run i."""
-    axes.plot(*training, color=_colour(i), linestyle=_DASHED)
-    axes.plot(*validation, color=_colour(i), marker=_marker(i), markersize=3)
+    axes.plot(*training, color=colour(i), linestyle=_DASHED)
+    axes.plot(*validation, color=colour(i), marker=marker(i), markersize=3)
 
 
 def _draw_errors(
@@ -210,7 +211,7 @@ def _draw_errors(
 def _name_curves(axes: Axes, runs: Sequence[str]) -> None:
     """A legend on the right: runs by colour and marker, training and validation by line."""
     of_runs = [
-        Line2D([], [], color=_colour(i), marker=_marker(i), markersize=3) for i in range(len(runs))
+        Line2D([], [], color=colour(i), marker=marker(i), markersize=3) for i in range(len(runs))
     ]
     kinds = [
         Line2D([], [], color="0.3", linestyle=_DASHED),

@@ -36,7 +36,7 @@ def test_eq4_the_composed_kernel_of_layers_with_strides_is_all_of_them(normal, s
 
 @pytest.mark.parametrize("combination", ["concatenate", "sum"])
 @pytest.mark.parametrize("m", [1, 2, 3])
-def test_streams_are_those_of_the_papers_block_and_with_enough_filters_exact(
+def test_eq4_with_enough_filters_the_papers_block_is_n_layers(
     normal, m, combination
 ):
     weights = pair(normal, out=6)

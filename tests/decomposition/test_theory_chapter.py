@@ -11,7 +11,9 @@ CHAPTER = ROOT / "docs" / "theory.md"
 TEXT = CHAPTER.read_text(encoding="utf-8")
 NAMED_TESTS = sorted(set(re.findall(r"`(test_\w+)`", TEXT)))
 WRITTEN = "\n".join(
-    path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("test_*.py"))
+    path.read_text(encoding="utf-8")
+    for folder in ("decomposition", "conversion")
+    for path in sorted((ROOT / "tests" / folder).glob("test_*.py"))
 )
 DEFINED_TESTS = set(re.findall(r"^def (test_\w+)\(", WRITTEN, re.MULTILINE))
 
