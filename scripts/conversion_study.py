@@ -32,7 +32,6 @@ from psc.trainer import quieten_lightning
 PROJECT = Path(__file__).parents[1]
 NETWORK = ("backbone=unet", "budget=quick", "dataset=fibsem_sample", "trainer.progress_bar=false")
 FURTHER = ("recipe.validate_every=25",)
-FINE_TUNING = ("recipe.optimizer.learning_rate=1e-3",)
 MATCHING = "match_steps=200"
 RECORDED = ("name", "seed", "parameters", "validation_loss", "matching", "initial_weights")
 
@@ -78,6 +77,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("runs/conversion"))
     parser.add_argument("--iterations", type=int, default=150, help="of each further training")
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="of starts with weights")
     parser.add_argument("--into", type=Path, default=EXPERIMENTS / "conversion")
     parser.add_argument("--starts", nargs="+", choices=[s.name for s in STARTS], metavar="NAME")
     parser.add_argument(
@@ -89,6 +89,7 @@ def main() -> None:
         arguments.output,
         arguments.seed,
         arguments.iterations,
+        arguments.learning_rate,
         arguments.into,
         tuple(arguments.overrides),
     )
@@ -109,6 +110,8 @@ class Study:
         output: folder for the runs.
         seed: of every training.
         iterations: of each further training.
+        learning_rate: of those that begin with trained or converted weights; others have the
+            recipe's.
         into: where records are collected.
         overrides: of every training: network, data, budget.
     """
@@ -116,6 +119,7 @@ class Study:
     output: Path
     seed: int
     iterations: int
+    learning_rate: float
     into: Path
     overrides: tuple[str, ...] = NETWORK
 
@@ -135,7 +139,8 @@ class Study:
             self._evaluate(start, weights)
         options = [f"recipe.iterations={self.iterations}", *FURTHER]
         if weights is not None:
-            options += [f"initial_weights={weights}", *FINE_TUNING]
+            rate = f"recipe.optimizer.learning_rate={self.learning_rate:g}"
+            options += [f"initial_weights={weights}", rate]
         self._record(start, weights)
         self._train(start.name, start.block, *options)
 

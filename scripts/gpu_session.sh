@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that waits for a GPU, in order of worth: correctness of the block in bf16, the benchmark
 # of the block at every width, that of whole networks, then the EM and the MRI networks at the paper's
-# width on the real sample (PSC_SAMPLE_DATA).
+# width on the real sample (PSC_SAMPLE_DATA), then the EM network converted and trained on.
 #   scripts/gpu_session.sh OUTPUT_FOLDER [MINUTES_PER_NETWORK]
 # If experiments/ of this checkout is lost with the machine, collect the records afterwards:
 #   scripts/collect_records.py table-6d OUTPUT_FOLDER/runs/table-6d-gpu
@@ -31,4 +31,9 @@ for table in 6d 5d; do
     --protocol gpu --output "$out/runs" "recipe.max_minutes=$minutes" trainer.progress_bar=false
   step "summary $table" "$python" scripts/summarize.py "$out/runs/table-$table-gpu"
 done
+step 'converted networks' "$python" scripts/conversion_study.py --output "$out/runs/conversion" \
+  --into "$out/conversion" --iterations 1000 --learning-rate 1e-4 \
+  backbone=unet budget=paper dataset=fibsem_sample recipe.malis_from=null recipe.iterations=4000 \
+  recipe.validate_every=500 "recipe.max_minutes=$minutes" trainer.progress_bar=false
+step 'report of converted networks' "$python" scripts/conversion_report.py --folder "$out/conversion"
 exit "$failed"

@@ -10,6 +10,7 @@ from psc.conversion.parallel_streams import ParallelStreams
 from psc.conversion.run_factors import separable_run
 from psc.conversion.runs import Run
 from psc.conversion.widths import Width, layer_widths, run_width
+from psc.errors import ConfigError
 from psc.streams import Merge
 
 
@@ -50,18 +51,25 @@ class BlockOptions:
         )
 
     def block_for_run(self, run: Run, layers: Mapping[str, nn.Conv3d]) -> ParallelStreams:
-        """P_mSC_n in place of several layers; see ``block_for``."""
+        """P_mSC_n in place of several layers.
+
+        Raises:
+            ConfigError: as ``block_for``, naming the layers.
+        """
         parts = [layers[name] for name in run.layers]
-        width = run_width(run.layers, parts, self.m, self.width, maximum=self.maximum_width)
-        return separable_run(
-            parts,
-            run.links,
-            (width,) * self.m,
-            init=self.init,
-            merge=self.merge,
-            sweeps=self.sweeps,
-            activation=self.activation,
-        )
+        try:
+            width = run_width(run.layers, parts, self.m, self.width, maximum=self.maximum_width)
+            return separable_run(
+                parts,
+                run.links,
+                (width,) * self.m,
+                init=self.init,
+                merge=self.merge,
+                sweeps=self.sweeps,
+                activation=self.activation,
+            )
+        except ConfigError as error:
+            raise ConfigError(f"{' → '.join(run.layers)}: {error}") from error
 
 
 def in_no_run(layers: Mapping[str, nn.Conv3d], runs: Sequence[Run]) -> dict[str, nn.Conv3d]:
