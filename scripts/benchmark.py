@@ -7,6 +7,7 @@
     python scripts/benchmark.py blockwise          # volumes of growing size: time, memory, disk
     python scripts/benchmark.py block              # P_mSC_n against plain 3D convolutions
     python scripts/benchmark.py networks           # whole networks, beside torchvision's, MONAI's
+    python scripts/benchmark.py conversion         # psc.convert, and beside tensorly-torch
 
 Prints Markdown tables. ``--out FILE.json`` keeps the numbers together with versions and machine,
 ``--csv FILE`` all tables as one, ``--markdown FILE`` what is printed.
@@ -18,7 +19,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from benchmarks import block, blockwise, crops, malis, metrics, networks, tissue_patches
+from benchmarks import (
+    block,
+    blockwise,
+    conversion,
+    crops,
+    malis,
+    metrics,
+    networks,
+    tissue_patches,
+)
 from benchmarks.conditions import CLOCKS, LAYOUTS, PRECISIONS
 from benchmarks.report import Report, write_csv, write_json, write_markdown
 
@@ -33,6 +43,7 @@ _BENCHMARKS = {
     "blockwise": blockwise,
     "block": block,
     "networks": networks,
+    "conversion": conversion,
 }
 _WRITERS: dict[str, Callable[[Report, Path], None]] = {
     "out": write_json,
@@ -77,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--size",
                 type=_positive,
-                help="voxels per axis (block: at most; patches: of the longer ones)",
+                help="voxels per axis (block, conversion: at most; patches: of the longer)",
             )
         command.add_argument("--seed", type=int, help="seed of everything random")
         command.add_argument("--threads", type=_positive, help="CPU threads of PyTorch")
@@ -102,7 +113,19 @@ def _parser() -> argparse.ArgumentParser:
         if module is networks:
             command.add_argument("--backbones", nargs="+", help="names of configs/backbone")
             command.add_argument("--formulation", choices=FORMULATIONS, help="of the blocks")
+        if module is conversion:
+            _add_conversion(command)
     return parser
+
+
+def _add_conversion(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--parts", nargs="+", choices=conversion.PARTS)
+    command.add_argument("--networks", nargs="+", help="to convert: r3d_18, unet, ...")
+    command.add_argument("--layers", nargs="+", help="with random kernels: 64-64, stem, ...")
+    command.add_argument("--checkpoint", type=Path, help="of train.py: trained kernels too")
+    command.add_argument("--iterations", type=_positive, help="at most, of CP and Tucker")
+    command.add_argument("--memory", type=float, help="gigabytes that CP may take at once")
+    _add_machine(command)
 
 
 def _add_conditions(command: argparse.ArgumentParser) -> None:
@@ -110,10 +133,15 @@ def _add_conditions(command: argparse.ArgumentParser) -> None:
     precisions = list(dict.fromkeys(p for names in PRECISIONS.values() for p in names))
     command.add_argument("--blocks", nargs="+", help="names of configs/block; 3d is always there")
     command.add_argument("--batch-size", type=_positive, help="samples per input")
+    command.add_argument("--precisions", nargs="+", choices=precisions)
+    _add_machine(command)
+
+
+def _add_machine(command: argparse.ArgumentParser) -> None:
+    """Where, in which layouts and by which clock."""
     command.add_argument(
         "--device", choices=tuple(PRECISIONS), help="default: a GPU if there is one"
     )
-    command.add_argument("--precisions", nargs="+", choices=precisions)
     command.add_argument("--layouts", nargs="+", choices=tuple(LAYOUTS))
     command.add_argument(
         "--clock",

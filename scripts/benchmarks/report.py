@@ -18,7 +18,10 @@ import torch
 __all__ = ["Report", "environment", "markdown_table", "write_csv", "write_json", "write_markdown"]
 
 Row = dict[str, Any]
-_LIBRARIES = ("torch", "torchvision", "monai", "numpy", "numba", "scipy", "scikit-image")
+_LIBRARIES = (
+    *("torch", "torchvision", "monai", "tensorly", "tensorly-torch"),
+    *("numpy", "numba", "scipy", "scikit-image"),
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def environment() -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    """Of the libraries that are installed: MONAI need not be."""
+    """Of the libraries that are installed: MONAI and TensorLy need not be."""
     versions = {}
     for name in _LIBRARIES:
         with contextlib.suppress(PackageNotFoundError):

@@ -15,10 +15,11 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-__all__ = ["Clock", "Timing", "failure", "interleave", "peak_python_memory"]
+__all__ = ["Clock", "Timing", "failure", "interleave", "peak_python_memory", "timed"]
 
 Clock = Literal["cpu", "wall"]
 Name = TypeVar("Name", bound=Hashable)
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,20 @@ def interleave(
                 before = timings[name]
                 timings[name] = Timing((*before.cpu, cpu), (*before.wall, wall))
     return timings
+
+
+def timed(
+    function: Callable[[], Result], *, finish: Callable[[], object] | None = None
+) -> tuple[Result, Timing]:
+    """The result of a single call and its seconds, for what takes too long to be repeated.
+
+    Args:
+        function: without arguments; what it raises is raised.
+        finish: as of ``interleave``.
+    """
+    results: list[Result] = []
+    cpu, wall = _measure(lambda: results.append(function()), 1, finish or (lambda: None))
+    return results[0], Timing((cpu,), (wall,))
 
 
 def failure(error: Exception) -> str:

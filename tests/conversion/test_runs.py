@@ -248,5 +248,5 @@ def test_impossible_runs_are_refused_before_anything_is_changed(options, message
 def test_weights_that_are_not_finite_are_refused():
     network = linear()
     network[1].weight.data[0] = torch.inf
-    with pytest.raises(ConfigError, match="0 → 1: .*not finite"):
+    with pytest.raises(ConfigError, match=r"0 → 1: .*not finite"):
         convert(network, 1, 2, example_input=volume(1, 2, 7, 7, 7))
