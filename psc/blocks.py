@@ -19,7 +19,7 @@ from psc.convolutions import (
 )
 from psc.errors import ConfigError
 from psc.formulations import Formulation, add, concatenate, folds
-from psc.streams import MERGES, Merge, Stream
+from psc.streams import MERGES, Merge, Stream, stream_channels
 from psc.widths import PUBLISHED_MAXIMUM_WIDTH, stream_width
 
 
@@ -112,14 +112,14 @@ class PSCBlock(Segment):
             Stream(
                 in_channels,
                 width,
-                out_channels if summed else out_channels // m + (s < out_channels % m),
+                channels,
                 s,
                 n,
                 stride,
                 options,
                 line=_summand(options, first=s == 0) if summed else None,
             )
-            for s in range(m)
+            for s, channels in enumerate(stream_channels(out_channels, m, merge))
         )
         self.after_sum = _after_sum(out_channels, options) if summed else None
         along_axis = 1 + n * (d - 1)

@@ -16,26 +16,49 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, fx
+
+from psc.errors import ConfigError
 
 Formulation = Literal["auto", "plain", "folded"]
 
 FORMULATIONS: tuple[Formulation, ...] = ("auto", "plain", "folded")
 
+_CHANNELS = -4  # of (N, C, D, H, W), and of (C, D, H, W), which nn.Conv3d takes too
 _FIRST_SPATIAL = 2  # (N, C, spatial...)
+_DIMENSIONS = 5
 _FEW_VOXELS = 512
 
 
-def folds(x: Tensor, formulation: Formulation = "auto") -> bool:
+def check_formulation(formulation: str) -> None:
+    """Refuse what is not in ``FORMULATIONS``.
+
+    Raises:
+        ConfigError: with those that are.
+    """
+    if formulation not in FORMULATIONS:
+        known = ", ".join(FORMULATIONS)
+        raise ConfigError(f"formulation must be one of {known}; got {formulation!r}")
+
+
+def folds(x: Tensor | fx.Proxy, formulation: Formulation = "auto") -> bool:
     """Whether a stream computes on folded views of its input x (N, C, D, H, W).
 
     "auto" folds on the CPU in float32 only. Elsewhere (GPUs; bfloat16, which PyTorch always gives
     to oneDNN; the meta device) plain 3D calls are the fastest or the only sensible form. So they
     are in training where a whole batch has no more than 512 voxels, as in the last stage of a
-    ResNet: oneDNN's weight gradients over tiny images are slow (measured: up to 1.6 times).
+    ResNet: oneDNN's weight gradients over tiny images are slow (measured: up to 1.6 times). And so
+    they are in a program that is exported or traced, which may run elsewhere and on other sizes.
+
+    Volumes without a batch (C, D, H, W) are never folded, nor are the stand-ins for tensors with
+    which ``torch.fx`` traces: of them nothing is known.
     """
+    if isinstance(x, fx.Proxy) or x.dim() != _DIMENSIONS:
+        return False
     if formulation != "auto":
         return formulation == "folded"
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return False
     if torch.is_grad_enabled() and x.shape[0] * x.shape[2:].numel() <= _FEW_VOXELS:
         return False
     return (
@@ -54,23 +77,24 @@ def fold(x: Tensor, axis: int) -> Tensor:
         (N, C, L, P, Q), ``channels_last_3d`` in memory; L is the stream's axis, P and Q its plane
         in the order that they had. A view where x has that layout already.
     """
-    x = x.movedim(_FIRST_SPATIAL + axis, _FIRST_SPATIAL)
-    return x.contiguous(memory_format=torch.channels_last_3d)
+    if axis > 0:
+        x = x.movedim(_FIRST_SPATIAL + axis, _FIRST_SPATIAL)
+    return _channels_last(x)
 
 
 def unfold(x: Tensor, axis: int) -> Tensor:
     """Undo ``fold`` logically, as a view: (N, C, L, P, Q) → (N, C, D, H, W)."""
-    return x.movedim(_FIRST_SPATIAL, _FIRST_SPATIAL + axis)
+    return x.movedim(_FIRST_SPATIAL, _FIRST_SPATIAL + axis) if axis > 0 else x
 
 
 def concatenate(volumes: Sequence[Tensor], *, folded: bool) -> Tensor:
-    """Concatenate the streams' results (N, C_s, D, H, W) over channels.
+    """Concatenate the streams' results (N, C_s, D, H, W) or (C_s, D, H, W) over channels.
 
     Results of folded streams lie in memory in different orders of D, H and W, all with channels
     last. ``torch.cat`` over dim 1 would give them channels first, ten times slower.
     """
     if not folded:
-        return torch.cat(list(volumes), dim=1)
+        return torch.cat(list(volumes), dim=_CHANNELS)
     return torch.cat([x.movedim(1, -1) for x in volumes], dim=-1).movedim(-1, 1)
 
 
@@ -90,18 +114,18 @@ def folded_plane_convolution(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    stride: int,
-    padding: int,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
     activation: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """2D convolution of every (P, Q) plane.
 
     Args:
         x: (N, C, L, P, Q), channels last.
-        weight: (C', C, d, d).
+        weight: (C', C, kP, kQ).
         bias: (C',) or None.
-        stride: in P and Q.
-        padding: zeros on each side of P and Q.
+        stride: along P and along Q.
+        padding: zeros on each side of P, and of Q.
         activation: elementwise, applied to the result before it is viewed as a volume: in place on
             a view, it would make the backward pass copy.
 
@@ -110,7 +134,7 @@ def folded_plane_convolution(
     """
     batch, channels, length, p, q = x.shape
     images = x.transpose(1, 2).reshape(batch * length, channels, p, q)
-    y = _convolve(images, weight, bias, (stride, stride), (padding, padding))
+    y = _convolve(images, weight, bias, stride, padding)
     if activation is not None:
         y = activation(y)
     return y.view(batch, length, *y.shape[1:]).transpose(1, 2)
@@ -140,7 +164,10 @@ def folded_axis_convolution(
     p, q = x.shape[3:]
     images = x.flatten(3)
     learns = torch.is_grad_enabled() and weight.requires_grad
-    if learns and stride == 1 and not torch.compiler.is_compiling():
+    # More zeros than the kernel reaches over have no convolution as their gradient.
+    usual = stride == 1 and padding < weight.shape[2]
+    lowered = torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type)
+    if learns and usual and not lowered:
         y: Tensor = _AxisConvolution.apply(images, weight, bias, padding)
     else:
         y = _convolve(images, weight[..., None], bias, (stride, 1), (padding, 0))
@@ -164,8 +191,17 @@ def _convolve(
     filters, channels, *size = weight.shape
     flat = weight.permute(0, 2, 3, 1).reshape(-1)
     weight = flat.view(filters, *size, channels).permute(0, 3, 1, 2)
-    y = F.conv2d(images, weight, bias, stride, padding)
-    return y.contiguous(memory_format=torch.channels_last)
+    return _channels_last(F.conv2d(images, weight, bias, stride, padding))
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """(N, C, ...) with the channels at the end of memory.
+
+    Not by ``memory_format``, which ``torch.func.vmap`` does not know. Where nothing is to be done
+    the result is no view: see ``activation`` of ``folded_plane_convolution``.
+    """
+    last = x.movedim(1, -1)
+    return x if last.is_contiguous() else last.contiguous().movedim(-1, 1)
 
 
 class _AxisConvolution(torch.autograd.Function):
@@ -176,18 +212,33 @@ class _AxisConvolution(torch.autograd.Function):
     input, shifted by t, with the gradient of the output: no copy is made.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(
-        ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, padding: int
-    ) -> Tensor:
-        ctx.save_for_backward(images, weight)
-        ctx.padding = padding
+    def forward(images: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
         return _convolve(images, weight[..., None], bias, (1, 1), (padding, 0))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        images, weight, _, ctx.padding = inputs
+        ctx.save_for_backward(images, weight)
+        ctx.save_for_forward(images, weight)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        (images, weight), (of_images, of_weight, of_bias, _) = ctx.saved_tensors, tangents
+        padding = (ctx.padding, 0)
+        if of_images is None:
+            of_images = torch.zeros_like(images)
+        tangent = _convolve(of_images, weight[..., None], of_bias, (1, 1), padding)
+        if of_weight is not None:
+            tangent = tangent + _convolve(images, of_weight[..., None], None, (1, 1), padding)
+        return tangent
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         images, weight = ctx.saved_tensors
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        gradient = _channels_last(gradient)
         wants_input, wants_weight, wants_bias, _ = ctx.needs_input_grad
         of_images = of_weight = of_bias = None
         if wants_input:

@@ -1,13 +1,15 @@
 """One stream of P_mSC_n: 2D convolutions in a plane, then one 1D convolution across it."""
 
 from collections import OrderedDict
-from typing import Literal
+from collections.abc import Iterable
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from psc.convolutions import AXES, ConvolutionOptions, Triple, convolution
 from psc.formulations import (
     Formulation,
+    check_formulation,
     fold,
     folded_axis_convolution,
     folded_plane_convolution,
@@ -21,8 +23,100 @@ of them, which are added up (Eq. 3)."""
 
 MERGES: tuple[Merge, ...] = ("concatenate", "sum")
 
+_IN_PLACE = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SiLU)
+"""Elementwise activations that may work in place, whatever the shape."""
 
-class Stream(nn.Sequential):
+
+def stream_channels(out_channels: int, m: int, merge: Merge) -> list[int]:
+    """Output channels of each of m streams that together have ``out_channels``.
+
+    Concatenated, each stream gives a part; where m does not divide them, the first streams get one
+    channel more. Summed, each gives all.
+    """
+    if merge == "sum":
+        return [out_channels] * m
+    return [out_channels // m + (s < out_channels % m) for s in range(m)]
+
+
+class FoldableStream(nn.Sequential):
+    """2D convolutions across an axis and 1D ones along it, and whatever stands between.
+
+    Where ``psc.formulations.folds`` says so, its convolutions are computed on folded views. That
+    takes ``stream_convolution`` with zeros on both sides as padding, without groups and dilation;
+    with any other the whole stream is computed plainly.
+
+    Args:
+        parts: layers by name, in their order.
+        axis: 0, 1 or 2 (D, H, W).
+        formulation: how the convolutions are computed; may be set anew.
+
+    Raises:
+        ConfigError: for an unknown formulation, also when it is set.
+    """
+
+    def __init__(
+        self,
+        parts: OrderedDict[str, nn.Module],
+        axis: int,
+        formulation: Formulation = "auto",
+    ) -> None:
+        super().__init__(parts)
+        self._axis = axis
+        self.formulation = formulation
+
+    @property
+    def formulation(self) -> Formulation:
+        """How the convolutions are computed (``psc.formulations``)."""
+        return self._formulation
+
+    @formulation.setter
+    def formulation(self, formulation: Formulation) -> None:
+        check_formulation(formulation)
+        self._formulation = formulation
+
+    def folds(self, x: Tensor) -> bool:
+        """Whether it computes the input x (N, C, D, H, W) on folded views."""
+        if not folds(x, self.formulation):
+            return False
+        convolutions = (part for part in self._layers() if isinstance(part, _StreamConv3d))
+        return all(part.can_fold(self._axis) for part in convolutions)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, D, H, W) → (N, out_channels, D', H', W').
+
+        Folded, the result has its channels last in memory.
+        """
+        if not self.folds(x):
+            for layer in self:
+                x = layer(x)
+            return x
+        axis = self._axis
+        x = fold(x, axis)
+        waiting = list(self._layers())[::-1]
+        while waiting:
+            layer = waiting.pop()
+            if not isinstance(layer, _StreamConv3d):
+                x = self._between(layer, x)
+                continue
+            follows = waiting[-1] if waiting else None
+            fused = isinstance(follows, _IN_PLACE) and follows.inplace
+            activation = waiting.pop() if fused else None
+            x = fold(layer(unfold(x, axis), folded_axis=axis, activation=activation), axis)
+        return unfold(x, axis)
+
+    def _layers(self) -> Iterable[nn.Module]:
+        """Convolutions and what stands between them, in the order of the data."""
+        return self
+
+    def _between(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """A layer other than a convolution, on a folded volume.
+
+        It may do anything, so that it is shown the volume as it is.
+        """
+        return fold(layer(unfold(x, self._axis)), self._axis)
+
+
+class Stream(FoldableStream):
     """n 2D convolutions (d×d) across ``axis``, then a 1D convolution along it.
 
     Its parts are named ``plane_1`` … ``plane_n`` and ``axis``, each with its ``conv`` and, as the
@@ -63,7 +157,7 @@ class Stream(nn.Sequential):
                 _across(axis, stride if i == 0 else 1),
                 options,
                 last=False,
-                build=_StreamConv3d,
+                build=stream_convolution,
             )
             channels = width
         parts["axis"] = convolution(
@@ -73,55 +167,91 @@ class Stream(nn.Sequential):
             _along(axis, stride),
             line or options,
             last=True,
-            build=_StreamConv3d,
+            build=stream_convolution,
         )
-        super().__init__(parts)
-        self._axis = axis
-        self.formulation: Formulation = options.formulation
+        super().__init__(parts, axis, options.formulation)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, D, H, W) → (N, out_channels, D', H', W')."""
-        if not folds(x, self.formulation):
-            for part in self:
-                x = part(x)
-            return x
-        # Everything between the convolutions treats all voxels alike, in whatever order they lie.
-        x = fold(x, self._axis)
-        for part in self:
-            x = self._folded(dict(part.named_children()), x)
-        return unfold(x, self._axis)
+    def _layers(self) -> Iterable[nn.Module]:
+        """Those of all parts."""
+        return [layer for part in self for layer in part.children()]
 
-    def _folded(self, layers: dict[str, nn.Module], x: Tensor) -> Tensor:
-        """One part's layers, in their order, on a folded volume."""
-        fused = list(layers) == ["conv", "activation"]
-        for name, layer in layers.items():
-            if name == "conv":
-                x = layer(x, self._axis, layers["activation"] if fused else None)
-            elif not fused:
-                x = layer(x)
-        return x
+    def _between(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """A norm or an activation; it treats all voxels alike, in whatever order they lie."""
+        y: Tensor = layer(x)
+        return y
 
 
-class _StreamConv3d(nn.Conv3d):
-    """``nn.Conv3d`` with a 2D or 1D kernel, which also computes on a folded volume."""
+def stream_convolution(*args: Any, **options: Any) -> nn.Conv3d:
+    """A convolution of a ``FoldableStream``, with the arguments of ``nn.Conv3d``."""
+    return _StreamConv3d(*args, **options)
+
+
+class _StreamConv3d(nn.Conv3d):  # private: accounts of a network name the first public class
+    """``nn.Conv3d`` that also computes a 2D or 1D kernel on folded views."""
 
     def forward(
-        self, x: Tensor, folded_axis: int | None = None, activation: nn.Module | None = None
+        self, x: Tensor, *, folded_axis: int | None = None, activation: nn.Module | None = None
     ) -> Tensor:
-        """(N, C, D, H, W), or (N, C, L, P, Q) folded along ``folded_axis``; so is the result.
+        """(N, C, D, H, W) → (N, C', D', H', W'), as ``nn.Conv3d``.
 
-        ``activation`` follows the folded convolution.
+        Args:
+            x: the volume; without a copy where it is folded in memory.
+            folded_axis: of the stream, to compute on folded views, with such a view as the
+                result; ``can_fold`` must allow it.
+            activation: follows the folded convolution, elementwise.
         """
         if folded_axis is None:
             return super().forward(x)
-        if self.kernel_size[folded_axis] == 1:
-            in_plane = next(a for a in range(AXES) if a != folded_axis)
-            weight = self.weight.select(2 + folded_axis, 0)
-            stride, padding = self.stride[in_plane], self.padding[in_plane]
-            return folded_plane_convolution(x, weight, self.bias, stride, int(padding), activation)
-        weight = self.weight.flatten(2)
-        stride, padding = self.stride[folded_axis], self.padding[folded_axis]
-        return folded_axis_convolution(x, weight, self.bias, stride, int(padding), activation)
+        padding = symmetric_padding(self)
+        assert padding is not None
+        p, q = (a for a in range(AXES) if a != folded_axis)
+        x = fold(x, folded_axis)
+        if not self._acts_along(folded_axis, padding):
+            y = folded_plane_convolution(
+                x,
+                self.weight.select(2 + folded_axis, 0),
+                self.bias,
+                (self.stride[p], self.stride[q]),
+                (padding[p], padding[q]),
+                activation,
+            )
+        else:
+            y = folded_axis_convolution(
+                x,
+                self.weight.flatten(2),
+                self.bias,
+                self.stride[folded_axis],
+                padding[folded_axis],
+                activation,
+            )
+        return unfold(y, folded_axis)
+
+    def can_fold(self, axis: int) -> bool:
+        """Whether folded views compute it: 2D across the axis or 1D along it, and no options."""
+        padding = symmetric_padding(self)
+        if padding is None or self.padding_mode != "zeros":
+            return False
+        if self.groups != 1 or any(step != 1 for step in self.dilation):
+            return False
+        along = [a for a in range(AXES) if self._acts_along(a, padding)]
+        return axis not in along or along == [axis]
+
+    def _acts_along(self, axis: int, padding: Triple) -> bool:
+        return self.kernel_size[axis] > 1 or self.stride[axis] > 1 or padding[axis] > 0
+
+
+def symmetric_padding(layer: nn.Conv3d) -> Triple | None:
+    """Voxels that a convolution pads on each side along D, H and W.
+
+    None where "same" pads one more on one side, as it does for even kernels.
+    """
+    if not isinstance(layer.padding, str):
+        d, h, w = layer.padding
+        return d, h, w
+    if layer.padding == "valid":
+        return 0, 0, 0
+    d, h, w = (s * (k - 1) for s, k in zip(layer.dilation, layer.kernel_size, strict=True))
+    return None if d % 2 or h % 2 or w % 2 else (d // 2, h // 2, w // 2)
 
 
 def _along(axis: int, size: int) -> Triple:

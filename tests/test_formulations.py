@@ -5,6 +5,8 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from psc import PSCBlock
@@ -41,6 +43,7 @@ def both(in_channels, out_channels, m, n, **options):
         {"norm": nn.BatchNorm3d, "pre_activation": True},
         {"kernel_size": 5},
         {"kernel_size": 1},
+        {"kernel_size": 1, "stride": 2},  # the 1D convolution has one tap, and strides
         {"merge": "sum", "norm": nn.BatchNorm3d},
     ],
     ids=str,
@@ -94,28 +97,48 @@ def test_gradients_of_the_axis_convolution_are_numerically_right(length, taps, p
         def function(x, weight, bias):
             return folded_axis_convolution(x, weight, bias, 1, padding)
 
-        assert torch.autograd.gradcheck(function, inputs)
+        assert torch.autograd.gradcheck(function, inputs, check_forward_ad=True)
         assert torch.autograd.gradgradcheck(function, inputs)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize(("stride", "padding"), [(1, 0), (1, 1), (2, 1)])
-def test_folded_convolutions_equal_conv3d(channels, stride, padding):
+def triples(low, high):
+    return st.tuples(*[st.integers(low, high)] * 3)
+
+
+@given(
+    kernel=triples(1, 5),
+    stride=triples(1, 3),
+    padding=triples(0, 6),
+    spare=triples(0, 6),
+    channels=st.integers(1, 3),
+    with_bias=st.booleans(),
+    plane=st.booleans(),
+)
+@settings(max_examples=150, deadline=None)
+def test_folded_convolutions_equal_conv3d(
+    kernel, stride, padding, spare, channels, with_bias, plane
+):
+    """Any kernel, stride and padding per axis, more padding than the kernel's reach too."""
     torch.manual_seed(0)
-    x = fold(torch.randn(2, channels, 5, 6, 7), 0)
-    plane, line = torch.randn(4, channels, 3, 3), torch.randn(4, channels, 3)
-    torch.testing.assert_close(
-        folded_plane_convolution(x, plane, None, stride, padding),
-        F.conv3d(x, plane[:, :, None], None, (1, stride, stride), (0, padding, padding)),
-        rtol=1e-5,
-        atol=1e-5,
-    )
-    torch.testing.assert_close(
-        folded_axis_convolution(x, line, None, stride, padding),
-        F.conv3d(x, line[..., None, None], None, (stride, 1, 1), (padding, 0, 0)),
-        rtol=1e-5,
-        atol=1e-5,
-    )
+    size = [max(1, k - 2 * p) + s for k, p, s in zip(kernel, padding, spare, strict=True)]
+    x = fold(torch.randn(2, channels, *size, dtype=torch.float64), 0).requires_grad_()
+    shape = (1, *kernel[1:]) if plane else (kernel[0], 1, 1)
+    weight = torch.randn(4, channels, *shape, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(4, dtype=torch.float64, requires_grad=True) if with_bias else None
+    if plane:
+        steps, zeros = (1, *stride[1:]), (0, *padding[1:])
+        y = folded_plane_convolution(x, weight.squeeze(2), bias, stride[1:], padding[1:])
+    else:
+        steps, zeros = (stride[0], 1, 1), (padding[0], 0, 0)
+        y = folded_axis_convolution(x, weight.flatten(2), bias, stride[0], padding[0])
+    expected = F.conv3d(x, weight, bias, steps, zeros)
+    torch.testing.assert_close(y, expected, rtol=1e-11, atol=1e-11)
+    direction = torch.randn_like(expected)
+    inputs = [x, weight] if bias is None else [x, weight, bias]
+    ours = torch.autograd.grad((y * direction).sum(), inputs)
+    theirs = torch.autograd.grad((expected * direction).sum(), inputs)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -161,6 +184,29 @@ def test_auto_folds_where_pytorch_would_be_slow():
         assert not folds(x)
 
 
+def test_volumes_without_a_batch_are_never_folded_and_go_through_a_block():
+    torch.manual_seed(0)
+    _, folded = both(2, 4, 2, 2)
+    x = torch.randn(2, 9, 8, 7)
+    assert not folds(x, "folded")
+    torch.testing.assert_close(folded(x), folded(x[None])[0], rtol=1e-5, atol=1e-5)
+
+
+def test_forced_to_fold_a_block_trains_under_autocast():
+    torch.manual_seed(0)
+    plain, folded = both(2, 4, 2, 1)
+    x = torch.randn(1, 2, 9, 8, 7)
+    gradients = []
+    for block in (plain, folded):
+        with torch.autocast("cpu", torch.bfloat16):
+            y = block(x)
+        assert y.dtype == torch.bfloat16
+        y.float().square().sum().backward()
+        gradients.append([p.grad for p in block.parameters()])
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.05 * theirs.abs().max().item())
+
+
 def test_a_few_voxels_are_folded_in_inference_only():
     x = torch.zeros(1, 1, 8, 8, 8)
     assert not folds(x)
@@ -202,3 +248,6 @@ def test_a_formulation_set_later_reaches_the_streams():
 def test_an_unknown_formulation_is_refused_with_the_known_ones():
     with pytest.raises(ConfigError, match="formulation must be one of auto, plain, folded"):
         PSCBlock(2, 4, formulation="fast")
+    block = PSCBlock(2, 4)
+    with pytest.raises(ConfigError, match="formulation must be one of auto, plain, folded"):
+        block.formulation = "fast"

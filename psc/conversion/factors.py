@@ -7,11 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from psc.conversion.layer import SeparableConv3d, triple
-from psc.conversion.parallel_streams import stream_channels
 from psc.conversion.widths import exact_widths
 from psc.decomposition import Factorisation, StreamFactors, factorise_streams, factorise_sum
 from psc.decomposition.least_squares import checked_layer, unfold_layer
-from psc.streams import Merge
+from psc.streams import Merge, stream_channels
 
 Initialisation = Literal["svd", "random"]
 

@@ -2,16 +2,17 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from psc.blocks import check_streams
-from psc.conversion.parallel_streams import ParallelStreams, initial_order, stream_channels
+from psc.conversion.parallel_streams import ParallelStreams, initial_order
 from psc.convolutions import Triple
 from psc.errors import ConfigError
-from psc.streams import Merge
+from psc.streams import FoldableStream, Merge, stream_channels, stream_convolution
 
 
 class SeparableConv3d(ParallelStreams):
@@ -72,8 +73,7 @@ class SeparableConv3d(ParallelStreams):
             )
 
         def part(inputs: int, outputs: int, kept: Triple, bias: bool) -> nn.Conv3d:
-            build: Callable[..., nn.Conv3d] = nn.Conv3d if initialise else uninitialised
-            return build(
+            return stream_part(initialise)(
                 inputs,
                 outputs,
                 _where(kept, kernel_size, 1),
@@ -98,7 +98,7 @@ class SeparableConv3d(ParallelStreams):
             # Summed streams share one bias.
             own_bias = bias and (merge == "concatenate" or axis == 0)
             layers["line"] = part(groups * width, groups * count, along, own_bias)
-            streams.append(nn.Sequential(layers))
+            streams.append(FoldableStream(layers, axis))
         order = initial_order(out_channels, groups, counts, merge)
         super().__init__(streams, merge, widths, None if order is None else order.to(device))
         # Under the names of nn.Conv3d, for networks that look at their layers' shapes.
@@ -148,8 +148,20 @@ def _where(kept: Triple, values: Triple, otherwise: int) -> Triple:
     return a, b, c
 
 
-def uninitialised(*args: Any, device: torch.device | None = None, **options: Any) -> nn.Conv3d:
+def stream_part(initialise: bool) -> Callable[..., nn.Conv3d]:
+    """What builds the convolutions of a stream, with or without weights to start from."""
+    if initialise:
+        return stream_convolution
+    return partial(uninitialised, build=stream_convolution)
+
+
+def uninitialised(
+    *args: Any,
+    build: Callable[..., nn.Conv3d] = nn.Conv3d,
+    device: torch.device | None = None,
+    **options: Any,
+) -> nn.Conv3d:
     """An ``nn.Conv3d`` whose weights are whatever the memory holds; no random number is drawn."""
     with torch.device("meta"):
-        layer = nn.Conv3d(*args, **options)
+        layer = build(*args, **options)
     return layer.to_empty(device=device or torch.get_default_device())

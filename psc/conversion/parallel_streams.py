@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from psc.streams import Merge
+from psc.formulations import Formulation, add, concatenate, fold
+from psc.streams import FoldableStream, Merge
 
 _CHANNELS = -4  # of (N, C, D, H, W), and of (C, D, H, W), which nn.Conv3d takes too
 
@@ -14,7 +15,7 @@ class ParallelStreams(nn.Module):
     """Base of what ``convert`` puts in place of convolutions: m streams, merged.
 
     Args:
-        streams: stream s runs its 1D convolution, its last part, along axis s (D, H, W).
+        streams: stream s along axis s (D, H, W), its 1D convolution its last part.
         merge: "concatenate" or "sum" (Eq. 3).
         widths: M of every stream.
         order: (out,) channel j of the result is channel order[j] of the concatenation; None for
@@ -26,7 +27,7 @@ class ParallelStreams(nn.Module):
 
     def __init__(
         self,
-        streams: Sequence[nn.Sequential],
+        streams: Sequence[FoldableStream],
         merge: Merge,
         widths: Sequence[int],
         order: Tensor | None,
@@ -39,20 +40,32 @@ class ParallelStreams(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, D, H, W) → (N, out_channels, D', H', W')."""
-        results: list[Tensor] = [stream(x) for stream in self.streams]
+        folded = all(stream.folds(x) for stream in self.streams)  # type: ignore[operator]
+        # Once for all streams: from channels last, each brings its axis to the front much faster.
+        entering = fold(x, 0) if folded else x
+        results: list[Tensor] = [stream(entering) for stream in self.streams]
         if self.channel_order is not None:
-            return torch.cat(results, _CHANNELS).index_select(_CHANNELS, self.channel_order)
-        y = results[0]
-        for result in results[1:]:
-            y = y + result
-        return y
+            y = concatenate(results, folded=False)
+            return y.index_select(_CHANNELS, self.channel_order)
+        y = add(results)
+        # As of nn.Conv3d: networks view the result as the layout of their input allows.
+        return y.contiguous() if folded and not _has_channels_last(x) else y
+
+    @property
+    def formulation(self) -> Formulation:
+        """How the convolutions are computed (``psc.formulations``); may be set at any time."""
+        first: FoldableStream = self.streams[0]  # type: ignore[assignment]
+        return first.formulation
+
+    @formulation.setter
+    def formulation(self, formulation: Formulation) -> None:
+        for stream in self.streams:
+            stream.formulation = formulation  # type: ignore[assignment]
 
 
-def stream_channels(out_channels: int, m: int, merge: Merge) -> list[int]:
-    """Output channels of each stream, of one group's ``out_channels``."""
-    if merge == "sum":
-        return [out_channels] * m
-    return [out_channels // m + (s < out_channels % m) for s in range(m)]
+def _has_channels_last(x: Tensor) -> bool:
+    """Whether the channels of (N, C, D, H, W) are last in memory, told apart for C = 1 too."""
+    return x.stride(1) == 1
 
 
 def initial_order(

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from psc.blocks import check_streams
-from psc.conversion.layer import triple, uninitialised
-from psc.conversion.parallel_streams import ParallelStreams, initial_order, stream_channels
+from psc.conversion.layer import stream_part, triple
+from psc.conversion.parallel_streams import ParallelStreams, initial_order
 from psc.convolutions import Triple
 from psc.errors import ConfigError
-from psc.streams import Merge
+from psc.streams import FoldableStream, Merge, stream_channels, symmetric_padding
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,15 @@ class Geometry:
 
     @classmethod
     def of(cls, layer: nn.Conv3d) -> "Geometry":
-        """Those of a layer; "same" and "valid" in numbers."""
-        size = triple(layer.kernel_size)
-        if isinstance(layer.padding, str):
-            same = layer.padding == "same"
-            padding = triple([k // 2 if same else 0 for k in size])
-        else:
-            padding = triple(layer.padding)
-        return cls(size, triple(layer.stride), padding)
+        """Those of a layer; "same" and "valid" in numbers.
+
+        Raises:
+            ConfigError: if it pads more on one side than on the other.
+        """
+        padding = symmetric_padding(layer)
+        if padding is None:
+            raise ConfigError("padding='same' of an even kernel pads more on one side")
+        return cls(triple(layer.kernel_size), triple(layer.stride), padding)
 
 
 class SeparableRun3d(ParallelStreams):
@@ -82,7 +83,7 @@ class SeparableRun3d(ParallelStreams):
                 f"m={len(widths)} streams of M={list(widths)} with {counts} output channels: each "
                 "needs at least one filter and one channel"
             )
-        build: Callable[..., nn.Conv3d] = nn.Conv3d if initialise else uninitialised
+        build = stream_part(initialise)
         streams = []
         for axis, (width, count) in enumerate(zip(widths, counts, strict=True)):
             parts: OrderedDict[str, nn.Module] = OrderedDict()
@@ -110,7 +111,7 @@ class SeparableRun3d(ParallelStreams):
                 device=device,
                 dtype=dtype,
             )
-            streams.append(nn.Sequential(parts))
+            streams.append(FoldableStream(parts, axis))
         order = initial_order(out_channels, 1, counts, merge)
         super().__init__(streams, merge, widths, None if order is None else order.to(device))
         self.in_channels, self.out_channels = in_channels, out_channels

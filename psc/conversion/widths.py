@@ -5,10 +5,9 @@ from typing import Literal
 
 from torch import nn
 
-from psc.conversion.parallel_streams import stream_channels
 from psc.convolutions import AXES
 from psc.errors import ConfigError
-from psc.streams import Merge
+from psc.streams import Merge, stream_channels
 from psc.widths import MINIMUM_WIDTH, stream_width
 
 Width = int | Literal["eq5"] | Callable[[str, nn.Conv3d], int] | None

@@ -21,7 +21,7 @@ from psc.decomposition.least_squares import (
     unfold_layer,
 )
 from psc.errors import ConfigError
-from psc.streams import Merge
+from psc.streams import Merge, stream_channels
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def factorise_streams(weight: Tensor, m: int, width: int) -> Factorisation:
     out = work.shape[0]
     if out < m:
         raise ConfigError(f"{out} output channels cannot be shared out to m={m} streams")
-    counts = [out // m + (s < out % m) for s in range(m)]  # as PSCBlock
+    counts = stream_channels(out, m, "concatenate")  # as PSCBlock
     groups = [torch.arange(out, device=work.device)]
     if m > 1:
         groups = _assign(_errors(work.detach(), m, width), counts)
