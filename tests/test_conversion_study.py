@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import overrides_of_a_tiny_run
 
 from psc.errors import ConfigError, DataError
 from psc.reporting.starts_figure import StartCurves, starts_figure
@@ -35,10 +34,9 @@ def report():
 
 
 def test_a_start_is_converted_tested_trained_on_and_collected_once(
-    study, report, tiny_volume, tmp_path, monkeypatch, capsys
+    study, report, tiny_run, tmp_path, monkeypatch, capsys
 ):
-    overrides = overrides_of_a_tiny_run(tiny_volume, tmp_path)
-    overrides = tuple(text for text in overrides if not text.startswith("output_directory="))
+    overrides = tuple(text for text in tiny_run if not text.startswith("output_directory="))
     into = tmp_path / "collected"
     seed_0 = study.Study(tmp_path / "runs", 0, 4, 1e-3, into, overrides)
     (start,) = (start for start in study.STARTS if start.name == "p2sc1-calibrated")

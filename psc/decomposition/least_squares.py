@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from psc.convolutions import AXES
-from psc.decomposition.precision import checked_kernel
+from psc.decomposition.precision import checked_kernel, leading_singular_vectors
 from psc.errors import ConfigError
 
 _FIRST_SPATIAL = 2
@@ -95,17 +95,16 @@ def truncated(weight: Tensor, axis: int, width: int) -> tuple[StreamFactors, Ten
     """
     out, channels = weight.shape[:2]
     unfolded = unfold_layer(weight, axis)
-    left, values, right = torch.linalg.svd(unfolded.flatten(0, 1), full_matrices=False)
-    width = min(width, len(values))
-    root = values[:width].sqrt()
+    left, values, right, dropped = leading_singular_vectors(unfolded.flatten(0, 1), width)
+    width, root = len(values), values.sqrt()
     plane_shape = list(weight.shape[_FIRST_SPATIAL:])
     plane_shape[axis] = 1
     line_shape = [1] * AXES
     line_shape[axis] = unfolded.shape[1]
-    plane = (root[:, None] * right[:width]).reshape(width, channels, *plane_shape)
-    lines = (left[:, :width] * root).reshape(out, -1, width).mT  # (out, M, k)
+    plane = (root[:, None] * right).reshape(width, channels, *plane_shape)
+    lines = (left * root).reshape(out, -1, width).mT  # (out, M, k)
     factors = StreamFactors(axis, plane, lines.reshape(out, width, *line_shape))
-    return factors, values[width:].square().sum()
+    return factors, dropped
 
 
 def relative_error(dropped: Tensor, weight: Tensor) -> Tensor:
