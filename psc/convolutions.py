@@ -8,7 +8,7 @@ from typing import Literal
 from torch import nn
 
 from psc.errors import ConfigError
-from psc.formulations import FORMULATIONS, Formulation
+from psc.formulations import Formulation, check_formulation
 
 Padding = Literal["same", "valid"]
 Triple = tuple[int, int, int]
@@ -56,9 +56,7 @@ class ConvolutionOptions:
             raise ConfigError(f"kernel_size must be odd and positive, got {self.kernel_size}")
         if self.padding not in ("same", "valid"):
             raise ConfigError(f"padding must be 'same' or 'valid', got {self.padding!r}")
-        if self.formulation not in FORMULATIONS:
-            known = ", ".join(FORMULATIONS)
-            raise ConfigError(f"formulation must be one of {known}; got {self.formulation!r}")
+        check_formulation(self.formulation)
 
 
 class Segment(nn.Module):

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from psc.blocks import check_streams
-from psc.conversion.parallel_streams import ParallelStreams, initial_order
+from psc.conversion.parallel_streams import ParallelStreams, checked_channels, initial_order
 from psc.convolutions import Triple
 from psc.errors import ConfigError
-from psc.streams import FoldableStream, Merge, stream_channels, stream_convolution
+from psc.streams import FoldableStream, Merge, stream_convolution
 
 
 class SeparableConv3d(ParallelStreams):
@@ -63,14 +62,7 @@ class SeparableConv3d(ParallelStreams):
         dtype: torch.dtype | None = None,
         initialise: bool = True,
     ) -> None:
-        m = len(widths)
-        check_streams(m, 1)
-        counts = stream_channels(out_channels // groups, m, merge)
-        if min(counts) < 1 or min(widths) < 1:
-            raise ConfigError(
-                f"m={m} streams of M={list(widths)} with {counts} output channels per group: each "
-                "needs at least one filter and one channel"
-            )
+        counts = checked_channels(out_channels // groups, widths, 1, merge)
 
         def part(inputs: int, outputs: int, kept: Triple, bias: bool) -> nn.Conv3d:
             return stream_part(initialise)(

@@ -75,6 +75,8 @@ def match_features(
                 run_on(original, batch)
             with torch.enable_grad():
                 run_on(model, batch)
+                if idle := [n for n in layers if n not in given or n not in wanted]:
+                    raise ConfigError(f"match_features: the batch never reaches {', '.join(idle)}")
                 loss = torch.stack([_distance(given[n], wanted[n]) for n in layers]).mean()
             losses.append(float(loss.detach()))
             if not bool(loss.isfinite()):

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from psc.blocks import check_streams
+from psc.errors import ConfigError
 from psc.formulations import Formulation, add, concatenate, fold
-from psc.streams import FoldableStream, Merge
+from psc.streams import FoldableStream, Merge, stream_channels
 
 _CHANNELS = -4  # of (N, C, D, H, W), and of (C, D, H, W), which nn.Conv3d takes too
 
@@ -66,6 +68,22 @@ class ParallelStreams(nn.Module):
 def _has_channels_last(x: Tensor) -> bool:
     """Whether the channels of (N, C, D, H, W) are last in memory, told apart for C = 1 too."""
     return x.stride(1) == 1
+
+
+def checked_channels(out_channels: int, widths: Sequence[int], n: int, merge: Merge) -> list[int]:
+    """Output channels of each stream, of one group's ``out_channels``.
+
+    Raises:
+        ConfigError: for an (m, n) that there is not, a width below 1, or a stream without channels.
+    """
+    check_streams(len(widths), n)
+    counts = stream_channels(out_channels, len(widths), merge)
+    if min(counts) < 1 or min(widths) < 1:
+        raise ConfigError(
+            f"m={len(widths)} streams of M={list(widths)} with {counts} output channels per group: "
+            "each needs at least one filter and one channel"
+        )
+    return counts
 
 
 def initial_order(

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from psc.blocks import check_streams
 from psc.conversion.layer import stream_part, triple
-from psc.conversion.parallel_streams import ParallelStreams, initial_order
+from psc.conversion.parallel_streams import ParallelStreams, checked_channels, initial_order
 from psc.convolutions import Triple
 from psc.errors import ConfigError
-from psc.streams import FoldableStream, Merge, stream_channels, symmetric_padding
+from psc.streams import FoldableStream, Merge, symmetric_padding
 
 
 @dataclass(frozen=True)
@@ -76,13 +75,7 @@ class SeparableRun3d(ParallelStreams):
         dtype: torch.dtype | None = None,
         initialise: bool = True,
     ) -> None:
-        check_streams(len(widths), len(layers))
-        counts = stream_channels(out_channels, len(widths), merge)
-        if min(counts) < 1 or min(widths) < 1:
-            raise ConfigError(
-                f"m={len(widths)} streams of M={list(widths)} with {counts} output channels: each "
-                "needs at least one filter and one channel"
-            )
+        counts = checked_channels(out_channels, widths, len(layers), merge)
         build = stream_part(initialise)
         streams = []
         for axis, (width, count) in enumerate(zip(widths, counts, strict=True)):

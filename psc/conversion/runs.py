@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import nn
 
@@ -99,6 +100,12 @@ def given_runs(
                 reason = f"a {type(parts[name]).__name__} must not stand between convolutions"
             if reason:
                 raise ConfigError(f"runs: {shown}: {name}: {reason}")
+        for before, after in pairwise(layers):
+            if chosen[after].in_channels != chosen[before].out_channels:
+                raise ConfigError(
+                    f"runs: {shown}: {after} reads {chosen[after].in_channels} channels, {before} "
+                    f"writes {chosen[before].out_channels}"
+                )
         observed = () if links is None else tuple(links.get(name) for name in layers[:-1])
         if any(link is None for link in observed) or (
             links is not None and _run(layers, observed).chain != tuple(names)  # type: ignore[arg-type]

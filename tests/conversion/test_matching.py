@@ -93,6 +93,15 @@ def test_batches_may_be_a_loader_tuples_or_mappings(volumes):
     assert len(match_features(single, convert(single, 2), [(v,) for v in volumes], steps=2)) == 2
 
 
+class Idle(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.used, self.idle = nn.Conv3d(1, 4, 3), nn.Conv3d(1, 4, 3)
+
+    def forward(self, x):
+        return self.used(x)
+
+
 def test_impossible_matching_is_refused(network, volumes):
     done = convert(network, 2)
     for options, message in (({"steps": 0}, "steps=0"), ({"learning_rate": 0}, "learning_rate=0")):
@@ -102,5 +111,8 @@ def test_impossible_matching_is_refused(network, volumes):
         match_features(network, done, iter(volumes), steps=9)
     with pytest.raises(ConfigError, match="loss is nan"):
         match_features(network, done, [volumes[0] * torch.nan], steps=2)
+    spare = Idle()
+    with pytest.raises(ConfigError, match="never reaches idle"):
+        match_features(spare, convert(spare), volumes)
     with pytest.raises(ConfigError, match="no block with parameters that learn"):
         match_features(network, convert(network, kernel_sizes=[5]), volumes)

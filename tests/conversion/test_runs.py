@@ -219,7 +219,7 @@ REFUSALS = [
     ({"init": "random"}, "needs example_input"),
     ({"runs": [["0", "1", "2"]]}, "needs example_input"),
     ({"example": True, "width": None}, "width=None, exact, is for n=1"),
-    ({"example": True, "n": 3}, "no 3 of the 3 convolutions"),
+    ({"example": True, "n": 3}, "no 3 of the 4 convolutions"),
     ({"example": True, "include": ["0", "3"]}, "no 2 of the 2 convolutions"),
     ({"init": "random", "runs": [["0", "7"]]}, "no module '7'"),
     ({"init": "random", "runs": [["0", "1"]]}, r"0 → 1: must begin and end.*it holds 1"),
@@ -227,6 +227,7 @@ REFUSALS = [
     ({"init": "random", "runs": [["0", "3"]]}, "3: dilation=\\(2, 2, 2\\)"),
     ({"init": "random", "runs": [["0", "4", "2"]]}, "4: a MaxPool3d must not stand"),
     ({"example": True, "runs": [["0", "2"]]}, "on example_input the data do not go this way"),
+    ({"init": "random", "runs": [["5", "2"]]}, "2 reads 2 channels, 5 writes 3"),
     ({"n": 1, "runs": [["0", "2"]]}, "runs are for n > 1"),
 ]
 
@@ -236,6 +237,7 @@ def test_impossible_runs_are_refused_before_anything_is_changed(options, message
     network = nn.Sequential(
         conv(2, 2), nn.ReLU(), conv(2, 2), conv(2, 2, dilation=2, padding=2), nn.MaxPool3d(2)
     )
+    network.append(conv(2, 3))
     before = copy.deepcopy(network.state_dict())
     options = {"n": 2, "m": 1, "inplace": True, **options}
     if options.pop("example", False):
