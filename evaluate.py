@@ -10,7 +10,7 @@ def main(config: DictConfig) -> None:
     """Choose the threshold on the validation part, report the test part."""
     typed = OmegaConf.to_object(config)
     assert isinstance(typed, EvaluateConfig)
-    from psc.evaluation import evaluate_checkpoint
+    from psc.training.evaluation import evaluate_checkpoint
 
     evaluate_checkpoint(typed)
 

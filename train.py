@@ -9,7 +9,7 @@ from psc.config import to_typed
 def main(config: DictConfig) -> None:
     """Check the composed configuration, then train, evaluate and record."""
     typed = to_typed(config)
-    from psc.training import train  # after the checks: a wrong key is refused within a second
+    from psc.training.training import train
 
     train(typed)
 

@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from psc.blocks import PSCBlock
-from psc.convolutions import ConvolutionOptions
-from psc.segments import make_segment
+from psc.block.block import PSCBlock
+from psc.block.stream import ConvolutionOptions
+from psc.block.unit import make_segment
 
 if TYPE_CHECKING:
     from psc.conversion import convert, merge_linear

@@ -32,8 +32,8 @@ from benchmarks import (
 from benchmarks.conditions import CLOCKS, LAYOUTS, PRECISIONS
 from benchmarks.report import Report, write_csv, write_json, write_markdown
 
+from psc.block.folding import FORMULATIONS
 from psc.errors import PSCError
-from psc.formulations import FORMULATIONS
 
 _BENCHMARKS = {
     "metrics": metrics,

@@ -13,14 +13,13 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from psc.datasets.splits import SYNTHETIC
+from psc.em.data import SYNTHETIC
 from psc.errors import ConfigError, PSCError
 from psc.paper.drawings.primitives import save_figure
-from psc.paper.em_panel import em_figure, pick_em
+from psc.paper.measures import AFFINITY, TISSUE, Measures
+from psc.paper.panels import em_figure, pick_em, pick_tissues, tissue_figure
 from psc.paper.pictures import Picture, Run, check_free, read_runs, write_picture
-from psc.paper.tissue_panel import pick_tissues, tissue_figure
-from psc.provenance import PROJECT
-from psc.reporting.measures import AFFINITY, TISSUE, Measures
+from psc.training.provenance import PROJECT
 
 FIB25 = "FIB-25, Janelia FlyEM (neuroproof_examples, CC BY)"
 PUBLISHABLE = {

@@ -15,10 +15,10 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from psc.errors import DataError, PSCError
+from psc.paper.curves import read_curve
+from psc.paper.energy import StartCurves, starts_figure
 from psc.paper.experiments import EXPERIMENTS
-from psc.reporting.curves import read_curve
-from psc.reporting.starts_figure import StartCurves, starts_figure
-from psc.results import FILE_NAME, Record, read_record
+from psc.training.records import FILE_NAME, Record, read_record
 
 TRAINED = "3d"
 """The network that all conversions come from."""

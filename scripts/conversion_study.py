@@ -20,14 +20,18 @@ from pathlib import Path
 import lightning
 
 from psc.applications import build_application
-from psc.checkpoint_network import checkpoint_network
-from psc.checkpoints import load_checkpoint, stored_config, weights_digest
-from psc.config.plain import from_plain
+from psc.config.compose import from_plain
 from psc.errors import PSCError
 from psc.paper.experiments import EXPERIMENTS
-from psc.results import FILE_NAME, read_record, write_record
-from psc.run_folder import BEST
-from psc.trainer import quieten_lightning
+from psc.training.checkpoints import (
+    checkpoint_network,
+    load_checkpoint,
+    stored_config,
+    weights_digest,
+)
+from psc.training.folder import BEST
+from psc.training.records import FILE_NAME, read_record, write_record
+from psc.training.training import quieten_lightning
 
 PROJECT = Path(__file__).parents[1]
 NETWORK = ("backbone=unet", "budget=quick", "dataset=fibsem_sample", "trainer.progress_bar=false")

@@ -18,11 +18,11 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from psc.cli import EXIT_FAILURE, explain
-from psc.conversion.arguments import ConversionArguments
+from psc.conversion.checkpoints import Correction, convert_checkpoint
+from psc.conversion.conversion import ConversionArguments
 from psc.conversion.factors import Initialisation
-from psc.converted_checkpoints import Correction, convert_checkpoint
 from psc.errors import ConfigError, PSCError
-from psc.results import write_json
+from psc.training.records import write_json
 
 
 @dataclass

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from psc.config.choices import FIBSEM_FILES
-from psc.data_sources import PROJECT, SOURCES, fetch, source_files
-from psc.disk_space import in_words
+from psc.download.download import PROJECT, SOURCES, fetch, source_files
 from psc.errors import DataError, PSCError
+from psc.files import in_words
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

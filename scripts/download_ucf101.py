@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from psc.archives import require_rar_tool, unpack
-from psc.data_sources import PROJECT, SOURCES, SourceFile, fetch, source_files
-from psc.disk_space import in_words, require_free_space
+from psc.download.archives import require_rar_tool, unpack
+from psc.download.download import PROJECT, SOURCES, SourceFile, fetch, source_files
 from psc.errors import DataError, PSCError
+from psc.files import in_words, require_free_space
 
 VIDEOS, LISTS = "UCF-101", "ucfTrainTestlist"
 

@@ -17,8 +17,8 @@ from psc.errors import PSCError
 from psc.paper.collecting import collect
 from psc.paper.experiments import EXPERIMENTS, SYNTHETIC, read_experiment
 from psc.paper.launch import launch, launches
-from psc.paper.table_files import chosen_tables
-from psc.results import FILE_NAME
+from psc.paper.table import chosen_tables
+from psc.training.records import FILE_NAME
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ def figures(arguments: argparse.Namespace) -> None:
 
 def page(arguments: argparse.Namespace) -> None:
     """Draw the figures and put everything on one page of HTML."""
-    from psc.paper.table_files import chosen_tables, tables_of
+    from psc.paper.table import chosen_tables, tables_of
 
     names = chosen_tables((), arguments.experiments)
     _page(arguments, [tables_of(arguments.experiments / name) for name in names])
@@ -47,7 +47,7 @@ def everything(arguments: argparse.Namespace) -> None:
 def readme(arguments: argparse.Namespace) -> None:
     """Write the README's generated parts and its pictures anew."""
     from psc.paper.readme import FIGURES, readme_parts
-    from psc.reporting.markers import insert_between
+    from psc.paper.style import insert_between
 
     for name, content in readme_parts(arguments.experiments).items():
         insert_between(arguments.into, name, content)
@@ -63,7 +63,7 @@ def readme(arguments: argparse.Namespace) -> None:
 def _tables(
     arguments: argparse.Namespace, names: Sequence[str], *, show: bool
 ) -> list[list["Table"]]:
-    from psc.paper.table_files import chosen_tables, tables_of, write_tables
+    from psc.paper.table import chosen_tables, tables_of, write_tables
 
     made = []
     for name in chosen_tables(names, arguments.experiments):
@@ -92,9 +92,8 @@ def _figures(arguments: argparse.Namespace, names: Sequence[str]) -> list["MadeF
 
 
 def _page(arguments: argparse.Namespace, made: Sequence[Sequence["Table"]]) -> None:
-    from psc.paper.page import PAGE, page_html
-    from psc.paper.page_origin import page_origin
-    from psc.reporting.parameter_table import paper_accounts
+    from psc.paper.network_summary import paper_accounts
+    from psc.paper.page import PAGE, page_html, page_origin
 
     drawn = _figures(arguments, ())
     content = page_html(

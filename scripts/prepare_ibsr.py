@@ -19,20 +19,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from psc.archives import unpack
-from psc.data_sources import PROJECT
-from psc.datasets.mri.files import RECOGNISED_NAMES, find_subjects
-from psc.datasets.mri.verification import (
+from psc.download.archives import unpack
+from psc.download.download import PROJECT
+from psc.errors import DataError, PSCError
+from psc.files import holder, is_empty, recover_folder, replace_folder, require_free_space, try_lock
+from psc.mri.data import (
     EXPECTED,
+    RECOGNISED_NAMES,
     Verified,
+    find_subjects,
     incomplete,
     table,
     verify,
 )
-from psc.disk_space import require_free_space
-from psc.errors import DataError, PSCError
-from psc.folder_replacement import is_empty, recover_folder, replace_folder
-from psc.locks import holder, try_lock
 
 OUTPUT = PROJECT / "data" / "ibsr"
 MANIFEST = "ibsr.json"

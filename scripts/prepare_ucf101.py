@@ -18,11 +18,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from psc.data_sources import PROJECT
-from psc.datasets.video_manifest import PreparationSettings, UnreadableVideo
-from psc.datasets.video_preparation import prepare_videos, scan_videos
-from psc.datasets.video_shards import PreparationReport
+from psc.download.download import PROJECT
 from psc.errors import DataError, PSCError
+from psc.video.manifest import PreparationSettings, UnreadableVideo
+from psc.video.store import PreparationReport, prepare_videos, scan_videos
 
 FOLDER = PROJECT / "data" / "ucf101"
 REPORT = "unreadable.csv"

@@ -10,7 +10,7 @@ def main(config: DictConfig) -> None:
     """Check the composed configuration, then predict and write."""
     typed = OmegaConf.to_object(config)
     assert isinstance(typed, SegmentConfig)
-    from psc.prediction import segment_file
+    from psc.training.prediction import segment_file
 
     segment_file(typed)
 

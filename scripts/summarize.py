@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from psc.errors import PSCError
-from psc.reporting.summary import write_summary
+from psc.paper.summary import write_summary
 
 
 def main() -> None:

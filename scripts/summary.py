@@ -8,10 +8,14 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from psc.cli import run
-from psc.config.summary import to_summary
-from psc.reporting.markers import insert_between
-from psc.reporting.network_summary import network_summary
-from psc.reporting.parameter_table import README_PART, paper_accounts, parameter_table
+from psc.paper.network_summary import (
+    README_PART,
+    network_summary,
+    paper_accounts,
+    parameter_table,
+    to_summary,
+)
+from psc.paper.style import insert_between
 
 
 def main(config: DictConfig) -> None:

@@ -1,6 +1,7 @@
 """Shared fixtures: a tiny real HDF5 volume, and the overrides of a run that takes seconds."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -11,7 +12,10 @@ import torch
 from scipy import ndimage
 
 from psc.config import compose
-from psc.training import train
+from psc.em.affinities import affinities_from_labels
+from psc.em.labels import split_disconnected
+from psc.training.training import train
+from psc.volumes.reading import Volume
 
 # Tests are many small computations: threads would only wait for each other.
 torch.set_num_threads(1)
@@ -111,3 +115,60 @@ def reach_of_gradient():
         return tuple(int(used.any(dim=dims).sum()) for dims in others)
 
     return reach
+
+
+@pytest.fixture(scope="session")
+def sample_em() -> Path:
+    """Folder of the real EM sample."""
+    root = os.environ.get("PSC_SAMPLE_DATA")
+    if not root:
+        pytest.skip("PSC_SAMPLE_DATA is not set")
+    return Path(root) / "em"
+
+
+@pytest.fixture
+def make_volume() -> Callable[..., Volume]:
+    """Volumes of random grey values and blocky labels without 0."""
+
+    def make(shape=(20, 18, 16), *, seed=0, name="volume", dtype=np.uint8, **changes) -> Volume:
+        rng = np.random.default_rng(seed)
+        coarse = rng.integers(1, 9, [-(-size // 4) for size in shape], dtype=np.uint64)
+        labels = np.kron(coarse, np.ones((4, 4, 4), np.uint64))
+        parts = {
+            "raw": rng.integers(0, 256, shape).astype(dtype),
+            "labels": labels[tuple(slice(size) for size in shape)] * 1000,
+            "voxel_size": None,
+            "name": name,
+            "synthetic": False,
+            "files": ({"name": f"{name}.h5", "bytes": 1, "sha256": "0"},),
+        }
+        return Volume(**(parts | changes))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def blobs() -> Callable[..., np.ndarray]:
+    """Factory of Voronoi cells, ids 1..N, that fill a volume."""
+
+    def make(shape: tuple[int, int, int], cells: int, seed: int = 0) -> np.ndarray:
+        generator = np.random.default_rng(seed)
+        voxels = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
+        centres = generator.uniform(0, 1, (cells, 3)) * shape
+        distance = ((voxels[..., np.newaxis, :] - centres) ** 2).sum(-1)
+        return split_disconnected(distance.argmin(-1) + 1)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def smooth_affinities() -> Callable[[np.ndarray], np.ndarray]:
+    """What a good network says: low on both sides of a boundary, high two voxels away from it."""
+
+    def make(labels: np.ndarray) -> np.ndarray:
+        true, mask = affinities_from_labels(labels, zero_label="boundary")
+        inside = np.where(mask, true, 1).min(axis=0)
+        logits = 4 * np.tanh((ndimage.distance_transform_edt(inside) - 1) / 1.5)
+        return (1 / (1 + np.exp(np.where(mask, 1.0 - true, 0) - logits))).astype(np.float32)
+
+    return make

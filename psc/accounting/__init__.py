@@ -2,16 +2,15 @@
 
 ``account`` and ``activation_memory`` take any module apart on the meta device, without memory or
 arithmetic, wherever the module itself is.
-``psc.accounting.closed_form`` and ``psc.accounting.networks`` know the same numbers from the layer
-widths alone, with no module built: double entry, checked against each other by the tests.
+``tests.accounting.closed_form`` and ``tests.accounting.networks`` know the same numbers from the
+layer widths alone, with no module built: double entry, checked against each other by the tests.
 
 **MACs and FLOPs.** ``multiply_adds`` are MACs, one multiplication with its addition; ``flops`` are
 always 2 · MACs. Convolutions, transposed convolutions and linear layers count, as in torch's
 ``FlopCounterMode``; biases, normalisation, activations, pooling and interpolation do not.
 """
 
-from psc.accounting.account import Account, account
-from psc.accounting.layers import Layer
+from psc.accounting.account import Account, Layer, account
 from psc.accounting.memory import ActivationMemory, activation_memory
 
 __all__ = ["Account", "ActivationMemory", "Layer", "account", "activation_memory"]

@@ -1,5 +1,6 @@
 """Activation memory: what a training step keeps, and the largest tensor of a forward pass."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,48 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from psc.accounting.meta import forward, meta_copy
+from psc.errors import ConfigError
+
+# ----------------------------------------
+# A module's twin on the meta device: shapes without numbers.
+
+
+def meta_copy(module: nn.Module) -> nn.Module:
+    """The same module with float32 parameters and buffers on the meta device.
+
+    The module itself is neither moved nor changed, and its tensors are not even copied, so that
+    this costs no memory on whatever device they are.
+    """
+    twins: dict[int, Any] = {}  # deepcopy takes what it finds here instead of copying
+    for tensor in (*module.parameters(), *module.buffers()):
+        dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+        twin = torch.empty_like(tensor, device="meta", dtype=dtype)
+        if isinstance(tensor, nn.Parameter):
+            twin = nn.Parameter(twin, requires_grad=tensor.requires_grad)
+        twins[id(tensor)] = twin
+    return copy.deepcopy(module, twins)
+
+
+def forward(module: nn.Module, input_shape: tuple[int, ...]) -> Tensor:
+    """The result of a module on the meta device for a float32 input of a shape.
+
+    Raises:
+        ConfigError: if the module cannot take that shape, with its reason.
+    """
+    if not input_shape or min(input_shape) < 1:
+        raise ConfigError(f"an input of shape {input_shape}: every size must be at least 1")
+    try:
+        with torch.device("meta"):
+            y: Tensor = module(torch.zeros(input_shape))
+    except ConfigError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        mode = "training" if module.training else "evaluation"
+        raise ConfigError(
+            f"{type(module).__name__} cannot take an input of shape {input_shape} in {mode} mode "
+            f"({str(error).splitlines()[0]}); change the shape"
+        ) from error
+    return y
 
 
 @dataclass(frozen=True)
@@ -22,7 +64,7 @@ class ActivationMemory:
             included, parameters and buffers not. Positions of maxima count 8 bytes each, as they
             are int64. Not in it: the loss, gradients, the optimiser's state, workspace of the
             convolutions, and the copies that the folded formulation makes
-            (``psc.formulations``).
+            (``psc.block.folding``).
         largest: the largest single tensor that an operation of that pass returns; a forward pass
             alone needs this much, and the operation's inputs.
     """

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from psc.errors import ConfigError
-from psc.tiling import Size3
-
-__all__ = ["Block", "Box", "Grid", "block_size", "chunk_size"]
+from psc.volumes.tiling import Size3
 
 Box = tuple[slice, slice, slice]
 """Voxels of a volume along z, y and x: slices with start and stop."""
@@ -135,7 +133,7 @@ def block_size(
     Args:
         shape: of the volume.
         wanted: voxels of a core; rounded up to a multiple of the tiles' step.
-        tile_output: voxels that one tile predicts (``psc.tiling.tile_sizes``).
+        tile_output: voxels that one tile predicts (``psc.volumes.tiling.tile_sizes``).
         period: of the network; tiles step by multiples of it.
 
     Returns:

@@ -1,7 +1,7 @@
 """Segment a volume block by block: the stages, what they need of each other, and where they write.
 
 An output folder holds ``affinities.zarr``, ``fragments.zarr`` and ``segmentation.zarr`` (OME-Zarr,
-see ``psc.blockwise.stores``), ``summary.json`` once all is done, ``blockwise.json`` (inputs and
+see ``psc.volumes.stores``), ``summary.json`` once all is done, ``blockwise.json`` (inputs and
 options of every stage), and ``work/``: markers of finished blocks, region graphs, and the table
 from fragments to segments. ``work/`` may be removed afterwards; without it a change of options
 begins with the affinities again.
@@ -15,21 +15,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from psc.blockwise.affinity_stage import AffinityStage
-from psc.blockwise.agglomeration_stage import AgglomerationStage
-from psc.blockwise.engine import Engine, disk_errors
-from psc.blockwise.fragment_stage import FragmentStage
-from psc.blockwise.graph_stage import GraphStage
+from psc.blockwise.engine import Engine, Ledger, Stage, disk_errors
 from psc.blockwise.grid import Box, Grid
-from psc.blockwise.ledger import Ledger, Stage
-from psc.blockwise.numbering import Numbering
-from psc.blockwise.relabel_stage import LevelStage, RelabelStage, half_as_fine
-from psc.blockwise.stores import AFFINITIES, FRAGMENTS, SEGMENTATION, StoredArray, create_image
+from psc.blockwise.stages import (
+    AffinityStage,
+    AgglomerationStage,
+    FragmentStage,
+    GraphStage,
+    LevelStage,
+    Numbering,
+    RelabelStage,
+    half_as_fine,
+)
+from psc.em.watershed import SegmentationOptions
 from psc.errors import ConfigError
-from psc.locks import holder, try_lock
-from psc.segmentation.pipeline import SegmentationOptions
-
-__all__ = ["BlockwiseOptions", "Result", "segment_blockwise"]
+from psc.files import holder, try_lock
+from psc.volumes.stores import AFFINITIES, FRAGMENTS, SEGMENTATION, StoredArray, create_image
 
 _VERSION = 1  # raise it whenever the same inputs and options give other results
 _GRAPHS, _PLANES, _TABLE = "work/graph", "work/planes", "work/segments.npy"
@@ -103,7 +104,7 @@ def segment_blockwise(
         folder: where to write.
         engine: where blocks are worked on.
         voxel_size: (z, y, x) in nm, for the metadata.
-        overwrite: see ``psc.blockwise.ledger.Ledger.open``.
+        overwrite: see ``psc.blockwise.engine.Ledger.open``.
 
     Returns:
         What was written.

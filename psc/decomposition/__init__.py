@@ -10,18 +10,28 @@ from psc.decomposition.consecutive import (
     compose_run,
     factorise_run,
 )
-from psc.decomposition.hosvd import HOSVD, hosvd
-from psc.decomposition.least_squares import StreamFactors, factorise, full_width
-from psc.decomposition.parallel import Factorisation, factorise_streams, factorise_sum
+from psc.decomposition.parallel import (
+    HOSVD,
+    Factorisation,
+    StreamFactors,
+    factorise,
+    factorise_streams,
+    factorise_sum,
+    full_width,
+    hosvd,
+)
 from psc.decomposition.selection import (
+    Orientation,
     all_sub_tensors,
     best_orientation_selection,
     dropped_energy,
     greedy_selection,
     orientation_selection,
+    ownership,
+    separable_terms,
+    split_core,
     truncation_error,
 )
-from psc.decomposition.separable import Orientation, ownership, separable_terms, split_core
 
 __all__ = [
     "HOSVD",

@@ -3,11 +3,14 @@
 Both come from one sparse contingency table of the two label volumes. Needs NumPy and numba only.
 """
 
-from psc.metrics.adapted_rand import AdaptedRand, adapted_rand, adapted_rand_from_table
 from psc.metrics.contingency import ContingencyTable, contingency_table
-from psc.metrics.scores import SegmentationScores, segmentation_scores
-from psc.metrics.variation_of_information import (
+from psc.metrics.partitions import (
+    AdaptedRand,
+    SegmentationScores,
     VariationOfInformation,
+    adapted_rand,
+    adapted_rand_from_table,
+    segmentation_scores,
     variation_of_information,
     variation_of_information_from_table,
 )

@@ -15,8 +15,6 @@ from numba import njit
 
 from psc.errors import DataError
 
-__all__ = ["ContingencyTable", "contingency_table"]
-
 _Labels = npt.NDArray[np.integer[Any]]
 _LARGEST_LABEL = 2**64 - 1
 _CHUNK = 1 << 12  # voxels between two looks at how full the hash table is

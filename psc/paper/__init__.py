@@ -1,1 +1,1 @@
-"""The paper, regenerated: its tables from records, its figures from records and real modules."""
+"""From records to the paper's tables, figures and page."""

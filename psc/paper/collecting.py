@@ -6,10 +6,8 @@ from pathlib import Path
 from psc.errors import DataError
 from psc.paper.experiments import RECORDS, Experiment
 from psc.paper.records import assigned
-from psc.reporting.summary import read_records
-from psc.results import FILE_NAME, Record, read_record, write_record
-
-__all__ = ["collect"]
+from psc.paper.summary import read_records
+from psc.training.records import FILE_NAME, Record, read_record, write_record
 
 _METRICS = "metrics.csv"
 

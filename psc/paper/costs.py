@@ -1,17 +1,55 @@
 """What the paper's runs take: arithmetic, counted, and time, extrapolated from measured rates."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from psc.config.schema import TrainConfig
+from psc.networks.build import build_network_on_meta, forward_flops, sample_shape
 from psc.paper.experiments import Experiment, PlannedRow, read_experiment, table_names
-from psc.paper.network_costs import COSTS
+from psc.paper.network_summary import markdown_table
 from psc.paper.records import RecordedRun, read_records
-from psc.reporting.network_summary import markdown_table
 
-__all__ = ["Rate", "RunCost", "costs_markdown", "run_costs"]
+# ----------------------------------------
+# Parameters and multiply-adds of a row's network.
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a network.
+
+    Attributes:
+        parameters: learnable ones.
+        multiply_adds: MACs of the forward pass of one training sample; None where this version of
+            the code builds another network than the recorded one.
+    """
+
+    parameters: int
+    multiply_adds: int | None
+
+
+@dataclass
+class Costs:
+    """Costs of networks, each counted once; on the meta device, without memory or arithmetic."""
+
+    known: dict[str, Cost] = field(default_factory=dict)
+
+    def of(self, config: TrainConfig) -> Cost:
+        """The cost of a configuration's network and training sample."""
+        key = repr((config.backbone, config.block, config.recipe))
+        if key not in self.known:
+            network = build_network_on_meta(config.backbone, config.block)
+            flops = forward_flops(network, sample_shape(config.recipe, network))
+            parameters = sum(p.numel() for p in network.parameters())
+            self.known[key] = Cost(parameters, flops // 2)
+        return self.known[key]
+
+
+COSTS = Costs()
+"""Those of this process."""
+
 
 _BACKWARD = 2  # times the forward pass: a gradient of the input and one of the weights
 _COLUMNS = ("table", "row", "iterations × batch", "PFLOP", "measured rate", "extrapolated")

@@ -5,30 +5,301 @@ they are run at: the paper's, and smaller ones. A row's overrides and a protocol
 seed, are exactly what train.py is given.
 """
 
+import csv
+import io
+import re
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from psc.cli import explain
 from psc.config import compose
 from psc.config.choices import PROJECT
+from psc.config.compose import from_plain
 from psc.config.schema import (
     AffinityRecipeConfig,
+    FibsemConfig,
     TissueRecipeConfig,
     TrainConfig,
     VideoRecipeConfig,
 )
 from psc.errors import ConfigError, DataError
-from psc.paper.matching import Settings, differences, settings
-from psc.paper.published_cells import PublishedCell, read_published
-from psc.paper.yaml_values import check_keys, read_yaml, seeds, text, texts
-from psc.reporting.measures import AFFINITY, TISSUE, VIDEO, Measures
+from psc.paper.groups import WHERE
+from psc.paper.measures import AFFINITY, TISSUE, VIDEO, Measures
+from psc.training.folder import TRAINER_WITHOUT_EFFECT
+from psc.training.records import Record
+
+# ----------------------------------------
+# Values of a YAML file, checked; errors name the file, the place in it and the key.
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a file.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise DataError(f"{path} cannot be read ({error})") from error
+
+
+def check_keys(
+    entry: Any, where: object, *, required: Sequence[str], optional: Sequence[str] = ()
+) -> None:
+    """All required keys, and no other than these and the optional ones."""
+    if not isinstance(entry, dict):
+        raise DataError(f"{where}: must have the keys {', '.join(required)}")
+    known = (*required, *optional)
+    for key in entry:
+        if key not in known:
+            raise DataError(f"{where}: unknown key {key!r}; known: {', '.join(known)}")
+    for key in required:
+        if key not in entry:
+            raise DataError(f"{where}: the key {key} is missing")
+
+
+def text(entry: Mapping[str, Any], key: str, where: str) -> str:
+    """A value that must be text with something in it."""
+    value = entry[key]
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{where}: {key} must be text, not {value!r}; quote it")
+    return value.strip()
+
+
+def texts(values: Any, where: str) -> tuple[str, ...]:
+    """Values that must be a list of texts."""
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise DataError(f"{where}: must be a list of texts, not {values!r}")
+    return tuple(values)
+
+
+def seeds(values: Any, where: str) -> tuple[int, ...]:
+    """Values that must be seeds, each once."""
+    valid = (
+        isinstance(values, list)
+        and values
+        and all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in values)
+        and len(set(values)) == len(values)
+    )
+    if not valid:
+        raise DataError(f"{where}: seeds must be a list of different numbers, not {values!r}")
+    return tuple(values)
+
+
+# ----------------------------------------
+# paper.csv: the numbers that the paper prints, each with its place there.
+#
+# Columns: row, metric, against, value, unit, place. ``value`` is a number, or ``unknown`` where
+# only
+# an image holds it. ``against`` names another row where the paper tells no number but a comparison:
+# ``value`` is then the change in per cent, negative for less.
+
+
+COLUMNS = ("row", "metric", "against", "value", "unit", "place")
+
+UNKNOWN = "unknown"
+
+UNITS = ("%", "M", "bits", UNKNOWN)
+"""M: millions."""
+
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")
+
+
+@dataclass(frozen=True)
+class PublishedCell:
+    """One number of the paper.
+
+    Attributes:
+        row: the row of the table that it stands in.
+        metric: name of a test score, or ``parameters``.
+        against: the row that it is a comparison with; None for a number of its own.
+        printed: the number as printed; None where only an image holds it.
+        unit: one of ``UNITS``.
+        place: where in the paper.
+    """
+
+    row: str
+    metric: str
+    against: str | None
+    printed: str | None
+    unit: str
+    place: str
+
+    @property
+    def value(self) -> float | None:
+        """The number, in ``unit``."""
+        return None if self.printed is None else float(self.printed)
+
+    @property
+    def text(self) -> str:
+        """As a table shows it: 89.7, 64 M, unknown."""
+        if self.printed is None:
+            return UNKNOWN
+        return f"{self.printed} M" if self.unit == "M" else self.printed
+
+
+def read_published(
+    path: Path, rows: Collection[str], metrics: Collection[str]
+) -> tuple[PublishedCell, ...]:
+    """Read a paper.csv.
+
+    Args:
+        path: the file.
+        rows: names that ``row`` and ``against`` may have.
+        metrics: names that ``metric`` may have.
+
+    Raises:
+        DataError: naming file, line and value: a missing column or place, an unknown row, metric
+            or unit, a value that is neither a number nor "unknown", or two values for one cell.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error}); restore it (git checkout)") from error
+    reader = csv.DictReader(io.StringIO(text), strict=True)
+    if tuple(reader.fieldnames or ()) != COLUMNS:
+        raise DataError(f"{path}: its first line must be {','.join(COLUMNS)}")
+    cells: dict[tuple[str, str, str | None], PublishedCell] = {}
+    try:
+        for entry in reader:
+            where = f"{path}, line {reader.line_num}"
+            if None in entry or None in entry.values():
+                raise DataError(f"{where}: a line has {len(COLUMNS)} values")
+            cell = _cell({key: value.strip() for key, value in entry.items()}, where, rows, metrics)
+            key = (cell.row, cell.metric, cell.against)
+            if key in cells:
+                raise DataError(f"{where}: {cell.row}, {cell.metric} is there already; keep one")
+            cells[key] = cell
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: {error}") from error
+    return tuple(cells.values())
+
+
+def _cell(
+    entry: dict[str, str], where: str, rows: Collection[str], metrics: Collection[str]
+) -> PublishedCell:
+    for key, value, known in (
+        ("row", entry["row"], rows),
+        ("metric", entry["metric"], metrics),
+        ("against", entry["against"], (*rows, "")),
+        ("unit", entry["unit"], UNITS),
+    ):
+        if value not in known:
+            choices = ", ".join(name or "(nothing)" for name in known)
+            raise DataError(f"{where}: {key} {value!r} is not one of {choices}")
+    value = entry["value"]
+    if value != UNKNOWN and not _NUMBER.fullmatch(value):
+        raise DataError(f"{where}: value {value!r} is neither a number nor {UNKNOWN}")
+    if value != UNKNOWN and entry["unit"] == UNKNOWN:
+        raise DataError(f"{where}: the number {value} has no unit")
+    if entry["against"] and entry["unit"] != "%":
+        raise DataError(f"{where}: a comparison with another row is in %, not {entry['unit']!r}")
+    if not entry["place"]:
+        raise DataError(f"{where}: say at which place of the paper {value} stands")
+    return PublishedCell(
+        row=entry["row"],
+        metric=entry["metric"],
+        against=entry["against"] or None,
+        printed=None if value == UNKNOWN else value,
+        unit=entry["unit"],
+        place=entry["place"],
+    )
+
+
+# ----------------------------------------
+# What of a configuration decides which row of a table a record belongs to.
+#
+# A record is held against the composed configuration of every row. Seeds, where files lie, and what
+# cannot change a result do not count; everything else does.
+
+
+Settings = dict[str, Any]
+"""Value by dotted key, such as ``recipe.iterations``."""
+
+_PLACES = (*WHERE, "folder")
+"""Keys of data sets that name files; what was read is in the record's ``data``."""
+
+_TIME_LIMIT = "recipe.max_minutes"
+
+_SLABS = ("train", "validation", "test")
+
+
+def settings(config: TrainConfig) -> Settings:
+    """What decides a result, but for the seed."""
+    dataset = {k: v for k, v in asdict(config.dataset).items() if k not in _PLACES}
+    if isinstance(config.dataset, FibsemConfig):
+        for split in _SLABS:  # which part of a volume counts, where its file lies does not
+            slabs = getattr(config.dataset, split)
+            dataset[split] = [
+                {"z": slab.z, "synthetic": slab.synthetic and asdict(slab.synthetic)}
+                for slab in slabs
+            ]
+    trainer = asdict(config.trainer)
+    parts = {
+        "backbone": asdict(config.backbone),
+        "block": asdict(config.block),
+        "dataset": dataset,
+        "recipe": asdict(config.recipe),
+        "fine_tuned": config.initial_weights is not None,
+        "converted": False,
+        "trainer": {k: v for k, v in trainer.items() if k not in TRAINER_WITHOUT_EFFECT},
+    }
+    if isinstance(config.recipe, AffinityRecipeConfig):
+        parts["segmentation"] = asdict(config.segmentation)
+    return dict(_flat(parts))
+
+
+def record_settings(record: Record, path: Path) -> Settings:
+    """The same of a record; keys that its code did not know have their defaults.
+
+    A time limit counts where it has ended the training: without one there would be more iterations.
+
+    Args:
+        record: of any version of the code.
+        path: its file, for messages.
+
+    Raises:
+        CheckpointError: if its configuration does not fit the schema of this version of the code.
+    """
+    found = settings(from_plain(record.config, path))
+    found["converted"] = "conversion" in record.data  # its configuration names the original block
+    if found["trainer.devices"] == "auto" and record.hardware.get("accelerator") == "cpu":
+        found["trainer.devices"] = 1  # Lightning's "auto" is one process on a CPU
+    if record.iterations >= found["recipe.iterations"]:
+        del found[_TIME_LIMIT]  # it was not reached
+    return found
+
+
+def differences(found: Settings, wanted: Settings) -> list[str]:
+    """In words, the settings in which a record and a row differ."""
+    keys = sorted(found.keys() | (wanted.keys() - {_TIME_LIMIT}))
+    return [
+        f"{key}={_shown(found, key)} and not {_shown(wanted, key)}"
+        for key in keys
+        if found.get(key) != wanted.get(key)
+    ]
+
+
+def _shown(values: Settings, key: str) -> str:
+    return f"{values[key]}" if key in values else "(nothing)"
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    items: list[tuple[str, Any]] = []
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        items += _flat(value, f"{name}.") if isinstance(value, dict) else [(name, value)]
+    return items
+
 
 EXPERIMENTS = PROJECT / "experiments"
 

@@ -12,16 +12,14 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from psc.datasets.splits import SYNTHETIC
+from psc.em.data import SYNTHETIC
 from psc.errors import ConfigError, DataError
-from psc.paper.curves_panel import BLOCKS, curves_figure, figure_4a_runs
+from psc.paper.curves import BLOCKS, figure_4a_runs
+from psc.paper.curves import curves_figure_curves_panel as curves_figure
 from psc.paper.drawings import DRAWINGS, save_figure
-from psc.paper.em_panel import em_figure
+from psc.paper.panels import em_figure, tissue_figure
 from psc.paper.pictures import PIXELS, PROVENANCE, Picture, block_label, read_picture
-from psc.paper.tissue_panel import tissue_figure
-from psc.results import FILE_NAME, read_record
-
-__all__ = ["FIGURES", "MadeFigure", "PaperFigure", "Source", "chosen_figures", "make_figure"]
+from psc.training.records import FILE_NAME, read_record
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from psc.paper.records import missing_seeds, read_records
 
 log = logging.getLogger(__name__)
 
-__all__ = ["Launch", "LaunchError", "launch", "launches"]
 
 _QUEUES = "hydra/launcher=slurm"  # jobs wait in a queue, so all rows may be submitted at once
 

@@ -18,27 +18,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from psc.datasets.splits import SAMPLE
+from psc.em.data import SAMPLE
 from psc.errors import ConfigError, DataError
-from psc.reporting.groups import Group, comparable
-from psc.reporting.measures import Measures, measures_of
-from psc.results import FILE_NAME, SEAL, Record, read_record, seal_of
-
-__all__ = [
-    "LARGEST",
-    "PIXELS",
-    "PROVENANCE",
-    "Picture",
-    "Run",
-    "block_label",
-    "check_free",
-    "data_note",
-    "read_picture",
-    "read_runs",
-    "run_entry",
-    "smallest",
-    "write_picture",
-]
+from psc.paper.groups import Group, comparable
+from psc.paper.measures import Measures, measures_of
+from psc.training.records import FILE_NAME, SEAL, Record, read_record, seal_of
 
 PIXELS = "slices.npz"
 PROVENANCE = "provenance.json"

@@ -5,13 +5,9 @@ from pathlib import Path
 
 from psc.paper.costs import costs_markdown
 from psc.paper.experiments import REDUCED, table_names
-from psc.paper.formats import NOTHING, WARNINGS, heading, results
-from psc.paper.page_status import state_at, state_of
-from psc.paper.table import Table
-from psc.paper.table_files import tables_of
-from psc.reporting.network_summary import markdown_table
-
-__all__ = ["FIGURES", "readme_parts"]
+from psc.paper.network_summary import markdown_table
+from psc.paper.page import state_at, state_of
+from psc.paper.table import NOTHING, WARNINGS, Table, heading, results, tables_of
 
 FIGURES = ("figure-1", "figure-4a", "figure-5", "figure-6")
 """Those that the README shows."""

@@ -4,9 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from psc.errors import CheckpointError, DataError
-from psc.paper.experiments import DATA_OF_KIND, RECORDS, Experiment, PlannedRow, Protocol
-from psc.paper.matching import differences, record_settings
-from psc.results import FILE_NAME, Record, read_record
+from psc.paper.experiments import (
+    DATA_OF_KIND,
+    RECORDS,
+    Experiment,
+    PlannedRow,
+    Protocol,
+    differences,
+    record_settings,
+)
+from psc.training.records import FILE_NAME, Record, read_record
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +37,8 @@ def read_records(experiment: Experiment) -> tuple[RecordedRun, ...]:
     """Read all of an experiment's records; in order of their folders' names.
 
     Raises:
-        DataError: for a record that cannot be trusted (see ``psc.results.read_record``); that fits
+        DataError: for a record that cannot be trusted (see ``psc.training.records.read_record``);
+        that fits
             no row, and so belongs to another table; whose seed or data its row does not have; or
             whose run another record is of, too.
     """

@@ -5,13 +5,14 @@ from pathlib import Path
 
 from psc.config.schema import ViewConfig
 from psc.errors import ConfigError, DataError
-from psc.viewing.blockwise_outputs import is_blockwise_output, open_blockwise_output
-from psc.viewing.evaluations import evaluation_folder, open_evaluation
-from psc.viewing.html_report import report_html, write_html
-from psc.viewing.layers import Scene
-from psc.viewing.neuroglancer_server import serve
-from psc.viewing.pictures import overview, worst_places
-from psc.viewing.png_report import write_png
+from psc.viewing.neuroglancer import Scene, serve
+from psc.viewing.outputs import (
+    evaluation_folder,
+    is_blockwise_output,
+    open_blockwise_output,
+    open_evaluation,
+)
+from psc.viewing.report import overview, report_html, worst_places, write_html, write_png
 
 log = logging.getLogger(__name__)
 

@@ -26,9 +26,9 @@ from benchmarks.slow_kernels import slow_convolutions
 from benchmarks.steps import BackwardSteps, race
 from benchmarks.summary import fastest_layouts
 from benchmarks.timing import Clock, Timing
-from psc.convolutions import Padding
+from psc.block.folding import Formulation
+from psc.block.stream import Padding
 from psc.errors import ConfigError
-from psc.formulations import Formulation
 
 __all__ = ["run"]
 
@@ -67,7 +67,7 @@ def run(
     Args:
         segments: networks ("unet", "resnet") or single levels by their channels ("24-72").
         blocks: names of ``configs/block``; 3d is always among them.
-        formulations: of the blocks; see ``psc.formulations``.
+        formulations: of the blocks; see ``psc.block.folding``.
         size: most voxels per axis of an input; None = those of ``benchmarks.segments``.
         batch_size: None = 1, but 8 for the ResNet's levels on a GPU.
         padding: "same" keeps the sizes of all segments equal; "valid" is the published U-Net's (the

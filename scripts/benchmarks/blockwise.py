@@ -23,11 +23,11 @@ from benchmarks.report import Report, Row
 from psc.blockwise.engine import open_engine
 from psc.blockwise.grid import Box, Grid
 from psc.blockwise.pipeline import BlockwiseOptions, segment_blockwise
-from psc.datasets.neurites import grow_neuropil
+from psc.em.affinities import affinities_from_labels
+from psc.em.synthetic import grow_neuropil
+from psc.em.watershed import SegmentationOptions
 from psc.errors import ConfigError
-from psc.segmentation.affinities import affinities_from_labels
-from psc.segmentation.pipeline import SegmentationOptions
-from psc.tiling import reflected_indices
+from psc.volumes.tiling import reflected_indices
 
 __all__ = ["run"]
 

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.configurations import backbone_configuration, block_configuration
-from psc.blocks import PSCBlock
-from psc.build import build_network
+from psc.block.block import PSCBlock
+from psc.block.folding import Formulation
 from psc.config.schema import BackboneConfig, DenseNetConfig, ResNetConfig, UNetConfig
 from psc.errors import ConfigError
-from psc.formulations import Formulation
+from psc.networks.build import build_network
 
 __all__ = ["BACKBONES", "Candidate", "Input", "candidates_for", "default_input"]
 

@@ -12,9 +12,9 @@ from benchmarks.configurations import PEER, backbone_configuration, block_config
 from benchmarks.memory import peak_extra_mb
 from benchmarks.report import Row
 from benchmarks.timing import Timing, interleave
-from psc.build import build_network
 from psc.conversion import Conversion, ConversionReport, convert
 from psc.errors import ConfigError
+from psc.networks.build import build_network
 
 __all__ = ["NETWORKS", "speed_rows"]
 

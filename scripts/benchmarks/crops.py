@@ -9,12 +9,11 @@ import numpy.typing as npt
 from benchmarks.metrics import label_volumes
 from benchmarks.report import Report, Row
 from benchmarks.timing import Timing, interleave
-from psc.datasets.fibsem import AffinityPatches
-from psc.datasets.patches import Triple, read_reflected
-from psc.datasets.regions import Region
-from psc.datasets.transforms import Augmentation
-from psc.datasets.volumes import Volume
+from psc.em.augmentation import Augmentation
+from psc.em.data import AffinityPatches
 from psc.errors import ConfigError
+from psc.volumes.patches import Triple, read_reflected
+from psc.volumes.reading import Region, Volume
 
 __all__ = ["run"]
 

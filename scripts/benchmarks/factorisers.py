@@ -7,9 +7,9 @@ from functools import partial
 from torch import Tensor, nn
 
 from benchmarks import tensorly_peer as peer
+from psc.block.stream import Merge
 from psc.conversion import SeparableConv3d, composed_weight, convert
 from psc.errors import ConfigError
-from psc.streams import Merge
 
 __all__ = ["FACTORIZED", "PLAIN", "Entry", "entries_for"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from benchmarks.report import Row
-from psc.reporting.canvas import PAGE_WIDTH, checked_png, page_style, save_png
+from psc.paper.style import PAGE_WIDTH, checked_png, page_style, save_png
 
 __all__ = ["draw"]
 

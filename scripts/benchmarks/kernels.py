@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.segments import choose_levels
-from psc.checkpoint_network import checkpoint_network
-from psc.checkpoints import load_checkpoint, stored_config
-from psc.config.plain import from_plain
+from psc.block.stream import Triple
+from psc.config.compose import from_plain
 from psc.conversion import convert
-from psc.convolutions import Triple
 from psc.errors import ConfigError
+from psc.training.checkpoints import checkpoint_network, load_checkpoint, stored_config
 
 __all__ = ["LAYERS", "Layer", "random_layers", "trained_layers"]
 

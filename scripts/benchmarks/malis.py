@@ -13,9 +13,9 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 from benchmarks.metrics import label_volumes
 from benchmarks.report import Report, Row
 from benchmarks.timing import Timing, interleave
+from psc.em.affinities import affinities_from_labels
+from psc.em.malis import PairCounts, constrained_counts, malis_pairs
 from psc.errors import ConfigError
-from psc.segmentation.affinities import affinities_from_labels
-from psc.segmentation.malis import PairCounts, constrained_counts, malis_pairs
 
 __all__ = ["run"]
 

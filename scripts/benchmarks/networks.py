@@ -20,8 +20,8 @@ from benchmarks.memory import peak_extra_mb
 from benchmarks.report import Report, Row
 from benchmarks.steps import Contestant, MatrixProduct, OptimizerSteps, race
 from benchmarks.timing import Clock, Timing, failure
+from psc.block.folding import Formulation
 from psc.errors import ConfigError
-from psc.formulations import Formulation
 
 __all__ = ["run"]
 
@@ -80,7 +80,7 @@ def run(
     Args:
         backbones: names of ``configs/backbone``.
         blocks: names of ``configs/block``; 3d is always among them.
-        formulation: of the blocks; see ``psc.formulations``.
+        formulation: of the blocks; see ``psc.block.folding``.
         size: voxels, or frames, along each axis of an input; None = the paper's inputs on a GPU,
             smaller ones on a CPU (``benchmarks.candidates``).
         batch_size: None = 1, but 4 for DenseNet and 8 for the ResNets on a GPU.

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.configurations import block_configuration
-from psc.backbones.unet import LEAKY_SLOPE
-from psc.build import build_segment
-from psc.convolutions import ConvolutionOptions, Padding, Segment, Triple
+from psc.block.folding import Formulation
+from psc.block.stream import ConvolutionOptions, Padding, Segment, Triple
 from psc.errors import ConfigError
-from psc.formulations import Formulation
+from psc.networks.build import build_segment
+from psc.networks.unet import LEAKY_SLOPE
 
 __all__ = ["NETWORKS", "Level", "build_level", "choose_levels"]
 
@@ -111,7 +111,7 @@ def build_level(
     Args:
         level: where it stands.
         block: a name of ``configs/block``.
-        formulation: see ``psc.formulations``; plain 3D convolutions have only one.
+        formulation: see ``psc.block.folding``; plain 3D convolutions have only one.
         device: where both are to lie, "meta" included.
         seed: of weights and input.
     """

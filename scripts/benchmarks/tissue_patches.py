@@ -10,10 +10,9 @@ import numpy as np
 
 from benchmarks.report import Report, Row
 from benchmarks.timing import Timing, interleave
-from psc.datasets.mri.augmentation import TissueAugmentation
-from psc.datasets.mri.patches import TissuePatches
-from psc.datasets.mri.subjects import Subject
 from psc.errors import ConfigError
+from psc.mri.data import Subject
+from psc.mri.patches import TissueAugmentation, TissuePatches
 
 __all__ = ["run"]
 

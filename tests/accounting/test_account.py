@@ -7,8 +7,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from psc import make_segment
 from psc.accounting import account, activation_memory
-from psc.backbones import ResNet, UNet
 from psc.errors import ConfigError
+from psc.networks.resnet import ResNet
+from psc.networks.unet import UNet
 
 BLOCKS = {
     "3d": make_segment("conv3d"),

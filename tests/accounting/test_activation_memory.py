@@ -8,8 +8,10 @@ from torch import nn
 
 from psc import make_segment
 from psc.accounting import account, activation_memory
-from psc.backbones import DenseNet, ResNet, UNet
 from psc.errors import ConfigError
+from psc.networks.densenet import DenseNet
+from psc.networks.resnet import ResNet
+from psc.networks.unet import UNet
 
 SEGMENT = make_segment("conv3d")
 

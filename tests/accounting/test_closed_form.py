@@ -4,27 +4,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from closed_form import Rule, segment, segment_multiply_adds, segment_parameters
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import densenet_budget, resnet_budget, unet_budget
 from torch import nn
 
 from psc import ConvolutionOptions, make_segment
 from psc.accounting import account
-from psc.accounting.closed_form import (
-    Rule,
-    segment,
-    segment_multiply_adds,
-    segment_parameters,
-)
-from psc.accounting.networks import densenet_budget, resnet_budget, unet_budget
-from psc.backbones import DenseNet, ResNet, UNet
-from psc.reporting.markers import markers
-from psc.reporting.parameter_table import (
-    NETWORKS,
-    README_PART,
-    paper_accounts,
-    parameter_table,
-)
+from psc.networks.densenet import DenseNet
+from psc.networks.resnet import ResNet
+from psc.networks.unet import UNet
+from psc.paper.network_summary import NETWORKS, README_PART, paper_accounts, parameter_table
+from psc.paper.style import markers
 
 README = Path(__file__).parents[2] / "README.md"
 

@@ -9,10 +9,10 @@ from scipy import ndimage
 
 from psc.blockwise.grid import Grid
 from psc.blockwise.pipeline import BlockwiseOptions
-from psc.blockwise.stores import dequantised, quantised
-from psc.datasets.synthetic import synthetic_fibsem
-from psc.segmentation.affinities import affinities_from_labels
-from psc.segmentation.pipeline import SegmentationOptions
+from psc.em.affinities import affinities_from_labels
+from psc.em.synthetic import synthetic_fibsem
+from psc.em.watershed import SegmentationOptions
+from psc.volumes.stores import dequantised, quantised
 
 
 @pytest.fixture(scope="session")

@@ -4,13 +4,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psc.backbones import UNet
-from psc.blockwise.affinity_stage import AffinityStage, LoadedNetwork, NetworkAffinities
+from psc.block.unit import make_segment
 from psc.blockwise.grid import Grid, block_size
-from psc.blockwise.stores import create_image, dequantised, quantised
-from psc.datasets.transforms import scale_intensity
-from psc.inference import predict_volume, tile_sizes
-from psc.segments import make_segment
+from psc.blockwise.stages import AffinityStage, LoadedNetwork, NetworkAffinities
+from psc.em.augmentation import scale_intensity
+from psc.networks.unet import UNet
+from psc.volumes.stores import create_image, dequantised, quantised
+from psc.volumes.tiling import predict_volume, tile_sizes
 
 
 @pytest.fixture(scope="module", params=["valid", "same"])

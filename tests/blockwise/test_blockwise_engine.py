@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from psc.blockwise.engine import Engine, open_engine
+from psc.blockwise.engine import Engine, Ledger, Stage, open_engine
 from psc.blockwise.grid import Block, Grid
-from psc.blockwise.ledger import Ledger, Stage
 from psc.errors import ConfigError, DataError
 
 BLOCKS = list(Grid((6, 1, 1), (1, 1, 1)))

@@ -5,14 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psc.blockwise.graph_stage import region_graph
-from psc.blockwise.joining import joined_pairs
-from psc.blockwise.merging import merge_regions, needs_histograms
-from psc.blockwise.numbering import Numbering
-from psc.blockwise.region_graph import GraphPart, assemble, joined_roots
-from psc.blockwise.stores import dequantised
+from psc.blockwise.graph import GraphPart, assemble, joined_roots, merge_regions, needs_histograms
+from psc.blockwise.stages import Numbering, joined_pairs, region_graph
+from psc.em.watershed import SCORING_FUNCTIONS, agglomerate
 from psc.errors import ConfigError, DataError
-from psc.segmentation.agglomeration import SCORING_FUNCTIONS, agglomerate
+from psc.volumes.stores import dequantised
 
 THRESHOLDS = [0.1, 0.3, 0.5, 0.7, 0.9]
 
@@ -114,7 +111,7 @@ def test_quantiles_give_the_partition_of_waterz(scoring, correlated):
             seed, shape=(16, 14, 12), fragments=150, correlated=correlated
         )
         ids = np.unique(ids, return_inverse=True)[1].reshape(ids.shape).astype(np.uint64) + 1
-        # waterz numbers by first appearance before it merges (psc.segmentation.agglomeration)
+        # waterz numbers by first appearance before it merges (psc.em.watershed)
         first = np.unique(ids, return_index=True)[1]
         ids = (np.argsort(np.argsort(first)) + 1).astype(np.uint64)[ids.astype(int) - 1]
         found = merged(ids, affinities, THRESHOLDS, scoring)

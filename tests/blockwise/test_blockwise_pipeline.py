@@ -17,13 +17,11 @@ from psc.blockwise import engine as engine_module
 from psc.blockwise.engine import Engine, open_engine
 from psc.blockwise.grid import Grid
 from psc.blockwise.pipeline import BlockwiseOptions, segment_blockwise
-from psc.blockwise.relabel_stage import halved_mode
-from psc.blockwise.stores import StoredArray, dequantised, quantised
+from psc.blockwise.stages import halved_mode
+from psc.em.watershed import SegmentationOptions, agglomerate, seeded_watershed
 from psc.errors import ConfigError, DataError
 from psc.metrics import segmentation_scores
-from psc.segmentation.agglomeration import agglomerate
-from psc.segmentation.fragments import seeded_watershed
-from psc.segmentation.pipeline import SegmentationOptions
+from psc.volumes.stores import StoredArray, dequantised, quantised
 
 HERE = Engine(progress=False)
 
@@ -130,7 +128,7 @@ from pathlib import Path
 from psc.blockwise.engine import Engine
 from psc.blockwise.grid import Grid
 from psc.blockwise.pipeline import BlockwiseOptions, segment_blockwise
-from psc.segmentation.pipeline import SegmentationOptions
+from psc.em.watershed import SegmentationOptions
 
 affinities = np.load(sys.argv[1])
 

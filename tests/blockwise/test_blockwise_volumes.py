@@ -6,8 +6,8 @@ import pytest
 import zarr
 from PIL import Image
 
-from psc.blockwise.volumes import fingerprint, open_volume
 from psc.errors import ConfigError, DataError
+from psc.volumes.stores import fingerprint, open_volume
 
 BOX = (slice(2, 7), slice(0, 9), slice(3, 11))
 
@@ -85,7 +85,7 @@ def test_every_kind_reads_boxes_of_the_same_voxels(kind, values, tmp_path):
     assert volume.dtype == np.uint8
     assert volume.voxel_size == pytest.approx(voxel_size)
     assert np.array_equal(volume[BOX], values[BOX])
-    assert np.array_equal(volume[(..., *BOX)], values[BOX])  # as psc.inference asks
+    assert np.array_equal(volume[(..., *BOX)], values[BOX])  # as psc.volumes.tiling asks
     other_process = pickle.loads(pickle.dumps(volume))
     assert np.array_equal(other_process[BOX], values[BOX])
     assert fingerprint(volume)["shape"] == [10, 12, 14]

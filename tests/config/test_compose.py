@@ -8,16 +8,16 @@ import torchvision
 from hydra.errors import HydraException
 
 from psc import PSCBlock
-from psc.build import (
+from psc.config import choices, compose
+from psc.config.compose import CONFIG_DIRECTORY
+from psc.errors import CheckpointError, ConfigError
+from psc.networks.build import (
     build_network,
     build_network_on_meta,
     paper_input_shape,
     patch_input_size,
 )
-from psc.config import choices, compose
-from psc.config.compose import CONFIG_DIRECTORY
-from psc.config.summary import compose_summary
-from psc.errors import CheckpointError, ConfigError
+from psc.paper.network_summary import compose_summary
 
 
 def names(group):

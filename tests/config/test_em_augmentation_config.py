@@ -3,10 +3,9 @@
 import pytest
 
 from psc.config import compose
-from psc.config.augmentation import build_affinity_augmentation
+from psc.config.checks import build_affinity_augmentation
 from psc.config.schema import AugmentationConfig
-from psc.datasets.em_augmentation import Deformation, SectionDefects
-from psc.datasets.transforms import Augmentation
+from psc.em.augmentation import Augmentation, Deformation, SectionDefects
 from psc.errors import ConfigError
 
 

@@ -8,11 +8,11 @@ from torch import nn
 
 import psc
 from psc import ConvolutionOptions, PSCBlock, convert
+from psc.block.block import stream_width
 from psc.conversion import SeparableConv3d, composed_weight
-from psc.conversion.widths import layer_widths
+from psc.conversion.layers import layer_widths
 from psc.decomposition import factorise
 from psc.errors import ConfigError
-from psc.widths import stream_width
 
 
 def relative(a, b):

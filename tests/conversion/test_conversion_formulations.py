@@ -10,8 +10,7 @@ from torch import nn
 
 from psc import convert, merge_linear
 from psc.conversion import SeparableConv3d, SeparableRun3d
-from psc.conversion.parallel_streams import ParallelStreams
-from psc.conversion.run_layer import Geometry
+from psc.conversion.layers import Geometry, ParallelStreams
 from psc.errors import ConfigError
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last_3d]

@@ -11,10 +11,10 @@ from torch import nn
 from torchvision.models.video import r3d_18
 
 from psc import convert, merge_linear
+from psc.block.block import stream_width
 from psc.conversion import SeparableConv3d, SeparableRun3d, composed_run_weight
 from psc.decomposition import compose_run
 from psc.errors import ConfigError
-from psc.widths import stream_width
 
 
 def conv(c_in, c_out, **options):

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from psc import ConvolutionOptions, PSCBlock
+from psc.block.block import separable_width, stream_width
 from psc.decomposition import (
     compose,
     dropped_energy,
@@ -19,7 +20,6 @@ from psc.decomposition import (
     orientation_selection,
 )
 from psc.errors import ConfigError
-from psc.widths import separable_width, stream_width
 
 sizes = st.tuples(*[st.integers(1, 4)] * 3)
 channels = st.integers(1, 5)

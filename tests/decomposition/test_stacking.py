@@ -4,9 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from psc.decomposition.composition import spread
-from psc.decomposition.precision import solve_normal_equations
-from psc.decomposition.stacking import stack_planes
+from psc.decomposition.composition import solve_normal_equations, spread
+from psc.decomposition.consecutive import stack_planes
 
 
 def in_turn(x, stack, strides):

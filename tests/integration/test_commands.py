@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from psc.results import read_record
+from psc.training.records import read_record
 
 PROJECT = Path(__file__).parents[2]
 

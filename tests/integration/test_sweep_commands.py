@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from psc.config import compose
-from psc.results import read_record
-from psc.training import train
+from psc.training.records import read_record
+from psc.training.training import train
 
 PROJECT = Path(__file__).parents[2]
 FOREVER = "recipe.iterations=20000"  # as configured it would take minutes

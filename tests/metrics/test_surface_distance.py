@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from psc.errors import DataError
-from psc.metrics.surface_distance import hausdorff95, volume_diagonal
+from psc.metrics.tissues import hausdorff95, volume_diagonal
 
 VOXEL = (0.9375, 1.5, 0.8)
 

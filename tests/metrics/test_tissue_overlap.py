@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from psc.errors import ConfigError, DataError
-from psc.metrics.tissue_overlap import confusion, dice
+from psc.metrics.tissues import confusion, dice
 
 CLASSES = 4
 

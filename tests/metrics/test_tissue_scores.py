@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 
 from psc.errors import DataError
-from psc.metrics.surface_distance import hausdorff95
-from psc.metrics.tissue_scores import MEASURES, TissueScore, TissueScores, summarise, tissue_scores
+from psc.metrics.tissues import (
+    MEASURES,
+    TissueScore,
+    TissueScores,
+    hausdorff95,
+    summarise,
+    tissue_scores,
+)
 
 TISSUES = {"csf": 1, "gm": 2, "wm": 3}
 VOXEL = (2.0, 5.0, 10.0)  # 0.1 ml

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psc.metrics.video_accuracy import video_accuracy
+from psc.video.testing import video_accuracy
 
 
 def softmax(logits):

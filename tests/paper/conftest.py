@@ -1,8 +1,10 @@
 """A small experiment of one's own: two rows, two protocols, no records."""
 
+from dataclasses import replace
+
 import pytest
 
-from psc.results import write_record
+from psc.training.records import Record, write_record
 
 RUNS = """
 title: "Table 0"
@@ -47,7 +49,7 @@ def add_record(experiment_folder):
     from dataclasses import asdict
 
     from psc.paper.experiments import read_experiment
-    from psc.results import Record
+    from psc.training.records import Record
 
     def add(
         row="3d", protocol="cpu", seed=0, total=2.0, kind="real sample", commit="a" * 40, **other
@@ -76,3 +78,133 @@ def add_record(experiment_folder):
         return write_record(Record(**content), folder)
 
     return add
+
+
+def scores(total):
+    return {"split": total / 4, "merge": total * 3 / 4, "total": total, "adapted_rand_error": 0.1}
+
+
+SWEEP = [
+    {"threshold": 0.2, "split": 1.0, "merge": 0.5},
+    {"threshold": 0.5, "split": 0.5, "merge": 1.5},
+]
+
+
+@pytest.fixture
+def make_record():
+    """A record with 1,234,567 parameters and a VI of 4 bits without a network.
+
+    ``changes`` go into its configuration: ``trainer={"devices": 2}`` replaces that part.
+    """
+
+    def make(
+        block="3d", seed=0, total=2.0, kind="synthetic", commit="a" * 40, dirty=False, **changes
+    ):
+        psc = block.startswith("p")
+        config = {
+            "backbone": {"name": "unet"},
+            "block": {
+                "name": block,
+                "m": int(block[1]) if psc else None,
+                "n": int(block[4]) if psc else None,
+            },
+            "dataset": {"name": "d", "test": [{"raw": "here.h5"}]},
+            "recipe": {"iterations": 5},
+            "segmentation": {},
+            "seed": seed,
+        }
+        splits = changes.pop("splits", {"test": ["here[0:9]"]})
+        return Record(
+            run=f"{block}-{seed}",
+            config=config | changes,
+            parameters=1234567,
+            iterations=(config | changes)["recipe"]["iterations"],
+            seed=seed,
+            metrics={
+                "test": scores(total),
+                "sweep": SWEEP,
+                "baseline": {"test": scores(4.0), "sweep": SWEEP},
+            },
+            wall_seconds={"training": 90.0},
+            throughput={},
+            data={"kind": kind, "files": [{"sha256": "f00"}], "splits": splits},
+            git={"commit": commit, "dirty": dirty},
+            versions={},
+            hardware={"device": "some CPU"},
+            finished="2026-01-01T00:00:00+00:00",
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_video_record():
+    """A record of action recognition: 60 classes, 3,200 training videos in batches of 32.
+
+    ``changes`` go into its configuration, ``splits`` into what it says about the split.
+    """
+
+    def make(block="3d", seed=0, top1=0.5, files="f00", commit="a" * 40, splits=None, **changes):
+        config = {
+            "backbone": {"name": "resnet34"},
+            "block": {"name": block, "m": None, "n": None},
+            "dataset": {"name": "v", "videos": "here", "lists": "here", "prepared": "here"},
+            "recipe": {"iterations": 5, "batch_size": 32, "test_clips": 20},
+            "segmentation": {"scoring": "means nothing here"},
+            "trainer": {"devices": 1, "num_nodes": 1},
+            "seed": seed,
+        }
+        scores = {"top1": top1, "top5": top1 + 0.125, "clip_top1": top1 / 2}
+        split = {
+            "split": "split 1",
+            "classes": 60,
+            "videos": {"train": 3200, "validation": 10, "test": 40},
+            "validation_groups": [24, 25],
+            "missing_videos": 0,
+        }
+        return Record(
+            run=f"{block}-{seed}",
+            config=config | changes,
+            parameters=7654321,
+            iterations=(config | changes)["recipe"]["iterations"],
+            seed=seed,
+            metrics={"validation": dict.fromkeys(scores, 0.99), "test": scores},
+            wall_seconds={"training": 90.0},
+            throughput={},
+            data={
+                "kind": "synthetic",
+                "files": [{"name": "here", "sha256": files}],
+                "splits": split | (splits or {}),
+            },
+            git={"commit": commit, "dirty": False},
+            versions={},
+            hardware={"device": "some CPU"},
+            finished="2026-01-01T00:00:00+00:00",
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_tissue_record(make_record):
+    """A record of brain tissue segmentation; ``changes`` go into its configuration."""
+
+    def make(dice=0.8, test=("IBSR_04", "IBSR_05"), labels="filled", recipe=None, **changes):
+        scores = {f"dice_{name}": dice for name in ("csf", "gm", "wm", "mean")}
+        record = make_record(
+            backbone={"name": "densenet"},
+            dataset={"name": "ibsr", "labels": labels},
+            recipe={"iterations": 5, "overlap": 0.5, "blending": "gaussian"} | (recipe or {}),
+            splits={"test": list(test)},
+            **changes,
+        )
+        baseline = dict.fromkeys(scores, 0.5)
+        return replace(
+            record,
+            metrics={
+                "test": scores | {"hd95_gm": 3.0, "missed": 0},
+                "baseline": {"method": "k-means", "test": baseline},
+            },
+        )
+
+    return make

@@ -7,8 +7,8 @@ from functools import cache
 import numpy as np
 
 from psc.config import compose
-from psc.datasets import output
-from psc.results import Record, write_record
+from psc.training.records import Record, write_record
+from psc.volumes import output
 
 SHA = "0" * 64
 

@@ -8,7 +8,7 @@ import pytest
 from psc.errors import DataError
 from psc.paper.collecting import collect
 from psc.paper.experiments import read_experiment
-from psc.results import read_record, write_record
+from psc.training.records import read_record, write_record
 
 
 @pytest.fixture

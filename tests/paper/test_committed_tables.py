@@ -6,13 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from psc.paper.costs import Cost, Costs
 from psc.paper.experiments import EXPERIMENTS, read_experiment
-from psc.paper.formats import results
-from psc.paper.network_costs import Cost, Costs
 from psc.paper.readme import readme_parts
 from psc.paper.records import read_records
-from psc.paper.table import make_tables
-from psc.reporting.markers import markers
+from psc.paper.style import markers
+from psc.paper.table import make_tables, results
 
 ROWS = {
     "table-5d": {

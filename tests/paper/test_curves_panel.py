@@ -7,9 +7,10 @@ import picture_runs
 import pytest
 
 from psc.errors import DataError
-from psc.paper.curves_panel import curves_figure, curves_of, figure_4a_runs
+from psc.paper.curves import curves_figure_curves_panel as curves_figure
+from psc.paper.curves import curves_of, figure_4a_runs
 from psc.paper.pictures import Run, read_runs
-from psc.results import read_record
+from psc.training.records import read_record
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 CLIPS_PER_ITERATION = ("recipe.batch_size=4", "trainer.devices=2")

@@ -6,9 +6,9 @@ import pytest
 from matplotlib.patches import Ellipse
 
 from psc.errors import DataError
-from psc.paper.em_panel import em_figure, pick_em
+from psc.paper.panels import em_figure, pick_em
 from psc.paper.pictures import read_runs
-from psc.results import FILE_NAME
+from psc.training.records import FILE_NAME
 
 
 def pick(tmp_path, first, second, *, truth=None, voxel_size=(8.0, 8.0, 8.0)):

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from psc.errors import ConfigError, DataError
 from psc.paper.experiments import EXPERIMENTS
 from psc.paper.figures import FIGURES, chosen_figures, make_figure
-from psc.results import read_record
+from psc.training.records import read_record
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "paper.py"
 spec = importlib.util.spec_from_file_location("paper_script", SCRIPT)

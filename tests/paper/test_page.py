@@ -12,18 +12,14 @@ from torch import nn
 
 from psc.accounting import account
 from psc.errors import DataError
+from psc.paper.costs import Cost
 from psc.paper.experiments import EXPERIMENTS, REDUCED, Experiment, Protocol, Row
 from psc.paper.figures import FIGURES, MadeFigure, Source
-from psc.paper.formats import claims, results
-from psc.paper.network_costs import Cost
-from psc.paper.page import page_html
-from psc.paper.page_html import inline, paragraph_of
-from psc.paper.page_origin import Origin, page_origin
+from psc.paper.measures import measures_of
+from psc.paper.page import Origin, inline, page_html, page_origin, paragraph_of
 from psc.paper.records import RecordedRun
-from psc.paper.table import Line, Table
-from psc.paper.table_files import tables_of
-from psc.reporting.measures import measures_of
-from psc.results import read_record
+from psc.paper.table import Line, Table, claims, results, tables_of
+from psc.training.records import read_record
 
 ACCOUNT = account(nn.Conv3d(1, 2, 3), (1, 1, 8, 8, 8))
 ACCOUNTS = {("unet", "3d"): ACCOUNT, ("unet", "p1sc1"): replace(ACCOUNT, parameters=5)}

@@ -20,7 +20,7 @@ from psc.paper.pictures import (
     smallest,
     write_picture,
 )
-from psc.results import read_record
+from psc.training.records import read_record
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 

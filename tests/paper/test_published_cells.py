@@ -3,9 +3,8 @@
 import pytest
 
 from psc.errors import DataError
-from psc.paper.experiments import EXPERIMENTS
-from psc.paper.published_cells import COLUMNS, read_published
-from psc.published import FIGURE_4B, MILLION, PARAMETERS, RELATIONS
+from psc.paper.experiments import COLUMNS, EXPERIMENTS, read_published
+from psc.paper.published import FIGURE_4B, MILLION, PARAMETERS, RELATIONS
 
 HEADER = ",".join(COLUMNS)
 

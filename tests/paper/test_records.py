@@ -9,7 +9,7 @@ import pytest
 from psc.errors import DataError
 from psc.paper.experiments import read_experiment
 from psc.paper.records import missing_seeds, read_records
-from psc.results import Record, read_record, write_record
+from psc.training.records import Record, read_record, write_record
 
 
 def records(folder):

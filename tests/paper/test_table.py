@@ -9,11 +9,20 @@ import pytest
 
 from psc.errors import ConfigError, DataError
 from psc.paper.experiments import read_experiment
-from psc.paper.formats import claims, origins, results, to_csv, to_latex, to_markdown
-from psc.paper.latex import escape
 from psc.paper.records import read_records
-from psc.paper.table import make_tables
-from psc.paper.table_files import chosen_tables, tables_of, write_tables
+from psc.paper.table import (
+    chosen_tables,
+    claims,
+    escape,
+    make_tables,
+    origins,
+    results,
+    tables_of,
+    to_csv,
+    to_latex,
+    to_markdown,
+    write_tables,
+)
 
 
 def cells(table):

@@ -6,12 +6,11 @@ import pytest
 import tiny_brains
 from matplotlib.patches import Ellipse
 
-from psc.datasets.mri.files import find_subjects
-from psc.datasets.mri.nifti import write_nifti
-from psc.datasets.mri.subjects import read_subject
 from psc.errors import DataError
+from psc.mri.data import find_subjects, read_subject
+from psc.mri.nifti import write_nifti
+from psc.paper.panels import _edges, pick_tissues, tissue_figure
 from psc.paper.pictures import read_runs
-from psc.paper.tissue_panel import _edges, pick_tissues, tissue_figure
 
 SUBJECT = "IBSR_04"
 SCORES = {"dice_gm": 0.875, "dice_wm": 0.5, "dice_csf": 0.25}

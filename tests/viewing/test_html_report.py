@@ -13,9 +13,8 @@ from psc.config.schema import ViewConfig
 from psc.errors import ConfigError, DataError
 from psc.viewing import command
 from psc.viewing.command import view
-from psc.viewing.html_report import report_html
-from psc.viewing.layers import Layer, Scene
-from psc.viewing.pictures import overview
+from psc.viewing.neuroglancer import Layer, Scene
+from psc.viewing.report import overview, report_html
 
 
 class Page(HTMLParser):

@@ -13,11 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from psc.em.bodies import body_errors
 from psc.errors import ConfigError
-from psc.reporting.body_table import body_errors
-from psc.viewing.evaluations import evaluation_folder, open_evaluation
-from psc.viewing.layers import Layer, Scene
-from psc.viewing.neuroglancer_server import opened_viewer
+from psc.viewing.neuroglancer import Layer, Scene, opened_viewer
+from psc.viewing.outputs import evaluation_folder, open_evaluation
 
 PROJECT = Path(__file__).parents[2]
 

@@ -8,9 +8,9 @@ import zarr
 from psc.blockwise.engine import open_engine
 from psc.blockwise.grid import Grid
 from psc.blockwise.pipeline import BlockwiseOptions, segment_blockwise
+from psc.em.watershed import SegmentationOptions
 from psc.errors import ConfigError, DataError
-from psc.segmentation.pipeline import SegmentationOptions
-from psc.viewing.blockwise_outputs import is_blockwise_output, open_blockwise_output
+from psc.viewing.outputs import is_blockwise_output, open_blockwise_output
 
 SHAPE = (12, 20, 17)
 

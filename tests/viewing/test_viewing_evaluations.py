@@ -8,11 +8,11 @@ import h5py
 import numpy as np
 import pytest
 
-from psc.datasets import output
 from psc.errors import ConfigError, DataError
-from psc.results import read_record, write_record
-from psc.viewing.evaluations import evaluation_folder, open_evaluation
-from psc.viewing.layers import Layer, Scene
+from psc.training.records import read_record, write_record
+from psc.viewing.neuroglancer import Layer, Scene
+from psc.viewing.outputs import evaluation_folder, open_evaluation
+from psc.volumes import output
 
 
 @pytest.fixture(scope="module")

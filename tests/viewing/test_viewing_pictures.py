@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from psc.em.bodies import body_errors
 from psc.errors import ConfigError
-from psc.reporting.body_table import body_errors
-from psc.viewing.layers import Layer, Scene
-from psc.viewing.pictures import overview, worst_places
+from psc.viewing.neuroglancer import Layer, Scene
+from psc.viewing.report import overview, worst_places
 
 
 def scene_of(truth, segmentation, tmp_path, voxel_size=(8.0, 8.0, 8.0), **others):

@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import nn
 
-from psc.convolutions import AXES, Segment
+from psc.block.stream import AXES, Segment
+from psc.block.unit import make_segment
 from psc.paper.drawings.primitives import (
     FULL_COLOUR,
     LARGE,
@@ -24,8 +25,7 @@ from psc.paper.drawings.primitives import (
     write,
 )
 from psc.paper.drawings.walks import DrawnBlock, DrawnStream, stream_axis, walk_segment
-from psc.reporting.canvas import PAGE_WIDTH, page_style
-from psc.segments import make_segment
+from psc.paper.style import PAGE_WIDTH, page_style
 
 BLOCKS = ((1, 1), (2, 2), (2, 3), (3, 2))
 """(m, n) of the blocks that Figure 1 shows beside 3D."""

@@ -1,38 +1,299 @@
 """Figure 3: the three networks with 3D and with P_2SC_2, as their forward passes run."""
 
 from collections.abc import Callable
+from itertools import groupby
+from typing import Any, cast
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle, Rectangle
 from torch import nn
 
-from psc.backbones import DenseNet, ResNet, UNet
-from psc.paper.drawings.block_structure import block_name
-from psc.paper.drawings.network_rows import (
-    LIGHT,
-    MARGIN,
-    ROW,
-    SKIP,
-    draw_densenet,
-    draw_resnet,
-    draw_unet,
-    rectangle,
-)
+from psc.block.stream import Triple
+from psc.block.unit import SegmentFactory, make_segment
+from psc.networks.densenet import DenseNet
+from psc.networks.resnet import ResidualBlock, ResNet
+from psc.networks.unet import UNet
+from psc.paper.drawings.block_structure import block_name, stream_colour
 from psc.paper.drawings.primitives import (
     FULL_COLOUR,
     LARGE,
     NORMAL,
+    PURPLE,
     STREAM_COLOURS,
     arrow,
+    frame,
     line,
     page,
     tint,
     write,
 )
-from psc.paper.drawings.walks import DrawnNetwork, walk_network
-from psc.reporting.canvas import PAGE_WIDTH, page_style
-from psc.segments import SegmentFactory, make_segment
+from psc.paper.drawings.walks import DrawnBlock, DrawnNetwork, DrawnSegment, walk_network
+from psc.paper.style import PAGE_WIDTH, page_style
+
+# ----------------------------------------
+# The rows of Figure 3: one network each, drawn from what its forward pass met.
+
+
+# Inches.
+ROW = 0.115
+"""Height of a stream's row of cells; a 3D convolution is two rows high."""
+
+MARGIN = 0.08
+"""Left free on both sides of the page."""
+
+SKIP: dict[str, Any] = {"color": PURPLE, "linewidth": 0.9}
+"""How skip connections look."""
+
+LIGHT = 0.35
+"""Share of the colour in cells of 2D and 3D convolutions; 1D ones have all of it."""
+
+
+def _voxels(size: Triple) -> str:
+    d, h, w = size
+    if d == h == w:
+        return f"{d}³"
+    return f"{d}×{h}²" if h == w else f"{d}×{h}×{w}"
+
+
+def _feature(channels: int, size: Triple) -> str:
+    return f"{channels} · {_voxels(size)}"
+
+
+def _step(before: DrawnSegment, after: DrawnSegment) -> str:
+    """How the resolution changes between two segments: ÷2 or ×2."""
+    left, entered = before.output_size[-1], after.input_size[-1]
+    return f"÷{left // entered}" if left > entered else f"×{entered // left}"
+
+
+def _cell(block: DrawnBlock) -> float:
+    """Width of a cell that the block's longest number fits in."""
+    digits = max(len(str(c.out_channels)) for stream in block for c in stream)
+    return 0.05 + 0.052 * digits
+
+
+def _width(segment: DrawnSegment, cell: float | None = None) -> float:
+    widths = [(cell or _cell(block)) * len(block[0]) for block in segment.blocks]
+    return sum(widths) + 0.03 * (len(widths) - 1)
+
+
+def _draw_segment(
+    axes: Axes, left: float, middle: float, segment: DrawnSegment, cell: float | None = None
+) -> float:
+    """A segment's convolutions as cells, a row for each stream; returns where it ends.
+
+    ``cell``: width of a cell, which then bears no number.
+    """
+    for block in segment.blocks:
+        edge = cell or _cell(block)
+        row = 2 * ROW if len(block) == 1 else ROW
+        for s, stream in enumerate(block):
+            y = middle + (len(block) / 2 - s - 1) * row
+            for i, convolution in enumerate(stream):
+                colour = stream_colour(stream)
+                whole = convolution.axes == 1
+                fill = colour if whole else tint(colour, LIGHT)
+                rectangle(axes, left + i * edge, y, edge, row, fill)
+                if cell is None:
+                    x = left + (i + 0.5) * edge
+                    words = str(convolution.out_channels)
+                    shade = "white" if whole else "0.1"
+                    write(axes, x, y + row / 2 - 0.003, words, color=shade)
+        left += edge * len(block[0]) + 0.03
+    return left - 0.03
+
+
+def rectangle(axes: Axes, left: float, low: float, width: float, height: float, fill: str) -> None:
+    """A cell, or a layer that no block replaces."""
+    box = Rectangle((left, low), width, height)
+    box.set(facecolor=fill, edgecolor="0.2", linewidth=0.45, zorder=2)
+    axes.add_patch(box)
+
+
+def draw_unet(axes: Axes, walk: DrawnNetwork, top: float) -> None:
+    """A V: each level lower, skip connections across."""
+    segments = {segment.name: segment for segment in walk.segments}
+    depth = sum(name.startswith("encoder") for name in segments) - 1
+    first, last = 0.78, PAGE_WIDTH - 0.78
+    pitch, drop = (last - first) / (2 * depth), 0.385
+    places: dict[str, tuple[float, float, float]] = {}
+    for column, segment in enumerate(walk.segments):
+        level = min(column, 2 * depth - column)
+        width = _width(segment)
+        middle, y = first + column * pitch, top - 0.2 - level * drop
+        places[segment.name] = (middle - width / 2, middle + width / 2, y)
+        _draw_segment(axes, middle - width / 2, y, segment)
+        write(axes, middle, y + 0.18, _feature(segment.out_channels, segment.output_size))
+    for column, (before, after) in enumerate(
+        zip(walk.segments[:-1], walk.segments[1:], strict=True)
+    ):
+        left, right, y = places[before.name]
+        next_left, next_right, next_y = places[after.name]
+        if column < depth:  # down and to the right
+            x = (left + right) / 2
+            line(axes, (x, y - ROW), (x, next_y))
+            write(axes, x + 0.04, (y - ROW + next_y) / 2, _step(before, after), ha="left")
+            arrow(axes, (x, next_y), (next_left, next_y))
+        else:
+            x = (next_left + next_right) / 2
+            line(axes, (right, y), (x, y))
+            arrow(axes, (x, y), (x, next_y - ROW))
+            write(axes, x + 0.04, (y + next_y - ROW) / 2, _step(before, after), ha="left")
+        for source in after.sources:
+            if source != before.name:
+                _, source_right, source_y = places[source]
+                arrow(axes, (source_right, source_y), (next_left, source_y), **SKIP)
+    left, _, y = places[walk.segments[0].name]
+    _, right, end_y = places[walk.segments[-1].name]
+    _ends(axes, walk, (left, y), (right, end_y))
+
+
+def _ends(
+    axes: Axes, walk: DrawnNetwork, start: tuple[float, float], end: tuple[float, float]
+) -> None:
+    """What enters a network and what leaves it."""
+    entering = cast(Triple, walk.input_shape[2:])
+    write(axes, start[0] - 0.2, start[1] - 0.09, _feature(walk.input_shape[1], entering))
+    arrow(axes, (start[0] - 0.4, start[1]), start)
+    leaving = cast(Triple, walk.output_shape[2:])
+    arrow(axes, end, (end[0] + 0.4, end[1]))
+    write(axes, end[0] + 0.22, end[1] - 0.09, _feature(walk.output_shape[1], leaving))
+
+
+def draw_resnet(axes: Axes, walk: DrawnNetwork, top: float) -> None:
+    """Residual blocks in a row, each with its shortcut; numbers below, by stage."""
+    y = top - 0.26
+    blocks = {
+        f"{name}.segment": module
+        for name, module in walk.network.named_modules()
+        if isinstance(module, ResidualBlock)
+    }
+    first = 1.02
+    stages = [list(group) for _, group in groupby(walk.segments, lambda s: s.name.split(".")[1])]
+    stage_gap, gap = 0.22, 0.15
+    count = len(walk.segments)
+    room = PAGE_WIDTH - 0.68 - first - gap * (count - len(stages)) - stage_gap * (len(stages) - 1)
+    box = room / count
+    x = first
+    for stage in stages:
+        left = x
+        for segment in stage:
+            cells = sum(len(block[0]) for block in segment.blocks)
+            arrow(axes, (x - (gap if segment is not stage[0] else stage_gap), y), (x, y))
+            _draw_segment(axes, x, y, segment, box / cells)
+            projects = not isinstance(blocks[segment.name].shortcut, nn.Identity)
+            _shortcut(axes, x - 0.055, x + box + 0.05, y, projects)
+            x += box + gap
+        x += stage_gap - gap
+        middle = (left + x - stage_gap) / 2
+        last = stage[-1]
+        write(axes, middle, y - 0.2, _feature(last.out_channels, last.output_size))
+        for i, words in enumerate(_stage_channels(stage)):
+            write(axes, middle, y - 0.31 - 0.105 * i, words, color="0.35")
+    end = x - stage_gap
+    stem = next(m for m in walk.network.modules() if isinstance(m, nn.Conv3d))
+    _plain(axes, 0.46, y, "×".join(map(str, stem.kernel_size)), 0.36)
+    entering = cast(Triple, walk.input_shape[2:])
+    write(axes, 0.25, y + 0.1, _feature(walk.input_shape[1], entering))
+    arrow(axes, (0.06, y), (0.46, y))
+    write(axes, 0.64, y - 0.2, _feature(stem.out_channels, walk.segments[0].input_size))
+    arrow(axes, (end, y), (PAGE_WIDTH - MARGIN, y))
+    write(axes, PAGE_WIDTH - 0.33, y + 0.09, "pool, linear")
+    write(axes, PAGE_WIDTH - 0.33, y - 0.09, f"{walk.output_shape[1]} classes")
+    line(axes, (0.82, y), (first - stage_gap, y))
+
+
+def _stage_channels(stage: list[DrawnSegment]) -> list[str]:
+    """The channels along one stream of a stage's blocks, equal blocks together."""
+    kinds = [
+        " → ".join(str(c.out_channels) for block in segment.blocks for c in block[0])
+        for segment in stage
+    ]
+    return [f"{len(list(same))}× {words}" for words, same in groupby(kinds)]
+
+
+def _shortcut(axes: Axes, left: float, right: float, y: float, projects: bool) -> None:
+    """Around a residual block, to the mark of an addition."""
+    top, radius = y + ROW + 0.07, 0.032
+    style = SKIP | ({"linestyle": (0, (2, 1))} if projects else {})
+    line(axes, (left, y), (left, top), (right, top), (right, y + radius), **style)
+    _addition(axes, right, y, radius)
+
+
+def _addition(axes: Axes, x: float, y: float, radius: float) -> None:
+    mark = Circle((x, y), radius, facecolor="white", edgecolor=PURPLE, linewidth=0.7, zorder=4)
+    axes.add_patch(mark)
+    for across, up in ((0.6 * radius, 0.0), (0.0, 0.6 * radius)):
+        line(axes, (x - across, y - up), (x + across, y + up), color="0.2", zorder=5, linewidth=0.6)
+
+
+def _plain(axes: Axes, left: float, middle: float, words: str, width: float) -> None:
+    """A layer that no block replaces."""
+    rectangle(axes, left, middle - ROW, width, 2 * ROW, "white")
+    write(axes, left + width / 2, middle, words)
+
+
+def draw_densenet(axes: Axes, walk: DrawnNetwork, top: float) -> None:
+    """Dense blocks in a row; everything that the head sees is brought up to a line above."""
+    y, above = top - 0.56, top - 0.09
+    groups = [
+        list(group)
+        for _, group in groupby(
+            walk.segments,
+            lambda s: s.name.split(".")[1] if s.name.startswith("dense.") else s.name,
+        )
+    ]
+    inner = 0.07
+    widths = [sum(map(_width, group)) + inner * (len(group) - 1) for group in groups]
+    first, last = 0.45, PAGE_WIDTH - 0.56
+    gap = (last - first - sum(widths)) / (len(groups) - 1)
+    x = first
+    for i, (group, width) in enumerate(zip(groups, widths, strict=True)):
+        pad = 0.04
+        left, right = x - pad, x + width + pad
+        roof = y + ROW + (0.2 if len(group) > 1 else pad)
+        frame(axes, left, y - ROW - pad, width + 2 * pad, roof - y + ROW + pad)
+        start = left - (gap - 2 * pad) if i else MARGIN
+        arrow(axes, (start, y), (left, y))
+        if i:
+            words = _step(groups[i - 1][-1], group[0])
+            write(axes, (start + left) / 2, y - 0.08, words)
+        centres = {}
+        for segment in group:
+            end = _draw_segment(axes, x, y, segment)
+            centres[segment.name] = (x + end) / 2
+            x = end + inner
+        tail = group[-1]
+        channels = tail.out_channels + (tail.in_channels if len(group) > 1 else 0)
+        middle = (left + right) / 2
+        write(axes, middle, y - 0.26, _feature(channels, tail.output_size))
+        _dense_connections(axes, group, centres, y + ROW)
+        if any(segment.name in walk.output_sources for segment in group):
+            arrow(axes, (middle, roof), (middle, above - 0.015), **SKIP)
+        x += gap - inner
+    head = PAGE_WIDTH - 0.5
+    entering = cast(Triple, walk.input_shape[2:])
+    write(axes, 0.24, y + 0.08, _feature(walk.input_shape[1], entering))
+    line(axes, (first, above), (head, above), linewidth=2.2, color="0.15")
+    leaving = cast(Triple, walk.output_shape[2:])
+    arrow(axes, (head, above), (PAGE_WIDTH - MARGIN, above))
+    write(axes, PAGE_WIDTH - 0.3, above - 0.09, _feature(walk.output_shape[1], leaving))
+
+
+def _dense_connections(
+    axes: Axes, group: list[DrawnSegment], centres: dict[str, float], y: float
+) -> None:
+    """Arcs from every segment of a dense block to those later ones that see its result."""
+    for segment in group:
+        for source in segment.sources:
+            if source in centres:
+                start, end = centres[source], centres[segment.name]
+                # The widest arc just fits under the roof.
+                bend = -0.3 / (max(centres.values()) - min(centres.values()))
+                style = SKIP | {"linewidth": 0.6, "arrowstyle": "-"}
+                arrow(axes, (start, y), (end, y), bend=bend, **style)
+
 
 VOLUME, CLIP, PATCH = (1, 1, 132, 132, 132), (1, 3, 64, 64, 64), (1, 1, 64, 64, 64)
 """What enters the U-Net, the ResNet and the DenseNet, as published."""
@@ -44,7 +305,7 @@ BLOCK = (2, 2)
 def draw_network(backbone: str, m: int | None = None, n: int | None = None) -> DrawnNetwork:
     """Walk a published network: "unet", "resnet34" or "densenet", with 3D or P_mSC_n.
 
-    In the DenseNet a block with n ≥ 2 stands for two dense layers (``psc.backbones.densenet``).
+    In the DenseNet a block with n ≥ 2 stands for two dense layers (``psc.networks.densenet``).
 
     Raises:
         ConfigError: for an (m, n) that no block has.

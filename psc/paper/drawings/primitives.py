@@ -18,8 +18,8 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 
-from psc.convolutions import Triple
-from psc.reporting.canvas import DOTS_PER_INCH, page_style
+from psc.block.stream import Triple
+from psc.paper.style import DOTS_PER_INCH, page_style
 
 BLACK, GREY, LIGHT_GREY = "#000000", "#808080", "#BBBBBB"
 ORANGE, SKY_BLUE, GREEN, BLUE = "#E69F00", "#56B4E9", "#009E73", "#0072B2"

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from psc.accounting.meta import forward
-from psc.blocks import PSCBlock
-from psc.convolutions import AXES, Segment, Triple
+from psc.accounting.memory import forward
+from psc.block.block import PSCBlock
+from psc.block.stream import AXES, Segment, Triple
 
 INPUT = "input"
 """What the first segment is fed from."""

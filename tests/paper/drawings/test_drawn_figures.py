@@ -11,7 +11,7 @@ from PIL import Image
 from psc.errors import ConfigError
 from psc.paper.drawings import DRAWINGS, block_figure, save_figure
 from psc.paper.drawings.primitives import SMALL, kernel_reach, kernel_size, page
-from psc.reporting.canvas import PAGE_WIDTH
+from psc.paper.style import PAGE_WIDTH
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from psc.backbones import UNet
+from psc.block.unit import make_segment
 from psc.errors import ConfigError
-from psc.paper.drawings.terms import decompose, first_kernel
-from psc.segments import make_segment
+from psc.networks.unet import UNet
+from psc.paper.drawings.decomposition import decompose, first_kernel
 
 
 def test_the_kernel_is_the_first_of_a_seeded_unet():

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from psc.convolutions import ConvolutionOptions
+from psc.block.stream import ConvolutionOptions
+from psc.block.unit import make_segment
 from psc.paper.drawings.block_structure import BLOCKS, block_name, drawn_segment
 from psc.paper.drawings.networks import draw_network
 from psc.paper.drawings.walks import INPUT, stream_axis, walk_network, walk_segment
-from psc.segments import make_segment
 
 # Each stream as its first channels, then (kernel, channels that leave): the U-Net's second level.
 PLANES = {0: (1, 3, 3), 1: (3, 1, 3), 2: (3, 3, 1)}

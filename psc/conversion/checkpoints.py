@@ -1,0 +1,155 @@
+"""Checkpoints of converted networks, written from those of train.py.
+
+A converted checkpoint holds the weights, the configuration that the ORIGINAL network was trained
+with, and the arguments of ``psc.convert``: from these ``psc.training.checkpoints`` builds the
+network again.
+"""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from psc.applications import build_application
+from psc.config.compose import from_plain
+from psc.config.schema import TrainConfig
+from psc.conversion import ConversionReport, calibrate, match_features
+from psc.conversion.conversion import ConversionArguments
+from psc.conversion.factors import Initialisation
+from psc.errors import ConfigError
+from psc.training.checkpoints import (
+    CONFIG_KEY,
+    CONVERSION_KEY,
+    NETWORK_PREFIX,
+    AtomicCheckpointIO,
+    checkpoint_network,
+    load_checkpoint,
+    stored_config,
+)
+from psc.training.evaluation import inference_device
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What follows a conversion, on training data without their labels.
+
+    Attributes:
+        calibrate: whether to correct every channel's gain and offset (``calibrate``); None: where
+            training data are read in any case.
+        steps: of feature matching (``match_features``); 0: none.
+        learning_rate: the first one.
+        accelerator: "auto", "cpu" or "gpu".
+    """
+
+    calibrate: bool | None = None
+    steps: int = 0
+    learning_rate: float = 1e-3
+    accelerator: str = "auto"
+
+
+@dataclass(frozen=True)
+class ConvertedCheckpoint:
+    """What ``convert_checkpoint`` did.
+
+    Attributes:
+        report: of the conversion.
+        losses: of feature matching, by step.
+    """
+
+    report: ConversionReport
+    losses: tuple[float, ...]
+
+
+def convert_checkpoint(
+    source: Path,
+    output: Path,
+    arguments: ConversionArguments,
+    *,
+    init: Initialisation = "svd",
+    correction: Correction | None = None,
+    overwrite: bool = False,
+) -> ConvertedCheckpoint:
+    """Write the checkpoint of a converted network.
+
+    Where n > 1 (whose runs of layers one batch shows), and for any correction, the training data of
+    the checkpoint's configuration are read.
+
+    Args:
+        source: a checkpoint of train.py with 3D convolutions (``block=3d``).
+        output: the file to write.
+        arguments: how to convert.
+        init: "svd" or "random".
+        correction: what follows.
+        overwrite: whether ``output`` may exist.
+
+    Raises:
+        CheckpointError: if the source cannot be read or the output not be written.
+        ConfigError: if the output exists, or there is nothing to convert.
+        DataError: if training data are needed and cannot be read.
+    """
+    if output.exists() and not overwrite:
+        raise ConfigError(f"output={output} exists; give another file, or overwrite=true")
+    correction = correction or Correction()
+    if correction.steps < 0:
+        raise ConfigError(f"match_steps must not be negative, got {correction.steps}")
+    device = inference_device(correction.accelerator)
+    calibrates = correction.calibrate
+    if calibrates is None:
+        calibrates = arguments.n > 1 or correction.steps > 0
+    corrects = calibrates or correction.steps > 0
+    checkpoint = load_checkpoint(source)
+    if CONVERSION_KEY in checkpoint:
+        raise ConfigError(f"checkpoint={source} is converted already; convert the one it came from")
+    trained = from_plain(stored_config(checkpoint, source), source)
+    network = checkpoint_network(trained, checkpoint, source)
+    original = copy.deepcopy(network) if corrects else network
+    inputs = _inputs(trained, network) if arguments.n > 1 or corrects else iter(())
+    conversion = arguments.apply(network, init, next(inputs) if arguments.n > 1 else None)
+    report = conversion.report
+    if not report.converted:
+        raise ConfigError(
+            f"checkpoint={source} has no 3D convolution to convert; only networks of block=3d have"
+        )
+    original.to(device)
+    network.to(device)
+    batches = (batch.to(device) for batch in inputs)
+    if calibrates:
+        calibrate(original, conversion, next(batches))
+    losses: list[float] = []
+    if correction.steps:
+        losses = match_features(
+            original,
+            conversion,
+            batches,
+            steps=correction.steps,
+            learning_rate=correction.learning_rate,
+            progress=True,
+        )
+    network.cpu()
+    if arguments.n > 1:
+        arguments = replace(arguments, runs=[list(run) for run in report.runs])
+    written = {
+        "state_dict": {f"{NETWORK_PREFIX}{k}": v for k, v in network.state_dict().items()},
+        "global_step": int(checkpoint.get("global_step", 0)),
+        CONFIG_KEY: checkpoint[CONFIG_KEY],
+        CONVERSION_KEY: asdict(arguments),
+    }
+    AtomicCheckpointIO().save_checkpoint(written, output)
+    return ConvertedCheckpoint(report, tuple(losses))
+
+
+def _inputs(trained: TrainConfig, network: nn.Module) -> Iterator[Tensor]:
+    """The network's inputs in batches of its training data, without end."""
+    application = build_application(trained)
+    task = application.task(network, 1)
+    data = application.training_data(network, 0)
+    samples, size = data.training, trained.recipe.batch_size
+    index = 0
+    while True:
+        batch = torch.utils.data.default_collate([samples[i] for i in range(index, index + size)])
+        with torch.no_grad():
+            yield task.network_input(batch)
+        index += size

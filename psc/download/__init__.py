@@ -1,0 +1,1 @@
+"""Data sets from the net: resumed, verified, safely unpacked."""

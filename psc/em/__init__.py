@@ -1,0 +1,1 @@
+"""Electron microscopy (Section 4.3): volumes → affinities → watershed → agglomeration → VI."""

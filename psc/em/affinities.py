@@ -1,0 +1,136 @@
+"""Affinities: what the network is trained to say, and what it must beat.
+
+Channel a of an affinity volume says at voxel v whether v and its predecessor v - e_a along axis a
+belong to the same object; axes in the order z, y, x. This is also waterz's convention.
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import gaussian_filter
+
+from psc.errors import ConfigError, DataError
+
+_Slices = tuple[slice, ...]
+# Grey values below the first and above the last are artefacts as often as they are tissue.
+_DARKEST_PERCENTILE = 1.0
+_BRIGHTEST_PERCENTILE = 99.0
+
+
+def affinities_from_labels(
+    labels: npt.NDArray[np.integer[Any]],
+    *,
+    zero_label: Literal["ignore", "boundary"] = "ignore",
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    """True affinities of a label volume, and where they are known.
+
+    Args:
+        labels: integer array (D, H, W), 0 = background or unknown.
+        zero_label: what label 0 means. With ``"ignore"`` nothing is known about a pair that
+            contains a 0; with ``"boundary"`` 0 is membrane, and such a pair has affinity 0.
+
+    Returns:
+        affinities: uint8 (3, D, H, W), 1 where both voxels have the same non-zero label, else 0.
+        mask: bool (3, D, H, W), False where the affinity is unknown: where the predecessor is
+            outside the array, and as ``zero_label`` says.
+
+    Raises:
+        DataError: labels are not integers or not three-dimensional.
+        ConfigError: ``zero_label`` is neither of the two.
+    """
+    labels = np.asarray(labels)
+    if labels.ndim != 3 or labels.dtype.kind not in "iu":
+        raise DataError(
+            "labels must be integers of shape (D, H, W), found"
+            f" {labels.dtype} of shape {labels.shape}"
+        )
+    if zero_label not in ("ignore", "boundary"):
+        raise ConfigError(f"zero_label must be 'ignore' or 'boundary', found {zero_label!r}")
+    affinities = np.zeros((3, *labels.shape), dtype=np.uint8)
+    mask = np.zeros((3, *labels.shape), dtype=np.bool_)
+    known = labels != 0
+    for axis in range(3):
+        here, before = neighbours(axis)
+        affinities[axis][here] = (labels[here] == labels[before]) & known[here]
+        mask[axis][here] = True if zero_label == "boundary" else known[here] & known[before]
+    return affinities, mask
+
+
+def intensity_affinities(raw: npt.NDArray[Any], sigma: float) -> npt.NDArray[np.float32]:
+    """Affinities from grey values alone: the baseline that needs no network.
+
+    Membranes are dark in EM, so two voxels belong together as far as both are bright: the volume
+    is smoothed, scaled so that its 1st percentile becomes 0 and its 99th becomes 1, and channel a
+    at v is the darker of v and its predecessor. A voxel without predecessor counts alone.
+
+    Args:
+        raw: grey values (D, H, W), any real dtype and range.
+        sigma: standard deviation of the Gaussian, in voxels; 0 = no smoothing.
+
+    Returns:
+        float32 (3, D, H, W) in [0, 1].
+
+    Raises:
+        DataError: raw is not three-dimensional, empty, not finite, or without contrast.
+        ConfigError: sigma is negative or not finite.
+    """
+    if raw.ndim != 3 or raw.size == 0:
+        raise DataError(f"raw must have shape (D, H, W) with voxels in it, found {raw.shape}")
+    if not 0 <= sigma < np.inf:
+        raise ConfigError(f"sigma must be a finite number of voxels, at least 0, found {sigma}")
+    smooth = raw.astype(np.float32)
+    if not np.isfinite(smooth).all():
+        raise DataError("raw contains NaN or infinity; repair the volume before segmenting it")
+    if sigma > 0:
+        gaussian_filter(smooth, sigma, output=smooth)
+    darkest, brightest = np.percentile(smooth, [_DARKEST_PERCENTILE, _BRIGHTEST_PERCENTILE])
+    if not darkest < brightest:
+        raise DataError(
+            f"raw has no contrast: its 1st and 99th percentile are both {darkest:g};"
+            " a membrane cannot be told from the inside of a cell"
+        )
+    smooth -= np.float32(darkest)
+    smooth /= np.float32(brightest - darkest)
+    np.clip(smooth, 0, 1, out=smooth)
+    affinities = np.empty((3, *smooth.shape), dtype=np.float32)
+    for axis in range(3):
+        here, before = neighbours(axis)
+        affinities[axis] = smooth
+        np.minimum(smooth[here], smooth[before], out=affinities[axis][here])
+    return affinities
+
+
+def checked_affinities(affinities: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Refuse what would give a silently wrong segmentation.
+
+    Args:
+        affinities: (3, D, H, W) in [0, 1], any real dtype.
+
+    Returns:
+        The same as C-contiguous float32; no copy where it already was.
+
+    Raises:
+        DataError: the shape is another or empty, or values are NaN or outside [0, 1].
+    """
+    if affinities.ndim != 4 or affinities.shape[0] != 3 or affinities.size == 0:
+        raise DataError(
+            "affinities must have shape (3, D, H, W), channels z, y, x, with voxels in it; found"
+            f" {affinities.shape}"
+        )
+    lowest, highest = affinities.min(), affinities.max()  # both are NaN if any value is
+    if not (lowest >= 0 and highest <= 1):
+        raise DataError(
+            f"affinities must lie in [0, 1], found {lowest:g} to {highest:g}; apply the sigmoid to"
+            " logits, divide 8-bit affinities by 255, and look for NaN in the network's output"
+        )
+    return np.ascontiguousarray(affinities, dtype=np.float32)
+
+
+def neighbours(axis: int) -> tuple[_Slices, _Slices]:
+    """Slices of (D, H, W): all voxels that have a predecessor along an axis; these predecessors."""
+    here = [slice(None)] * 3
+    before = [slice(None)] * 3
+    here[axis] = slice(1, None)
+    before[axis] = slice(None, -1)
+    return tuple(here), tuple(before)

@@ -1,0 +1,103 @@
+"""Neuron segmentation from electron microscopy (Section 4.3): affinities, then agglomeration."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from psc.config.checks import build_affinity_augmentation
+from psc.config.schema import AffinityRecipeConfig, FibsemConfig, TrainConfig
+from psc.em.data import AffinityPatches, ValidationPatches, prepare_synthetic, read_splits
+from psc.em.task import AffinityTask
+from psc.em.testing import evaluate_affinities
+from psc.errors import ConfigError
+from psc.networks.build import build_volume_network, patch_input_size
+from psc.networks.densenet import DenseNet
+from psc.networks.geometry import VolumeNetwork
+from psc.networks.unet import UNet
+from psc.training.application import Application
+from psc.training.data import TrainingData
+
+
+class AffinityApplication(Application):
+    """Reads volumes with neuron labels, trains on patches, segments and scores the test part.
+
+    Raises:
+        ConfigError: for a data set without affinities.
+        DataError: for files that are missing, damaged or without labels.
+    """
+
+    measures = ("train/stage",)
+
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__(config)
+        if not isinstance(config.dataset, FibsemConfig):
+            raise ConfigError(f"dataset={config.dataset.name} cannot be read as affinities")
+        assert isinstance(config.recipe, AffinityRecipeConfig)  # psc.config.checks
+        self._dataset, self._recipe = config.dataset, config.recipe
+        prepare_synthetic(config.dataset)
+        self._splits = read_splits(config.dataset)
+
+    def build_network(self) -> UNet | DenseNet:
+        """A network from volumes to volumes."""
+        return build_volume_network(self.config.backbone, self.config.block)
+
+    def training_data(self, network: nn.Module, workers: int) -> TrainingData:
+        """Random patches, and fixed ones to validate on."""
+        volume_network, low_high = _volume_network(network), self._dataset.intensity_range
+        input_size = patch_input_size(self._recipe, volume_network)
+        common: dict[str, Any] = {
+            "input_size": input_size,
+            "output_size": volume_network.output_size(input_size),
+            "zero_label": self._dataset.zero_label,
+            "boundary_thickness": self._dataset.boundary_thickness,
+            "intensity_range": (low_high[0], low_high[1]) if low_high else None,
+        }
+        return TrainingData(
+            AffinityPatches(
+                self._splits.train,
+                seed=self.config.seed,
+                length=2**62,
+                augmentation=build_affinity_augmentation(self._recipe.augmentation),
+                **common,
+            ),
+            ValidationPatches(
+                self._splits.validation, maximum=self._recipe.validation_patches, **common
+            ),
+            self._recipe,
+            workers=workers,
+        )
+
+    def task(self, network: nn.Module, iterations: int) -> AffinityTask:
+        """The affinity loss that the recipe names, then MALIS if it says so."""
+        return AffinityTask(
+            network,
+            self._recipe,
+            iterations=iterations,
+            channels_last=self.config.trainer.channels_last,
+        )
+
+    def evaluate(
+        self, network: nn.Module, folder: Path, *, device: torch.device, source: dict[str, str]
+    ) -> dict[str, Any]:
+        """Threshold chosen on the validation part; VI and adapted Rand error of the test part."""
+        return evaluate_affinities(
+            _volume_network(network),
+            self._splits,
+            self._dataset,
+            self.config.segmentation,
+            folder,
+            tile_input=patch_input_size(self._recipe, _volume_network(network)),
+            device=device,
+            source=source,
+        )
+
+    def data_record(self) -> dict[str, Any]:
+        """Kind, slabs and files."""
+        return self._splits.record()
+
+
+def _volume_network(network: nn.Module) -> VolumeNetwork:
+    assert isinstance(network, VolumeNetwork)
+    return network

@@ -1,0 +1,430 @@
+"""Augmentations of the connectomics field that the paper's training does not use: all are off.
+
+Deformation moves raw and labels alike, before affinities are taken of the labels: an elastic
+deformation and a rotation (Ronneberger et al. 2015; Funke et al. 2018 in gunpowder), and sections
+out of alignment. Defects change raw alone: sections that are missing, of low contrast, or out of
+focus (Lee et al., arXiv 1706.00120). A section is a slice across axis 0 of the volume.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import gaussian_filter
+
+from psc.errors import ConfigError, DataError
+from psc.volumes.resampling import Sources, control_points, smooth_field
+
+_Triple = tuple[int, int, int]
+_LARGEST_JITTER = 0.4
+"""Of the spacing. A cubic B-spline of coefficients below 0.403 of it cannot fold the tissue (Choi
+and Lee, Graphical Models 62, 2000)."""
+
+
+@dataclass(frozen=True)
+class Deformation:
+    """Where the voxels of a patch come from.
+
+    Attributes:
+        spacing: voxels (z, y, x) between control points of the elastic deformation.
+        jitter: largest displacement of a control point along z, y and x, in voxels, uniform; no
+            voxel moves further.
+        rotation: largest angle in the plane of y and x about the patch's centre, in degrees,
+            uniform in both directions.
+        offset: largest step of a section along y and x, in whole voxels, uniform; no section comes
+            to lie further from its place either.
+        slip: probability that a section is out of place alone.
+        shift: probability that from a section on all are.
+
+    Raises:
+        ConfigError: a value outside its domain, or a jitter that could fold the tissue.
+    """
+
+    spacing: tuple[int, int, int] = (40, 40, 40)
+    jitter: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    rotation: float = 0.0
+    offset: int = 10
+    slip: float = 0.0
+    shift: float = 0.0
+
+    def __post_init__(self) -> None:
+        if len(self.spacing) != 3 or any(step < 1 or step != int(step) for step in self.spacing):
+            raise ConfigError(
+                f"spacing={self.spacing}: must be three whole numbers of voxels (z, y, x), at least"
+                " 1"
+            )
+        if len(self.jitter) != 3 or not all(0 <= most < math.inf for most in self.jitter):
+            raise ConfigError(
+                f"jitter={self.jitter}: must be three finite distances in voxels (z, y, x), at"
+                " least 0"
+            )
+        for most, step in zip(self.jitter, self.spacing, strict=True):
+            if most > _LARGEST_JITTER * step:
+                raise ConfigError(
+                    f"jitter={self.jitter}: more than {_LARGEST_JITTER} of"
+                    f" spacing={self.spacing} can fold the tissue; use less jitter or a wider"
+                    " spacing"
+                )
+        if not 0 <= self.rotation <= 180:
+            raise ConfigError(f"rotation={self.rotation}: must be 0 to 180 degrees")
+        if self.offset < 1 or self.offset != int(self.offset):
+            raise ConfigError(
+                f"offset={self.offset}: must be a whole number of voxels, at least 1; slip=0 and"
+                " shift=0 leave sections in place"
+            )
+        _check_probability("slip", self.slip)
+        _check_probability("shift", self.shift)
+        if self.slip + self.shift > 1:
+            raise ConfigError(
+                f"slip={self.slip}: must not exceed 1 together with shift={self.shift}; a section"
+                " does one or the other"
+            )
+
+    @property
+    def active(self) -> bool:
+        """Whether anything can move."""
+        return any(self.jitter) or self.rotation > 0 or self.slip + self.shift > 0
+
+    def reach(self, shape: _Triple) -> _Triple:
+        """How far beyond a patch of this shape its values may come from, (z, y, x) in voxels."""
+        offset = self.offset if self.slip + self.shift > 0 else 0
+        y, x = ((size - 1) / 2 for size in shape[1:])
+        wide_y, wide_x = y + self.jitter[1], x + self.jitter[2]
+        angle = math.radians(self.rotation)
+        return (
+            math.ceil(self.jitter[0]),
+            math.ceil(_turned(wide_y, wide_x, angle) - y + offset),
+            math.ceil(_turned(wide_x, wide_y, angle) - x + offset),
+        )
+
+    def draw(self, shape: _Triple, rng: np.random.Generator) -> Sources:
+        """Where each voxel takes its values from.
+
+        As many numbers are drawn whatever is switched on, so that one setting does not change what
+        another one draws; only ``spacing`` says how many control points there are.
+
+        Args:
+            shape: of the patch (D, H, W), in the volume's order of axes.
+            rng: source of randomness.
+
+        Returns:
+            float32 (3, D, H, W): positions along z, y and x in voxels from the patch's first.
+        """
+        angle = math.radians(self.rotation * rng.uniform(-1, 1))
+        offsets = self._draw_offsets(shape[0], rng)
+        phase = rng.uniform(size=3)
+        counts = [control_points(*pair) for pair in zip(shape, self.spacing, strict=True)]
+        controls = rng.uniform(-1, 1, (3, *counts))
+        sources = np.stack(
+            np.meshgrid(*(np.arange(n, dtype=np.float32) for n in shape), indexing="ij")
+        )
+        for axis, most in enumerate(self.jitter):
+            if most:
+                sources[axis] += smooth_field(controls[axis] * most, self.spacing, phase, shape)
+        if angle:
+            # After the elastic deformation: turned tissue folds no more than it did before.
+            middle = np.array([(n - 1) / 2 for n in shape[1:]], dtype=np.float32)[
+                :, None, None, None
+            ]
+            cosine, sine = math.cos(angle), math.sin(angle)
+            turn = np.array([[cosine, -sine], [sine, cosine]], dtype=np.float32)
+            sources[1:] = np.tensordot(turn, sources[1:] - middle, axes=1) + middle
+        sources[1:] += offsets.T[:, :, np.newaxis, np.newaxis]
+        return sources
+
+    def _draw_offsets(self, sections: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+        """How far each section is out of place along y and x, (sections, 2) in voxels."""
+        chances = rng.random(sections)
+        steps = rng.random((sections, 2))
+        most = self.offset
+        offsets = np.zeros((sections, 2), dtype=np.int64)
+        here = np.zeros(2, dtype=np.int64)
+        for section, chance in enumerate(chances):
+            offsets[section] = here
+            if chance < self.slip + self.shift:
+                # Uniform over the steps that do not lead further than the window was enlarged.
+                low, high = np.maximum(-most, here - most), np.minimum(most, here + most)
+                offsets[section] = low + (steps[section] * (high - low + 1)).astype(np.int64)
+                if chance >= self.slip:
+                    here = offsets[section]
+        return offsets
+
+
+@dataclass(frozen=True)
+class SectionDefects:
+    """Sections that were not imaged well; their labels stay, so the network has to bridge them.
+
+    Attributes:
+        missing: probability that a section is 0 everywhere.
+        low_contrast: probability that a section's contrast is lost.
+        contrast: range of c in x ← mean + (x − mean) · c there, mean of the section.
+        blur: probability that a section is out of focus.
+        blur_sd: largest standard deviation of the Gaussian there, along y and x, in voxels,
+            uniform; beyond the patch it sees the patch reflected.
+
+    Raises:
+        ConfigError: a value outside its domain.
+    """
+
+    missing: float = 0.0
+    low_contrast: float = 0.0
+    contrast: tuple[float, float] = (0.1, 0.5)
+    blur: float = 0.0
+    blur_sd: float = 2.0
+
+    def __post_init__(self) -> None:
+        for name in ("missing", "low_contrast", "blur"):
+            _check_probability(name, getattr(self, name))
+        if len(self.contrast) != 2 or not 0 <= self.contrast[0] <= self.contrast[1] <= 1:
+            raise ConfigError(
+                f"contrast={self.contrast}: must be a range (low, high) within 0 (flat) to 1"
+                " (unchanged)"
+            )
+        if not 0 <= self.blur_sd < math.inf:
+            raise ConfigError(
+                f"blur_sd={self.blur_sd}: must be a finite number of voxels, at least 0"
+            )
+
+    @property
+    def active(self) -> bool:
+        """Whether anything can change."""
+        return max(self.missing, self.low_contrast, self.blur) > 0
+
+    def apply(self, sections: npt.NDArray[np.float32], rng: np.random.Generator) -> None:
+        """Change sections at random, in place, each by itself; one may have several defects.
+
+        As many numbers are drawn whatever is switched on.
+
+        Args:
+            sections: float32 (sections, H, W), any order in memory.
+            rng: source of randomness.
+        """
+        blurred, faint, missing = (
+            rng.random(len(sections)) < chance
+            for chance in (self.blur, self.low_contrast, self.missing)
+        )
+        deviations = rng.uniform(0, self.blur_sd, len(sections))
+        contrasts = rng.uniform(*self.contrast, len(sections)).astype(np.float32)
+        for i, section in enumerate(sections):
+            if missing[i]:
+                section[...] = 0
+                continue
+            if blurred[i]:
+                section[...] = gaussian_filter(section, deviations[i], mode="mirror")
+            if faint[i]:
+                mean = section.mean()
+                section[...] = mean + (section - mean) * contrasts[i]
+
+
+def _check_probability(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{name}={value}: must be a probability, 0 to 1")
+
+
+def _turned(along: float, across: float, most: float) -> float:
+    """Largest extent along an axis of a rectangle turned by up to an angle, all from its centre."""
+    angle = min(most, math.atan2(across, along))
+    return along * math.cos(angle) + across * math.sin(angle)
+
+
+# ----------------------------------------
+# Intensity scaling and augmentation of EM volumes, as the paper's U-Net was trained with.
+#
+# The published training code (Funke et al., TPAMI 2018) augments every patch by reflections and
+# axis
+# swaps, contrast and brightness. Geometry acts on raw and labels alike, and before affinities are
+# taken: an affinity points to a predecessor, and a reflection makes a successor of it.
+
+
+_IntegerT = TypeVar("_IntegerT", bound=np.integer[Any])
+_FULL_SCALE = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
+_Permutation = tuple[int, int, int]
+_PERMUTATIONS: dict[str, list[_Permutation]] = {
+    "none": [(0, 1, 2)],
+    "yx": [(0, 1, 2), (0, 2, 1)],
+    "all": list(itertools.permutations(range(3))),  # type: ignore[arg-type]
+}
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """One of the 48 symmetries of a cube: an axis permutation, then reflections.
+
+    Attributes:
+        permutation: axis i of the result is axis ``permutation[i]`` of the argument.
+        reflected: which axes of the result are reversed.
+    """
+
+    permutation: tuple[int, int, int] = (0, 1, 2)
+    reflected: tuple[bool, bool, bool] = (False, False, False)
+
+    def __call__(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Apply to the last three axes (…, D, H, W); the result is a view."""
+        leading = array.ndim - 3
+        axes = (*range(leading), *(leading + axis for axis in self.permutation))
+        flips = tuple(slice(None, None, -1 if flip else None) for flip in self.reflected)
+        return array.transpose(axes)[(..., *flips)]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done at random to a training patch; the defaults are the published training's.
+
+    Attributes:
+        reflections: reverse each axis with probability 1/2.
+        axis_swaps: ``"all"`` permutes z, y and x (isotropic voxels), ``"yx"`` y and x only
+            (thicker slices), ``"none"`` nothing.
+        contrast: range of c in x ← mean + (x − mean) · c, mean of the patch.
+        brightness: range of b in x ← x + b, for x in [0, 1].
+        deformation: where voxels come from, before reflections and swaps; off, as published.
+        defects: of sections of the volume, after contrast and brightness; off, as published.
+
+    Raises:
+        ConfigError: an unknown ``axis_swaps``, or a range that is not ordered and finite.
+    """
+
+    reflections: bool = True
+    axis_swaps: Literal["all", "yx", "none"] = "all"
+    contrast: tuple[float, float] = (0.8, 1.2)
+    brightness: tuple[float, float] = (-0.2, 0.2)
+    deformation: Deformation = field(default_factory=Deformation)
+    defects: SectionDefects = field(default_factory=SectionDefects)
+
+    def __post_init__(self) -> None:
+        if self.axis_swaps not in _PERMUTATIONS:
+            raise ConfigError(
+                f"axis_swaps must be one of {', '.join(_PERMUTATIONS)}, found {self.axis_swaps!r}"
+            )
+        for name, (low, high) in (("contrast", self.contrast), ("brightness", self.brightness)):
+            if not -np.inf < low <= high < np.inf:
+                raise ConfigError(
+                    f"{name} must be a finite range (low, high), found ({low}, {high})"
+                )
+        if self.contrast[0] < 0:
+            raise ConfigError(
+                f"contrast must not be negative, found {self.contrast}: it would swap dark and"
+                " bright"
+            )
+
+    def draw_geometry(self, rng: np.random.Generator) -> Geometry:
+        """A symmetry, uniform over those that are switched on."""
+        permutations = _PERMUTATIONS[self.axis_swaps]
+        permutation = permutations[rng.integers(len(permutations))]
+        if not self.reflections:
+            return Geometry(permutation)
+        z, y, x = (bool(flip) for flip in rng.integers(2, size=3))
+        return Geometry(permutation, (z, y, x))
+
+    def change_intensity(
+        self,
+        raw: npt.NDArray[np.float32],
+        rng: np.random.Generator,
+        out: npt.NDArray[np.float32] | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """Random contrast and brightness; the result is not clipped, as in the published training.
+
+        Args:
+            raw: float32, any shape, values in [0, 1].
+            rng: source of randomness.
+            out: where to put the result, ``raw`` itself for instance; None = a new array.
+
+        Returns:
+            float32 array of the same shape.
+        """
+        contrast = rng.uniform(*self.contrast)
+        brightness = rng.uniform(*self.brightness)
+        # mean + (x − mean)·c + b, with one multiplication and one addition per voxel
+        offset = (1 - contrast) * float(raw.mean()) + brightness
+        changed = np.multiply(raw, np.float32(contrast), out=out)
+        return np.add(changed, np.float32(offset), out=changed)
+
+
+def scale_intensity(
+    raw: npt.NDArray[Any], intensity_range: tuple[float, float] | None = None
+) -> npt.NDArray[np.float32]:
+    """Grey values as float32 in [0, 1].
+
+    Args:
+        raw: grey values of any shape. uint8 is divided by 255 and uint16 by 65535; floats must lie
+            in [0, 1] already.
+        intensity_range: grey values that become 0 and 1, for any dtype; beyond them is clipped.
+
+    Returns:
+        float32, same shape, in C order, never a view of ``raw``.
+
+    Raises:
+        DataError: the dtype needs a range, or floats lie outside [0, 1] and no range is given.
+        ConfigError: the range is not increasing.
+    """
+    scaled = np.empty(raw.shape, dtype=np.float32)
+    if intensity_range is not None:
+        low, high = intensity_range
+        if not -np.inf < low < high < np.inf:
+            raise ConfigError(f"intensity_range must be increasing, found ({low}, {high})")
+        # float64 inside the ufunc: large integers minus a large offset lose nothing
+        np.subtract(raw, low, out=scaled, dtype=np.float64, casting="unsafe")
+        scaled *= np.float32(1 / (high - low))
+        return np.clip(scaled, 0, 1, out=scaled)
+    if raw.dtype in _FULL_SCALE:
+        np.multiply(raw, np.float32(1 / _FULL_SCALE[raw.dtype]), out=scaled, casting="unsafe")
+        return scaled
+    if raw.dtype.kind != "f":
+        raise DataError(
+            f"raw is {raw.dtype}, whose full scale says nothing about its grey values; set"
+            " intensity_range to the values that should become 0 and 1"
+        )
+    if raw.size and not (raw.min() >= 0 and raw.max() <= 1):
+        raise DataError(
+            f"raw is {raw.dtype} with values from {raw.min():g} to {raw.max():g}, expected [0, 1];"
+            " set intensity_range to the values that should become 0 and 1"
+        )
+    scaled[...] = raw
+    return scaled
+
+
+def thicken_boundaries(labels: npt.NDArray[_IntegerT], thickness: int) -> npt.NDArray[_IntegerT]:
+    """Set voxels near another label to 0, so that touching bodies get a boundary between them.
+
+    Distance is counted in steps from voxel to voxel across faces. Label 0 is a label like others.
+    What lies outside the array is unknown and makes no boundary.
+
+    Args:
+        labels: integer array (D, H, W).
+        thickness: voxels within this many steps of a different label become 0; 0 changes nothing.
+
+    Returns:
+        Labels of the same dtype and shape; ``labels`` itself if ``thickness`` is 0.
+
+    Raises:
+        ConfigError: thickness is negative.
+    """
+    if thickness < 0:
+        raise ConfigError(f"boundary thickness must be at least 0 voxels, found {thickness}")
+    if thickness == 0:
+        return labels
+    # Within one step of another label; every further step of thickness is a step from there:
+    # on the way to a different label, some voxel of one's own stands next to the change.
+    near = np.zeros(labels.shape, dtype=np.bool_)
+    for axis in range(3):
+        here, before = _pairs(axis)
+        change = labels[here] != labels[before]
+        near[here] |= change
+        near[before] |= change
+    for _ in range(thickness - 1):
+        nearer = near.copy()
+        for axis in range(3):
+            here, before = _pairs(axis)
+            near[here] |= nearer[before]
+            near[before] |= nearer[here]
+    thickened = labels.copy()
+    thickened[near] = 0
+    return thickened
+
+
+def _pairs(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    here = (*[slice(None)] * axis, slice(1, None))
+    before = (*[slice(None)] * axis, slice(None, -1))
+    return here, before

@@ -1,0 +1,304 @@
+"""Which bodies a segmentation splits, which of its segments merge bodies, and where to look.
+
+Variation of information is a sum: a body of the truth adds to VI split by being cut into pieces, a
+segment adds to VI merge by joining pieces of several bodies. Every error is a row, the worst first,
+with a voxel where two of its pieces touch.
+"""
+
+import csv
+import io
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from psc.em.labels import relabel_consecutive
+from psc.errors import ConfigError, DataError
+from psc.metrics import contingency_table
+
+_Indices = npt.NDArray[np.int64]
+_Voxel = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a body and a segment share.
+
+    Attributes:
+        label: id of the segment (of a split) or of the body (of a merge); segment 0 is one like
+            any other.
+        voxels: how many.
+    """
+
+    label: int
+    voxels: int
+
+
+@dataclass(frozen=True)
+class BodyError:
+    """A body that was split, or a segment that merges bodies.
+
+    Attributes:
+        kind: "split" or "merge".
+        label: id of the body (of a split) or of the segment (of a merge).
+        voxels: of all pieces; where the truth is unknown nothing counts.
+        bits: what it adds to VI split or VI merge.
+        pieces: at least two, the largest first.
+        location: a voxel (z, y, x): in the middle of where two pieces touch, of all that touch the
+            two whose smaller one is largest; else in the middle of the largest piece.
+        touching: which of the two.
+    """
+
+    kind: Literal["split", "merge"]
+    label: int
+    voxels: int
+    bits: float
+    pieces: tuple[Piece, ...]
+    location: _Voxel
+    touching: bool
+
+
+def body_errors(
+    truth: npt.NDArray[np.integer[Any]],
+    predicted: npt.NDArray[np.integer[Any]],
+    *,
+    offset: _Voxel = (0, 0, 0),
+) -> list[BodyError]:
+    """Every split and every merge of a segmentation.
+
+    Args:
+        truth: integer labels (D, H, W), 0 = unknown.
+        predicted: integer labels of the same shape, 0 = one segment like any other.
+        offset: added to locations: where the arrays begin in their volume.
+
+    Returns:
+        Sorted by bits, the worst first. The bits of all splits sum to VI split, those of all
+        merges to VI merge (``psc.metrics``); a body that is one segment, or a segment of one
+        body, adds nothing and is left out.
+
+    Raises:
+        DataError: labels are not (D, H, W), or as ``psc.metrics.contingency_table`` raises.
+    """
+    pieces = _Pieces(truth, predicted)
+    first, second, positions = pieces.contacts()
+    errors: list[BodyError] = []
+    for kind, owner, owner_labels, labels in (
+        ("split", pieces.body, pieces.body_labels, pieces.segment_labels[pieces.segment]),
+        ("merge", pieces.segment, pieces.segment_labels, pieces.body_labels[pieces.body]),
+    ):
+        sizes = np.bincount(owner, pieces.voxels).astype(np.int64)
+        bits = pieces.voxels * np.log2(sizes[owner] / pieces.voxels) / pieces.voxels.sum()
+        owner_bits = np.bincount(owner, bits)
+        between = owner[first] == owner[second]
+        touching = _touching(
+            owner, pieces.voxels, first[between], second[between], positions[between], truth.shape
+        )
+        members = {row: group for row, group in _groups(owner, pieces.voxels) if group.size > 1}
+        apart = {group[0]: row for row, group in members.items() if row not in touching}
+        centres = pieces.centres(np.array(list(apart), dtype=np.int64))
+        location = touching | {apart[piece]: voxel for piece, voxel in centres.items()}
+        errors += [
+            BodyError(
+                kind="split" if kind == "split" else "merge",
+                label=int(owner_labels[row]),
+                voxels=int(sizes[row]),
+                bits=float(owner_bits[row]),
+                pieces=tuple(Piece(int(labels[p]), int(pieces.voxels[p])) for p in group),
+                location=_shifted(location[row], offset),
+                touching=row in touching,
+            )
+            for row, group in members.items()
+        ]
+    return sorted(errors, key=lambda error: (-error.bits, error.kind, error.label))
+
+
+class _Pieces:
+    """The voxels that a body and a segment share are a piece, connected or not.
+
+    Attributes:
+        volume: int32 (D, H, W), 1 + number of the piece, 0 where the truth is unknown.
+        voxels: of each piece.
+        body: number of each piece's body in ``body_labels``.
+        segment: number of each piece's segment in ``segment_labels``.
+        body_labels: uint64, ids of the truth.
+        segment_labels: uint64, ids of the prediction.
+    """
+
+    def __init__(
+        self, truth: npt.NDArray[np.integer[Any]], predicted: npt.NDArray[np.integer[Any]]
+    ) -> None:
+        table = contingency_table(truth, predicted)  # refuses what are no labels
+        if truth.ndim != 3:
+            raise DataError(f"labels must have shape (D, H, W) to find places, found {truth.shape}")
+        bodies, self.body_labels = relabel_consecutive(truth)
+        segments, self.segment_labels = relabel_consecutive(predicted)
+        pairs = bodies.astype(np.int64)
+        pairs *= self.segment_labels.size
+        pairs += segments
+        pairs[bodies == 0] = 0
+        self.volume, pair_ids = relabel_consecutive(pairs)
+        self.body, self.segment = np.divmod(pair_ids[1:].astype(np.int64), self.segment_labels.size)
+        # The table counts the same pairs, in the order of their ids.
+        order = np.lexsort((self.segment_labels[self.segment], self.body_labels[self.body]))
+        self.voxels = np.empty(order.size, dtype=np.int64)
+        self.voxels[order] = table.counts
+
+    def contacts(self) -> tuple[_Indices, _Indices, _Indices]:
+        """Faces between two pieces of one body or of one segment.
+
+        Returns:
+            The two pieces, and the flat position of the later one's voxel, of every face.
+        """
+        depth, height, width = self.volume.shape
+        found: list[tuple[_Indices, _Indices, _Indices]] = []
+        for z in range(depth):  # plane by plane: the volume is large
+            plane, start = self.volume[z], z * height * width
+            along = [(plane[:-1], plane[1:], width), (plane[:, :-1], plane[:, 1:], 1)]
+            if z:
+                along.append((self.volume[z - 1], plane, 0))
+            for before, here, step in along:
+                y, x = np.nonzero((before != here) & (before > 0) & (here > 0))
+                first, second = (side[y, x].astype(np.int64) - 1 for side in (before, here))
+                related = self.body[first] == self.body[second]
+                related |= self.segment[first] == self.segment[second]
+                positions = (start + step + y * width + x)[related]
+                found.append((first[related], second[related], positions))
+        first, second, positions = (np.concatenate(part) for part in zip(*found, strict=True))
+        return first, second, positions
+
+    def centres(self, pieces: _Indices) -> dict[int, _Voxel]:
+        """The voxel in the middle of each of some pieces."""
+        if not pieces.size:
+            return {}
+        number = np.full(self.voxels.size + 1, -1)
+        number[pieces + 1] = np.arange(pieces.size)
+        groups = number[self.volume.reshape(-1)]
+        positions = np.flatnonzero(groups >= 0)
+        middle = _middle(groups[positions], positions, self.volume.shape)
+        return dict(zip(pieces.tolist(), middle, strict=True))
+
+
+def _touching(
+    owner: _Indices,
+    voxels: _Indices,
+    first: _Indices,
+    second: _Indices,
+    positions: _Indices,
+    shape: tuple[int, ...],
+) -> dict[int, _Voxel]:
+    """For each owner of pieces that touch, the middle of its worst contact.
+
+    The worst is between the two pieces whose smaller one is largest; of several, the widest.
+    """
+    pairs = np.minimum(first, second) * owner.size + np.maximum(first, second)
+    contacts, contact, faces = np.unique(pairs, return_inverse=True, return_counts=True)
+    one, other = np.divmod(contacts, owner.size)
+    order = np.lexsort((-faces, -np.minimum(voxels[one], voxels[other]), owner[one]))
+    owners, index = np.unique(owner[one][order], return_index=True)
+    number = np.full(contacts.size, -1)
+    number[order[index]] = np.arange(owners.size)
+    groups = number[contact]
+    middle = _middle(groups[groups >= 0], positions[groups >= 0], shape)
+    return dict(zip(owners.tolist(), middle, strict=True))
+
+
+def _middle(groups: _Indices, positions: _Indices, shape: tuple[int, ...]) -> list[_Voxel]:
+    """Of every group 0, 1, … of flat positions the one that is nearest to their mean."""
+    voxels = np.stack(np.unravel_index(positions, shape)).astype(np.float64)
+    sizes = np.bincount(groups)
+    means = np.stack([np.bincount(groups, axis) / sizes for axis in voxels])
+    distance = ((voxels - means[:, groups]) ** 2).sum(axis=0)
+    order = np.lexsort((positions, distance, groups))
+    nearest = order[np.cumsum(sizes) - sizes]
+    return [(int(z), int(y), int(x)) for z, y, x in voxels[:, nearest].T]
+
+
+def _groups(owner: _Indices, voxels: _Indices) -> Iterator[tuple[int, _Indices]]:
+    """The pieces of each owner, the largest first."""
+    order = np.lexsort((-voxels, owner))
+    owners, starts = np.unique(owner[order], return_index=True)
+    yield from zip(owners.tolist(), np.split(order, starts[1:]), strict=True)
+
+
+def _shifted(voxel: _Voxel, offset: _Voxel) -> _Voxel:
+    z, y, x = (a + b for a, b in zip(voxel, offset, strict=True))
+    return z, y, x
+
+
+# ----------------------------------------
+# The table of splits and merges as a file: CSV with every error, Markdown with the worst.
+
+
+_HEADER = ("kind", "label", "bits", "voxels", "pieces", "z", "y", "x", "touching", "largest_pieces")
+_LARGEST = 20  # pieces of an error by name; a shattered body has thousands
+
+
+def write_body_errors(path: Path, errors: Sequence[BodyError], *, worst: int | None = None) -> None:
+    """Write one row per split and merge; completely or not at all.
+
+    Columns: kind ("split" of a body, "merge" by a segment), label (of that body or segment), bits
+    (of VI split or VI merge), voxels, number of pieces, a location in voxels (``touching``: of two
+    pieces that touch, else the middle of the largest), and up to 20 pieces as label:voxels, the
+    largest first. Bits of a CSV are unrounded.
+
+    Args:
+        path: a .csv or a .md; replaced. Missing folders are made.
+        errors: as ``body_errors`` sorts them; none leaves the header alone.
+        worst: rows at most; None = all. Only all of them sum to VI.
+
+    Raises:
+        ConfigError: another kind of file, or ``worst`` below 1.
+        DataError: the file cannot be written.
+    """
+    if worst is not None and worst < 1:
+        raise ConfigError(f"worst={worst}: must be at least 1 row, or None for all")
+    texts = {".csv": _csv, ".md": _markdown}
+    if path.suffix not in texts:
+        raise ConfigError(f"{path} is no table; name it .csv or .md")
+    text = texts[path.suffix](errors[:worst])
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(text, encoding="utf-8", newline="")
+        unfinished.replace(path)
+    except OSError as error:
+        raise DataError(
+            f"could not write {path}: {error}; free disk space or correct the folder's permissions,"
+            " run it again"
+        ) from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _csv(errors: Sequence[BodyError]) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(_HEADER)
+    writer.writerows(_row(error, repr(error.bits)) for error in errors)
+    return file.getvalue()
+
+
+def _markdown(errors: Sequence[BodyError]) -> str:
+    rows = [
+        _HEADER,
+        ("---",) * len(_HEADER),
+        *(_row(error, f"{error.bits:.4f}") for error in errors),
+    ]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _row(error: BodyError, bits: str) -> tuple[str, ...]:
+    return (
+        error.kind,
+        str(error.label),
+        bits,
+        str(error.voxels),
+        str(len(error.pieces)),
+        *(str(position) for position in error.location),
+        "yes" if error.touching else "no",
+        " ".join(f"{piece.label}:{piece.voxels}" for piece in error.pieces[:_LARGEST]),
+    )

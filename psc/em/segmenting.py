@@ -1,0 +1,250 @@
+"""A trained affinity network on an EM volume of any size: neurons, block by block."""
+
+import logging
+import multiprocessing
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from psc.blockwise.engine import open_engine
+from psc.blockwise.grid import Grid, block_size
+from psc.blockwise.pipeline import BlockwiseOptions, segment_blockwise
+from psc.blockwise.stages import LoadedNetwork, NetworkAffinities
+from psc.config.checks import check_segmentation
+from psc.config.compose import from_plain
+from psc.config.schema import (
+    AffinityRecipeConfig,
+    DenseNetConfig,
+    FibsemConfig,
+    SegmentationConfig,
+    SegmentConfig,
+    TrainConfig,
+    UNetConfig,
+)
+from psc.em.augmentation import scale_intensity
+from psc.errors import CheckpointError, ConfigError, DataError
+from psc.networks.build import build_segmentation_options, patch_input_size
+from psc.networks.geometry import VolumeNetwork
+from psc.sweeps import claim_gpu
+from psc.training.checkpoints import (
+    checkpoint_network,
+    conversion_record,
+    load_checkpoint,
+    stored_config,
+    weights_digest,
+)
+from psc.training.evaluation import inference_device
+from psc.training.records import read_record
+from psc.volumes.stores import LazyVolume, fingerprint, open_volume
+from psc.volumes.tiling import Size3, tile_sizes
+
+log = logging.getLogger(__name__)
+
+_AFFINITIES = 3
+_Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class CheckpointNetwork:
+    """The network of a checkpoint, loaded once in each process that asks for it.
+
+    Attributes:
+        path: of the checkpoint, seen by all workers.
+        accelerator: see ``psc.training.evaluation.inference_device``.
+    """
+
+    path: Path
+    accelerator: str
+
+    def __call__(self) -> LoadedNetwork:
+        """The network, in evaluation mode, with the sigmoid behind it."""
+        return _loaded(self)
+
+
+@lru_cache(maxsize=1)
+def _loaded(source: CheckpointNetwork) -> LoadedNetwork:
+    if multiprocessing.parent_process() is not None:
+        claim_gpu()  # one of several processes on this machine
+    device = inference_device(source.accelerator)
+    checkpoint = load_checkpoint(source.path)
+    trained = from_plain(stored_config(checkpoint, source.path), source.path)
+    network = checkpoint_network(trained, checkpoint, source.path)
+    network.to(device).eval()
+
+    def predict(raw: Tensor) -> Tensor:
+        return torch.sigmoid(network(raw))
+
+    return LoadedNetwork(predict, device)
+
+
+def segment_neurons(
+    config: SegmentConfig, checkpoint: Mapping[str, Any], trained: TrainConfig
+) -> Path:
+    """Segment an EM volume; see ``psc.blockwise.pipeline`` for what is written.
+
+    Args:
+        config: what the command line said.
+        checkpoint: the one that it names.
+        trained: the configuration that the checkpoint holds.
+
+    Returns:
+        The output folder.
+
+    Raises:
+        CheckpointError: the network does not give three affinities, or is damaged.
+        ConfigError: an option cannot work, or the output may not be touched.
+        DataError: the volume cannot be read, the disk is full, or workers die.
+    """
+    path = Path(config.checkpoint).resolve()
+    _check_network(trained, path)
+    segmentation = _segmentation(config, trained)
+    options = BlockwiseOptions(
+        segmentation=build_segmentation_options(segmentation),
+        threshold=_threshold(config, checkpoint, path),
+        context=config.context,
+        levels=config.levels,
+    )
+    inference_device(config.accelerator)
+    volume = open_volume(
+        Path(config.input),
+        config.input_key,
+        missing_chunks=config.missing_chunks,  # type: ignore[arg-type]  # open_volume checks it
+    )
+    affinities = _affinities(config, segmentation, checkpoint, trained, volume)
+    core = block_size(
+        volume.shape, _block(config.block_size), affinities.tile_output, affinities.period
+    )
+    grid = Grid(volume.shape, core)
+    log.info(
+        "%s: %s voxels in %d blocks of %s, tiles of %s",
+        config.input,
+        " × ".join(map(str, volume.shape)),
+        len(grid),
+        " × ".join(map(str, core)),
+        " × ".join(map(str, affinities.tile_input)),
+    )
+    source = {
+        "input": fingerprint(volume),
+        "weights": weights_digest(checkpoint),
+        "missing_chunks": config.missing_chunks,
+        "intensity_range": affinities.intensity_range,
+        "tile_input": affinities.tile_input,
+    }
+    with open_engine(config.workers, config.address, progress=config.progress) as engine:
+        result = segment_blockwise(
+            affinities,
+            source,
+            grid,
+            options,
+            Path(config.output),
+            engine=engine,
+            voxel_size=_voxel_size(config, volume),
+            overwrite=config.overwrite,
+        )
+    log.info(
+        "written to %s: %d segments of %d fragments at threshold %g",
+        result.folder,
+        result.counts["segments"],
+        result.counts["fragments"],
+        options.threshold,
+    )
+    return result.folder
+
+
+def _check_network(trained: TrainConfig, path: Path) -> None:
+    """Refuse a network that does not give one affinity along each axis."""
+    backbone = trained.backbone
+    assert isinstance(backbone, UNetConfig | DenseNetConfig)  # psc.config.checks
+    given = backbone.out_channels if isinstance(backbone, UNetConfig) else backbone.classes
+    if given != _AFFINITIES or backbone.in_channels != 1:
+        raise CheckpointError(
+            f"{path}: its network turns {backbone.in_channels} channels into {given}; neurons need"
+            f" one channel of grey values and {_AFFINITIES} affinities (z, y, x)"
+        )
+
+
+def _segmentation(config: SegmentConfig, trained: TrainConfig) -> SegmentationConfig:
+    """What the checkpoint was trained with, and what the command line changes of it."""
+    changes = asdict(config.segmentation)
+    segmentation = replace(
+        trained.segmentation, **{key: value for key, value in changes.items() if value is not None}
+    )
+    check_segmentation(segmentation)
+    return segmentation
+
+
+def _threshold(config: SegmentConfig, checkpoint: Mapping[str, Any], path: Path) -> float:
+    """As set, else as the checkpoint's run chose it on its validation part."""
+    if config.threshold is not None:
+        return config.threshold
+    try:
+        record = read_record(path.parent.parent)
+        threshold = record.metrics["threshold"]
+    except (DataError, KeyError):
+        raise ConfigError(
+            f"threshold=null: beside {path} there is no finished run that chose one; set"
+            " threshold=…, a score 1 - affinity such as 0.4"
+        ) from None
+    if "conversion" in record.data or not conversion_record(checkpoint):
+        log.info("threshold %g, as the run of the checkpoint chose it", threshold)
+    else:
+        log.warning(
+            "threshold %g, as the run chose it for the network before its conversion; evaluate.py "
+            "chooses one for %s",
+            threshold,
+            path,
+        )
+    return float(threshold)
+
+
+def _affinities(
+    config: SegmentConfig,
+    segmentation: SegmentationConfig,
+    checkpoint: Mapping[str, Any],
+    trained: TrainConfig,
+    volume: LazyVolume,
+) -> NetworkAffinities:
+    """The network with the very tiles that it would predict the whole volume in."""
+    path = Path(config.checkpoint).resolve()
+    dataset, recipe = trained.dataset, trained.recipe
+    assert isinstance(dataset, FibsemConfig)  # psc.config.checks
+    assert isinstance(recipe, AffinityRecipeConfig)
+    network = checkpoint_network(trained, checkpoint, path)  # here: a wrong one is refused at once
+    assert isinstance(network, VolumeNetwork)
+    largest = segmentation.tile_input or patch_input_size(recipe, network)
+    margin = network.spoilt_margin
+    tile_input, tile_output = tile_sizes(network, volume.shape, largest, margin=margin)
+    low_high = dataset.intensity_range
+    intensity_range = (low_high[0], low_high[1]) if low_high else None
+    scale_intensity(np.zeros((1, 1, 1), volume.dtype), intensity_range)  # refuses other dtypes
+    return NetworkAffinities(
+        volume,
+        CheckpointNetwork(path, config.accelerator),
+        tile_input,
+        tile_output,
+        network.period,
+        intensity_range,
+        segmentation.batch_size,
+    )
+
+
+def _block(block: Any) -> Size3:
+    sizes = [block] * 3 if isinstance(block, int) else block
+    if not isinstance(sizes, Sequence) or len(sizes) != 3 or not all(type(n) is int for n in sizes):
+        raise ConfigError(f"block_size={block}: give a number of voxels, or three of them [z,y,x]")
+    return sizes[0], sizes[1], sizes[2]
+
+
+def _voxel_size(config: SegmentConfig, volume: LazyVolume) -> _Triple | None:
+    size = config.voxel_size
+    if size is None:
+        return volume.voxel_size
+    if len(size) != 3 or not min(size) > 0:
+        raise ConfigError(f"voxel_size={size}: give three positive numbers of nm [z,y,x]")
+    return size[0], size[1], size[2]

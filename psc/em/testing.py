@@ -1,0 +1,311 @@
+"""The EM test protocol (Section 4.3): affinities → fragments → agglomeration → VI.
+
+The agglomeration threshold is chosen on the validation part and applied to the test part. Beside
+the network stands a baseline without one: affinities from smoothed intensity, segmented, chosen and
+scored in exactly the same way.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from psc.config.schema import FibsemConfig, SegmentationConfig
+from psc.em.affinities import intensity_affinities
+from psc.em.augmentation import scale_intensity
+from psc.em.bodies import body_errors, write_body_errors
+from psc.em.data import Splits
+from psc.em.pictures import affinity_figure, segmentation_figure
+from psc.em.watershed import SegmentationOptions, choose_threshold, segment
+from psc.metrics import segmentation_scores
+from psc.networks.build import build_segmentation_options
+from psc.networks.geometry import VolumeNetwork
+from psc.paper.curves import threshold_figure
+from psc.training.provenance import git_state
+from psc.volumes import output
+from psc.volumes.reading import Region
+from psc.volumes.tiling import predict_volume, tile_sizes
+
+# ----------------------------------------
+# Affinities of one slab of an EM volume by a trained network.
+
+
+Affinities = npt.NDArray[np.float32]
+
+
+def predict_affinities(
+    network: VolumeNetwork,
+    region: Region,
+    dataset: FibsemConfig,
+    *,
+    maximum_tile: int,
+    batch_size: int,
+    device: torch.device,
+) -> Affinities:
+    """Affinities of a slab, context read across its border, reflected beyond the volume.
+
+    Args:
+        network: on ``device``, in evaluation mode.
+        region: what to predict.
+        dataset: its ``intensity_range``.
+        maximum_tile: largest tile in voxels.
+        batch_size: tiles per call.
+        device: where the network is.
+
+    Returns:
+        float32 (3, D, H, W) in [0, 1], of the region's shape.
+
+    Raises:
+        ConfigError: if no tile up to the maximum can cover the region.
+    """
+    tile_input, tile_output = tile_sizes(
+        network, region.shape, maximum_tile, margin=network.spoilt_margin
+    )
+    low_high = (
+        (dataset.intensity_range[0], dataset.intensity_range[1])
+        if (dataset.intensity_range)
+        else None
+    )
+
+    def predict(raw: Tensor) -> Tensor:
+        return torch.sigmoid(network(raw))
+
+    raw, start, stop = region.volume.raw, region.z_start, region.stop
+    if not region.raw_context:
+        raw, start, stop = raw[start:stop], 0, stop - start
+    with tqdm(desc=f"predicting {region}", unit="tile") as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return predict_volume(
+            predict,
+            raw,
+            tile_input=tile_input,
+            tile_output=tile_output,
+            period=network.period,
+            region=(slice(start, stop), slice(None), slice(None)),
+            prepare=lambda tile: scale_intensity(tile, low_high),
+            device=device,
+            batch_size=batch_size,
+            progress=progress,
+        )
+
+
+log = logging.getLogger(__name__)
+
+Labels = npt.NDArray[np.uint64]
+Scores = dict[str, float]
+
+OUTPUT_FILES = (
+    "test-*.h5",
+    "test-*.png",
+    "test-*_bodies.csv",
+    "affinities-*.png",
+    "thresholds.png",
+)
+"""What ``write_outputs`` leaves in a folder."""
+
+BASELINE_SIGMAS = (1.0, 2.0)
+"""Smoothing of the baseline in voxels; like its threshold chosen on the validation part."""
+
+SCORES = ("split", "merge", "total", "adapted_rand_error")
+"""VI in bits, and the adapted Rand error; see ``psc.metrics``."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one source of affinities reaches.
+
+    Attributes:
+        threshold: chosen on the validation part.
+        validation: scores of the validation part at that threshold.
+        test: scores of the test part at that threshold.
+        sweep: scores of the validation part at every threshold.
+        segmentations: one of each test region, uint64 (D, H, W).
+        affinities: one of each test region, float32 (3, D, H, W).
+    """
+
+    threshold: float
+    validation: Scores
+    test: Scores
+    sweep: list[Scores]
+    segmentations: list[Labels]
+    affinities: list[Affinities]
+
+
+def evaluate_affinities(
+    network: VolumeNetwork,
+    splits: Splits,
+    dataset: FibsemConfig,
+    config: SegmentationConfig,
+    folder: Path,
+    *,
+    tile_input: int,
+    device: torch.device,
+    source: dict[str, str],
+) -> dict[str, Any]:
+    """Run the test protocol and write volumes and pictures to ``folder``.
+
+    Args:
+        network: on ``device``, in evaluation mode.
+        splits: validation and test regions.
+        dataset: how grey values and label 0 are to be read.
+        config: fragments, agglomeration, thresholds, tiles.
+        folder: where to write; an earlier evaluation there is replaced.
+        tile_input: largest tile in voxels where ``config`` names none.
+        device: where to predict.
+        source: provenance that goes into the HDF5 files (run, checkpoint).
+
+    Returns:
+        Metrics for the record: ``validation`` and ``test`` scores, the ``threshold``, the
+        validation ``sweep``, and the same for the ``baseline``.
+    """
+    options = build_segmentation_options(config)
+
+    def learned(region: Region) -> Affinities:
+        return predict_affinities(
+            network,
+            region,
+            dataset,
+            maximum_tile=config.tile_input or tile_input,
+            batch_size=config.batch_size,
+            device=device,
+        )
+
+    outcome = run_protocol(learned, splits, options)
+    baseline, sigma = _baseline(splits, options)
+    log.info(
+        "test: VI %.4f bits (split %.4f, merge %.4f), adapted Rand error %.4f; "
+        "without a network: VI %.4f",
+        *(outcome.test[name] for name in SCORES[2:3] + SCORES[:2] + SCORES[3:]),
+        baseline.test["total"],
+    )
+    write_outputs(folder, splits, outcome, baseline, source)
+    return {**_metrics(outcome), "baseline": {"sigma": sigma, **_metrics(baseline)}}
+
+
+def run_protocol(
+    affinities_of: Callable[[Region], Affinities], splits: Splits, options: SegmentationOptions
+) -> Outcome:
+    """Choose the threshold on the validation regions, segment and score the test regions.
+
+    Several regions count by their voxels.
+    """
+    sweeps, sizes = [], []
+    for region in splits.validation:
+        truth = truth_of(region)
+        sweeps.append(choose_threshold(affinities_of(region), truth, options).scores)
+        sizes.append(int(np.count_nonzero(truth)))
+    sweep = [
+        {"threshold": scores[0].threshold, **_average([asdict(s) for s in scores], sizes)}
+        for scores in zip(*sweeps, strict=True)
+    ]
+    best = min(sweep, key=lambda scores: (scores["total"], scores["threshold"]))
+    affinities, segmentations, scores = [], [], []
+    for region in splits.test:
+        affinities.append(affinities_of(region))
+        _, segmentation = next(segment(affinities[-1], options, [best["threshold"]]))
+        segmentations.append(segmentation)
+        scores.append(segmentation_scores(truth_of(region), segmentation))
+    test = _average([s._asdict() for s in scores], [s.voxels for s in scores])
+    chosen = {name: best[name] for name in SCORES}
+    return Outcome(best["threshold"], chosen, test, sweep, segmentations, affinities)
+
+
+def truth_of(region: Region) -> Labels:
+    """Labels of a slab with the file's ids: pieces that connect outside it stay one body."""
+    assert region.volume.labels is not None  # psc.em.data refuses volumes without
+    return region.volume.labels[region.z_start : region.stop]
+
+
+def _average(scores: Sequence[dict[str, Any]], sizes: Sequence[int]) -> Scores:
+    return {
+        name: float(np.average([score[name] for score in scores], weights=sizes)) for name in SCORES
+    }
+
+
+def _baseline(splits: Splits, options: SegmentationOptions) -> tuple[Outcome, float]:
+    """The better of the baseline's smoothings, by the validation part."""
+    candidates = []
+    for sigma in BASELINE_SIGMAS:
+
+        def smoothed(region: Region, sigma: float = sigma) -> Affinities:
+            raw = region.volume.raw[region.z_start : region.stop]
+            return intensity_affinities(raw, sigma)
+
+        candidates.append((run_protocol(smoothed, splits, options), sigma))
+    return min(candidates, key=lambda candidate: candidate[0].validation["total"])
+
+
+def _metrics(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "threshold": outcome.threshold,
+        "validation": outcome.validation,
+        "test": outcome.test,
+        "sweep": outcome.sweep,
+    }
+
+
+def write_outputs(
+    folder: Path, splits: Splits, outcome: Outcome, baseline: Outcome, source: dict[str, str]
+) -> None:
+    """Write test-<i>.h5, the table of its splits and merges and the pictures.
+
+    What an earlier evaluation left there is replaced. Locations in test-<i>_bodies.csv are voxels
+    of the whole volume, as the HDF5 files' ``offset`` has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for pattern in OUTPUT_FILES:  # of an earlier evaluation; nothing else is ours to delete
+        for path in folder.glob(pattern):
+            path.unlink()
+    provenance: dict[str, str | float] = {
+        **source,
+        "git_commit": str(git_state()["commit"]),
+        "data_kind": splits.kind,
+        "agglomeration_threshold": outcome.threshold,
+    }
+    for i, region in enumerate(splits.test):
+        truth, raw = truth_of(region), region.volume.raw[region.z_start : region.stop]
+        segmentation, affinities = outcome.segmentations[i], outcome.affinities[i]
+        output.write_volumes(
+            folder / f"test-{i}.h5",
+            {
+                output.RAW: raw,
+                output.TRUTH: truth,
+                output.SEGMENTATION: segmentation,
+                output.BASELINE: baseline.segmentations[i],
+                output.AFFINITIES: affinities,
+            },
+            voxel_size=region.volume.voxel_size,
+            offset=(region.z_start, 0, 0),
+            provenance={**provenance, "region": str(region)},
+        )
+        voxel_size = region.volume.voxel_size
+        segmentation_figure(
+            raw,
+            truth,
+            {"network": segmentation, "no network": baseline.segmentations[i]},
+            folder / f"test-{i}.png",
+            voxel_size_nm=voxel_size,
+        )
+        write_body_errors(
+            folder / f"test-{i}_bodies.csv",
+            body_errors(truth, segmentation, offset=(region.z_start, 0, 0)),
+        )
+        affinity_figure(raw, affinities, folder / f"affinities-{i}.png", voxel_size_nm=voxel_size)
+    threshold_figure(
+        {
+            name: [(s["threshold"], s["split"], s["merge"]) for s in part.sweep]
+            for name, part in (("network", outcome), ("no network", baseline))
+        },
+        folder / "thresholds.png",
+    )

@@ -1,0 +1,388 @@
+"""Every score of one subject's tissue segmentation, and their mean over subjects."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from psc.errors import ConfigError, DataError
+
+# ----------------------------------------
+# Distance between the surfaces of a true and a predicted structure, in mm.
+
+
+_Mask = npt.NDArray[np.bool_]
+
+
+def hausdorff95(
+    labels: npt.NDArray[np.integer[Any]],
+    prediction: npt.NDArray[np.integer[Any]],
+    value: int,
+    voxel_size: Sequence[float],
+) -> float:
+    """95 % Hausdorff distance between the surfaces of one class, by MONAI.
+
+    A surface are the voxels that share a face with another class or with the outside of the volume;
+    a distance is that of voxel centres. Of each surface's distances to the other one the 95th
+    percentile is taken, and of these two the larger.
+
+    A structure that one side lacks has no distance to it. Leaving such a subject out would reward
+    losing the structure, and infinity would swallow every mean, so it counts as the diagonal of the
+    volume, more than which no distance can be (see ``TissueScores.missed``).
+
+    Args:
+        labels: true classes, integers (D, H, W).
+        prediction: predicted classes of the same shape.
+        value: the class.
+        voxel_size: mm along D, H and W.
+
+    Returns:
+        mm; ``volume_diagonal`` where one of both lacks the class, nan where both do.
+
+    Raises:
+        DataError: the shapes differ or are not (D, H, W), or the voxel size is not positive.
+    """
+    if labels.ndim != 3 or labels.shape != prediction.shape:
+        raise DataError(
+            f"labels have shape {labels.shape}, the prediction {prediction.shape}; both must be"
+            " (D, H, W) and cover the same voxels"
+        )
+    diagonal = volume_diagonal(labels.shape, voxel_size)
+    truth, predicted = labels == value, prediction == value
+    boxes = [box for box in (_bounding_box(truth), _bounding_box(predicted)) if box is not None]
+    if len(boxes) < 2:
+        return diagonal if boxes else math.nan
+    both = tuple(
+        slice(min(one.start, other.start), max(one.stop, other.stop))
+        for one, other in zip(*boxes, strict=True)
+    )
+    return _percentile95(truth[both], predicted[both], voxel_size)
+
+
+def volume_diagonal(shape: Sequence[int], voxel_size: Sequence[float]) -> float:
+    """Length in mm of the diagonal of a volume.
+
+    Args:
+        shape: voxels along D, H and W.
+        voxel_size: mm along D, H and W.
+
+    Raises:
+        DataError: a voxel size is not positive and finite, or there are not as many as axes.
+    """
+    if len(voxel_size) != len(shape) or not all(0 < size < math.inf for size in voxel_size):
+        raise DataError(
+            f"voxel_size must be {len(shape)} positive numbers in mm, found {tuple(voxel_size)};"
+            " correct the header"
+        )
+    return math.hypot(*(count * size for count, size in zip(shape, voxel_size, strict=True)))
+
+
+def _bounding_box(mask: _Mask) -> tuple[slice, ...] | None:
+    """Smallest box around what is True, None if nothing is."""
+    box = []
+    for axis in range(mask.ndim):
+        others = tuple(other for other in range(mask.ndim) if other != axis)
+        occupied = np.flatnonzero(mask.any(axis=others))
+        if occupied.size == 0:
+            return None
+        box.append(slice(int(occupied[0]), int(occupied[-1]) + 1))
+    return tuple(box)
+
+
+def _percentile95(truth: _Mask, predicted: _Mask, voxel_size: Sequence[float]) -> float:
+    # It takes seconds to import: only where it is used.
+    from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+
+    with warnings.catch_warnings():
+        # MONAI 1.6 warns of an argument that it passes to itself.
+        warnings.filterwarnings("ignore", "(?s).*always_return_as_numpy", FutureWarning)
+        distance = compute_hausdorff_distance(
+            y_pred=predicted[None, None],
+            y=truth[None, None],
+            include_background=True,  # the only channel is the structure
+            percentile=95,
+            spacing=[float(size) for size in voxel_size],
+        )
+    return float(distance)
+
+
+# ----------------------------------------
+# Overlap of two tissue label volumes: their confusion matrix, and Dice per class.
+#
+# All that follows from counts of voxels (Dice, volumes) is taken from one pass over the volume.
+
+
+_Labels = npt.NDArray[np.integer[Any]]
+
+
+def confusion(labels: _Labels, prediction: _Labels, classes: int) -> npt.NDArray[np.int64]:
+    """Count the voxels of each pair of a true and a predicted class, in one pass.
+
+    Args:
+        labels: true classes, integers 0 … classes − 1, at least one axis, any memory order.
+        prediction: predicted classes, of the same shape.
+        classes: number of classes, background included; at least 1.
+
+    Returns:
+        int64 (classes, classes): voxels by true class (row) and predicted class (column).
+
+    Raises:
+        DataError: a label is no integer or outside 0 … classes − 1, there are none, or the shapes
+            differ.
+        ConfigError: ``classes`` is less than 1.
+    """
+    if classes < 1:
+        raise ConfigError(f"classes must be at least 1, found {classes}")
+    _check(labels, prediction, classes)
+    # Planes of what lies together in memory: no copy as large as the volume, in any axis order.
+    order = np.argsort(labels.strides)[::-1]
+    planes = zip(labels.transpose(order), prediction.transpose(order), strict=True)
+    counts = np.zeros(classes**2, dtype=np.int64)
+    for true, predicted in planes:
+        pairs = true.astype(np.intp) * classes + predicted.astype(np.intp)
+        counts += np.bincount(pairs.ravel(), minlength=classes**2)
+    return counts.reshape(classes, classes)
+
+
+def _check(labels: _Labels, prediction: _Labels, classes: int) -> None:
+    if labels.shape != prediction.shape or labels.size == 0:
+        raise DataError(
+            f"labels have shape {labels.shape}, the prediction {prediction.shape}; both must cover"
+            " the same voxels, at least one"
+        )
+    for name, volume in (("labels", labels), ("prediction", prediction)):
+        if volume.dtype.kind not in "iu":
+            raise DataError(f"{name} must hold integers, found {volume.dtype}; convert explicitly")
+        lowest, highest = int(volume.min()), int(volume.max())
+        if lowest < 0 or highest >= classes:
+            wrong = lowest if lowest < 0 else highest
+            raise DataError(
+                f"{name} holds the value {wrong}, but there are {classes} classes, 0 to"
+                f" {classes - 1}; correct the labels, or the number of classes"
+            )
+
+
+def dice(confusion: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float64]:
+    """Dice coefficient 2 |A ∩ B| / (|A| + |B|) of each class (Dice, Ecology 1945).
+
+    A class that is absent from both volumes has no Dice: nan. One that only the prediction lacks
+    was missed, one that only the truth lacks was invented: 0 for both. MONAI's DiceMetric agrees,
+    except that with its default (``ignore_empty=True``) an invented class goes unpunished, as nan.
+
+    Args:
+        confusion: (classes, classes), voxels by true (row) and predicted class, of ``confusion``.
+
+    Returns:
+        float64 (classes,), in [0, 1] or nan.
+    """
+    both = confusion.sum(axis=0) + confusion.sum(axis=1)
+    scores = np.full(len(confusion), np.nan)
+    np.divide(2.0 * confusion.diagonal(), both, out=scores, where=both > 0)
+    return scores
+
+
+MEASURES = ("dice", "hd95", "volume_truth", "volume_predicted", "volume_difference")
+"""Measures of a tissue; ``dice_csf`` is the name of one of them for one tissue."""
+
+_MM3_PER_ML = 1000.0
+
+
+@dataclass(frozen=True)
+class TissueScore:
+    """How well one tissue was found.
+
+    Attributes:
+        dice: in [0, 1]; nan where truth and prediction both lack the tissue.
+        hd95: 95 % Hausdorff distance in mm; the diagonal of the volume where one of both lacks the
+            tissue, nan where both do.
+        volume_truth: ml.
+        volume_predicted: ml.
+        volume_difference: predicted minus true volume in % of the true one; nan where that is 0.
+        missed: the truth has the tissue, the prediction has none of it.
+        invented: the prediction has the tissue, the truth has none of it.
+    """
+
+    dice: float
+    hd95: float
+    volume_truth: float
+    volume_predicted: float
+    volume_difference: float
+    missed: bool
+    invented: bool
+
+
+@dataclass(frozen=True)
+class TissueScores:
+    """Scores of one subject, by tissue.
+
+    Attributes:
+        tissues: by name, in the order in which they were asked for.
+    """
+
+    tissues: Mapping[str, TissueScore]
+
+    @property
+    def dice_mean(self) -> float:
+        """Mean Dice of the tissues that truth or prediction has; nan if there are none."""
+        return _spread([score.dice for score in self.tissues.values()]).mean
+
+    @property
+    def missed(self) -> int:
+        """Number of tissues that the truth has and the prediction lacks."""
+        return sum(score.missed for score in self.tissues.values())
+
+    @property
+    def invented(self) -> int:
+        """Number of tissues that the prediction has and the truth lacks."""
+        return sum(score.invented for score in self.tissues.values())
+
+    def values(self) -> dict[str, float]:
+        """Measures by their flat names, such as ``dice_csf`` and ``dice_mean``; nan included."""
+        flat = {
+            f"{measure}_{tissue}": float(getattr(score, measure))
+            for measure in MEASURES
+            for tissue, score in self.tissues.items()
+        }
+        # After the Dice of the tissues that it is the mean of.
+        first = dict(list(flat.items())[: len(self.tissues)])
+        return first | {"dice_mean": self.dice_mean} | flat
+
+    def as_row(self) -> dict[str, float | int | None]:
+        """A row of a table: ``values`` with None for nan, then the counts missed and invented."""
+        return _without_nan(self.values()) | {"missed": self.missed, "invented": self.invented}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and spread of one measure over subjects.
+
+    Attributes:
+        mean: over the subjects where the measure is defined; nan if there are none.
+        sd: sample standard deviation (n − 1) over them; nan for fewer than two.
+        count: number of these subjects.
+    """
+
+    mean: float
+    sd: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Scores over subjects.
+
+    Attributes:
+        subjects: number of them.
+        measures: spread of each measure, by its flat name (``dice_csf``, …, ``dice_mean``).
+        missed: by tissue, in how many subjects it was missed. They are in the means all the same,
+            with a Dice of 0 and a distance of the volume's diagonal.
+        invented: by tissue, in how many subjects it was invented; in the means, too.
+    """
+
+    subjects: int
+    measures: Mapping[str, Spread]
+    missed: Mapping[str, int]
+    invented: Mapping[str, int]
+
+    def as_row(self) -> dict[str, float | int | None]:
+        """Flat numbers for a record, None for nan.
+
+        ``dice_csf`` (the mean), ``dice_csf_sd``, …; ``missed_csf``, ``invented_csf``, …;
+        ``missed`` and ``invented`` over all tissues; ``subjects``.
+        """
+        row: dict[str, float | int | None] = {}
+        for name, spread in self.measures.items():
+            row |= _without_nan({name: spread.mean, f"{name}_sd": spread.sd})
+        for kind, counts in (("missed", self.missed), ("invented", self.invented)):
+            row |= {f"{kind}_{tissue}": count for tissue, count in counts.items()}
+            row[kind] = sum(counts.values())
+        return row | {"subjects": self.subjects}
+
+
+def tissue_scores(
+    labels: npt.NDArray[np.integer[Any]],
+    prediction: npt.NDArray[np.integer[Any]],
+    voxel_size: Sequence[float],
+    tissues: Mapping[str, int],
+) -> TissueScores:
+    """Score the segmentation of one subject on the whole volume.
+
+    Args:
+        labels: true classes, integers (D, H, W), 0 = background.
+        prediction: predicted classes of the same shape.
+        voxel_size: mm along D, H and W.
+        tissues: value of each tissue's class by name, at least one; no label may exceed them all.
+
+    Returns:
+        The scores of every tissue.
+
+    Raises:
+        DataError: no tissue, the shapes differ or are not three-dimensional, a label is no integer
+            or larger than any tissue's, or the voxel size is not positive.
+    """
+    if not tissues:
+        raise DataError("no tissue to score; name at least one, such as {'gm': 2}")
+    counts = confusion(labels, prediction, 1 + max(tissues.values()))
+    overlap = dice(counts)
+    ml = math.prod(float(size) for size in voxel_size) / _MM3_PER_ML
+    scores = {}
+    for name, value in tissues.items():
+        truth, predicted = int(counts[value].sum()), int(counts[:, value].sum())
+        scores[name] = TissueScore(
+            dice=float(overlap[value]),
+            hd95=hausdorff95(labels, prediction, value, voxel_size),
+            volume_truth=truth * ml,
+            volume_predicted=predicted * ml,
+            volume_difference=100.0 * (predicted - truth) / truth if truth else math.nan,
+            missed=truth > 0 and predicted == 0,
+            invented=truth == 0 and predicted > 0,
+        )
+    return TissueScores(scores)
+
+
+def summarise(subjects: Sequence[TissueScores]) -> Summary:
+    """Mean and sample standard deviation of every measure over subjects.
+
+    A tissue that was missed or invented stays in the means; one that truth and prediction both
+    lack has no score, and that subject is left out of that tissue's means.
+
+    Args:
+        subjects: scores of at least one subject, all of the same tissues.
+
+    Raises:
+        DataError: no subject, or not all have the same tissues.
+    """
+    if not subjects:
+        raise DataError("no subject to summarise; score at least one")
+    tissues = list(subjects[0].tissues)
+    for scores in subjects:
+        if set(scores.tissues) != set(tissues):
+            raise DataError(
+                f"subjects with different tissues: {', '.join(tissues)} and"
+                f" {', '.join(scores.tissues)}; score all with the same ones"
+            )
+    rows = [scores.values() for scores in subjects]
+    return Summary(
+        subjects=len(subjects),
+        measures={name: _spread([row[name] for row in rows]) for name in rows[0]},
+        missed={name: sum(s.tissues[name].missed for s in subjects) for name in tissues},
+        invented={name: sum(s.tissues[name].invented for s in subjects) for name in tissues},
+    )
+
+
+def _spread(values: Sequence[float]) -> Spread:
+    known = [value for value in values if not math.isnan(value)]
+    return Spread(
+        mean=mean(known) if known else math.nan,
+        sd=stdev(known) if len(known) > 1 else math.nan,
+        count=len(known),
+    )
+
+
+def _without_nan(values: Mapping[str, float]) -> dict[str, float | int | None]:
+    return {name: None if math.isnan(value) else value for name, value in values.items()}

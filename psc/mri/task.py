@@ -1,0 +1,115 @@
+"""Tissue labels of brain MRI (Section 4.2): loss, optimiser and logging around a network."""
+
+import functools
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from psc.config.schema import TissueRecipeConfig
+from psc.mri.tissues import CLASSES, TISSUES
+from psc.training.task import Task
+
+# ----------------------------------------
+# Losses on tissue labels: pure functions of logits and labels.
+
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over voxels, the published loss (Bui et al. 2017)."""
+    # In float32 whatever the network ran in: a mean over 10^6 voxels needs more than 8 bits.
+    return F.cross_entropy(logits.float(), labels.long())
+
+
+def dice(logits: Tensor, labels: Tensor) -> Tensor:
+    """One minus the soft Dice coefficient, averaged over the tissues; background is left out.
+
+    Overlaps are summed over the batch before they are divided: a tissue that a single patch lacks
+    has no defined overlap there (MONAI's DiceLoss).
+    """
+    loss: Tensor = _dice()(logits.float(), labels.long().unsqueeze(1))
+    return loss
+
+
+def dice_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Sum of both, equally weighted."""
+    return dice(logits, labels) + cross_entropy(logits, labels)
+
+
+@functools.cache
+def _dice() -> nn.Module:
+    from monai.losses.dice import (
+        DiceLoss,  # late: a machine without MONAI trains with cross-entropy
+    )
+
+    loss: nn.Module = DiceLoss(
+        include_background=False, to_onehot_y=True, softmax=True, batch=True, reduction="mean"
+    )
+    return loss
+
+
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": cross_entropy,
+    "dice": dice,
+    "dice_cross_entropy": dice_cross_entropy,
+}
+"""Name → loss(logits (N, classes, D, H, W), labels (N, D, H, W) of an integer type), a scalar."""
+
+
+class TissueTask(Task):
+    """Trains a network that maps T1 volumes to logits of background, CSF, GM and WM.
+
+    Args:
+        network: (N, 1, D, H, W) → logits (N, 4, D, H, W).
+        recipe: loss, optimiser and schedule.
+        iterations: length of the training, for schedules that end.
+        channels_last: keep tensors as channels_last_3d, the layout that convolutions prefer.
+
+    Batches are dictionaries of ``psc.mri.patches``: image float32 (N, 1, D, H, W), labels
+    uint8 (N, D, H, W).
+
+    Logged: train/loss, validation/loss and validation/dice_<tissue>, the Dice coefficient over all
+    validation patches together. The test protocol scores whole subjects instead.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        recipe: TissueRecipeConfig,
+        *,
+        iterations: int,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__(network, recipe, iterations=iterations, channels_last=channels_last)
+        self.recipe: TissueRecipeConfig = recipe
+        self.loss = LOSSES[recipe.loss]
+        self.confusion = MulticlassConfusionMatrix(CLASSES)
+
+    def network_input(self, batch: dict[str, Tensor]) -> Tensor:
+        """T1 (N, 1, D, H, W)."""
+        return batch["image"]
+
+    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+        """Loss of one batch, logged as train/loss."""
+        loss = self.loss(self(self.network_input(batch)), batch["labels"])
+        self.log_training(loss)
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
+        """Loss and confusion over the fixed validation patches."""
+        logits = self(self.network_input(batch))
+        loss = self.loss(logits, batch["labels"])
+        self.log("validation/loss", loss, batch_size=len(batch["image"]), sync_dist=True)
+        self.confusion.update(logits.argmax(dim=1), batch["labels"].long())
+
+    def on_validation_epoch_end(self) -> None:
+        """Log Dice over all validation patches."""
+        confusion = self.confusion.compute().double()
+        self.confusion.reset()
+        overlap = 2 * confusion.diagonal() / (confusion.sum(0) + confusion.sum(1))
+        for tissue, label in TISSUES.items():
+            self.log(f"validation/dice_{tissue}", overlap[label].float())
+        super().on_validation_epoch_end()

@@ -1,0 +1,288 @@
+"""The MRI test protocol (Section 4.2): whole subjects, Dice of every tissue.
+
+Labels are predicted and scored on the grid of the subject's own file, whatever grid the network
+saw. Beside the network stands a baseline that knows intensities only: three classes of brain
+voxels, from dark to bright.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from psc.errors import ConfigError
+from psc.metrics.tissues import summarise, tissue_scores
+from psc.mri.baseline import METHODS, Method, segment_by_intensity
+from psc.mri.data import Subject
+from psc.mri.nifti import back, write_nifti
+from psc.mri.pictures import (
+    NETWORK,
+    SubjectScores,
+    scores_figure,
+    slices_figure,
+    volumes_figure,
+    write_subject_scores,
+)
+from psc.mri.tissues import BACKGROUND, CLASSES, TISSUES
+
+# ----------------------------------------
+# Class probabilities of a whole volume from overlapping windows, blended smoothly.
+#
+# For networks whose zero padding reaches every voxel of a window, so that no part of a prediction
+# is that of the whole volume: windows overlap, and what each says near its faces counts little.
+# Networks
+# with a small receptive field are better served by ``psc.volumes.tiling``, whose tiles join
+# exactly.
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How a volume is cut into windows and their predictions are joined.
+
+    Attributes:
+        size: voxels along each axis.
+        overlap: share of the size by which neighbours overlap, in [0, 1).
+        blending: "gaussian" weighs a window's voxels by their distance from its centre, with a
+            standard deviation of an eighth of its size; "constant" counts them alike.
+        batch_size: windows per call of the network.
+
+    Raises:
+        ConfigError: for a value that cannot work.
+    """
+
+    size: int = 64
+    overlap: float = 0.5
+    blending: Literal["gaussian", "constant"] = "gaussian"
+    batch_size: int = 4
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.batch_size < 1 or not 0 <= self.overlap < 1:
+            raise ConfigError(
+                f"windows of {self.size} voxels, overlap {self.overlap}, batch size "
+                f"{self.batch_size}: sizes must be at least 1 and the overlap in [0, 1)"
+            )
+        if self.blending not in ("gaussian", "constant"):
+            raise ConfigError(f"blending={self.blending}: allowed are gaussian, constant")
+
+
+def predict_probabilities(
+    network: Callable[[Tensor], Tensor],
+    image: npt.NDArray[np.float32],
+    windows: Windows,
+    *,
+    background: float = 0.0,
+    device: torch.device | str = "cpu",
+    progress: bool = False,
+) -> npt.NDArray[np.float32]:
+    """Predict every voxel of a volume (MONAI's sliding-window inference).
+
+    Only the current windows are on ``device``; the sum and its weights stay in main memory: with
+    four classes 24 bytes per voxel beside the image.
+
+    Args:
+        network: (N, 1, s, s, s) float32 → logits (N, C, s, s, s); in evaluation mode.
+        image: float32 (D, H, W).
+        windows: their size, overlap and blending.
+        background: what a volume smaller than a window is padded with.
+        device: where the network is.
+        progress: show a bar.
+
+    Returns:
+        float32 (C, D, H, W), summing to 1 at every voxel.
+    """
+    from monai.inferers.utils import sliding_window_inference
+
+    def predict(window: Tensor) -> Tensor:
+        logits = network(window.contiguous(memory_format=torch.channels_last_3d))
+        return logits.float().softmax(dim=1)
+
+    with torch.inference_mode():
+        probabilities = sliding_window_inference(
+            torch.from_numpy(np.ascontiguousarray(image))[None, None],
+            roi_size=(windows.size,) * 3,
+            sw_batch_size=windows.batch_size,
+            predictor=predict,
+            overlap=windows.overlap,
+            mode=windows.blending,
+            padding_mode="constant",
+            cval=background,
+            sw_device=device,
+            device="cpu",
+            progress=progress,
+        )
+    assert isinstance(probabilities, Tensor)  # a tuple or dict if the network returned one
+    return probabilities[0].numpy()
+
+
+log = logging.getLogger(__name__)
+
+Labels = npt.NDArray[np.uint8]
+
+OUTPUT_FILES = ("*_tissues.nii.gz", "*_slices.png", "dice.png", "volumes.png", "subjects.csv")
+"""What an evaluation leaves in a folder."""
+
+MARGIN = 8
+"""Voxels around the brain that are predicted too; beyond them everything is background."""
+
+
+def evaluate_tissues(
+    network: nn.Module,
+    parts: Mapping[str, Sequence[Subject]],
+    folder: Path,
+    *,
+    windows: Windows,
+    device: torch.device,
+    title: str = "",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Score the subjects of every part; write labels, table and pictures of the test part.
+
+    Args:
+        network: on ``device``, in evaluation mode.
+        parts: labelled subjects, "validation" and "test".
+        folder: where to write; an earlier evaluation there is replaced.
+        windows: how a volume is cut.
+        device: where to predict.
+        title: of the pictures.
+        progress: show a bar.
+
+    Returns:
+        Metrics for the record: for each part the mean and standard deviation of every score over
+        its subjects, the same for the ``baseline`` (its method chosen on the validation part), and
+        each subject's own scores.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for pattern in OUTPUT_FILES:  # of an earlier evaluation; nothing else is ours to delete
+        for path in folder.glob(pattern):
+            path.unlink()
+    rows: list[SubjectScores] = []
+    total = sum(len(subjects) for subjects in parts.values())
+    with tqdm(total=total, unit="subject", desc="segmenting", disable=not progress) as bar:
+        for part, subjects in parts.items():
+            for subject in subjects:
+                prediction = predict_tissues(network, subject, windows, device=device)
+                rows.append(_scored(subject, part, NETWORK, prediction))
+                if part == "test":
+                    _write_prediction(folder, subject, prediction, title)
+                bar.update()
+    baseline = _baseline(parts)
+    write_subject_scores(folder / "subjects.csv", [*rows, *baseline])
+    test = [row for row in (*rows, *baseline) if row.part == "test"]
+    scores_figure(test, folder / "dice.png", title=title)
+    volumes_figure(test, folder / "volumes.png", title=title)
+    metrics: dict[str, Any] = {part: _summary(rows, part) for part in parts}
+    metrics["subjects"] = {row.subject: row.scores.as_row() for row in rows}
+    metrics["baseline"] = {
+        "method": baseline[0].method,
+        **{part: _summary(baseline, part) for part in parts},
+    }
+    log.info(
+        "test: Dice %s, mean %.3f; by intensity alone (%s) mean %.3f",
+        ", ".join(
+            f"{tissue.upper()} {metrics['test'][f'dice_{tissue}']:.3f}" for tissue in TISSUES
+        ),
+        metrics["test"]["dice_mean"],
+        metrics["baseline"]["method"],
+        metrics["baseline"]["test"]["dice_mean"],
+    )
+    return metrics
+
+
+def predict_tissues(
+    network: nn.Module, subject: Subject, windows: Windows, *, device: torch.device
+) -> Labels:
+    """Labels of a whole subject, on the grid of its own file.
+
+    Args:
+        network: (N, 1, s, s, s) → logits (N, 4, s, s, s), on ``device``, in evaluation mode.
+        subject: with or without labels.
+        windows: how the volume is cut.
+        device: where to predict.
+
+    Returns:
+        uint8 (D, H, W) of the shape of ``subject.native.data``, values of
+        ``psc.mri.tissues``.
+    """
+    box = _box_around(subject.brain)
+    inside = predict_probabilities(
+        network, subject.image[box], windows, background=subject.background, device=device
+    )
+    if subject.image.shape == subject.native.data.shape and np.allclose(
+        subject.affine, subject.native.affine
+    ):
+        labels = np.full(subject.image.shape, BACKGROUND, dtype=np.uint8)
+        labels[box] = inside.argmax(axis=0)
+        return labels
+    # Probabilities, not labels, go through the interpolation back.
+    probabilities = np.zeros((CLASSES, *subject.image.shape), dtype=np.float32)
+    probabilities[BACKGROUND] = 1
+    probabilities[(slice(None), *box)] = inside
+    shape = subject.native.data.shape
+    on_native = back(
+        probabilities, subject.affine, (shape[0], shape[1], shape[2]), subject.native.affine
+    )
+    return np.asarray(on_native.argmax(axis=0), dtype=np.uint8)
+
+
+def _box_around(brain: npt.NDArray[np.bool_]) -> tuple[slice, slice, slice]:
+    """The brain's bounding box with ``MARGIN`` around it, inside the volume."""
+    axes = []
+    for axis, size in enumerate(brain.shape):
+        others = tuple(other for other in range(3) if other != axis)
+        present = np.flatnonzero(brain.any(axis=others))
+        axes.append(slice(max(0, present[0] - MARGIN), min(size, present[-1] + 1 + MARGIN)))
+    return axes[0], axes[1], axes[2]
+
+
+def _scored(subject: Subject, part: str, method: str, prediction: Labels) -> SubjectScores:
+    assert subject.native_labels is not None  # read_subject refuses subjects without
+    scores = tissue_scores(subject.native_labels, prediction, subject.native.voxel_size, TISSUES)
+    return SubjectScores(subject.name, part, method, scores)
+
+
+def _baseline(parts: Mapping[str, Sequence[Subject]]) -> list[SubjectScores]:
+    """Scores of the baseline: of its methods the better one, by the validation part."""
+
+    def rows(part: str, method: Method) -> list[SubjectScores]:
+        return [
+            _scored(
+                subject,
+                part,
+                method,
+                segment_by_intensity(subject.native.data, subject.native.data != 0, method),
+            )
+            for subject in parts[part]
+        ]
+
+    candidates = {method: rows("validation", method) for method in METHODS}
+    best = max(METHODS, key=lambda method: _summary(candidates[method], "validation")["dice_mean"])
+    return [
+        *candidates[best],
+        *(row for part in parts if part != "validation" for row in rows(part, best)),
+    ]
+
+
+def _summary(rows: Sequence[SubjectScores], part: str) -> dict[str, Any]:
+    return summarise([row.scores for row in rows if row.part == part]).as_row()
+
+
+def _write_prediction(folder: Path, subject: Subject, prediction: Labels, title: str) -> None:
+    write_nifti(
+        folder / f"{subject.name}_tissues.nii.gz", prediction, like=subject.native, dtype=np.uint8
+    )
+    assert subject.native_labels is not None
+    slices_figure(
+        subject.native.data,
+        subject.native_labels,
+        prediction,
+        subject.native.voxel_size,
+        folder / f"{subject.name}_slices.png",
+        title=f"{subject.name}, {title}" if title else subject.name,
+    )

@@ -1,0 +1,243 @@
+"""From configuration to network: the configuration → builder table."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from psc.block.unit import SegmentFactory, make_segment
+from psc.config.schema import (
+    AffinityRecipeConfig,
+    BackboneConfig,
+    BlockConfig,
+    DenseNetConfig,
+    RecipeConfig,
+    ResNetConfig,
+    SegmentationConfig,
+    TissueRecipeConfig,
+    UNetConfig,
+    VideoRecipeConfig,
+)
+from psc.em.watershed import SegmentationOptions
+from psc.errors import ConfigError
+from psc.mri.testing import Windows
+from psc.networks.densenet import DenseNet
+from psc.networks.geometry import VolumeNetwork
+from psc.networks.pretrained import load_torchvision_weights, read_weights
+from psc.networks.resnet import ResNet
+from psc.networks.unet import UNet
+
+log = logging.getLogger(__name__)
+
+PAPER_OUTPUT_SIZE = 44
+"""Affinities that one training patch of the paper's U-Net teaches, along each axis."""
+
+PAPER_INPUT_SIZE = 64
+"""Voxels, or frames, of one training sample of the paper's ResNet and DenseNet, along each axis."""
+
+
+def build_segment(block: BlockConfig) -> SegmentFactory:
+    """The segment factory of a block's configuration.
+
+    Raises:
+        ConfigError: for an unknown kind or an impossible (m, n).
+    """
+    if block.kind == "conv3d":
+        return make_segment("conv3d")
+    if block.kind != "psc" or block.m is None or block.n is None:
+        raise ConfigError(f"block.kind={block.kind}, m={block.m}, n={block.n} is not a block")
+    return make_segment(
+        "psc",
+        m=block.m,
+        n=block.n,
+        maximum_width=block.maximum_width,
+        width_divisor=block.width_divisor,
+        merge="sum" if block.merge == "sum" else "concatenate",
+    )
+
+
+def build_network(backbone: BackboneConfig, block: BlockConfig) -> UNet | ResNet | DenseNet:
+    """The network of a backbone's and a block's configuration.
+
+    Freshly initialised, or with the weights that ``backbone.weights`` names.
+
+    Raises:
+        ConfigError: for a backbone that does not exist, or sizes that cannot work.
+        CheckpointError: for weights that cannot be read or are another network's.
+    """
+    for kind, build in _BUILDERS.items():
+        if isinstance(backbone, kind):
+            return build(backbone, block)
+    raise ConfigError(f"backbone={backbone.name}: there is no network of that name")
+
+
+def build_volume_network(
+    backbone: BackboneConfig, block: BlockConfig, *, meta: bool = False
+) -> UNet | DenseNet:
+    """The same for tasks whose result is a volume; ``meta``: on the meta device.
+
+    Raises:
+        ConfigError: as ``build_network``, and for a classifier.
+    """
+    network = (build_network_on_meta if meta else build_network)(backbone, block)
+    if isinstance(network, ResNet):
+        raise ConfigError(f"backbone={backbone.name} classifies; this task needs a volume out")
+    return network
+
+
+def build_network_on_meta(backbone: BackboneConfig, block: BlockConfig) -> UNet | ResNet | DenseNet:
+    """``build_network`` without memory or initial values: for sizes and counts."""
+    with torch.device("meta"):
+        return build_network(backbone, block)
+
+
+def _build_unet(config: UNetConfig, block: BlockConfig) -> UNet:
+    return UNet(
+        build_segment(block),
+        in_channels=config.in_channels,
+        out_channels=config.out_channels,
+        base_width=config.base_width,
+        growth=config.growth,
+        depth=config.depth,
+        padding="same" if config.padding == "same" else "valid",
+    )
+
+
+def _build_resnet(config: ResNetConfig, block: BlockConfig) -> ResNet:
+    network = ResNet(
+        build_segment(block),
+        in_channels=config.in_channels,
+        classes=config.classes,
+        layers=config.layers,
+        base_width=config.base_width,
+        stem="factorised" if config.stem == "factorised" else "conv3d",
+        shortcut="identity" if config.shortcut == "identity" else "projection",
+        dropout=config.dropout,
+    )
+    if config.weights is not None and not network.classifier.weight.is_meta:
+        fresh = load_torchvision_weights(
+            network, read_weights(Path(config.weights)), config.weights
+        )
+        log.info("weights of %s%s", config.weights, " but for the classifier" if fresh else "")
+    return network
+
+
+def _build_densenet(config: DenseNetConfig, block: BlockConfig) -> DenseNet:
+    return DenseNet(
+        build_segment(block),
+        in_channels=config.in_channels,
+        classes=config.classes,
+        initial_channels=config.initial_channels,
+        growth=config.growth,
+        layers_per_block=config.layers_per_block,
+        dense_blocks=config.dense_blocks,
+        bottleneck=config.bottleneck,
+        compression=config.compression,
+        upsampling="transposed" if config.upsampling == "transposed" else "interpolation",
+        dropout=config.dropout,
+        layers_per_segment=layers_per_segment(config, block),
+    )
+
+
+_BUILDERS: dict[type[BackboneConfig], Callable[..., UNet | ResNet | DenseNet]] = {
+    UNetConfig: _build_unet,
+    ResNetConfig: _build_resnet,
+    DenseNetConfig: _build_densenet,
+}
+
+
+def layers_per_segment(config: DenseNetConfig, block: BlockConfig) -> int:
+    """Dense layers that one segment stands for: as set, else 2 for n ≥ 2 (see ``DenseNet``)."""
+    if config.layers_per_segment is not None:
+        return config.layers_per_segment
+    return 2 if (block.n or 1) > 1 else 1
+
+
+def paper_input_shape(backbone: BackboneConfig, network: nn.Module) -> tuple[int, ...]:
+    """(1, C, D, H, W) of one training sample in the paper.
+
+    U-Net: what gives 44 voxels (132 of them, 178 where n is 3); ResNet: 64 frames of 64×64;
+    DenseNet: 64 voxels (Bui et al., whom the paper follows).
+    """
+    if isinstance(backbone, UNetConfig) and isinstance(network, UNet):
+        return (1, backbone.in_channels, *(network.input_size_for(PAPER_OUTPUT_SIZE),) * 3)
+    assert isinstance(backbone, ResNetConfig | DenseNetConfig)
+    return (1, backbone.in_channels, *(PAPER_INPUT_SIZE,) * 3)
+
+
+def patch_input_size(recipe: AffinityRecipeConfig, network: VolumeNetwork) -> int:
+    """Voxels along each axis of a training patch's input.
+
+    Raises:
+        ConfigError: if the network cannot take ``recipe.input_size``; the nearest are named.
+    """
+    if recipe.input_size is None:
+        return network.input_size_for(recipe.output_size)
+    return _fitting_size("input_size", recipe.input_size, network)
+
+
+def _fitting_size(key: str, size: int, network: VolumeNetwork) -> int:
+    try:
+        network.output_size(size)
+    except ConfigError as error:
+        raise ConfigError(f"recipe.{key}={size}: {error}") from None
+    return size
+
+
+def sample_shape(recipe: RecipeConfig, network: nn.Module) -> tuple[int, ...]:
+    """(1, C, D, H, W) of one training sample's input.
+
+    Raises:
+        ConfigError: if the network cannot take what the recipe asks for.
+    """
+    if isinstance(recipe, AffinityRecipeConfig) and isinstance(network, VolumeNetwork):
+        return (1, 1, *(patch_input_size(recipe, network),) * 3)
+    if isinstance(recipe, VideoRecipeConfig) and isinstance(network, ResNet):
+        return (1, 3, recipe.frames, recipe.size, recipe.size)
+    if isinstance(recipe, TissueRecipeConfig) and isinstance(network, VolumeNetwork):
+        return (1, 1, *(_fitting_size("patch_size", recipe.patch_size, network),) * 3)
+    raise ConfigError(f"recipe={recipe.name} does not train a {type(network).__name__}")
+
+
+def build_segmentation_options(config: SegmentationConfig) -> SegmentationOptions:
+    """The core's options of a configuration.
+
+    Raises:
+        ConfigError: if a value is impossible.
+    """
+    return SegmentationOptions(
+        fragments="waterz" if config.fragments == "waterz" else "seeded",
+        boundary_threshold=config.boundary_threshold,
+        seed_smoothing=config.seed_smoothing,
+        minimum_seed_distance=config.minimum_seed_distance,
+        low=config.low,
+        high=config.high,
+        scoring=config.scoring,
+        thresholds=tuple(config.thresholds),
+    )
+
+
+def build_windows(recipe: TissueRecipeConfig) -> Windows:
+    """The windows that a whole volume is predicted in: of the training patches' size."""
+    return Windows(
+        size=recipe.patch_size,
+        overlap=recipe.overlap,
+        blending="constant" if recipe.blending == "constant" else "gaussian",
+        batch_size=recipe.evaluation_batch_size,
+    )
+
+
+def forward_flops(network: nn.Module, input_shape: tuple[int, ...]) -> int:
+    """FLOPs (two per multiply-add) of a forward pass, counted without computing it.
+
+    Args:
+        network: on the meta device; it is put into evaluation mode, in which batch norm takes a
+            single sample.
+        input_shape: (N, C, D, H, W).
+    """
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        network.eval()(torch.zeros(input_shape))
+    return int(counter.get_total_flops())

@@ -1,0 +1,232 @@
+"""3D U-Net of the EM application (Section 4.3), after Funke et al.'s affinity network.
+
+Published form: valid convolutions, 132³ voxels in, 44³ out; levels of 24·3^d channels, three 2×2×2
+max-poolings; learned transposed convolutions, 1×1×1 to the level's channels, crop and concatenate
+(upsampled first, then skip); 1×1×1 to the affinities. With ``block=3d`` it has 25,178,811
+parameters, with P_1SC_1 12,574,139, with P_2SC_2 15,698,611.
+
+This file holds no block logic: every level's pair of convolutions comes from a segment factory.
+"""
+
+from collections import OrderedDict
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from psc.block.block import balance_sums
+from psc.block.stream import ConvolutionOptions, Padding, Segment
+from psc.block.unit import SegmentFactory
+from psc.errors import ConfigError
+from psc.networks.geometry import VolumeNetwork
+
+# ----------------------------------------
+# From a dense block's resolution to the full one in one step: interpolated or transposed.
+
+
+Upsampling = Literal["interpolation", "transposed"]
+"""The paper's reproduction ("simple up-sampling layers") or Bui et al.'s learned one."""
+
+
+def upsampler(channels: int, classes: int, factor: int, upsampling: Upsampling) -> nn.Module:
+    """(N, channels, D, H, W) → (N, classes, factor·D, factor·H, factor·W), without bias.
+
+    Args:
+        channels: channels that enter.
+        classes: channels that leave.
+        factor: of the resolution; even.
+        upsampling: "interpolation" takes the channels to the classes by 1×1×1 and interpolates
+            linearly; "transposed" convolves a group of channels for each class.
+
+    Raises:
+        ConfigError: if transposed, and the channels do not divide into the classes.
+    """
+    if upsampling == "interpolation":
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        layers["conv"] = nn.Conv3d(channels, classes, 1, bias=False)
+        layers["interpolate"] = nn.Upsample(
+            scale_factor=factor, mode="trilinear", align_corners=False
+        )
+        return nn.Sequential(layers)
+    if channels % classes:
+        raise ConfigError(
+            f"backbone.upsampling=transposed needs equally many channels for each class, but a "
+            f"dense block ends in {channels} channels for {classes} classes; change "
+            "backbone.initial_channels, growth or compression, or take "
+            "backbone.upsampling=interpolation"
+        )
+    return nn.ConvTranspose3d(
+        channels, classes, factor + 2, factor, padding=1, groups=classes, bias=False
+    )
+
+
+def tent(size: int) -> Tensor:
+    """Weights (size, size, size) that fall linearly from the centre, for a transposed one's start.
+
+    The paper mentions "bilinear weight fillers" (Section 4.2). That of Bui et al. lies half a voxel
+    off the centre of the kernels of 6, 10 and 18 voxels; ours does not. With 4 voxels both
+    interpolate linearly.
+    """
+    distance = (torch.arange(size) - (size - 1) / 2).abs()
+    line = 1 - distance / (size / 2)
+    return line[:, None, None] * line[:, None] * line
+
+
+def sources(position: int, factor: int, upsampling: Upsampling) -> tuple[int, int]:
+    """First and last coarse voxel that the upsampled voxel at ``position`` depends on."""
+    if upsampling == "interpolation":
+        # It lies at (position + 1/2) / factor − 1/2 of the coarse grid, never on one of its voxels.
+        low = (2 * position + 1 - factor) // (2 * factor)
+        return low, low + 1
+    # Coarse voxel j reaches from j·factor − 1 to (j + 1)·factor: one beyond its own on both sides.
+    return -((factor - position) // factor), (position + 1) // factor
+
+
+LEAKY_SLOPE = 0.005
+"""Negative slope of the published network's leaky ReLU."""
+
+CONVOLUTIONS_PER_LEVEL = 2
+"""A level is a VGG pair: two consecutive convolutions."""
+
+
+def _leaky_relu() -> nn.Module:
+    return nn.LeakyReLU(LEAKY_SLOPE, inplace=True)
+
+
+class UNet(VolumeNetwork):
+    """U-Net over volumes; its convolutions are whatever ``segment`` builds.
+
+    Args:
+        segment: factory of a level's convolutions (``psc.make_segment``).
+        in_channels: channels of the input.
+        out_channels: channels of the result: 3 affinities (z, y, x) in the paper.
+        base_width: channels of the finest level.
+        growth: factor of the channels from level to level.
+        depth: number of 2×2×2 poolings; there are depth + 1 levels.
+        padding: "valid" (published) or "same".
+
+    ``forward`` takes (N, in_channels, D, H, W) with every axis a valid input size and returns
+    LOGITS (N, out_channels, D', H', W'); the published sigmoid is the task's, so that losses can
+    be computed stably.
+
+    Raises:
+        ConfigError: for a base width, growth or depth below 1.
+    """
+
+    def __init__(
+        self,
+        segment: SegmentFactory,
+        *,
+        in_channels: int = 1,
+        out_channels: int = 3,
+        base_width: int = 24,
+        growth: int = 3,
+        depth: int = 3,
+        padding: Padding = "valid",
+    ) -> None:
+        super().__init__()
+        for name, value in (("base_width", base_width), ("growth", growth), ("depth", depth)):
+            if value < 1:
+                raise ConfigError(f"backbone.{name} must be at least 1, got {value}")
+        options = ConvolutionOptions(padding=padding, activation=_leaky_relu)
+        widths = [base_width * growth**level for level in range(depth + 1)]
+
+        def level_segment(channels: int, width: int) -> Segment:
+            return segment(
+                channels, width, depth=CONVOLUTIONS_PER_LEVEL, width_limit=width, options=options
+            )
+
+        self.depth, self.padding = depth, padding
+        segments = [
+            level_segment(channels, width)
+            for channels, width in zip([in_channels, *widths], widths, strict=False)
+        ]
+        self.encoder = nn.ModuleList(segments)
+        self.pool = nn.MaxPool3d(2)
+        # Coarse to fine, the order in which the decoder runs.
+        pairs = list(zip(reversed(widths[1:]), reversed(widths[:-1]), strict=True))
+        self.upsample = nn.ModuleList(
+            nn.ConvTranspose3d(coarse, coarse, 2, 2, bias=False) for coarse, _ in pairs
+        )
+        self.reduce = nn.ModuleList(nn.Conv3d(coarse, fine, 1) for coarse, fine in pairs)
+        self.decoder = nn.ModuleList(level_segment(2 * fine, fine) for _, fine in pairs)
+        self.head = nn.Conv3d(widths[0], out_channels, 1)
+        self._reset_parameters()
+
+        # What one level's segment sees beyond a voxel, in that level's voxels (all levels alike).
+        self._reach = max(segments[0].receptive_field) - 1
+
+    def _reset_parameters(self) -> None:
+        """MSRA (He) initialisation and zero biases, as published."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
+                nn.init.kaiming_normal_(module.weight, a=LEAKY_SLOPE, nonlinearity="leaky_relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        balance_sums(self)  # the other backbones normalise after every sum
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, D, H, W) → logits (N, out_channels, D', H', W')."""
+        self.check_input(x)
+        skips = []
+        for segment in self.encoder[:-1]:
+            x = segment(x)
+            skips.append(x)
+            x = self.pool(x)
+        x = self.encoder[-1](x)
+        for upsample, reduce, segment in zip(self.upsample, self.reduce, self.decoder, strict=True):
+            x = reduce(upsample(x))
+            x = torch.cat([x, _crop_centre(skips.pop(), x)], dim=1)
+            x = segment(x)
+        y: Tensor = self.head(x)
+        return y
+
+    @property
+    def period(self) -> int:
+        """Shifts by multiples of this many voxels commute with the network (2^depth, pooling)."""
+        return 1 << self.depth
+
+    @property
+    def receptive_field(self) -> int:
+        """Extent in voxels, along each axis, of the input that one output voxel can depend on.
+
+        The widest over the positions within a period: encoder and bottom see ``_reach`` voxels per
+        level at that level's spacing, a pooling adds one voxel of its own level, the decoder's
+        segments add their reach again; an upsampled voxel sees the whole coarse voxel it lies in.
+        """
+        span = 1  # consecutive voxels of the current level that one output voxel depends on
+        for _ in range(self.depth):
+            span += self._reach
+            span = span // 2 + 1  # fine voxels lie in at most this many coarse ones
+        span += self._reach
+        for _ in range(self.depth):
+            span = 2 * span + self._reach
+        return span
+
+    @property
+    def _title(self) -> str:
+        return f"U-Net (depth {self.depth}, {self.padding} padding)"
+
+    def _trace(self, size: int) -> int | None:
+        loss = self._reach if self.padding == "valid" else 0
+        for _ in range(self.depth):
+            size -= loss
+            if size < 2 or size % 2:
+                return None
+            size //= 2
+        size -= loss
+        if size < 1:
+            return None
+        for _ in range(self.depth):
+            size = 2 * size - loss
+            if size < 1:
+                return None
+        return size
+
+
+def _crop_centre(x: Tensor, like: Tensor) -> Tensor:
+    """The centre of x (N, C, D, H, W) with the spatial size of ``like``."""
+    for axis in (2, 3, 4):
+        surplus = x.shape[axis] - like.shape[axis]
+        x = x.narrow(axis, surplus // 2, like.shape[axis])
+    return x

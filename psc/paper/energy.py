@@ -1,0 +1,306 @@
+"""How much of a kernel's energy few separable terms keep: the figure of ``docs/theory.md``.
+
+``python -m psc.paper.energy CHECKPOINT... --into docs/energy.png`` draws it for trained
+networks and prints its means, and those of ``stream_error_table``, as tables.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from torch import Tensor
+
+from psc.block.block import separable_width, stream_width
+from psc.decomposition import (
+    dropped_energy,
+    factorise_streams,
+    factorise_sum,
+    greedy_selection,
+    hosvd,
+)
+from psc.decomposition.parallel import unfold_layer
+from psc.errors import ConfigError, PSCError
+from psc.paper.curves import colour, marker, read_curve
+from psc.paper.network_summary import markdown_table
+from psc.paper.style import PAGE_WIDTH, checked_png, page_style, save_png
+from psc.training.checkpoints import NETWORK_PREFIX, load_checkpoint
+
+# ----------------------------------------
+# The kernel error that m streams leave at the M of Eq. 5 / m: a table of ``docs/theory.md``.
+
+
+_SWEEPS = 5
+
+
+def stream_errors(weight: Tensor, m: int) -> tuple[float, float]:
+    """Relative errors of m concatenated and of m summed streams for one layer.
+
+    Args:
+        weight: (out, in, d, d, d), at least m output channels.
+        m: number of streams; each has the M of Eq. 5 divided by m, uncapped.
+
+    Returns:
+        ‖W − approximation‖ / ‖W‖, concatenated and summed.
+    """
+    weight = weight.detach().double()
+    width = stream_width(weight.shape[1], weight.shape[0], m, kernel_size=weight.shape[2])
+    concatenated = factorise_streams(weight, m, width).relative_error
+    summed = factorise_sum(weight, m, width, _SWEEPS).relative_error
+    return float(concatenated), float(summed)
+
+
+def stream_error_table(layers: Mapping[str, Tensor], seed: int = 0) -> str:
+    """Means over layers for m = 1, 2, 3, of the layers and of random normal ones, as Markdown.
+
+    Args:
+        layers: weights (out, in, d, d, d) by name, at least one.
+        seed: of the random kernels.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    trained = list(layers.values())
+    random = [torch.randn(w.shape, generator=generator, dtype=torch.float64) for w in trained]
+    rows = []
+    for label, weights in (("trained", trained), ("random", random)):
+        for m in (1, 2, 3):
+            errors = torch.tensor([stream_errors(weight, m) for weight in weights]).mean(0)
+            rows.append((label, str(m), *(f"{float(error):.3f}" for error in errors)))
+    return markdown_table(("kernels", "m", "concatenated", "summed"), rows)
+
+
+_TERMS = 3
+_TRAINED, _RANDOM = "#D55E00", "0.45"
+_HEIGHT = 2.6  # inches
+_WIDTHS = np.linspace(0.0, 1.5, 31)  # multiples of Eq. 5's M
+
+
+@dataclass(frozen=True)
+class KeptEnergy:
+    """Fractions of a layer's energy, 0 to 1.
+
+    Attributes:
+        along_depth: with 0, 1, 2, 3 terms of the orientation D per kernel.
+        any_orientation: with as many terms, each of the orientation that keeps most (greedy).
+        by_width: with one stream along D for the whole layer, at ``_WIDTHS`` times the M of Eq. 5.
+    """
+
+    along_depth: tuple[float, ...]
+    any_orientation: tuple[float, ...]
+    by_width: tuple[float, ...]
+
+
+def kept_energy(weight: Tensor) -> KeptEnergy:
+    """What few separable terms keep of one layer's kernels.
+
+    Args:
+        weight: (out, in, kD, kH, kW), spatial extents of at least 3.
+
+    Raises:
+        ConfigError: if an extent is smaller, or the weight is zero.
+    """
+    weight = weight.detach().double()
+    energy = weight.square().sum()
+    if weight.ndim != 5 or min(weight.shape[2:]) < _TERMS or not energy > 0:
+        raise ConfigError(
+            f"the figure is of non-zero kernels of 3×3×3 and more, got {tuple(weight.shape)}"
+        )
+    core = hosvd(weight.movedim(1, -1)).core
+    by_terms = []
+    for axes in ((0,), (0, 1, 2)):
+        selection = greedy_selection(core, _TERMS, axes)
+        kept = [0.0]
+        for terms in range(1, _TERMS + 1):
+            dropped = dropped_energy(core, selection[:, :terms]).sum()
+            kept.append(float(1 - dropped / energy))
+        by_terms.append(tuple(kept))
+    values = torch.linalg.svdvals(unfold_layer(weight, 0).flatten(0, 1)).square()
+    cumulative = torch.cat([values.new_zeros(1), values.cumsum(0)]) / energy
+    eq5 = separable_width(weight.shape[1], weight.shape[0], weight.shape[2])
+    filters = [min(int(fraction * eq5), len(values)) for fraction in _WIDTHS]
+    along_depth, any_orientation = by_terms
+    return KeptEnergy(along_depth, any_orientation, tuple(cumulative[filters].tolist()))
+
+
+def energy_figure(
+    trained: Mapping[str, Tensor], path: Path | str, seed: int = 0
+) -> dict[str, tuple[KeptEnergy, KeptEnergy]]:
+    """Energy kept against terms per kernel (left) and against filters per layer (right).
+
+    Thin lines are layers, thick ones their means; trained kernels against independent normal random
+    numbers in the same shapes.
+
+    Args:
+        trained: weights (out, in, kD, kH, kW) by the layers' names, at least one.
+        path: the PNG to write.
+        seed: of the random kernels.
+
+    Returns:
+        The numbers drawn: by layer, of the trained and of the random kernels.
+
+    Raises:
+        ConfigError: no layer, one of another form, or a path that is no PNG.
+    """
+    path = checked_png(path)
+    if not trained:
+        raise ConfigError("the figure needs at least one layer with kernels of 3×3×3 and more")
+    generator = torch.Generator().manual_seed(seed)
+    numbers = {}
+    for name, weight in trained.items():
+        random = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+        numbers[name] = (kept_energy(weight), kept_energy(random))
+    with page_style():
+        figure = Figure(figsize=(PAGE_WIDTH, _HEIGHT), layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True)
+        for which, label, colour in ((1, "random", _RANDOM), (0, "trained", _TRAINED)):
+            layers = [pair[which] for pair in numbers.values()]
+            terms = np.arange(_TERMS + 1)
+            _draw(left, terms, [of.any_orientation for of in layers], colour, label)
+            depth = np.mean([of.along_depth for of in layers], 0)
+            left.plot(terms, depth, color=colour, ls=":", label=f"{label}, along D only")
+            _draw(right, _WIDTHS, [of.by_width for of in layers], colour, label)
+        left.set(xlabel="separable terms per kernel", ylabel="energy kept", xticks=terms)
+        left.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+        left.set_title("each kernel by itself (Eq. 3)", loc="left", weight="bold")
+        left.legend(loc="lower right")
+        right.axvline(1, color="0.5", linestyle=(0, (4, 1.5)), linewidth=0.8)
+        right.set(xlabel="2D filters of the layer, as a multiple of Eq. 5's M")
+        right.set_title("a layer that shares its 2D filters, along D", loc="left", weight="bold")
+        right.annotate("Eq. 5", (1, 0.02), (3, 0), textcoords="offset points", color="0.4")
+        save_png(figure, path)
+    return numbers
+
+
+def layers_of_checkpoints(paths: Sequence[Path]) -> dict[str, Tensor]:
+    """All kernels of 3×3×3 and more of trained networks, by the layers' names.
+
+    Raises:
+        CheckpointError: if a file is missing, damaged or no training checkpoint.
+    """
+    layers = {}
+    for i, path in enumerate(paths):
+        for name, tensor in load_checkpoint(path)["state_dict"].items():
+            if tensor.ndim == 5 and min(tensor.shape[2:]) >= _TERMS:
+                short = name.removeprefix(NETWORK_PREFIX).removesuffix(".weight")
+                layers[short if len(paths) == 1 else f"{i + 1}: {short}"] = tensor
+    return layers
+
+
+def energy_table(numbers: Mapping[str, tuple[KeptEnergy, KeptEnergy]]) -> str:
+    """Means over layers as a Markdown table: what the thick lines of the figure say."""
+    at_eq5 = int(np.argmin(np.abs(_WIDTHS - 1)))
+    rows = []
+    for which, label in enumerate(("trained", "random")):
+        layers = [pair[which] for pair in numbers.values()]
+        depth = np.mean([of.along_depth for of in layers], 0)
+        greedy = np.mean([of.any_orientation for of in layers], 0)
+        shared = float(np.mean([of.by_width[at_eq5] for of in layers]))
+        half = float(np.mean([of.by_width[at_eq5 // 2] for of in layers]))
+        values = [depth[1], greedy[1], depth[2], greedy[2], half, shared]
+        rows.append((label, *(f"{100 * value:.1f} %" for value in values)))
+    header = ("kernels", "1 term, D", "1 term, any", "2 terms, D", "2 terms, any")
+    return markdown_table((*header, "layer, M / 2", "layer, M of Eq. 5"), rows)
+
+
+def _draw(
+    axes: Axes,
+    x: np.ndarray[tuple[int, ...], np.dtype[np.number]],
+    layers: Sequence[tuple[float, ...]],
+    colour: str,
+    label: str,
+) -> None:
+    for layer in layers:
+        axes.plot(x, layer, color=colour, linewidth=0.5, alpha=0.35)
+    axes.plot(x, np.mean(layers, 0), color=colour, linewidth=1.8, label=label)
+
+
+def main() -> None:
+    """Draw the figure for trained networks and print its means."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoints", nargs="+", type=Path, help="of 3D networks, by train.py")
+    parser.add_argument("--into", type=Path, required=True, help="the PNG to write")
+    parser.add_argument("--seed", type=int, default=0, help="of the random kernels")
+    arguments = parser.parse_args()
+    try:
+        layers = layers_of_checkpoints(arguments.checkpoints)
+        numbers = energy_figure(layers, arguments.into, arguments.seed)
+    except PSCError as error:
+        sys.exit(f"error: {error}")
+    print(energy_table(numbers), stream_error_table(layers, arguments.seed), sep="\n\n")
+    print(f"{len(numbers)} layers; {arguments.into}")
+
+
+if __name__ == "__main__":
+    main()
+
+
+# ----------------------------------------
+# Trainings that begin in different ways: validation loss from the first moment on.
+
+
+@dataclass(frozen=True)
+class StartCurves:
+    """One way to begin, trained with one or more seeds.
+
+    Attributes:
+        label: what the legend calls it.
+        metrics_csv: of each seed's run; they were validated at the same iterations.
+        before: validation loss of each seed before the first iteration; empty if not measured.
+    """
+
+    label: str
+    metrics_csv: Sequence[Path]
+    before: Sequence[float]
+
+    def points(self) -> tuple[list[int], list[float]]:
+        """Iterations and the mean validation loss over seeds.
+
+        Raises:
+            ConfigError: if seeds were validated at different iterations.
+            DataError: if a file cannot be read.
+        """
+        curves = [read_curve(path, "validation/loss") for path in self.metrics_csv]
+        steps = curves[0][0]
+        if any(not np.array_equal(steps, other) for other, _ in curves):
+            raise ConfigError(f"{self.label}: seeds were validated at different iterations")
+        x, y = list(steps + 1), list(np.mean([values for _, values in curves], axis=0))
+        if self.before:
+            x, y = [0, *x], [float(np.mean(self.before)), *y]
+        return x, y
+
+
+def starts_figure(
+    panels: Mapping[str, Sequence[StartCurves]], path: Path, *, reference: float | None = None
+) -> None:
+    """A panel per network, a curve per way to begin; one scale for all.
+
+    Args:
+        panels: curves by the panel's title.
+        path: the PNG to write.
+        reference: a loss to compare with, drawn as a dashed line.
+
+    Raises:
+        ConfigError: for no curve, seeds that do not fit, or a path that is no PNG.
+        DataError: if a file cannot be read.
+    """
+    path = checked_png(path)
+    if not panels or not all(panels.values()):
+        raise ConfigError("a figure of starts needs at least one curve in every panel")
+    with page_style():
+        figure = Figure(figsize=(PAGE_WIDTH, 2.4), layout="constrained")
+        all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axes, (title, starts) in zip(all_axes, panels.items(), strict=True):
+            for i, start in enumerate(starts):
+                x, y = start.points()
+                axes.plot(x, y, color=colour(i), marker=marker(i), markersize=3, label=start.label)
+            if reference is not None:
+                axes.axhline(reference, color="0.4", linestyle=(0, (4, 2)), linewidth=0.8)
+            axes.set(title=title, xlabel="iteration")
+            axes.legend()
+        all_axes[0].set_ylabel("validation loss")
+        save_png(figure, path)

@@ -1,0 +1,183 @@
+"""Which runs are averaged, which are compared, and what each network is called."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from psc.errors import DataError
+from psc.paper.measures import Measures, measures_of
+from psc.training.folder import TRAINER_WITHOUT_EFFECT
+from psc.training.provenance import code_version, is_version
+from psc.training.records import Record
+
+# ----------------------------------------
+# One version of the code per comparison: records of several are refused, not mixed.
+
+
+def of_one_version(
+    records: Mapping[Path, Record], *, commit: str | None = None, all_commits: bool = False
+) -> dict[Path, Record]:
+    """The records to be compared, by run folder.
+
+    Args:
+        records: of all finished runs, by run folder.
+        commit: take those of this version only: the first digits of a commit, with ``-dirty``
+            for runs of a checkout with uncommitted changes.
+        all_commits: take all; what belongs to different versions is then never averaged.
+
+    Raises:
+        DataError: if records of several versions are there and none was chosen, or none is of the
+            version that was.
+    """
+    if all_commits:
+        return dict(records)
+    versions: dict[str, list[str]] = {}
+    for path, record in records.items():
+        versions.setdefault(code_version(record.git), []).append(path.name)
+    listed = "\n".join(
+        f"  {version}: {len(runs)} run{'s'[: len(runs) != 1]} ({', '.join(runs)})"
+        for version, runs in versions.items()
+    )
+    if commit is not None:
+        chosen = {path: r for path, r in records.items() if is_version(r.git, commit)}
+        if not chosen:
+            raise DataError(f"no run here is of version {commit} of the code:\n{listed}")
+        if len({code_version(record.git) for record in chosen.values()}) > 1:
+            raise DataError(
+                f"--commit {commit} is more than one version, say more of it:\n{listed}"
+            )
+        return chosen
+    if len(versions) > 1:
+        raise DataError(
+            f"these runs are of {len(versions)} versions of the code and are not compared:\n"
+            f"{listed}\n"
+            f"choose one (--commit {next(reversed(versions))}), show them as rows of their own "
+            "(--all-commits), or keep each version's runs in a folder of its own"
+        )
+    return dict(records)
+
+
+WHERE = ("train", "validation", "test", "videos", "lists", "prepared", "prepare")
+"""Parts of a data set's configuration that say where it lies: a record's ``data`` says what was
+read."""
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Runs of one configuration, one kind of data and one version of the code: seeds apart.
+
+    Attributes:
+        records: at least one.
+    """
+
+    records: tuple[Record, ...]
+
+    @property
+    def first(self) -> Record:
+        """The record that stands for what all have in common."""
+        return self.records[0]
+
+    @property
+    def block(self) -> str:
+        """Name of the block, and whether its streams are summed."""
+        block = self.first.config["block"]
+        return f"{block['name']}{' summed' if block.get('merge') == 'sum' else ''}"
+
+    @property
+    def backbone(self) -> str:
+        """Name of the backbone."""
+        return str(self.first.config["backbone"]["name"])
+
+    @property
+    def version(self) -> str:
+        """Version of the code."""
+        return code_version(self.first.git)
+
+    @property
+    def measures(self) -> Measures:
+        """How its runs are scored."""
+        return measures_of(self.first)
+
+    @property
+    def control(self) -> str:
+        """What was taken away from the data on purpose, if anything."""
+        return "shuffled frames" if self.first.config["recipe"].get("shuffle_frames") else ""
+
+    def scores(self, key: str) -> list[float]:
+        """A test score of every run, in the record's unit: VI in bits, accuracy as share of 1."""
+        return [float(record.metrics["test"][key]) for record in self.records]
+
+    def floor(self, key: str) -> list[float]:
+        """The same of what needs no network."""
+        return [float(self.measures.floor(record)[key]) for record in self.records]
+
+
+def group_records(records: Sequence[Record]) -> list[Group]:
+    """Runs that differ in nothing but their seed, together; groups in order of appearance.
+
+    Raises:
+        DataError: a record of no known application.
+    """
+    groups: dict[tuple[Any, ...], list[Record]] = {}
+    for record in records:
+        groups.setdefault(_configuration(record), []).append(record)
+    return [Group(tuple(group)) for group in groups.values()]
+
+
+def by_application(groups: Sequence[Group]) -> dict[Measures, list[Group]]:
+    """Groups that are scored in the same way, together; in order of appearance."""
+    together: dict[Measures, list[Group]] = {}
+    for group in groups:
+        together.setdefault(group.measures, []).append(group)
+    return together
+
+
+def comparable(groups: Sequence[Group]) -> list[list[Group]]:
+    """Groups whose scores may be compared, together: same test data, same protocol."""
+    together: dict[tuple[Any, ...], list[Group]] = {}
+    for group in groups:
+        together.setdefault(_test(group.first), []).append(group)
+    return list(together.values())
+
+
+def group_names(groups: Sequence[Group]) -> list[str]:
+    """What each group is called beside the others: its block, and what else it takes.
+
+    The backbone, the iterations, being a control and the version of the code are said where they
+    differ; groups that still have one name are numbered.
+    """
+    aspects = [
+        (group.backbone, f"{group.first.iterations:,} it.", group.control, group.version)
+        for group in groups
+    ]
+    differ = [len(set(column)) > 1 for column in zip(*aspects, strict=True)]
+    names: list[str] = []
+    for group, aspect in zip(groups, aspects, strict=True):
+        parts = [text for text, needed in zip(aspect, differ, strict=True) if needed and text]
+        name = f"{group.block} ({', '.join(parts)})" if parts else group.block
+        taken = sum(other == name or other.startswith(f"{name} #") for other in names)
+        names.append(f"{name} #{taken + 1}" if taken else name)
+    return names
+
+
+def _test(record: Record) -> tuple[Any, ...]:
+    """What a score depends on beside the network."""
+    files = tuple(sorted(file["sha256"] for file in record.data["files"]))
+    measures = measures_of(record)
+    return measures, record.config["dataset"]["name"], files, measures.test(record)
+
+
+def _configuration(record: Record) -> tuple[Any, ...]:
+    """Everything that decides a result but the seed."""
+    parts = {key: record.config[key] for key in ("backbone", "block", "recipe")}
+    parts["dataset"] = _without(record.config["dataset"], WHERE)
+    for key in ("initial_weights", "conversion"):
+        parts[key] = record.data.get(key)
+    parts["trainer"] = _without(record.config.get("trainer", {}), TRAINER_WITHOUT_EFFECT)
+    splits = repr(record.data.get("splits"))
+    return (*_test(record), splits, repr(parts), code_version(record.git))
+
+
+def _without(config: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in keys}

@@ -1,0 +1,249 @@
+"""What an application's results are called, how they are written, and what they are held against.
+
+Tables and pictures of runs work from such a description, chosen by the scores in the record.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from psc.config.compose import from_plain
+from psc.errors import CheckpointError, ConfigError, DataError
+from psc.networks.build import build_network_on_meta, forward_flops, sample_shape
+from psc.training.records import Record
+
+# ----------------------------------------
+# What a recorded network costs: its forward pass, counted on the network built again.
+
+
+@dataclass(frozen=True)
+class ForwardCost:
+    """Cost of one forward pass of one training sample.
+
+    Attributes:
+        input_shape: (1, C, D, H, W) of the sample.
+        flops: two per multiply-add.
+    """
+
+    input_shape: tuple[int, ...]
+    flops: int
+
+    @property
+    def multiply_adds(self) -> int:
+        """MACs."""
+        return self.flops // 2
+
+
+def forward_cost(record: Record) -> ForwardCost | None:
+    """Count the forward pass of a record's network; without memory, time or its weights.
+
+    Returns:
+        The cost; None if this version of the code builds another network from that configuration
+        (the numbers of parameters differ), or none at all.
+    """
+    try:
+        config = from_plain(record.config, Path(record.run))
+        network = build_network_on_meta(config.backbone, config.block)
+    except (CheckpointError, ConfigError):
+        return None
+    if sum(p.numel() for p in network.parameters()) != record.parameters:
+        return None
+    shape = sample_shape(config.recipe, network)
+    return ForwardCost(shape, forward_flops(network, shape))
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number of a record's test.
+
+    Attributes:
+        key: its name in ``metrics["test"]``.
+        label: heading of its column in the table, with the unit.
+        column: beginning of its columns' names in summary.csv.
+    """
+
+    key: str
+    label: str
+    column: str
+
+
+@dataclass(frozen=True)
+class Measures:
+    """How the runs of one application are scored.
+
+    Attributes:
+        name: of the application, part of file names.
+        title: heading where a folder holds several applications.
+        scores: columns of the table.
+        headline: the score that pictures show; one of ``scores``.
+        axis: what its axis is called, with the unit.
+        lower_is_better: whether that holds of the headline score.
+        percent: scores are shares of 1, written in percent with one decimal, else with three.
+        sample: what one forward pass takes.
+        floor_name: what needs no network; the last row of the table and a line in pictures.
+        floor: its scores by key, from any record of a test.
+        floor_column: column of its headline score in summary.csv.
+        against: heading of the column that says by how much the headline score differs from the
+            floor; None where that would mean nothing.
+        test: what a record's scores depend on beside data files and network. Scores that differ
+            in it are not compared.
+        errors_logged: whether trainings log errors, shares of 1, beside their loss.
+        segmentations: whether runs leave segmentations and a sweep of agglomeration thresholds.
+    """
+
+    name: str
+    title: str
+    scores: tuple[Score, ...]
+    headline: Score
+    axis: str
+    lower_is_better: bool
+    percent: bool
+    sample: str
+    floor_name: str
+    floor: Callable[[Record], Mapping[str, float]]
+    floor_column: str
+    against: str | None
+    test: Callable[[Record], tuple[Any, ...]]
+    errors_logged: bool
+    segmentations: bool
+
+    def text(self, values: Sequence[float]) -> str:
+        """Mean ± sample standard deviation, the latter of several values only."""
+        scale, decimals = (100, 1) if self.percent else (1, 3)
+        if len(values) == 1:
+            return f"{scale * values[0]:.{decimals}f}"
+        deviation = stdev(values)
+        deviation = 0.0 if math.isnan(deviation) else deviation
+        return f"{scale * mean(values):.{decimals}f} ± {scale * deviation:.{decimals}f}"
+
+
+def _without_network(record: Record) -> Mapping[str, float]:
+    scores: dict[str, float] = record.metrics["baseline"]["test"]
+    return scores
+
+
+def _affinity_test(record: Record) -> tuple[Any, ...]:
+    slabs = record.data.get("splits", {}).get("test", ())
+    return (*slabs, repr(record.config["segmentation"]))
+
+
+def _chance(record: Record) -> Mapping[str, float]:
+    """Expected scores of guesses, every class as likely; of balanced classes also of one guess."""
+    classes = record.data["splits"]["classes"]
+    return {"top1": 1 / classes, "top5": min(5, classes) / classes, "clip_top1": 1 / classes}
+
+
+def _video_test(record: Record) -> tuple[Any, ...]:
+    """Length and size of clips are the network's affair: they are what it looks at."""
+    splits = record.data["splits"]
+    clips = record.config["recipe"]["test_clips"]
+    return splits["split"], splits["classes"], splits["videos"]["test"], clips
+
+
+def _tissue_test(record: Record) -> tuple[Any, ...]:
+    """Which labels of which subjects; windows are how a network is applied, so they count too."""
+    recipe = record.config["recipe"]
+    return (
+        *record.data["splits"]["test"],
+        record.config["dataset"]["labels"],
+        recipe["overlap"],
+        recipe["blending"],
+    )
+
+
+_VI_SUM = Score("total", "VI sum [bits]", "vi_sum")
+_TOP1 = Score("top1", "top-1 [%]", "top1")
+_DICE = Score("dice_mean", "mean Dice [%]", "dice_mean")
+
+AFFINITY = Measures(
+    name="affinity",
+    title="Neuron segmentation",
+    scores=(
+        Score("split", "VI split", "vi_split"),
+        Score("merge", "VI merge", "vi_merge"),
+        _VI_SUM,
+        Score("adapted_rand_error", "adapted Rand error", "adapted_rand_error"),
+    ),
+    headline=_VI_SUM,
+    axis="VI (bits)",
+    lower_is_better=True,
+    percent=False,
+    sample="patch",
+    floor_name="no network",
+    floor=_without_network,
+    floor_column="no_network_vi_sum",
+    against="against no network",
+    test=_affinity_test,
+    errors_logged=False,
+    segmentations=True,
+)
+"""Table 6d: variation of information and adapted Rand error of the test part's segmentation."""
+
+VIDEO = Measures(
+    name="video",
+    title="Action recognition",
+    scores=(
+        _TOP1,
+        Score("top5", "top-5 [%]", "top5"),
+        Score("clip_top1", "clip top-1 [%]", "clip_top1"),
+    ),
+    headline=_TOP1,
+    axis="top-1 accuracy",
+    lower_is_better=False,
+    percent=True,
+    sample="clip",
+    floor_name="chance",
+    floor=_chance,
+    floor_column="chance_top1",
+    against=None,
+    test=_video_test,
+    errors_logged=True,
+    segmentations=False,
+)
+"""Figure 4b: accuracy over test videos, the softmax of their clips averaged, and over clips."""
+
+TISSUE = Measures(
+    name="tissue",
+    title="Brain tissue segmentation",
+    scores=(
+        Score("dice_gm", "Dice GM [%]", "dice_gm"),
+        Score("dice_wm", "Dice WM [%]", "dice_wm"),
+        Score("dice_csf", "Dice CSF [%]", "dice_csf"),
+        _DICE,
+    ),
+    headline=_DICE,
+    axis="mean Dice of the tissues",
+    lower_is_better=False,
+    percent=True,
+    sample="patch",
+    floor_name="intensity alone",
+    floor=_without_network,
+    floor_column="intensity_dice_mean",
+    against=None,
+    test=_tissue_test,
+    errors_logged=False,
+    segmentations=False,
+)
+"""Figure 5d: Dice of whole test subjects, by tissue, averaged over them."""
+
+_APPLICATIONS = (AFFINITY, VIDEO, TISSUE)
+
+
+def measures_of(record: Record) -> Measures:
+    """The description that fits a record's test scores.
+
+    Raises:
+        DataError: if none does.
+    """
+    found = record.metrics.get("test", {})
+    for measures in _APPLICATIONS:
+        if all(score.key in found for score in measures.scores):
+            return measures
+    known = "; ".join(", ".join(s.key for s in measures.scores) for measures in _APPLICATIONS)
+    raise DataError(
+        f"run {record.run} has the test scores {sorted(found)}, a summary needs one of: {known}; "
+        "move that run elsewhere"
+    )

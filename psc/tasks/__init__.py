@@ -1,1 +1,0 @@
-"""Tasks: thin LightningModules, one per application."""

@@ -1,0 +1,1 @@
+"""A run: trainer, checkpoints, folder, record, evaluation."""

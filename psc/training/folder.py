@@ -1,0 +1,220 @@
+"""The folder of a run: its name, and which one a resumed run goes on in.
+
+``runs/<dataset>-<backbone>-<block>-seed<seed>-<hash>[-2]``: the hash is that of the configuration
+without what cannot change a result, so that a run is found again by the configuration that
+started it. A new run never writes into the folder of an earlier one, and no two processes into the
+same.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from psc.errors import CheckpointError
+from psc.files import holder, try_lock
+from psc.training.records import FILE_NAME
+
+LAST = "last.ckpt"
+BEST = "best.ckpt"
+
+WITHOUT_EFFECT = ("resume", "output_directory", "logger", "budget")
+"""Parts of a configuration that do not decide what is computed."""
+
+TRAINER_WITHOUT_EFFECT = (
+    "accelerator",
+    "strategy",
+    "compile",
+    "channels_last",
+    "workers",
+    "progress_bar",
+)
+"""The same of its trainer; the number of devices multiplies the batch, the precision rounds."""
+
+ADDED_TO_BLOCK = {"merge": "concatenate"}
+"""Keys of the block that earlier code did not know, with what it did: they rename no run."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run's folder and the checkpoint that it continues from, if any."""
+
+    path: Path
+    resume_from: Path | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where its checkpoints are."""
+        return self.path / "checkpoints"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has left its record."""
+        return (self.path / FILE_NAME).is_file()
+
+    @property
+    def lock(self) -> Path:
+        """The lock of the process that writes here; beside it, as a folder means a run."""
+        return self.path.with_name(f".{self.path.name}.lock")
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """First 8 hex digits of the SHA-256 of what decides a run's result."""
+    content = {key: value for key, value in config.items() if key not in WITHOUT_EFFECT}
+    content["block"] = {
+        key: value
+        for key, value in config["block"].items()
+        if (key, value) not in ADDED_TO_BLOCK.items()
+    }
+    content["trainer"] = {
+        key: value for key, value in config["trainer"].items() if key not in TRAINER_WITHOUT_EFFECT
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def run_name(config: Mapping[str, Any]) -> str:
+    """Name of the run folder, without the number of a repetition."""
+    return "-".join(
+        (
+            config["dataset"]["name"],
+            config["backbone"]["name"],
+            config["block"]["name"],
+            f"seed{config['seed']}",
+            config_hash(config),
+        )
+    )
+
+
+@contextmanager
+def claimed_run_folder(config: Mapping[str, Any]) -> Iterator[RunFolder]:
+    """``choose_run_folder``, and no other process gets that folder until the context ends.
+
+    A finished run's folder is not claimed: nobody writes there any more.
+
+    Raises:
+        CheckpointError: as ``choose_run_folder``; or the run that would be resumed is in the hands
+            of another process.
+    """
+    in_use: set[Path] = set()
+    while True:
+        folder = choose_run_folder(config, in_use)
+        if folder.is_finished:
+            yield folder
+            return
+        lock = try_lock(folder.lock)
+        if lock is None:
+            if config["resume"]:
+                raise CheckpointError(
+                    f"{folder.path} is being trained by {holder(folder.lock)}; wait for it, or "
+                    "start a run of its own with resume=false. In a sweep: two of its runs are the "
+                    "same configuration, or the sweep was started twice"
+                )
+            in_use.add(folder.path)
+            continue
+        with lock:
+            # Between choice and claim another process may have begun, or finished, that run.
+            if choose_run_folder(config, in_use) == folder:
+                yield folder
+                return
+
+
+def choose_run_folder(config: Mapping[str, Any], in_use: Collection[Path] = ()) -> RunFolder:
+    """Decide where a run writes and what it continues; creates nothing.
+
+    - ``resume`` false: a folder that does not exist yet.
+    - ``resume`` true: the newest folder of this configuration, from its last checkpoint; a new
+      folder if there is none.
+    - ``resume`` a path: from that checkpoint, in its own run folder if that is of this
+      configuration and unfinished, else in a new one.
+
+    Args:
+        config: the resolved configuration, plain containers.
+        in_use: folders that another process is about to create.
+
+    Raises:
+        CheckpointError: if ``resume`` names a file that does not exist.
+    """
+    output, name, resume = Path(config["output_directory"]), run_name(config), config["resume"]
+    candidates = _candidates(output, name, in_use)
+    existing, free = [folder for folder in candidates if folder.is_dir()], candidates[-1]
+    if isinstance(resume, str):
+        checkpoint = Path(resume)
+        if not checkpoint.is_file():
+            raise CheckpointError(
+                f"resume={resume}: no such file; give a checkpoint's path, or resume=true for the "
+                "newest run of this configuration"
+            )
+        own = next((f for f in existing if checkpoint.resolve().is_relative_to(f.resolve())), None)
+        if own is not None and not RunFolder(own).is_finished:
+            return RunFolder(own, checkpoint)
+        return RunFolder(free, checkpoint)
+    if resume and existing:
+        newest = RunFolder(existing[-1])
+        last = newest.checkpoints / LAST
+        return RunFolder(newest.path, last if last.is_file() else None)
+    return RunFolder(free)
+
+
+def _candidates(output: Path, name: str, in_use: Collection[Path]) -> list[Path]:
+    """Folders that runs of this name may have, oldest first, up to the first free one."""
+    folders = [output / name]
+    while folders[-1].exists() or folders[-1] in in_use:
+        folders.append(output / f"{name}-{len(folders) + 1}")
+    return folders
+
+
+# ----------------------------------------
+# The processes of one run: which is the first, and how the others learn the run's folder.
+
+
+FOLDER_VARIABLE = "PSC_RUN_FOLDER"
+"""Tells the processes that the first one starts which folder it chose."""
+
+RESUME_VARIABLE = "PSC_RESUME_FROM"
+"""The same of the checkpoint that it continues from; empty for none."""
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes; before a trainer exists, variables tell."""
+    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID"))
+
+
+@contextmanager
+def folder_of_this_run(config: Mapping[str, Any]) -> Iterator[RunFolder]:
+    """The folder that all processes of a run share; the first one claims it.
+
+    Args:
+        config: the resolved configuration, plain containers.
+
+    Raises:
+        CheckpointError: see ``psc.training.folder.claimed_run_folder``.
+    """
+    if is_first_process():
+        with claimed_run_folder(config) as folder:
+            yield folder
+    elif chosen := os.environ.get(FOLDER_VARIABLE):
+        resume_from = os.environ[RESUME_VARIABLE]
+        yield RunFolder(Path(chosen), Path(resume_from) if resume_from else None)
+    else:  # torchrun or srun started it, and nobody could tell
+        yield choose_run_folder(config)
+
+
+@contextmanager
+def handed_to_children(folder: RunFolder) -> Iterator[None]:
+    """Tell the processes that Lightning starts within the context which folder was chosen.
+
+    Afterwards the environment is what it was before, without the variables that Lightning set
+    either: the next job of a sweep in this process must not take itself for a part of this run.
+    """
+    saved = dict(os.environ)
+    os.environ[FOLDER_VARIABLE] = str(folder.path)
+    os.environ[RESUME_VARIABLE] = str(folder.resume_from or "")
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(saved)

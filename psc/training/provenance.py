@@ -1,0 +1,123 @@
+"""Where a number comes from: code, versions and hardware."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# ----------------------------------------
+# Which version of the code a result is of, in a few characters, and when to say that it is not.
+
+
+DIRTY = "-dirty"
+"""What git appends to the name of a checkout with uncommitted changes."""
+
+
+def code_version(git: Mapping[str, Any]) -> str:
+    """The version that a record's ``git`` (``psc.training.provenance.git_state``) names.
+
+    Returns:
+        The first 8 digits of the commit, with ``-dirty`` where the checkout had uncommitted
+        changes; "unknown" where the code was in no git checkout.
+    """
+    if git["commit"] is None:
+        return "unknown"
+    return str(git["commit"])[:8] + (DIRTY if git["dirty"] else "")
+
+
+def is_version(git: Mapping[str, Any], wanted: str) -> bool:
+    """Whether a record's ``git`` is the version that a user names by any number of digits."""
+    name = code_version(git)
+    if name == "unknown":
+        return wanted == name
+    dirty = wanted.endswith(DIRTY)
+    digits = wanted.removesuffix(DIRTY)
+    return bool(digits) and dirty == name.endswith(DIRTY) and str(git["commit"]).startswith(digits)
+
+
+def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Why a finished run may not be what the present code would compute; None where it is.
+
+    Args:
+        then: ``git`` of the run's record.
+        now: ``git`` of the code that runs.
+    """
+    old, new = code_version(then), code_version(now)
+    if old != new:
+        return f"it is a result of code {old}, and the code is now {new}"
+    if old == "unknown":
+        return "nobody knows of which code: there is no git checkout"
+    if old.endswith(DIRTY):
+        commit = old.removesuffix(DIRTY)
+        return f"the code had uncommitted changes since {commit}, perhaps others than now"
+    return None
+
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "lightning",
+    "hydra-core",
+    "numpy",
+    "scipy",
+    "scikit-image",
+    "waterz",
+    "h5py",
+    "numba",
+)
+"""Packages whose versions can change a result."""
+
+
+def git_state(folder: Path = PROJECT) -> dict[str, Any]:
+    """Commit of a checkout, and whether its tracked files differ from it; None where unknown."""
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        dirty = bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+    return {"commit": commit, "dirty": dirty}
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(folder), *arguments], check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python and of the packages that a result depends on."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def hardware(accelerator: str) -> dict[str, Any]:
+    """What a run used: "cpu" or "cuda", and its name."""
+    return {
+        "accelerator": accelerator,
+        "device": torch.cuda.get_device_name() if accelerator == "cuda" else _processor(),
+        "cpu": _processor(),
+        "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "torch_threads": torch.get_num_threads(),
+    }
+
+
+def _processor() -> str:
+    """The processor's name; Linux hides it from ``platform``."""
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

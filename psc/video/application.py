@@ -1,0 +1,187 @@
+"""Action recognition from video (Section 4.1)."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from psc.config.schema import BackboneConfig, TrainConfig, UCF101Config, VideoRecipeConfig
+from psc.em.data import REAL, SAMPLE, SYNTHETIC, locate
+from psc.errors import ConfigError
+from psc.files import wait_for_lock
+from psc.networks.build import build_network
+from psc.networks.densenet import DenseNet
+from psc.networks.resnet import ResNet
+from psc.networks.unet import UNet
+from psc.training.application import Application
+from psc.training.data import TrainingData, loader
+from psc.video.clips import EvaluationClips, TrainingClips
+from psc.video.data import read_split
+from psc.video.manifest import ActionSplit, PreparationSettings
+from psc.video.store import PreparedVideos, prepare_videos, scan_videos
+from psc.video.synthetic import SyntheticVideos, write_synthetic_videos
+from psc.video.task import ClassificationTask
+from psc.video.testing import evaluate_videos
+
+
+class VideoApplication(Application):
+    """Reads prepared videos and the official split, trains on clips, tests on whole videos.
+
+    Raises:
+        ConfigError: for a data set without videos, or another number of classes than configured.
+        DataError: for videos, lists or a store that are missing or damaged.
+    """
+
+    measures = ("train/error", "validation/top1", "validation/top5")
+
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__(config)
+        if not isinstance(config.dataset, UCF101Config):
+            raise ConfigError(f"dataset={config.dataset.name} cannot be read as videos")
+        assert isinstance(config.recipe, VideoRecipeConfig)  # psc.config.checks
+        self._dataset, self._recipe = config.dataset, config.recipe
+        settings = PreparationSettings(short_side=config.dataset.short_side)
+        prepared = locate(config.dataset.prepared)
+        if config.dataset.prepare:
+            _prepare(config.dataset, prepared, settings)
+        self._store = PreparedVideos(prepared, settings)
+        self._split = _read_split(config.dataset, self._store)
+        _check_classes(config.backbone, self._split)
+
+    def build_network(self) -> UNet | ResNet | DenseNet:
+        """A classifier of as many classes as the data set has."""
+        return build_network(self.config.backbone, self.config.block)
+
+    def training_data(self, network: nn.Module, workers: int) -> TrainingData:
+        """Random clips, and fixed ones to validate on."""
+        recipe, options = self._recipe, _clip_options(self._recipe)
+        return TrainingData(
+            TrainingClips(
+                self._store,
+                self._split.train,
+                seed=self.config.seed,
+                random_crop=recipe.random_crop,
+                flip=recipe.flip,
+                **options,
+            ),
+            EvaluationClips(
+                self._store,
+                self._split.validation,
+                clips_per_video=recipe.validation_clips,
+                **options,
+            ),
+            recipe,
+            workers=workers,
+            validation_batch_size=recipe.evaluation_batch_size,
+        )
+
+    def task(self, network: nn.Module, iterations: int) -> ClassificationTask:
+        """Cross-entropy over clips."""
+        return ClassificationTask(
+            network,
+            self._recipe,
+            classes=len(self._split.classes),
+            iterations=iterations,
+            channels_last=self.config.trainer.channels_last,
+        )
+
+    def evaluate(
+        self, network: nn.Module, folder: Path, *, device: torch.device, source: dict[str, str]
+    ) -> dict[str, Any]:
+        """Accuracy over validation and test videos; the test's predictions go into ``folder``."""
+        del source  # the files are tables of the record's own run
+        metrics = {}
+        for part in ("validation", "test"):
+            videos = self._split.parts[part]
+            clips = EvaluationClips(
+                self._store,
+                videos,
+                clips_per_video=self._recipe.test_clips,
+                seed=self.config.seed,
+                **_clip_options(self._recipe),
+            )
+            metrics[part] = evaluate_videos(
+                network,
+                loader(clips, self._recipe.evaluation_batch_size, workers=0),
+                videos,
+                self._split.classes,
+                device=device,
+                folder=folder if part == "test" else None,
+            )
+        return metrics
+
+    def data_record(self) -> dict[str, Any]:
+        """Kind, split and the prepared store."""
+        store = self._store.record()
+        kind = SYNTHETIC if store["synthetic"] else SAMPLE if self._dataset.sample else REAL
+        return {
+            "kind": kind,
+            "splits": self._split.record(),
+            "files": [{"name": str(self._dataset.prepared), **store}],
+        }
+
+
+def _clip_options(recipe: VideoRecipeConfig) -> dict[str, Any]:
+    """What training and evaluation clips have in common."""
+    return {
+        "frames": recipe.frames,
+        "stride": recipe.temporal_stride,
+        "size": recipe.size,
+        "shuffle_frames": recipe.shuffle_frames,
+    }
+
+
+def _check_classes(backbone: BackboneConfig, split: ActionSplit) -> None:
+    """Refuse a network of other classes: a checkpoint that is evaluated on another data set.
+
+    Raises:
+        ConfigError: naming both numbers.
+    """
+    classes = getattr(backbone, "classes", None)
+    if classes != len(split.classes):
+        raise ConfigError(
+            f"the network has {classes} classes, {split.description} has {len(split.classes)}; "
+            "use the data set that it was trained for"
+        )
+
+
+def _prepare(config: UCF101Config, prepared: Path, settings: PreparationSettings) -> None:
+    """Write synthetic films where they are wanted, and bring the store up to date.
+
+    One run at a time: those of a sweep that start together wait for the first.
+    """
+    with wait_for_lock(prepared.with_name(f".{prepared.name}.preparation")):
+        _prepare_alone(config, prepared, settings)
+
+
+def _prepare_alone(config: UCF101Config, prepared: Path, settings: PreparationSettings) -> None:
+    videos = locate(config.videos)
+    if config.synthetic is not None:
+        films = SyntheticVideos(
+            seed=config.synthetic.seed,
+            groups=config.synthetic.groups,
+            clips=config.synthetic.clips,
+        )
+        write_synthetic_videos(videos.parent, films)
+    # In this process: others would import the caller's main program, whatever that is.
+    prepare_videos(scan_videos(videos), prepared, settings)
+
+
+def _read_split(config: UCF101Config, store: PreparedVideos) -> ActionSplit:
+    split = read_split(
+        locate(config.lists), config.split, validation_groups=config.validation_groups
+    )
+    split = split.only_present(
+        store.videos.keys(),
+        allow_missing=config.allow_missing,
+        unreadable={key: video.reason for key, video in store.unreadable.items()},
+    )
+    if config.shared_classes_only:
+        split = split.only_shared_classes()
+    if len(split.classes) != config.classes:
+        raise ConfigError(
+            f"dataset.classes={config.classes}, but dataset={config.name} has "
+            f"{len(split.classes)} classes; set dataset.classes={len(split.classes)}"
+        )
+    return split

@@ -1,0 +1,173 @@
+"""The test protocol of action recognition (Section 4.1): 20 clips per video, softmax averaged."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from psc.video.clips import ClipNormalisation
+from psc.video.manifest import ListedVideo
+from psc.video.pictures import confusion_figure
+
+# ----------------------------------------
+# Accuracy of action recognition: over videos (clips' softmax averaged) and over single clips.
+#
+# The paper reports "top-1 clip accuracy on the test split as an average over 20 clips to produce
+# the
+# final prediction" (Section 4.1): the softmax of a video's clips is averaged, and the video counts
+# as right if the mean's largest class is its own.
+
+
+@dataclass(frozen=True)
+class VideoAccuracy:
+    """Shares of 1.
+
+    Attributes:
+        top1: of videos whose own class has the largest mean probability.
+        top5: of videos whose own class is among the five largest.
+        clip_top1: of single clips, each judged by itself.
+        per_class: top1 of each class's videos; nan for a class without videos.
+        confusion: int64 (classes, classes), videos by true class (row) and predicted one (column).
+    """
+
+    top1: float
+    top5: float
+    clip_top1: float
+    per_class: NDArray[np.float64]
+    confusion: NDArray[np.int64]
+
+
+def video_accuracy(
+    probabilities: NDArray[np.floating], videos: NDArray[np.integer], labels: NDArray[np.integer]
+) -> VideoAccuracy:
+    """Score predictions of clips.
+
+    Args:
+        probabilities: (clips, classes), each row a clip's softmax.
+        videos: (clips,), the video that each clip is of, 0 … len(labels) − 1.
+        labels: (videos,), each video's class.
+
+    Raises:
+        ValueError: if a video has no clip, or the lengths differ.
+    """
+    if len(probabilities) != len(videos):
+        raise ValueError(f"{len(probabilities)} predictions, but {len(videos)} clips")
+    count = np.bincount(videos, minlength=len(labels))
+    if len(count) != len(labels) or not count.all():
+        raise ValueError(f"{len(labels)} videos, but clips of {np.count_nonzero(count)} of them")
+    classes = probabilities.shape[1]
+    total = np.zeros((len(labels), classes))
+    np.add.at(total, videos, probabilities.astype(np.float64))
+    mean = total / count[:, None]
+    predicted = mean.argmax(axis=1)
+    # Classes that beat a video's own; of equals the first in order wins, as in argmax.
+    own = mean[np.arange(len(labels)), labels][:, None]
+    earlier = np.arange(classes)[None] < labels[:, None]
+    rank = ((mean > own) | ((mean == own) & earlier)).sum(axis=1)
+    confusion = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(confusion, (labels, predicted), 1)
+    in_class = confusion.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        per_class = confusion.diagonal() / in_class
+    return VideoAccuracy(
+        top1=float((rank == 0).mean()),
+        top5=float((rank < 5).mean()),
+        clip_top1=float((probabilities.argmax(axis=1) == labels[videos]).mean()),
+        per_class=per_class,
+        confusion=confusion,
+    )
+
+
+@torch.inference_mode()
+def predict_clips(
+    network: nn.Module, batches: DataLoader[dict[str, Tensor]], device: torch.device
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Softmax of every clip, and the video that it is of.
+
+    Args:
+        network: (N, 3, T, H, W) → logits (N, classes), on ``device``, in evaluation mode.
+        batches: of ``psc.video.clips.EvaluationClips``.
+        device: where to predict.
+
+    Returns:
+        float64 (clips, classes) and int64 (clips,).
+    """
+    normalise = ClipNormalisation().to(device)
+    probabilities, videos = [], []
+    for batch in batches:
+        clip = normalise(batch["clip"].to(device, non_blocking=True))
+        logits = network(clip.contiguous(memory_format=torch.channels_last_3d))
+        probabilities.append(logits.double().softmax(dim=1).cpu().numpy())
+        videos.append(batch["video"].numpy())
+    return np.concatenate(probabilities), np.concatenate(videos)
+
+
+def evaluate_videos(
+    network: nn.Module,
+    batches: DataLoader[dict[str, Tensor]],
+    videos: Sequence[ListedVideo],
+    classes: Sequence[str],
+    *,
+    device: torch.device,
+    folder: Path | None = None,
+) -> dict[str, float]:
+    """Score videos and, where a folder is given, write what was predicted.
+
+    Args:
+        network: on ``device``, in evaluation mode.
+        batches: the videos' clips.
+        videos: in the order of the batches' ``video``.
+        classes: names.
+        device: where to predict.
+        folder: gets predictions.csv, classes.csv, confusion.csv and confusion.png.
+
+    Returns:
+        top1, top5 (over videos) and clip_top1, shares of 1.
+    """
+    probabilities, video = predict_clips(network, batches, device)
+    labels = np.array([v.label for v in videos])
+    scores = video_accuracy(probabilities, video, labels)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_predictions(folder / "predictions.csv", probabilities, video, videos, classes)
+        _write_classes(folder, scores, classes)
+        confusion_figure(scores.confusion, classes, folder / "confusion.png")
+    return {"top1": scores.top1, "top5": scores.top5, "clip_top1": scores.clip_top1}
+
+
+def _write_predictions(
+    path: Path,
+    probabilities: NDArray[np.float64],
+    video: NDArray[np.int64],
+    videos: Sequence[ListedVideo],
+    classes: Sequence[str],
+) -> None:
+    rows = []
+    for i, listed in enumerate(videos):
+        mean = probabilities[video == i].mean(axis=0)
+        best = int(mean.argmax())
+        rows.append([listed.name, classes[listed.label], classes[best], f"{mean[best]:.4f}"])
+    _write(path, ["video", "class", "predicted", "probability"], rows)
+
+
+def _write_classes(folder: Path, scores: VideoAccuracy, classes: Sequence[str]) -> None:
+    counts = scores.confusion.sum(axis=1)
+    accuracy = ["" if np.isnan(a) else f"{a:.4f}" for a in scores.per_class]
+    rows = [list(row) for row in zip(classes, counts, accuracy, strict=True)]
+    _write(folder / "classes.csv", ["class", "videos", "accuracy"], rows)
+    rows = [[name, *row] for name, row in zip(classes, scores.confusion.tolist(), strict=True)]
+    _write(folder / "confusion.csv", ["class \\ predicted", *classes], rows)
+
+
+def _write(path: Path, header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)

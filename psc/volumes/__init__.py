@@ -1,0 +1,1 @@
+"""What EM and MRI share: files of volumes, seeded patches, resampling, exact tiles."""

@@ -1,0 +1,157 @@
+"""Smooth displacement fields, and the sampling of raw and labels where they lead.
+
+Sources are float32 (3, D, H, W): for every voxel of a patch the position (z, y, x) that its value
+comes from, in voxels from the patch's first voxel.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+# ----------------------------------------
+# Trilinear interpolation for compiled kernels that resample volumes.
+
+
+@njit(nogil=True, inline="always")
+def trilinear(box: Any, z: float, y: float, x: float) -> Any:
+    """Value of an array (D, H, W) between its voxels.
+
+    Nothing checks that the eight voxels around the point are there: callers make boxes so that
+    they are. ``scipy.ndimage`` is the oracle of those who call it, and several times slower.
+
+    Args:
+        box: array (D, H, W).
+        z: 0 ≤ z < D − 1, in voxels.
+        y: 0 ≤ y < H − 1.
+        x: 0 ≤ x < W − 1.
+    """
+    i, j, k = int(z), int(y), int(x)
+    z, y, x = z - i, y - j, x - k
+    near = box[i, j, k] * (1 - x) + box[i, j, k + 1] * x
+    far = box[i, j + 1, k] * (1 - x) + box[i, j + 1, k + 1] * x
+    here = near * (1 - y) + far * y
+    near = box[i + 1, j, k] * (1 - x) + box[i + 1, j, k + 1] * x
+    far = box[i + 1, j + 1, k] * (1 - x) + box[i + 1, j + 1, k + 1] * x
+    return here * (1 - z) + (near * (1 - y) + far * y) * z
+
+
+Sources = npt.NDArray[np.float32]
+_Triple = tuple[int, int, int]
+
+
+def control_points(size: int, spacing: int) -> int:
+    """How many control points along an axis reach every voxel of it, whatever the phase."""
+    return (size - 1) // spacing + 5
+
+
+def smooth_field(
+    controls: npt.NDArray[np.float64],
+    spacing: _Triple,
+    phase: npt.NDArray[np.float64],
+    shape: _Triple,
+) -> npt.NDArray[np.float32]:
+    """The uniform cubic B-spline of a grid of coefficients (as in free-form deformation).
+
+    Twice continuously differentiable, and nowhere outside the coefficients' range: the weights of
+    a voxel are positive and sum to 1.
+
+    Args:
+        controls: (a, b, c), ``control_points`` along each axis.
+        spacing: voxels from one control point to the next, along each axis.
+        phase: in [0, 1) along each axis, where between control points the first voxel lies.
+        shape: of the result.
+
+    Returns:
+        float32 of shape ``shape``.
+    """
+    z, y, x = (
+        _spline_weights(size, step, start)
+        for size, step, start in zip(shape, spacing, phase.tolist(), strict=True)
+    )
+    rows = y @ (controls.astype(np.float32) @ x.T)  # axis by axis: (a, b, W), then (a, H, W)
+    field: npt.NDArray[np.float32] = np.tensordot(z, rows, axes=1)
+    return field
+
+
+def source_box(sources: Sources) -> tuple[_Triple, _Triple]:
+    """First voxel and size of the smallest box that interpolation at the sources reads."""
+    flat = sources.reshape(3, -1)
+    low = np.floor(flat.min(axis=1)).astype(int)
+    size = np.floor(flat.max(axis=1)).astype(int) + 2 - low
+    return _triple(low), _triple(size)
+
+
+def sample_linear(
+    box: npt.NDArray[np.float32], sources: Sources, origin: _Triple
+) -> npt.NDArray[np.float32]:
+    """Trilinear interpolation.
+
+    Args:
+        box: float32, what ``source_box`` asks for.
+        sources: float32 (3, D, H, W).
+        origin: position of the box's first voxel, as ``source_box`` gives it.
+
+    Returns:
+        float32 (D, H, W), in C order; exact where sources are whole numbers.
+    """
+    sampled = np.empty(sources.shape[1:], dtype=np.float32)
+    _interpolate(np.ascontiguousarray(box), sources, np.asarray(origin), sampled)
+    return sampled
+
+
+def sample_nearest(
+    box: npt.NDArray[np.int32], sources: Sources, origin: _Triple
+) -> npt.NDArray[np.int32]:
+    """The nearest voxel's value, halves rounded up; otherwise as ``sample_linear``."""
+    sampled = np.empty(sources.shape[1:], dtype=np.int32)
+    _take_nearest(np.ascontiguousarray(box), sources, np.asarray(origin), sampled)
+    return sampled
+
+
+def _spline_weights(size: int, spacing: int, phase: float) -> npt.NDArray[np.float32]:
+    """Weights of the control points (columns) for every voxel (rows) along one axis."""
+    position = np.arange(size) / spacing + phase
+    first = position.astype(int)
+    t = position - first
+    weights = np.zeros((size, control_points(size, spacing)), dtype=np.float32)
+    voxels = np.arange(size)
+    weights[voxels, first] = (1 - t) ** 3 / 6
+    weights[voxels, first + 1] = (3 * t**3 - 6 * t**2 + 4) / 6
+    weights[voxels, first + 2] = (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6
+    weights[voxels, first + 3] = t**3 / 6
+    return weights
+
+
+def _triple(values: npt.NDArray[np.int_]) -> _Triple:
+    z, y, x = (int(value) for value in values)
+    return z, y, x
+
+
+# scipy.ndimage.map_coordinates is their oracle in the tests, and several times slower. Nothing
+# checks that sources lie in the box: source_box makes it so that they do.
+
+
+@njit(nogil=True, cache=True)
+def _interpolate(box: Any, sources: Any, origin: Any, sampled: Any) -> Any:
+    depth, height, width = sampled.shape
+    for d in range(depth):
+        for h in range(height):
+            for w in range(width):
+                z = sources[0, d, h, w] - origin[0]
+                y = sources[1, d, h, w] - origin[1]
+                x = sources[2, d, h, w] - origin[2]
+                sampled[d, h, w] = trilinear(box, z, y, x)
+
+
+@njit(nogil=True, cache=True)
+def _take_nearest(box: Any, sources: Any, origin: Any, sampled: Any) -> Any:
+    depth, height, width = sampled.shape
+    for d in range(depth):
+        for h in range(height):
+            for w in range(width):
+                i = int(sources[0, d, h, w] - origin[0] + 0.5)
+                j = int(sources[1, d, h, w] - origin[1] + 0.5)
+                k = int(sources[2, d, h, w] - origin[2] + 0.5)
+                sampled[d, h, w] = box[i, j, k]

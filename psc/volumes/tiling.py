@@ -1,0 +1,327 @@
+"""Dense prediction over a volume, tile by tile, equal to one pass over the whole.
+
+The context that a network with valid convolutions consumes is read from the volume, also beyond
+the predicted region, and reflected only beyond the volume itself.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from psc.errors import ConfigError, DataError
+
+# ----------------------------------------
+# Where tiles lie: sizes, offsets and reflected borders, axis by axis, without any network.
+#
+# A network with valid convolutions turns an input of n voxels into fewer; tiles of its output must
+# cover a region without gaps. With pooling it commutes only with shifts by multiples of its period
+# (2 ** number of poolings): a tile at any other offset pools other groups of voxels and predicts
+# other values. So tiles step by multiples of the period, counted from the region's first voxel, and
+# the last tile sticks out of the region instead of being shifted back into it.
+
+
+Size3 = tuple[int, int, int]
+"""Voxels along z, y and x."""
+
+
+class TileableNetwork(Protocol):
+    """What a network must tell about one axis, the same for all three."""
+
+    @property
+    def period(self) -> int:
+        """Shifts by multiples of this number of voxels commute with the network."""
+
+    def output_size(self, input_size: int, /) -> int:
+        """Voxels of the output; ValueError if the network cannot take this input size."""
+
+    def valid_input_sizes(self, minimum: int, maximum: int, /) -> list[int]:
+        """All input sizes in [minimum, maximum] that the network can take."""
+
+
+def tile_offsets(region_size: int, tile_output: int, period: int) -> list[int]:
+    """First output voxel of each tile along one axis, relative to the region.
+
+    Args:
+        region_size: voxels to cover.
+        tile_output: voxels that one tile predicts.
+        period: offsets are multiples of it.
+
+    Returns:
+        Ascending offsets, from 0; the last tile may reach beyond the region.
+
+    Raises:
+        ConfigError: several tiles are needed, and a tile is shorter than the period.
+    """
+    if tile_output >= region_size:
+        return [0]
+    step = tile_output // period * period
+    if step == 0:
+        raise ConfigError(
+            f"a tile predicts {tile_output} voxels, fewer than the network's period {period}, and"
+            f" cannot be moved without a gap over {region_size} voxels; take a larger tile"
+        )
+    return list(range(0, region_size - tile_output + step, step))
+
+
+def tile_sizes(
+    network: TileableNetwork,
+    region_shape: Size3,
+    maximum_input: int | Size3,
+    *,
+    margin: int = 0,
+) -> tuple[Size3, Size3]:
+    """The tile that covers a region with the fewest computed voxels.
+
+    Voxels computed = product over the axes of (tiles along it) × (input size), so that every axis
+    is chosen alone. Among equals the smaller tile is taken, as it needs less memory.
+
+    Args:
+        network: see ``TileableNetwork``.
+        region_shape: voxels to predict along z, y, x.
+        maximum_input: largest input size that fits into memory, for all axes or for each.
+        margin: output voxels to discard at either side; for networks with "same" padding, whose
+            output is wrong near the border.
+
+    Returns:
+        (tile_input, tile_output): sizes along z, y, x of a tile's input, and of its prediction
+        without the margins.
+
+    Raises:
+        ConfigError: no input size up to the maximum can cover the region.
+    """
+    limits = (maximum_input,) * 3 if isinstance(maximum_input, int) else maximum_input
+    axes = [
+        _cheapest_tile(network, size, limit, margin)
+        for size, limit in zip(region_shape, limits, strict=True)
+    ]
+    (z_in, z_out), (y_in, y_out), (x_in, x_out) = axes
+    return (z_in, y_in, x_in), (z_out, y_out, x_out)
+
+
+def reflected_indices(start: int, stop: int, size: int) -> npt.NDArray[np.intp]:
+    """Where the voxels start..stop-1 of an axis lie once the axis is continued by reflection.
+
+    As ``numpy.pad(mode="reflect")``: the outermost voxel is not repeated, and where the axis is
+    shorter than the padding, the reflection is reflected again. An axis of one voxel repeats it.
+
+    Args:
+        start: first voxel, may be negative.
+        stop: one past the last voxel, may exceed ``size``.
+        size: voxels that exist.
+
+    Returns:
+        Indices (stop - start), all in [0, size).
+    """
+    if size == 1:
+        return np.zeros(stop - start, dtype=np.intp)
+    folded = np.arange(start, stop, dtype=np.intp) % (2 * size - 2)
+    return np.minimum(folded, 2 * size - 2 - folded)
+
+
+def _cheapest_tile(
+    network: TileableNetwork, region_size: int, maximum_input: int, margin: int
+) -> tuple[int, int]:
+    best: tuple[int, int, int] | None = None
+    for input_size in network.valid_input_sizes(1, maximum_input):
+        output_size = network.output_size(input_size) - 2 * margin
+        if output_size < 1 or (output_size < region_size and output_size < network.period):
+            continue
+        tiles = len(tile_offsets(region_size, output_size, network.period))
+        best = min(
+            best or (tiles * input_size, input_size, output_size),
+            (tiles * input_size, input_size, output_size),
+        )
+    if best is None:
+        raise ConfigError(
+            f"no input of up to {maximum_input} voxels lets the network predict {region_size}"
+            f" voxels (margin {margin}); valid sizes: {network.valid_input_sizes(1, maximum_input)}"
+        )
+    return best[1], best[2]
+
+
+_Float32 = npt.NDArray[np.float32]
+_Box = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """One step of the prediction; all coordinates in voxels along z, y, x."""
+
+    input_start: Size3  # in the volume, may be negative
+    target: _Box  # what it fills of the result
+    size: Size3  # of the target: the first voxels of the tile's prediction
+
+
+def predict_volume(
+    predict: Callable[[Tensor], Tensor],
+    raw: Any,
+    *,
+    tile_input: Size3,
+    tile_output: Size3,
+    period: int,
+    region: _Box | None = None,
+    prepare: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] | None = None,
+    device: torch.device | str = "cpu",
+    batch_size: int = 1,
+    out: Any | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> _Float32:
+    """Predict every voxel of a region of a volume.
+
+    The result does not depend on the tile size: it equals, up to rounding, the prediction of the
+    whole region at once, provided that the network's output depends on its input alone (valid
+    convolutions, or "same" padding with ``tile_output`` small enough to drop what padding spoils)
+    and commutes with shifts by ``period``. The period counts from the region's first voxel.
+
+    Args:
+        predict: (N, C, *tile_input) float32 on ``device`` → (N, K, d, h, w). If d, h, w exceed
+            ``tile_output``, the centre is taken. Put a module into evaluation mode first; apply
+            the sigmoid and autocast inside.
+        raw: volume (D, H, W) or (C, D, H, W): an array, or anything that slices like one, such as
+            an HDF5 dataset; it is read tile by tile.
+        tile_input: z, y, x voxels that enter the network.
+        tile_output: z, y, x voxels that are used of its output; see ``tile_sizes``.
+        period: 2 ** number of poolings of the network; 1 without pooling.
+        region: slices along z, y, x of what to predict, without steps; None = all.
+        prepare: applied to every tile's input (C, *tile_input), in the dtype of ``raw``, such as
+            ``lambda tile: tile / np.float32(255)``. None is for volumes that are floats already.
+        device: where the network is.
+        batch_size: N, tiles per call.
+        out: where to write, (K, *region) of a float dtype: an array, a memmap, an HDF5 dataset.
+            None = a new float32 array.
+        progress: called after every batch with the numbers of finished and of all tiles.
+
+    Returns:
+        float32 (K, *region), or ``out`` itself where it was given.
+
+    Raises:
+        DataError: the volume has other dimensions, the region is not inside it, or integers come
+            without ``prepare``.
+        ConfigError: sizes are impossible, or the network returns others than promised.
+    """
+    _check_sizes(tile_input, tile_output, period, batch_size)
+    if len(raw.shape) not in (3, 4) or 0 in raw.shape:
+        raise DataError(f"raw must have shape (D, H, W) or (C, D, H, W), found {raw.shape}")
+    if prepare is None and np.dtype(raw.dtype).kind != "f":
+        raise DataError(
+            f"raw is {raw.dtype}, and nothing says how it becomes what the network was trained on;"
+            " pass prepare=, such as lambda tile: tile / np.float32(255)"
+        )
+    bounds = _bounds(region, raw.shape[-3:])
+    tiles = list(_tiles(bounds, tile_input, tile_output, period))
+    result: Any = out
+    done = 0
+    for first in range(0, len(tiles), batch_size):
+        batch = tiles[first : first + batch_size]
+        inputs = np.stack([_read_tile(raw, t.input_start, tile_input, prepare) for t in batch])
+        with torch.inference_mode():
+            outputs = predict(torch.from_numpy(inputs).to(device))
+            predicted = _centre(outputs, len(batch), tile_output).float().cpu().numpy()
+        if first == 0:  # only now is it known how many channels there are
+            shape = (predicted.shape[1], *(stop - start for start, stop in bounds))
+            result = np.empty(shape, np.float32) if out is None else _checked_out(out, shape)
+        for tile, values in zip(batch, predicted, strict=True):
+            d, h, w = tile.size
+            result[(slice(None), *tile.target)] = values[:, :d, :h, :w]
+        done += len(batch)
+        if progress is not None:
+            progress(done, len(tiles))
+    return cast(_Float32, result)
+
+
+def _check_sizes(tile_input: Size3, tile_output: Size3, period: int, batch_size: int) -> None:
+    if period < 1 or batch_size < 1:
+        raise ConfigError(
+            f"period and batch_size must be at least 1, found {period} and {batch_size}"
+        )
+    pairs = list(zip(tile_input, tile_output, strict=True))
+    if len(pairs) != 3 or any(o < 1 or i < o or (i - o) % 2 for i, o in pairs):
+        raise ConfigError(
+            "tile_input must exceed tile_output by the same number of voxels on both sides of each"
+            f" of three axes, found {tile_input} and {tile_output}"
+        )
+
+
+def _bounds(region: _Box | None, shape: tuple[int, ...]) -> list[tuple[int, int]]:
+    """First and one past the last voxel of the region along each axis."""
+    axes = region or (slice(None),) * 3
+    if len(axes) != 3:
+        raise DataError(f"region must be three slices (z, y, x), found {region}")
+    bounds = []
+    for axis, size in zip(axes, shape, strict=True):
+        start = 0 if axis.start is None else axis.start
+        stop = size if axis.stop is None else axis.stop
+        if axis.step not in (None, 1) or not 0 <= start < stop <= size:
+            raise DataError(
+                f"region {region} is not a block of voxels inside the volume {tuple(shape)}"
+            )
+        bounds.append((start, stop))
+    return bounds
+
+
+def _tiles(
+    bounds: list[tuple[int, int]], tile_input: Size3, tile_output: Size3, period: int
+) -> Iterator[_Tile]:
+    axes = []
+    for (start, stop), size_in, size_out in zip(bounds, tile_input, tile_output, strict=True):
+        offsets = tile_offsets(stop - start, size_out, period)
+        context = (size_in - size_out) // 2
+        # Outputs may overlap, by less than a period; each voxel is written once.
+        ends = [*offsets[1:], stop - start]
+        axes.append([(start + a - context, a, b) for a, b in zip(offsets, ends, strict=True)])
+    for z, y, x in itertools.product(*axes):
+        yield _Tile(
+            input_start=(z[0], y[0], x[0]),
+            target=(slice(*z[1:]), slice(*y[1:]), slice(*x[1:])),
+            size=(z[2] - z[1], y[2] - y[1], x[2] - x[1]),
+        )
+
+
+def _read_tile(
+    raw: Any,
+    start: Size3,
+    size: Size3,
+    prepare: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] | None,
+) -> _Float32:
+    """A tile's input (C, *size), reflected where it reaches beyond the volume."""
+    wanted = [
+        reflected_indices(first, first + length, extent)
+        for first, length, extent in zip(start, size, raw.shape[-3:], strict=True)
+    ]
+    # One contiguous block is read, whatever the reflection: files are slow at anything else.
+    block = tuple(slice(int(w.min()), int(w.max()) + 1) for w in wanted)
+    tile = np.asarray(raw[(..., *block)])
+    for axis, (indices, part) in enumerate(zip(wanted, block, strict=True), start=-3):
+        if tile.shape[axis] != indices.size:  # the axis ends within the tile and is reflected
+            tile = tile.take(indices - part.start, axis=axis)
+    if tile.ndim == 3:
+        tile = tile[np.newaxis]
+    return np.asarray(tile if prepare is None else prepare(tile), dtype=np.float32)
+
+
+def _centre(outputs: Tensor, tiles: int, tile_output: Size3) -> Tensor:
+    """The middle (N, K, *tile_output) of what the network returned."""
+    surplus = [got - used for got, used in zip(outputs.shape[2:], tile_output, strict=False)]
+    if outputs.ndim != 5 or outputs.shape[0] != tiles or any(s < 0 or s % 2 for s in surplus):
+        raise ConfigError(
+            f"the network returned {tuple(outputs.shape)} for {tiles} tiles; expected (tiles, K,"
+            f" d, h, w) with d, h, w equal to tile_output {tile_output} or larger by the same"
+            " number of voxels on both sides"
+        )
+    for axis, (extra, used) in enumerate(zip(surplus, tile_output, strict=True), start=2):
+        outputs = outputs.narrow(axis, extra // 2, used)
+    return outputs
+
+
+def _checked_out(out: Any, shape: tuple[int, ...]) -> Any:
+    if tuple(out.shape) != shape or np.dtype(out.dtype).kind != "f":
+        raise ConfigError(
+            f"out must be floats of shape {shape}, found {out.dtype} of shape {tuple(out.shape)}"
+        )
+    return out

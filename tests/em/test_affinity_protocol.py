@@ -1,0 +1,35 @@
+"""The protocol on affinities made from labels: several regions, thresholds, averages."""
+
+import numpy as np
+import pytest
+
+from psc.em.affinities import affinities_from_labels
+from psc.em.data import Splits
+from psc.em.testing import run_protocol, truth_of
+from psc.em.watershed import SegmentationOptions
+from psc.metrics import segmentation_scores
+from psc.volumes.reading import Region, read_volume
+
+
+def test_several_regions_count_by_their_voxels(tiny_volume):
+    volume = read_volume(tiny_volume)
+    regions = [Region(volume, 0, 12), Region(volume, 12, 20), Region(volume, 20, 48)]
+    splits = Splits((), tuple(regions[:1]), tuple(regions[1:]), "real", ())
+    options = SegmentationOptions(
+        fragments="waterz", high=0.999, scoring="mean", thresholds=(0.3, 0.6)
+    )
+    rng = np.random.default_rng(0)
+
+    def noisy(region):
+        affinities, _ = affinities_from_labels(truth_of(region))
+        return np.where(rng.random(affinities.shape) < 0.02, 0, affinities).astype(np.float32)
+
+    outcome = run_protocol(noisy, splits, options)
+    totals = [
+        segmentation_scores(truth_of(region), segmentation).total
+        for region, segmentation in zip(splits.test, outcome.segmentations, strict=True)
+    ]
+    assert totals[0] != totals[1]
+    assert outcome.test["total"] == pytest.approx((8 * totals[0] + 28 * totals[1]) / 36)
+    assert outcome.threshold in (0.3, 0.6)
+    assert [row["threshold"] for row in outcome.sweep] == [0.3, 0.6]

@@ -1,0 +1,89 @@
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+RUNTIME = {Requirement(t).name: Requirement(t) for t in PROJECT["dependencies"]}
+DEV = {Requirement(t).name: Requirement(t) for t in PROJECT["optional-dependencies"]["dev"]}
+
+ASKED_FOR = ["torch", "torchvision", "hydra-core", "omegaconf", "wandb", "decord", "nibabel"]
+ASKED_FOR += ["h5py", "scikit-image", "waterz", "pytest"]
+
+
+def test_conda_and_pip_install_the_same():
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    assert conda["name"] == "psc"
+    pip = [entry["pip"] for entry in conda["dependencies"] if isinstance(entry, dict)]
+    assert len(pip) == 1
+    listed = {Requirement(text).name: Requirement(text) for text in pip[0]}
+    assert len(listed) == len(pip[0])
+    assert listed == RUNTIME | DEV
+    plain = [entry for entry in conda["dependencies"] if isinstance(entry, str)]
+    assert plain == ["python=3.11", "pip"]
+    assert Requirement(f"python{PROJECT['requires-python']}").specifier.contains("3.11.0")
+
+
+@pytest.mark.parametrize("name", ASKED_FOR)
+def test_what_the_project_promises_to_use_is_required(name: str):
+    assert name in RUNTIME | DEV
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "allowed"),
+    [
+        # torch 2.9 computes bf16 conv3d with kernel (1,3,3) wrongly; torchvision 0.24 belongs to it
+        ("torch", "2.8.0", True),
+        ("torch", "2.9.0", False),
+        ("torch", "2.9.1", False),
+        ("torch", "2.10.0", True),
+        ("torchvision", "0.24.1", False),
+        # lightning 2.6.2 and 2.6.3 were compromised releases
+        ("lightning", "2.6.2", False),
+        ("lightning", "2.6.3", False),
+        ("lightning", "2.6.4", True),
+        ("hydra-core", "1.4.0", False),
+    ],
+)
+def test_releases_known_to_be_bad_are_excluded(name: str, version: str, allowed: bool):
+    assert RUNTIME[name].specifier.contains(version) is allowed
+
+
+def test_the_citation_is_of_this_version_and_of_the_paper():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["version"] == PROJECT["version"]
+    assert citation["license"] == PROJECT["license"] == "MIT"
+    assert {"message", "title", "authors"} <= set(citation)
+    paper = citation["preferred-citation"]
+    names = [author["family-names"] for author in paper["authors"]]
+    assert names == ["Gonda", "Wei", "Parag", "Pfister"]
+    assert paper["year"] == 2018
+
+
+def test_the_package_reports_the_version_of_the_project():
+    import psc
+
+    assert psc.__version__ == PROJECT["version"]
+
+
+def test_the_library_works_without_the_training_framework():
+    core = [
+        "psc.block.block",
+        "psc.block.unit",
+        "psc.block.block",
+        "psc.networks",
+        "psc.accounting",
+    ]
+    core += ["psc.paper.published", "psc.metrics", "psc.em"]
+    program = f"import {', '.join(core)}, sys; print('\\n'.join(sys.modules))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    ).stdout.split()
+    assert set(core) <= set(loaded)
+    assert not {"hydra", "omegaconf", "lightning", "pytorch_lightning", "wandb"} & set(loaded)

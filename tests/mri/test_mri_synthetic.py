@@ -1,0 +1,246 @@
+"""The stand-in's files: headers as nibabel reads them, and a folder that is whole or not there."""
+
+import json
+import zlib
+
+import nibabel
+import numpy as np
+import pytest
+
+from psc.errors import ConfigError, DataError
+from psc.mri import synthetic
+from psc.mri.data import find_subjects, read_subject
+from psc.mri.synthetic import MARKER, Phantom, SyntheticBrains, write_synthetic_brains
+from psc.mri.tissues import CSF, GM, WM
+
+FEW = SyntheticBrains(subjects=5)
+SIZES = [(1.875, 2, 1.875), (2, 2, 2), (1.674, 2, 1.674)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Five subjects: every voxel size, orientation and kind of header; not to be changed."""
+    path = tmp_path_factory.mktemp("synthetic") / "new" / "brains"
+    assert write_synthetic_brains(path, FEW)
+    return path
+
+
+def load(folder, number, role="ana_strip"):
+    name = f"PHANTOM_{number:02d}"
+    return nibabel.load(folder / name / f"{name}_{role}.nii.gz")
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Every phantom is a ramp that tells each voxel's place, drawn at once; returns the affines."""
+    affines = []
+
+    def draw(shape, affine, rng):
+        affines.append(affine.copy())
+        image = np.arange(np.prod(shape)).reshape(shape) % 32000 + int(rng.integers(1, 100))
+        return Phantom(image.astype(np.int16), (image % 4).astype(np.uint8))
+
+    monkeypatch.setattr(synthetic, "draw_phantom", draw)
+    return affines
+
+
+class TestFiles:
+    @pytest.mark.parametrize("number", range(1, 6))
+    def test_headers(self, folder, number):
+        image, labels = load(folder, number), load(folder, number, "segTRI_fill_ana")
+        assert image.ndim == labels.ndim == 4
+        assert image.shape == labels.shape
+        assert image.shape[3] == 1
+        np.testing.assert_array_equal(image.affine, labels.affine)
+        for header in (image.header, labels.header):
+            assert header.get_data_dtype() == np.int16
+            assert header.get_xyzt_units()[0] == "mm"
+            assert header["descrip"].item() == b"psc synthetic phantom, seed 0"
+            assert np.isnan(header["scl_slope"])  # no scaling, as in IBSR's files
+            assert header["qform_code"] == 1
+            assert header["sform_code"] == (0 if number == 5 else 1)
+            # Both transforms, where both are set, are the same.
+            np.testing.assert_allclose(header.get_qform(), image.affine, atol=1e-3)
+        assert set(np.unique(labels.dataobj)) == {0, CSF, GM, WM}
+
+    def test_orientations_and_voxel_sizes(self, folder):
+        images = [load(folder, number) for number in range(1, 6)]
+        assert ["".join(nibabel.aff2axcodes(i.affine)) for i in images] == [
+            "RAS",
+            "LAS",
+            "PSR",
+            "RAS",
+            "RAS",
+        ]
+        for number, image in enumerate(images):
+            sizes = nibabel.as_closest_canonical(image).header.get_zooms()[:3]
+            np.testing.assert_allclose(sizes, SIZES[number % 3], atol=1e-5)
+            angles = np.rad2deg(nibabel.affines.obliquity(image.affine))
+            if number == 3:
+                assert 1.5 < angles.max() < 10
+            else:
+                assert angles.max() < 1e-3
+        origins = {
+            tuple(np.round(nibabel.affines.apply_affine(i.affine, [0, 0, 0]))) for i in images
+        }
+        assert len(origins) == 5
+
+    def test_our_reader_finds_and_reads_them(self, folder):
+        found = find_subjects(folder)
+        assert list(found) == [f"PHANTOM_{number:02d}" for number in range(1, 6)]
+        for number, files in enumerate(found.values()):
+            assert files.unfilled is None
+            subject = read_subject(files, labels="filled")
+            assert subject.synthetic
+            assert subject.voxel_size == pytest.approx(SIZES[number % 3], abs=1e-5)
+            assert subject.image.shape == subject.labels.shape
+            assert (subject.labels[subject.brain] > 0).all()
+            # A head upright: the stem is lowest, and the brain is longest from back to front.
+            occupied = np.argwhere(subject.brain)
+            lengths = np.ptp(occupied, axis=0) * subject.voxel_size
+            assert lengths.argmax() == 1
+            assert lengths[1] > 155
+            lowest = occupied[:, 2] <= occupied[:, 2].min() + 3
+            stem = subject.labels[tuple(occupied[lowest].T)]
+            assert (stem == WM).mean() > 0.5
+            assert occupied[lowest][:, 1].mean() < occupied[:, 1].mean()
+
+    def test_subjects_differ_in_scale_and_shape(self, folder):
+        images = [np.asarray(load(folder, number).dataobj) for number in range(1, 6)]
+        maxima = [image.max() for image in images]
+        assert max(maxima) > 2 * min(maxima)
+        assert min(maxima) >= 80
+        assert max(maxima) <= 1300
+        assert len({np.count_nonzero(image) for image in images}) == 5
+
+    @pytest.mark.parametrize("number", range(1, 5))
+    def test_the_order_of_axes_changes_no_voxel(self, tmp_path, drawn, number):
+        """What was drawn in RAS order is what nibabel makes of the file, where it was drawn."""
+        write_synthetic_brains(tmp_path / "brains", SyntheticBrains(subjects=4, seed=3))
+        image = nibabel.as_closest_canonical(load(tmp_path / "brains", number))
+        values = np.asarray(image.dataobj)[..., 0]
+        expected = np.arange(values.size).reshape(values.shape) % 32000
+        offset = values[0, 0, 0]
+        np.testing.assert_array_equal(values - offset, expected)
+        # The head lies anywhere in the scanner, but as it was drawn.
+        np.testing.assert_allclose(image.affine[:3, :3], drawn[number - 1][:3, :3], atol=1e-5)
+        shift = image.affine[:3, 3] - drawn[number - 1][:3, 3]
+        assert 1 < np.abs(shift).max() <= 20
+
+    def test_the_phantom_s_middle_is_the_grid_s(self, tmp_path, drawn):
+        write_synthetic_brains(tmp_path / "brains", FEW)
+        for number, affine in enumerate(drawn, 1):
+            shape = nibabel.as_closest_canonical(load(tmp_path / "brains", number)).shape[:3]
+            middle = nibabel.affines.apply_affine(affine, (np.array(shape) - 1) / 2)
+            np.testing.assert_allclose(middle, (0, -2, 0), atol=1e-6)
+            # A rotation times voxel sizes: columns at right angles, nothing mirrored.
+            axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+            np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-9)
+            assert np.linalg.det(axes) > 0
+
+
+class TestReproducibility:
+    def test_a_subject_depends_on_seed_and_number_only(self, folder, tmp_path):
+        write_synthetic_brains(tmp_path / "one", SyntheticBrains(subjects=1))
+        for path in (tmp_path / "one").glob("PHANTOM_01/*"):
+            assert path.read_bytes() == (folder / "PHANTOM_01" / path.name).read_bytes()
+
+    def test_seeds_differ(self, folder, tmp_path):
+        write_synthetic_brains(tmp_path / "other", SyntheticBrains(subjects=1, seed=1))
+        image, other = load(folder, 1), load(tmp_path / "other", 1)
+        assert (np.asarray(image.dataobj) != np.asarray(other.dataobj)).any()
+        assert other.header["descrip"].item() == b"psc synthetic phantom, seed 1"
+
+
+class TestFolder:
+    def test_the_same_request_is_kept(self, folder):
+        path = folder / "PHANTOM_02" / "PHANTOM_02_ana_strip.nii.gz"
+        before = path.stat().st_mtime_ns
+        assert not write_synthetic_brains(folder, FEW)
+        assert path.stat().st_mtime_ns == before
+
+    @pytest.mark.parametrize("other", [SyntheticBrains(), SyntheticBrains(subjects=5, seed=1)])
+    def test_another_request_overwrites_nothing(self, folder, other):
+        with pytest.raises(ConfigError, match=r"something else .* not overwritten"):
+            write_synthetic_brains(folder, other)
+
+    def test_another_generator_overwrites_nothing(self, folder, monkeypatch):
+        monkeypatch.setattr(synthetic, "_VERSION", 99)
+        with pytest.raises(ConfigError, match="not overwritten"):
+            write_synthetic_brains(folder, FEW)
+
+    @pytest.mark.parametrize("marker", [None, "{", "[1, 2]", '{"files": 3}', '{"seed": 0}'])
+    def test_a_folder_of_somebody_else_is_left_alone(self, tmp_path, marker):
+        (tmp_path / "notes").write_text("mine")
+        if marker is not None:
+            (tmp_path / MARKER).write_text(marker)
+        with pytest.raises(ConfigError, match="not overwritten"):
+            write_synthetic_brains(tmp_path, FEW)
+        assert (tmp_path / "notes").read_text() == "mine"
+
+    def test_a_file_of_that_name_is_left_alone(self, tmp_path):
+        (tmp_path / "brains").write_text("mine")
+        with pytest.raises(ConfigError, match="not overwritten"):
+            write_synthetic_brains(tmp_path / "brains", FEW)
+        assert (tmp_path / "brains").read_text() == "mine"
+
+    def test_a_missing_file_is_noticed(self, tmp_path, drawn):
+        write_synthetic_brains(tmp_path / "brains", FEW)
+        (tmp_path / "brains/PHANTOM_04/PHANTOM_04_segTRI_fill_ana.nii.gz").unlink()
+        with pytest.raises(DataError, match=r"PHANTOM_04_segTRI.* is missing.*remove .*brains"):
+            write_synthetic_brains(tmp_path / "brains", FEW)
+
+    def test_a_damaged_file_is_noticed(self, tmp_path, drawn):
+        write_synthetic_brains(tmp_path / "brains", FEW)
+        path = tmp_path / "brains/PHANTOM_03/PHANTOM_03_ana_strip.nii.gz"
+        path.write_bytes(path.read_bytes()[:-1])
+        with pytest.raises(DataError, match=r"PHANTOM_03_ana_strip.* is damaged.*remove .*brains"):
+            write_synthetic_brains(tmp_path / "brains", FEW)
+
+    def test_the_marker_says_what_there_is(self, folder):
+        marker = json.loads((folder / MARKER).read_text())
+        assert (marker["subjects"], marker["seed"]) == (5, 0)
+        there = {str(path.relative_to(folder)) for path in folder.rglob("*.nii.gz")}
+        assert set(marker["files"]) == there
+        assert len(there) == 10
+
+    def test_nothing_is_left_by_a_failure(self, tmp_path, drawn, monkeypatch):
+        packed = []
+
+        def full(content, **_options):
+            packed.append(content)
+            if len(packed) == 4:
+                raise OSError(28, "No space left on device")
+            return zlib.compress(content)
+
+        monkeypatch.setattr(synthetic.gzip, "compress", full)
+        with pytest.raises(DataError, match=r"brains cannot be written .*No space left on device"):
+            write_synthetic_brains(tmp_path / "brains", FEW)
+        assert len(packed) == 4
+        assert not list(tmp_path.iterdir())
+
+    def test_what_an_interrupted_job_left_does_not_matter(self, tmp_path, drawn):
+        """A killed process leaves its temporary folder; the next one writes its own."""
+        left = tmp_path / ".brains.1.tmp" / "PHANTOM_01"
+        left.mkdir(parents=True)
+        (left / "PHANTOM_01_ana_strip.nii.gz").write_bytes(b"half")
+        assert write_synthetic_brains(tmp_path / "brains", FEW)
+        assert not write_synthetic_brains(tmp_path / "brains", FEW)
+        assert list(find_subjects(tmp_path / "brains")) == [f"PHANTOM_0{n}" for n in range(1, 6)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"subjects": 0}, "subjects must be 1 to 99, found 0"),
+        ({"subjects": 100}, "subjects must be 1 to 99, found 100"),
+        ({"seed": -1}, "seed must be at least 0, found -1"),
+    ],
+)
+def test_impossible_requests(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        SyntheticBrains(**changes)
+
+
+def test_the_default_is_as_many_as_ibsr_has():
+    assert SyntheticBrains() == SyntheticBrains(subjects=18, seed=0)

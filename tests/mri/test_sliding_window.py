@@ -1,0 +1,139 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from psc.errors import ConfigError
+from psc.mri.testing import Windows, predict_probabilities
+
+
+class Blur(nn.Module):
+    """Logits of two classes: the mean over a cube of ``reach`` voxels each side, zero padded."""
+
+    def __init__(self, reach: int) -> None:
+        super().__init__()
+        self.mean = nn.AvgPool3d(2 * reach + 1, stride=1, padding=reach)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean = self.mean(x)
+        return torch.cat([mean, -mean], dim=1)
+
+
+def whole(network, image):
+    with torch.inference_mode():
+        return network(torch.from_numpy(image)[None, None]).softmax(dim=1)[0].numpy()
+
+
+@pytest.fixture
+def image():
+    return np.random.default_rng(0).normal(size=(40, 33, 52)).astype(np.float32)
+
+
+@pytest.mark.parametrize("blending", ["gaussian", "constant"])
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.75])
+def test_a_network_that_sees_one_voxel_gives_the_same_in_windows(image, blending, overlap):
+    windows = Windows(size=16, overlap=overlap, blending=blending, batch_size=3)
+    found = predict_probabilities(Blur(0), image, windows)
+    np.testing.assert_allclose(found, whole(Blur(0), image), atol=1e-5)
+
+
+def test_a_window_as_large_as_the_volume_gives_the_same(image):
+    found = predict_probabilities(Blur(3), image, Windows(size=52))
+    np.testing.assert_allclose(
+        found[:, 3:-3, 3:-3, 3:-3], whole(Blur(3), image)[:, 3:-3, 3:-3, 3:-3], atol=1e-6
+    )
+
+
+def test_windows_equal_the_whole_wherever_every_window_sees_the_receptive_field(image):
+    size, reach = 20, 2
+    found = predict_probabilities(Blur(reach), image, Windows(size=size, overlap=0.5))
+    expected = whole(Blur(reach), image)
+    spoilt = np.zeros(image.shape, dtype=bool)  # within reach of a window's face inside the volume
+    for axis, length in enumerate(image.shape):
+        starts = [*range(0, length - size, size // 2), length - size]
+        near = np.zeros(length, dtype=bool)
+        for start in starts:
+            if start > 0:
+                near[start : start + reach] = True
+            if start + size < length:
+                near[start + size - reach : start + size] = True
+        shape = [1, 1, 1]
+        shape[axis] = -1
+        spoilt |= near.reshape(shape)
+    assert 0.2 < (~spoilt).mean() < 0.8
+    difference = np.abs(found - expected).max(axis=0)
+    assert difference[~spoilt].max() < 1e-6
+    assert difference[spoilt].max() > 1e-3
+
+
+def test_probabilities_sum_to_one_and_the_image_is_untouched(image):
+    before = image.copy()
+    found = predict_probabilities(Blur(1), image, Windows(size=16, batch_size=1))
+    np.testing.assert_allclose(found.sum(axis=0), 1, atol=1e-5)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(image, before)
+
+
+def test_a_volume_smaller_than_the_window_is_padded_with_background():
+    image = np.full((5, 6, 7), 2.0, dtype=np.float32)
+    seen = []
+
+    def network(x):
+        seen.append(x)
+        return Blur(0)(x)
+
+    found = predict_probabilities(network, image, Windows(size=8), background=-3.0)
+    assert found.shape == (2, 5, 6, 7)
+    assert set(seen[0].unique().tolist()) == {-3.0, 2.0}
+    assert (seen[0] == 2.0).sum() == image.size
+
+
+def test_blending_weighs_the_middle_of_a_window_more(image):
+    """Windows that disagree: each says how many came before it."""
+    calls = iter(range(1000))
+
+    def network(x):
+        value = float(next(calls))
+        return torch.stack([torch.full(x.shape[2:], value), torch.zeros(x.shape[2:])])[None]
+
+    line = image[:16, :16, :24]
+    found = predict_probabilities(network, line, Windows(size=16, overlap=0.5, batch_size=1))
+    first, second = (np.exp(v) / (1 + np.exp(v)) for v in (0.0, 1.0))
+    along = found[0, 8, 8]
+    np.testing.assert_allclose(along[:8], first, atol=1e-6)
+    np.testing.assert_allclose(along[16:], second, atol=1e-6)
+    assert np.all(np.diff(along[8:16]) > 0)
+
+
+MEMORY = """
+import resource
+import numpy as np, torch
+from psc.mri.testing import Windows, predict_probabilities
+network = torch.nn.Conv3d(1, 4, 1)
+predict_probabilities(network, np.zeros((64, 64, 64), np.float32), Windows())
+image = np.zeros((256, 128, 256), np.float32)
+image[:] = 1
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+predict_probabilities(network, image, Windows())
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+def test_memory_for_a_whole_head_is_bounded():
+    """Four classes of 256×128×256 voxels are 128 MiB; sums and weights may double that."""
+    found = subprocess.run(
+        [sys.executable, "-c", MEMORY], capture_output=True, text=True, timeout=300, check=True
+    )
+    assert float(found.stdout) < 384
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"size": 0}, {"overlap": 1.0}, {"overlap": -0.1}, {"batch_size": 0}, {"blending": "soft"}],
+)
+def test_impossible_windows_are_refused(options):
+    with pytest.raises(ConfigError, match=str(next(iter(options.values())))):
+        Windows(**options)

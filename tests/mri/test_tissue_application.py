@@ -1,0 +1,218 @@
+"""From NIfTI to record and back to NIfTI: the MRI application on tiny brains, on real files."""
+
+import csv
+import json
+
+import nibabel
+import numpy as np
+import pytest
+import tiny_brains
+import torch
+
+from psc.applications import build_application
+from psc.config import compose
+from psc.config.schema import EvaluateConfig, SegmentConfig
+from psc.errors import CheckpointError, ConfigError, DataError
+from psc.paper.summary import write_summary
+from psc.training.evaluation import evaluate_checkpoint
+from psc.training.prediction import segment_file
+from psc.training.training import train
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run: record and folder of everything."""
+    folder = tmp_path_factory.mktemp("tissue")
+    tiny_brains.write_cohort(folder)
+    return train(compose(tiny_brains.overrides(folder))), folder
+
+
+@pytest.fixture
+def checkpoint(finished):
+    record, folder = finished
+    return folder / "runs" / record.run / "checkpoints" / "best.ckpt"
+
+
+def test_a_run_leaves_scores_and_where_they_come_from(finished):
+    record, folder = finished
+    run = folder / "runs" / record.run
+    assert json.loads((run / "result.json").read_text())["metrics"] == record.metrics
+    for part, subjects in (("validation", 1), ("test", 1)):
+        scores = record.metrics[part]
+        assert scores["subjects"] == subjects
+        assert all(0 <= scores[f"dice_{tissue}"] <= 1 for tissue in ("csf", "gm", "wm", "mean"))
+    assert set(record.metrics["subjects"]) == {"IBSR_03", "IBSR_04"}
+    assert record.metrics["baseline"]["test"]["dice_wm"] > 0.8
+    assert record.data["kind"] == "real"
+    assert record.data["splits"]["train"] == ["IBSR_01", "IBSR_02"]
+    assert set(record.data["labels"]) == {f"IBSR_0{i}" for i in range(1, 5)}
+    assert len(record.data["files"]) == 8
+    assert record.throughput["gflop_per_iteration"] > 0
+    columns = (run / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"train/loss", "validation/loss", "validation/dice_gm"} <= set(columns)
+    with (run / "evaluation" / "subjects.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    (row,) = [r for r in rows if (r["method"], r["part"]) == ("network", "test")]
+    assert float(row["dice_gm"]) == pytest.approx(record.metrics["test"]["dice_gm"])
+    assert len(rows) == 4  # network and baseline, validation and test
+    for name in ("dice.png", "volumes.png", "IBSR_04_slices.png"):
+        assert (run / "evaluation" / name).is_file()
+
+
+def test_the_written_labels_are_what_was_scored_in_the_subjects_own_space(finished):
+    record, folder = finished
+    source = nibabel.load(folder / "brains/IBSR_04/IBSR_04_ana_strip.nii.gz")
+    written = nibabel.load(folder / "runs" / record.run / "evaluation" / "IBSR_04_tissues.nii.gz")
+    assert written.shape == source.shape
+    assert nibabel.aff2axcodes(written.affine) == nibabel.aff2axcodes(source.affine) != tuple("RAS")
+    np.testing.assert_array_equal(written.affine, source.affine)
+    truth = np.asanyarray(
+        nibabel.load(folder / "brains/IBSR_04/IBSR_04_segTRI_fill_ana.nii.gz").dataobj
+    )
+    prediction = np.asanyarray(written.dataobj)
+    for tissue, value in (("csf", 1), ("gm", 2), ("wm", 3)):
+        a, b = truth == value, prediction == value
+        dice = 2 * (a & b).sum() / (a.sum() + b.sum())
+        assert record.metrics["test"][f"dice_{tissue}"] == pytest.approx(dice)
+
+
+def test_its_summary_has_dice_of_the_network_and_of_intensity_alone(finished):
+    record, folder = finished
+    text = write_summary(folder / "runs").text
+    for scores in (record.metrics["test"], record.metrics["baseline"]["test"]):
+        assert f"| {100 * scores['dice_gm']:.1f} | {100 * scores['dice_wm']:.1f} |" in text
+    assert "intensity alone" in text
+    assert (folder / "runs" / "tradeoff.png").is_file()
+
+
+def test_evaluating_its_checkpoint_gives_the_same_scores(finished, checkpoint, tmp_path):
+    again = evaluate_checkpoint(
+        EvaluateConfig(checkpoint=str(checkpoint), output=str(tmp_path / "out"), accelerator="cpu")
+    )
+    assert again.metrics == finished[0].metrics
+
+
+def test_a_subject_without_labels_is_segmented_as_the_evaluation_did(
+    finished, checkpoint, tmp_path
+):
+    record, folder = finished
+    output = tmp_path / "new" / "labels.nii.gz"
+    config = SegmentConfig(
+        checkpoint=str(checkpoint),
+        input=str(folder / "brains/IBSR_04/IBSR_04_ana_strip.nii.gz"),
+        output=str(output),
+        accelerator="cpu",
+    )
+    segment_file(config)
+    evaluated = folder / "runs" / record.run / "evaluation" / "IBSR_04_tissues.nii.gz"
+    found, expected = nibabel.load(output), nibabel.load(evaluated)
+    np.testing.assert_array_equal(np.asanyarray(found.dataobj), np.asanyarray(expected.dataobj))
+    with pytest.raises(ConfigError, match="exists; give another file"):
+        segment_file(config)
+    config.overwrite = True
+    assert segment_file(config) == output
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"output": "labels.png"}, ConfigError, r"name it \*.nii.gz"),
+        ({"input": "missing.nii.gz"}, DataError, "missing.nii.gz"),
+        ({"checkpoint": "missing.ckpt"}, CheckpointError, "missing.ckpt"),
+        ({"accelerator": "tpu"}, ConfigError, "accelerator=tpu"),
+    ],
+)
+def test_segmenting_refuses_what_cannot_work(
+    finished, checkpoint, tmp_path, changes, error, message
+):
+    good = {
+        "checkpoint": str(checkpoint),
+        "input": str(finished[1] / "brains/IBSR_04/IBSR_04_ana_strip.nii.gz"),
+        "output": str(tmp_path / "labels.nii.gz"),
+    }
+    with pytest.raises(error, match=message):
+        segment_file(SegmentConfig(**(good | changes)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_input_is_never_overwritten(finished, checkpoint, tmp_path):
+    source = finished[1] / "brains/IBSR_04/IBSR_04_ana_strip.nii.gz"
+    before = source.read_bytes()
+    with pytest.raises(ConfigError, match="is the input"):
+        segment_file(
+            SegmentConfig(
+                checkpoint=str(checkpoint), input=str(source), output=str(source), overwrite=True
+            )
+        )
+    assert source.read_bytes() == before
+
+
+def test_a_network_of_another_task_segments_no_brain(finished_run, tmp_path):
+    _, folder, _ = finished_run
+    with pytest.raises(CheckpointError, match="labels no tissues"):
+        segment_file(
+            SegmentConfig(
+                checkpoint=str(folder / "checkpoints" / "best.ckpt"),
+                input="brain.nii.gz",
+                output=str(tmp_path / "labels.nii.gz"),
+            )
+        )
+
+
+def test_folds_test_every_subject_once(finished):
+    _, folder = finished
+    tested = []
+    for fold in range(4):
+        config = compose(
+            tiny_brains.overrides(
+                folder,
+                "dataset.folds=4",
+                f"dataset.fold={fold}",
+                "dataset.validation_subjects=1",
+            )
+        )
+        splits = build_application(config).data_record()["splits"]
+        assert len(splits["train"]) == 2
+        tested += splits["test"]
+    assert sorted(tested) == [f"IBSR_0{i}" for i in range(1, 5)]
+
+
+def test_resampled_subjects_are_scored_on_their_own_grid(finished):
+    _, folder = finished
+    config = compose(tiny_brains.overrides(folder, "dataset.voxel_size=[1.25,1.25,1.25]"))
+    application = build_application(config)
+    network = application.build_network().eval()
+    output = folder / "resampled"
+    metrics = application.evaluate(network, output, device=torch.device("cpu"), source={})
+    written = nibabel.load(output / "IBSR_04_tissues.nii.gz")
+    assert written.shape == nibabel.load(folder / "brains/IBSR_04/IBSR_04_ana_strip.nii.gz").shape
+    volume = sum(metrics["subjects"]["IBSR_04"][f"volume_truth_{t}"] for t in ("csf", "gm", "wm"))
+    assert volume == pytest.approx((tiny_brains.labels_of(4) > 0).sum() * 1.5 / 1000)
+
+
+@pytest.mark.parametrize("value", [4, -1])
+def test_wrong_labels_are_refused_before_training(tmp_path, value):
+    tiny_brains.write_cohort(tmp_path)
+    labels = tiny_brains.labels_of(2)
+    tiny_brains.write_subject(tmp_path / "brains", 2, labels=np.where(labels == 3, value, labels))
+    with pytest.raises(DataError, match=rf"IBSR_02_segTRI_fill_ana.nii.gz.* {value}\b"):
+        build_application(compose(tiny_brains.overrides(tmp_path)))
+
+
+def test_a_subject_without_labels_does_not_train(tmp_path):
+    tiny_brains.write_cohort(tmp_path)
+    (tmp_path / "brains/IBSR_01/IBSR_01_segTRI_fill_ana.nii.gz").unlink()
+    with pytest.raises(DataError, match=r"IBSR_01.*label"):
+        build_application(compose(tiny_brains.overrides(tmp_path)))
+
+
+def test_phantoms_and_recordings_are_not_confused(tmp_path):
+    tiny_brains.write_cohort(tmp_path)
+    overrides = tiny_brains.overrides(tmp_path, "dataset.synthetic=null")
+    assert build_application(compose(overrides)).data_record()["kind"] == "real"
+    path = tmp_path / "brains/IBSR_03/IBSR_03_ana_strip.nii.gz"
+    volume = nibabel.load(path)
+    volume.header["descrip"] = b"psc synthetic phantom, seed 0"
+    nibabel.save(nibabel.Nifti1Image(np.asanyarray(volume.dataobj), None, volume.header), path)
+    with pytest.raises(DataError, match="is a phantom"):
+        build_application(compose(overrides))

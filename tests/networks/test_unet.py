@@ -1,0 +1,174 @@
+"""U-Net: published counts and widths, geometry, receptive field."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from psc import make_segment
+from psc.errors import ConfigError
+from psc.networks.unet import UNet
+
+BLOCKS = {
+    "3d": make_segment("conv3d"),
+    "p1sc1": make_segment(m=1, n=1),
+    "p2sc2": make_segment(m=2, n=2),
+    "p2sc3": make_segment(m=2, n=3),
+    "p3sc2": make_segment(m=3, n=2),
+}
+
+
+def on_meta(block, **options):
+    with torch.device("meta"):
+        return UNet(BLOCKS[block], **options)
+
+
+@pytest.mark.parametrize(
+    ("block", "parameters"), [("3d", 25_178_811), ("p1sc1", 12_574_139), ("p2sc2", 15_698_611)]
+)
+def test_published_parameter_counts(block, parameters):
+    assert sum(p.numel() for p in on_meta(block).parameters()) == parameters
+
+
+@pytest.mark.parametrize("block", ["3d", "p1sc1", "p2sc2"])
+def test_132_voxels_give_44(block):
+    network = on_meta(block)
+    assert network.output_size(132) == 44
+    x = torch.zeros(1, 1, 132, 132, 132, device="meta")
+    assert network(x).shape == (1, 3, 44, 44, 44)
+
+
+def test_layer_widths_of_p2sc2_are_the_authors():
+    network = on_meta("p2sc2")
+    for segments, expected in (
+        (
+            network.encoder,
+            [(1, 4, 4, 12), (24, 54, 54, 36), (72, 162, 162, 108), (216, 486, 486, 324)],
+        ),
+        (network.decoder, [(432, 216, 216, 108), (144, 72, 72, 36), (48, 24, 24, 12)]),
+    ):
+        for segment, widths in zip(segments, expected, strict=True):
+            (block,) = segment.blocks
+            assert len(block.streams) == 2
+            for stream in block.streams:
+                convolutions = [part.conv for part in stream]
+                assert [c.in_channels for c in convolutions] == list(widths[:-1])
+                assert [c.out_channels for c in convolutions] == list(widths[1:])
+                assert max(convolutions[-1].kernel_size) == 5
+
+
+def test_layer_widths_of_p1sc1_are_the_authors():
+    network = on_meta("p1sc1")
+    widths = [
+        [block.width for block in segment.blocks]
+        for segment in (*network.encoder, *network.decoder)
+    ]
+    assert widths == [[w, w] for w in (8, 72, 216, 512, 216, 72, 24)]
+
+
+def test_initialisation_is_he_with_zero_biases():
+    torch.manual_seed(0)
+    network = UNet(BLOCKS["3d"], base_width=16, depth=1)
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d):
+            assert not module.bias.any()
+    weight = network.encoder[1].layers.conv_2.conv.weight  # 48 → 48
+    assert weight.std().item() == pytest.approx((2 / (48 * 27)) ** 0.5, rel=0.02)
+
+
+def test_summed_streams_are_initialised_as_one_convolution_of_all_their_inputs():
+    torch.manual_seed(0)
+    network = UNet(make_segment(m=2, n=2, merge="sum"), base_width=16, depth=1)
+    (block,) = network.encoder[1].blocks
+    for stream in block.streams:
+        variance = stream.axis.conv.weight.var().item()
+        assert variance == pytest.approx(2 / (2 * block.width * 5), rel=0.05)
+        assert stream.plane_2.conv.weight.var().item() == pytest.approx(
+            2 / (block.width * 9), rel=0.05
+        )
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_output_size_is_what_forward_returns(block, padding, depth):
+    network = UNet(BLOCKS[block], base_width=3, growth=1, depth=depth, padding=padding)
+    sizes = network.valid_input_sizes(1, 68)
+    assert sizes
+    assert all(b > a for a, b in itertools.pairwise(sizes))
+    for size in (sizes[0], sizes[-1]):
+        y = network(torch.zeros(1, 1, size, size, size))
+        assert y.shape[2:] == (network.output_size(size),) * 3
+    for size in set(range(1, 69)) - set(sizes):
+        with pytest.raises(ConfigError):
+            network.output_size(size)
+
+
+def test_anisotropic_input():
+    network = UNet(BLOCKS["p2sc2"], base_width=2, growth=1, depth=1)
+    y = network(torch.zeros(1, 1, 18, 24, 30))
+    assert y.shape == (1, 3, 2, 8, 14)
+
+
+def test_input_size_for_is_the_smallest():
+    network = on_meta("p2sc2")
+    assert network.input_size_for(44) == 132
+    assert network.input_size_for(43) == 132
+    assert network.input_size_for(1) == network.valid_input_sizes(1, 200)[0]
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize(("block", "depth"), [("3d", 1), ("p2sc2", 2), ("p2sc3", 1)])
+def test_receptive_field_is_the_widest_that_a_gradient_reaches(block, depth, padding):
+    network = UNet(BLOCKS[block], base_width=2, growth=1, depth=depth, padding=padding).double()
+    network.pool = nn.AvgPool3d(2)  # a maximum would hide what it did not choose
+    for parameter in network.parameters():
+        parameter.data.abs_()
+    size = 24 * network.period if padding == "same" else network.input_size_for(network.period)
+    shape = (1, 1, size, size, size)
+    x = torch.rand(shape, dtype=torch.float64, requires_grad=True)
+    y = network(x)
+    spans = []
+    for shift in range(network.period):
+        centre = (y.shape[-1] - network.period) // 2 + shift
+        (gradient,) = torch.autograd.grad(
+            y[0, :, centre, centre, centre].sum(), x, retain_graph=True
+        )
+        spans.append(int((gradient[0, 0] != 0).any(0).any(0).sum()))
+    assert max(spans) == network.receptive_field
+
+
+def test_shifts_by_the_period_commute_and_others_do_not():
+    torch.manual_seed(0)
+    network = UNet(BLOCKS["p2sc2"], base_width=3, growth=2, depth=1).double()
+    x = torch.rand(1, 1, 28, 28, 28, dtype=torch.float64)
+    y = network(x[..., :26])
+    shifted = network(x[..., 2:])
+    torch.testing.assert_close(shifted[..., :-2], y[..., 2:])
+    odd = network(x[..., 1:27])
+    assert not torch.allclose(odd[..., :-1], y[..., 1:])
+
+
+def test_a_size_it_cannot_take_names_the_nearest():
+    with pytest.raises(ConfigError, match=r"131 voxels.*124 \(output 36\), 132 \(output 44\)"):
+        on_meta("3d").output_size(131)
+    with pytest.raises(ConfigError, match="nearest valid sizes: 92"):
+        on_meta("3d").output_size(3)
+
+
+@pytest.mark.parametrize("option", ["base_width", "growth", "depth"])
+def test_sizes_below_one_are_refused(option):
+    with pytest.raises(ConfigError, match=option):
+        UNet(BLOCKS["3d"], **{option: 0})
+
+
+@pytest.mark.parametrize("block", ["3d", "p2sc2"])
+def test_compiles_in_one_graph_to_the_same_numbers_and_names(block):
+    torch.manual_seed(0)
+    network = UNet(BLOCKS[block], base_width=3, growth=2, depth=1)
+    x = torch.rand(1, 1, 20, 20, 20)
+    expected, names = network(x), list(network.state_dict())
+    network.compile(backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(network(x), expected)
+    assert list(network.state_dict()) == names  # checkpoints do not depend on compilation

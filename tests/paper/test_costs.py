@@ -1,0 +1,50 @@
+"""Costs of a recorded network, against a count made while a real one computes."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from psc.config import compose
+from psc.networks.build import build_network
+from psc.paper.measures import forward_cost
+
+
+def multiply_adds(network, size):
+    """Count them by watching every convolution of a forward pass."""
+    counted = []
+
+    def watch(module, inputs, output):
+        # Each weight meets every voxel that a convolution computes, or a transposed one reads.
+        voxels = inputs[0] if isinstance(module, nn.ConvTranspose3d) else output
+        counted.append(module.weight.numel() * voxels[0, 0].numel())
+
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
+            module.register_forward_hook(watch)
+    with torch.no_grad():
+        network(torch.zeros(1, 1, size, size, size))
+    return sum(counted)
+
+
+def test_a_record_s_network_is_built_again_and_counted(finished_run):
+    record, _, overrides = finished_run
+    cost = forward_cost(record)
+    config = compose(overrides)
+    assert cost.input_shape == (1, 1, 16, 16, 16)
+    assert cost.multiply_adds == multiply_adds(build_network(config.backbone, config.block), 16)
+    assert cost.flops == 2 * cost.multiply_adds
+
+
+def test_a_network_that_this_code_would_build_otherwise_has_no_known_cost(finished_run):
+    record = finished_run[0]
+    assert forward_cost(replace(record, parameters=record.parameters + 1)) is None
+
+
+@pytest.mark.parametrize(
+    "part", [{"backbone": {"name": "other"}}, {"block": {"name": "x", "kind": "of another time"}}]
+)
+def test_a_configuration_that_this_code_does_not_know_has_no_known_cost(finished_run, part):
+    record = finished_run[0]
+    assert forward_cost(replace(record, config=record.config | part)) is None

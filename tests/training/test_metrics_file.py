@@ -1,0 +1,41 @@
+"""metrics.csv: appended, kept across a resume, robust to a cut-off row."""
+
+from psc.training.records import MetricsFile, read_metrics
+
+
+def test_rows_are_on_disk_as_soon_as_they_are_logged(tmp_path):
+    path = tmp_path / "metrics.csv"
+    log = MetricsFile(path)
+    log.log_metrics({"train/loss": 0.5, "epoch": 0.0, "unknown": 3.0}, step=9)
+    log.log_metrics({"validation/loss": 0.25, "epoch": 0.0}, step=9)
+    log.log_metrics({"epoch": 0.0}, step=10)  # nothing to say
+    rows = read_metrics(path)
+    assert [(r["step"], r["train/loss"], r["validation/loss"]) for r in rows] == [
+        ("9", "0.5", ""),
+        ("9", "", "0.25"),
+    ]
+
+
+def test_a_resume_keeps_what_came_before_and_drops_what_is_computed_again(tmp_path):
+    path = tmp_path / "metrics.csv"
+    log = MetricsFile(path)
+    for step in (4, 9, 14):
+        log.log_metrics({"train/loss": float(step)}, step=step)
+    MetricsFile(path, first_step=10).log_metrics({"train/loss": 100.0}, step=14)
+    assert [r["train/loss"] for r in read_metrics(path)] == ["4.0", "9.0", "100.0"]
+
+
+def test_a_row_cut_short_by_a_kill_is_dropped(tmp_path):
+    path = tmp_path / "metrics.csv"
+    MetricsFile(path).log_metrics({"train/loss": 1.0}, step=1)
+    with path.open("a") as file:
+        file.write("2,0,0.")
+    assert len(read_metrics(path)) == 1
+
+
+def test_a_new_run_starts_with_a_header_only(tmp_path):
+    path = tmp_path / "metrics.csv"
+    MetricsFile(path)
+    assert path.read_text().startswith("step,epoch,seconds,train/loss,validation/loss")
+    assert read_metrics(path) == []
+    assert read_metrics(tmp_path / "none.csv") == []

@@ -1,0 +1,49 @@
+"""Adam's parameter groups and the schedules."""
+
+import pytest
+import torch
+from torch import nn
+
+from psc.config.schema import OptimizerConfig, ScheduleConfig
+from psc.training.task import build_optimizer, learning_rate_factor
+
+
+def test_biases_learn_at_twice_the_rate_and_nothing_is_left_out():
+    network = nn.Sequential(nn.Conv3d(1, 2, 1), nn.BatchNorm3d(2), nn.Conv3d(2, 1, 1, bias=False))
+    config = OptimizerConfig(
+        learning_rate=1e-3, betas=[0.99, 0.999], weight_decay=5e-6, bias_learning_rate_factor=2
+    )
+    optimizer = build_optimizer(network, config)
+    weights, biases = optimizer.param_groups
+    assert (weights["lr"], biases["lr"]) == (1e-3, 2e-3)
+    assert weights["betas"] == (0.99, 0.999)
+    assert weights["weight_decay"] == 5e-6
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert held == {id(p) for p in network.parameters()}
+    assert {id(p) for p in biases["params"]} == {id(network[0].bias), id(network[1].bias)}
+
+
+def test_inverse_is_caffes_inv():
+    factor = learning_rate_factor(ScheduleConfig("inverse", gamma=1e-4, power=0.75), 100_000)
+    assert factor(0) == 1
+    assert factor(100_000) == pytest.approx(11**-0.75)
+
+
+def test_cosine_ends_at_zero_and_constant_stays():
+    cosine = learning_rate_factor(ScheduleConfig("cosine"), 100)
+    assert [cosine(i) for i in (0, 50, 100, 150)] == pytest.approx([1, 0.5, 0, 0], abs=1e-12)
+    constant = learning_rate_factor(ScheduleConfig("constant"), 100)
+    assert constant(77) == 1
+
+
+def test_the_schedule_reaches_the_optimizer():
+    network = nn.Linear(1, 1)
+    optimizer = build_optimizer(network, OptimizerConfig(learning_rate=1.0))
+    factor = learning_rate_factor(ScheduleConfig("inverse", gamma=1.0, power=1.0), 10)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    rates = []
+    for _ in range(3):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx([1, 1 / 2, 1 / 3])

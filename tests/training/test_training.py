@@ -1,0 +1,207 @@
+"""A run in this process: its record, its folder, its resume, its reproducibility."""
+
+import pytest
+import torch
+
+from psc.config import compose
+from psc.errors import CheckpointError, ConfigError, DataError, DivergenceError
+from psc.networks.build import build_network
+from psc.training.callbacks import Throughput
+from psc.training.checkpoints import load_checkpoint, load_network_weights, weights_digest
+from psc.training.records import read_metrics, read_record
+from psc.training.training import train
+
+
+def run(overrides, *more):
+    return train(compose([*overrides, *more]))
+
+
+def folder_of(record, tmp_path):
+    return tmp_path / "runs" / record.run
+
+
+def test_a_run_leaves_its_record_and_everything_needed_to_trust_it(finished_run):
+    record, folder, overrides = finished_run
+    assert read_record(folder) == record
+    config = compose(overrides)
+    network = build_network(config.backbone, config.block)
+    assert record.parameters == sum(p.numel() for p in network.parameters())
+    assert record.iterations == 6
+    assert record.config["block"]["name"] == "p2sc2"
+    assert record.data["kind"] == "real"
+    assert len(record.data["files"]) == 1
+    assert len(record.data["files"][0]["sha256"]) == 64
+    assert record.versions["torch"] == torch.__version__.split("+")[0]
+    assert record.hardware["accelerator"] == "cpu"
+    # 16³ voxels, two patches, 3× the forward pass; by hand: every convolution of the network
+    macs = sum(
+        module.weight.numel() * 16**3 / (8 if "encoder.1" in name else 1)
+        for name, module in network.named_modules()
+        if isinstance(module, torch.nn.Conv3d) and "reduce" not in name
+    )
+    up = sum(p.numel() * 8**3 for p in network.upsample.parameters())
+    macs += up + sum(c.weight.numel() * 16**3 for c in network.reduce)
+    assert record.throughput["gflop_per_iteration"] == pytest.approx(2 * 3 * 2 * macs / 1e9)
+    rows = read_metrics(folder / "metrics.csv")
+    assert [row["step"] for row in rows if row["validation/loss"]] == ["1", "3", "5"]
+    for name in (
+        "config.json",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "evaluation/test-0.png",
+        "evaluation/thresholds.png",
+    ):
+        assert (folder / name).stat().st_size > 0
+
+
+def weights(folder, name="last.ckpt"):
+    return load_checkpoint(folder / "checkpoints" / name)["state_dict"]
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny_run, tmp_path):
+    a, b = (run(tiny_run, f"output_directory={tmp_path}/runs/{i}") for i in "ab")
+    first, second = (weights(tmp_path / "runs" / i / r.run) for i, r in (("a", a), ("b", b)))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    c = run(tiny_run, "seed=1")
+    assert any(not torch.equal(first[k], v) for k, v in weights(folder_of(c, tmp_path)).items())
+
+
+class KilledError(Exception):
+    """Stands for whatever ends a process between two iterations."""
+
+
+def test_a_killed_run_resumes_to_the_very_weights_of_an_uninterrupted_one(
+    tiny_run, tmp_path, monkeypatch
+):
+    whole = run(tiny_run, f"output_directory={tmp_path}/whole")
+    expected = weights(tmp_path / "whole" / whole.run)
+
+    counted = Throughput.on_train_batch_end
+
+    def killed(self, trainer, *args):
+        counted(self, trainer, *args)
+        if trainer.global_step == 5:  # one iteration after the checkpoint of step 4
+            raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Throughput, "on_train_batch_end", killed)
+        with pytest.raises(KilledError):
+            run(tiny_run)
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert not (folder / "result.json").exists()
+
+    resumed = run(tiny_run, "resume=true")
+    assert folder_of(resumed, tmp_path) == folder
+    assert resumed.iterations == 6
+    torch.testing.assert_close(weights(folder), expected, rtol=0, atol=0)
+    rows = read_metrics(folder / "metrics.csv")
+    assert [row["step"] for row in rows if row["validation/loss"]] == ["1", "3", "5"]
+    assert resumed.metrics == whole.metrics
+
+    again = run(tiny_run, "resume=true")  # finished: nothing to do
+    assert again == resumed
+
+
+def test_the_last_checkpoint_is_the_last_even_if_validation_does_not_improve(tiny_run, tmp_path):
+    """Lightning's save_last follows the best checkpoint and would resume from an old one."""
+    record = run(tiny_run, "recipe.optimizer.learning_rate=0.3", "recipe.schedule.name=constant")
+    folder = folder_of(record, tmp_path)
+    rows = read_metrics(folder / "metrics.csv")
+    losses = [float(row["validation/loss"]) for row in rows if row["validation/loss"]]
+    assert losses[-1] > min(losses)  # or this tests nothing
+    steps = {
+        name: load_checkpoint(folder / "checkpoints" / f"{name}.ckpt")["global_step"]
+        for name in ("best", "last")
+    }
+    assert steps == {"best": 2 * (1 + losses.index(min(losses))), "last": 6}
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [
+        "best.ckpt",
+        "last.ckpt",
+    ]
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(finished_run, tiny_run):
+    last = finished_run[1] / "checkpoints" / "last.ckpt"
+    with pytest.raises(CheckpointError, match="another backbone, block or width"):
+        run(tiny_run, "block=3d", f"resume={last}")
+    config = compose([*tiny_run, "block=p1sc1"])
+    network = build_network(config.backbone, config.block)
+    with pytest.raises(CheckpointError, match="network needs"):
+        load_network_weights(network, load_checkpoint(last), last)
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "message"),
+    [
+        ("dataset.train=[{raw:/nowhere/x.h5}]", DataError, "does not exist"),
+        ("dataset.train=[{raw:$NOT_SET/x.h5}]", DataError, "environment variable is not set"),
+        ("dataset.train.0.raw_key=volumes/grey", DataError, "volumes/raw"),
+        ("dataset.train.0.z=[0,8]", DataError, "output"),
+        ("dataset.test.0.z=[36,90]", ConfigError, "inside the volume"),
+        ("trainer.strategy=magic", ConfigError, "trainer.*strategy=magic"),
+    ],
+)
+def test_bad_input_is_refused_before_training(tiny_run, tmp_path, override, error, message):
+    with pytest.raises(error, match=message):
+        run(tiny_run, override)
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_diverged_training_ends_with_the_remedy_and_without_a_record(tiny_run, tmp_path):
+    with pytest.raises(DivergenceError, match="diverged"):
+        run(tiny_run, "recipe.optimizer.learning_rate=1e30", "recipe.loss=squared_error")
+    assert not list(tmp_path.rglob("result.json"))
+
+
+def test_max_minutes_ends_a_run_early_with_a_complete_record(tiny_run):
+    record = run(
+        tiny_run,
+        "recipe.iterations=100000",
+        "recipe.validate_every=100000",
+        "recipe.max_minutes=0.05",
+    )
+    assert 0 < record.iterations < 100_000
+    assert record.metrics["test"]["total"] > 0
+
+
+def test_wandb_offline_without_a_login(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    record = run(tiny_run, "logger=wandb", "recipe.iterations=2", "logger.group=table-6d")
+    folder = folder_of(record, tmp_path)
+    (offline,) = (folder / "wandb").glob("offline-run-*")
+    import wandb
+
+    assert wandb.run is None  # finished
+    (sent,) = offline.glob("*.wandb")  # what `wandb sync` would send, text as it is
+    content = sent.read_bytes()
+    for text in ("table-6d", "unet p2sc2", "test/total", record.run):
+        assert text.encode() in content
+    drawn = {path.stem for path in (folder / "evaluation").glob("*.png")}
+    kept = {path.name for path in (offline / "files/media/images/evaluation").glob("*.png")}
+    assert drawn
+    assert all(any(name.startswith(f"{stem}_") for name in kept) for stem in drawn)
+
+
+def test_fine_tuning_begins_with_the_weights_of_a_checkpoint_and_says_so(
+    tiny_run, tmp_path, finished_run
+):
+    first, folder, _ = finished_run
+    best = folder / "checkpoints" / "best.ckpt"
+    still = ("recipe.optimizer.learning_rate=1e-30", "recipe.iterations=2", "block=p2sc2")
+    record = run(tiny_run, f"initial_weights={best}", *still)
+    # Nothing was learnt, so it is the same network, with the same scores.
+    assert record.metrics["test"] == first.metrics["test"]
+    assert record.iterations == 2
+    assert record.data["initial_weights"] == weights_digest(load_checkpoint(best))
+    assert "initial_weights" not in first.data
+    assert record.run != first.run
+
+
+def test_fine_tuning_refuses_another_network_before_reading_data(tiny_run, finished_run):
+    best = finished_run[1] / "checkpoints" / "best.ckpt"
+    elsewhere = "dataset.train=[{raw:/nowhere.h5}]"
+    with pytest.raises(CheckpointError, match=r"was trained with block=.*p2sc2.*this run has"):
+        run(tiny_run, f"initial_weights={best}", "block=3d", elsewhere)
+    with pytest.raises(CheckpointError, match=r"no checkpoint at /nowhere\.ckpt"):
+        run(tiny_run, "initial_weights=/nowhere.ckpt", elsewhere)

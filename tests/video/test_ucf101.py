@@ -1,0 +1,144 @@
+import pytest
+
+from psc.errors import ConfigError, DataError
+from psc.video.data import SPLITS, VideoName, parse_name, read_classes, read_split
+
+CLASSES = ["Archery", "HandstandPushups"]
+
+
+def write_lists(folder, *, classes=None, train=None, test=None, newline="\r\n"):
+    """Lists as the official ones are, groups 1 to 5, tested on 1."""
+    lines = {
+        "classInd.txt": [f"{i} {name}" for i, name in enumerate(CLASSES, 1)],
+        "trainlist01.txt": [
+            f"{name}/v_{name.replace('stand', 'Stand')}_g{group:02d}_c{clip:02d}.avi {label}"
+            for label, name in enumerate(CLASSES, 1)
+            for group in range(2, 6)
+            for clip in (1, 2)
+        ],
+        "testlist01.txt": [f"{n}/v_{n.replace('stand', 'Stand')}_g01_c01.avi" for n in CLASSES],
+    }
+    given = {"classInd.txt": classes, "trainlist01.txt": train, "testlist01.txt": test}
+    folder.mkdir(exist_ok=True)
+    for name, text in lines.items():
+        content = text if given[name] is None else given[name]
+        (folder / name).write_bytes("".join(line + newline for line in content).encode())
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("v_Archery_g01_c07.avi", VideoName("Archery", 1, 7)),
+        ("Biking/v_Biking_g25_c10.AVI", VideoName("Biking", 25, 10)),
+        ("v_HandStandPushups_g08_c02", VideoName("HandStandPushups", 8, 2)),
+    ],
+)
+def test_names(name, expected):
+    assert parse_name(name) == expected
+
+
+@pytest.mark.parametrize("name", ["Archery.avi", "v_Archery_c01.avi", "v_Archery_g01_c01_2.avi"])
+def test_a_name_without_a_group_is_refused(name):
+    with pytest.raises(DataError, match="v_<class>_g<group>_c<clip>"):
+        parse_name(name)
+
+
+@pytest.mark.sample
+@pytest.mark.parametrize(
+    ("number", "train", "test"), [(1, 9537, 3783), (2, 9586, 3734), (3, 9624, 3696)]
+)
+def test_the_official_lists_resolve(sample_data, number, train, test):
+    split = read_split(sample_data / "ucf101" / "ucfTrainTestlist", number)
+    assert len(split.classes) == 101
+    assert len(split.train) + len(split.validation) == train
+    assert len(split.test) == test
+    everything = [*split.train, *split.validation, *split.test]
+    assert len({video.key for video in everything}) == len(everything) == 13320
+    assert {video.label for video in everything} == set(range(101))
+    assert {v.group for v in everything} == set(range(1, 26))
+    assert {v.group for v in split.test} == set(range(7 * number - 6, 7 * number + 1))
+
+
+@pytest.mark.sample
+def test_every_sample_clip_is_in_the_lists(sample_data):
+    folder = sample_data / "ucf101"
+    split = read_split(folder / "ucfTrainTestlist", 1, validation_groups=0)
+    labels = {video.key: video.label for video in (*split.train, *split.test)}
+    clips = list((folder / "UCF-101").rglob("*.avi"))
+    assert len(clips) == 114
+    for clip in clips:
+        assert split.classes[labels[clip.stem.casefold()]] == clip.parent.name
+
+
+def test_both_spellings_are_one_class(tmp_path):
+    split = read_split(write_lists(tmp_path / "lists"), 1, validation_groups=0)
+    pushups = [video for video in split.train if video.label == 1]
+    assert len(pushups) == 8
+    assert split.classes[1] == "HandstandPushups"
+    assert pushups[0].name == "v_HandStandPushups_g02_c01"
+    assert pushups[0].key == "v_handstandpushups_g02_c01"
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_line_endings_do_not_matter(tmp_path, newline):
+    assert read_classes(write_lists(tmp_path, newline=newline) / "classInd.txt") == tuple(CLASSES)
+
+
+def test_validation_takes_whole_groups(tmp_path):
+    folder = write_lists(tmp_path)
+    choices = set()
+    for seed in range(12):
+        split = read_split(folder, 1, validation_groups=2, seed=seed)
+        held_out = {video.group for video in split.validation}
+        assert len(held_out) == 2
+        assert not held_out & {video.group for video in split.train}
+        assert held_out <= {2, 3, 4, 5}
+        assert len(split.train) == len(split.validation) == 8
+        assert split == read_split(folder, 1, validation_groups=2, seed=seed)
+        choices.add(frozenset(held_out))
+    assert len(choices) > 1
+    assert not read_split(folder, 1, validation_groups=0).validation
+
+
+@pytest.mark.parametrize("number", [-1, 4])
+def test_impossible_numbers_of_validation_groups(tmp_path, number):
+    with pytest.raises(ConfigError, match=rf"from 0 to 3, .* trains on 4 groups; found {number}"):
+        read_split(write_lists(tmp_path), 1, validation_groups=number)
+
+
+def test_there_are_three_splits(tmp_path):
+    assert SPLITS == (1, 2, 3)
+    with pytest.raises(ConfigError, match="split must be one of"):
+        read_split(tmp_path, 4)
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        ({"train": ["Biking/v_Biking_g02_c01.avi 1"]}, r"trainlist01\.txt, line 1: class 'Biking'"),
+        ({"test": ["x", "Archery/v_Archery_g01_c01.avi"]}, r"testlist01\.txt, line 1: x: the name"),
+        ({"train": ["Archery/v_Archery_g02_c01.avi 2"]}, "given class '2', but .* Archery 1"),
+        ({"train": ["Archery/v_Archery_g02_c01.avi 1"] * 2}, "line 2: .* listed twice"),
+        ({"train": []}, "lists no video"),
+        ({"classes": ["1 Archery", "3 HandstandPushups"]}, "line 2: expected '2 <class>', found"),
+        ({"classes": ["1 Archery", "2"]}, "line 2: expected"),
+        ({"classes": ["1 Archery", "2 archery"]}, "lists archery twice"),
+        ({"classes": []}, "lists no class"),
+    ],
+)
+def test_lists_that_are_wrong(tmp_path, lists, message):
+    with pytest.raises(DataError, match=message):
+        read_split(write_lists(tmp_path, **lists), 1)
+
+
+def test_a_group_on_both_sides_is_refused(tmp_path):
+    folder = write_lists(tmp_path, test=["Archery/v_Archery_g03_c07.avi"])
+    with pytest.raises(DataError, match=r"Archery group 3 \(train, test\)"):
+        read_split(folder, 1, validation_groups=0)
+
+
+def test_a_missing_list_says_where_it_comes_from(tmp_path):
+    (write_lists(tmp_path) / "testlist01.txt").unlink()
+    with pytest.raises(DataError, match=r"testlist01\.txt cannot be read .*RecognitionTask\.zip"):
+        read_split(tmp_path, 1)
