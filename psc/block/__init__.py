@@ -1,4 +1,4 @@
-"""P_mSC_n, the paper's operation (Section 3): Eq. 5, the stream, the block, the unit. Needs torch only."""
+"""P_mSC_n, the paper's operation (Section 3): Eq. 5, stream, block, unit. Needs torch only."""
 
 from psc.block.block import PSCBlock
 from psc.block.stream import ConvolutionOptions
