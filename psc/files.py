@@ -1,23 +1,101 @@
-"""A folder that is replaced as a whole: at every moment the old one or the new one is there.
+"""Files that are whole or not there, their checksum, locks between processes, room on a disk."""
 
-No file system of ours exchanges two folders at once. The old one is set aside as ``.NAME.previous``
-until the new one is in its place; whoever is killed in between leaves it there to be recovered.
-"""
-
-import fcntl
+import errno
+import hashlib
 import logging
 import os
 import shutil
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
+
+from filelock import FileLock, Timeout
 
 from psc.errors import DataError
 
-# ----------------------------------------
-# Whether a disk has room, asked before anything large is written.
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary place beside ``path`` to write a file, or a folder, which then replaces it.
+
+    If the body fails, what was written is removed and ``path`` is what it was. The temporary name
+    ends with ``.tmp``: a writer that goes by the ending must be told the format.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        if temporary.is_dir():
+            replace_folder(temporary, path)
+        else:
+            temporary.replace(path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Checksum of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def try_lock(path: Path) -> ExitStack | None:
+    """Lock a file that exists for nothing else; None while anybody holds it, in this process too.
+
+    ``close`` or leaving the context frees it; so does the end of the process, killed or not. On a
+    file system without locks everybody gets one, with a warning.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, thread_local=False)
+    held = ExitStack()
+    try:
+        lock.acquire(timeout=0.05, poll_interval=0.01)  # twice: its holder may just remove it
+        path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        held.callback(lock.release)
+        held.callback(path.unlink, missing_ok=True)  # first, while nobody else can hold it
+    except Timeout:
+        return None
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
+        log.warning("%s cannot be locked (%s): start nothing twice", path, error.strerror)
+    return held
+
+
+@contextmanager
+def locked(path: Path, work: str | None = None) -> Iterator[None]:
+    """Hold a lock as ``try_lock`` gives it.
+
+    Args:
+        path: of the lock.
+        work: what its holder is doing ("data/ucf101 is being prepared"): who comes second is
+            refused with that. By default it waits, and says so.
+    """
+    lock = try_lock(path)
+    if lock is None and work is not None:
+        raise DataError(f"{work} by {holder(path)}; wait for it to end")
+    if lock is None:
+        log.info("waiting for %s, who holds %s", holder(path), path)
+    while lock is None:
+        time.sleep(0.2)
+        lock = try_lock(path)
+    with lock:
+        yield
+
+
+def holder(path: Path) -> str:
+    """Who holds a lock, in words."""
+    try:
+        return path.read_text() or "another process"
+    except OSError:
+        return "another process"
 
 
 def require_free_space(folder: Path, needed: int, purpose: str) -> None:
@@ -27,9 +105,6 @@ def require_free_space(folder: Path, needed: int, purpose: str) -> None:
         folder: where it will be written; need not exist yet.
         needed: bytes.
         purpose: what needs them, the subject of the message.
-
-    Raises:
-        DataError: fewer bytes are free on the disk of ``folder``.
     """
     folder = folder.absolute()
     present = next(place for place in (folder, *folder.parents) if place.exists())
@@ -53,103 +128,12 @@ def in_words(size: int) -> str:
     return f"{value:.3g} {unit}" if value < 1000 else f"{value:.0f} {unit}"
 
 
-# ----------------------------------------
-# Locks between processes: a file that one of them holds and the kernel frees when it ends.
-#
-# However a process ends, killed included, its locks are free again: nothing is ever stale.
-
-
-log = logging.getLogger(__name__)
-
-_PAUSE = 0.2  # seconds
-
-
-class FileLock:
-    """A lock that this process holds; from ``try_lock``. A context manager that releases it."""
-
-    def __init__(self, path: Path, descriptor: int) -> None:
-        self._path = path
-        self._descriptor = descriptor
-
-    def release(self) -> None:
-        """Let go and remove the file."""
-        self._path.unlink(missing_ok=True)  # first, while nobody else can hold it
-        os.close(self._descriptor)
-
-    def __enter__(self) -> "FileLock":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.release()
-
-
-def try_lock(path: Path) -> FileLock | None:
-    """Lock a file that exists for nothing else; its folder is made.
-
-    On a file system without locks every process gets one, with a warning.
-
-    Returns:
-        The lock, or None while another process (or another call in this one) holds it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        except OSError as error:
-            log.warning("%s cannot be locked (%s): start no run twice", path, error)
-        if _is(descriptor, path):
-            break
-        os.close(descriptor)  # its holder removed it between our opening and our locking
-    os.truncate(descriptor, 0)
-    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
-    return FileLock(path, descriptor)
-
-
-def wait_for_lock(path: Path) -> FileLock:
-    """Lock a file as ``try_lock`` does, after everybody who holds it; says once that it waits."""
-    lock = try_lock(path)
-    if lock is None:
-        log.info("waiting for %s, who holds %s", holder(path), path)
-    while lock is None:
-        time.sleep(_PAUSE)
-        lock = try_lock(path)
-    return lock
-
-
-def holder(path: Path) -> str:
-    """Who holds a lock, in words."""
-    try:
-        return path.read_text() or "another process"
-    except OSError:
-        return "another process"
-
-
-def _is(descriptor: int, path: Path) -> bool:
-    """Whether an open file is still the one of that name."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
-
-
 def replace_folder(complete: Path, place: Path) -> None:
-    """Move a complete folder to its place; what was there is removed after that.
+    """Move a complete folder to its place, on the same disk; what was there is removed after that.
 
-    Args:
-        complete: on the same disk as ``place``.
-        place: nothing, or the folder to replace.
-
-    Raises:
-        OSError: it cannot be moved; what was there is there again.
+    No file system of ours exchanges two folders at once: the old one is set aside as
+    ``.NAME.previous`` until the new one is there. Whoever is killed in between leaves it for
+    ``recover_folder``.
     """
     previous = _previous(place)
     if place.exists():
@@ -169,9 +153,6 @@ def recover_folder(place: Path, is_complete: Callable[[Path], bool]) -> None:
     Args:
         place: the folder's.
         is_complete: whether the folder that is there now is the new one.
-
-    Raises:
-        DataError: something else has come to lie there meanwhile.
     """
     previous = _previous(place)
     if not previous.exists():

@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from psc.errors import ConfigError
-from psc.files import FileLock, try_lock
+from psc.files import try_lock
 from psc.training.records import write_json
 
 # ----------------------------------------
@@ -39,7 +39,7 @@ WATCH_SECONDS = 1.0
 """A worker outlives its parent by no more than about this."""
 
 _prepared = threading.Event()
-_held: list[FileLock] = []
+_held: list[ExitStack] = []
 
 
 def prepare_worker() -> None:

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from psc.config.schema import IBSRConfig
 from psc.em.data import REAL, SAMPLE, SYNTHETIC, locate
 from psc.errors import ConfigError, DataError
-from psc.files import wait_for_lock
+from psc.files import locked
 from psc.mri.nifti import (
     LINEAR,
     NEAREST,
@@ -639,7 +639,7 @@ def prepare_synthetic(config: IBSRConfig) -> None:
         return
     folder = locate(config.folder)
     options = SyntheticBrains(subjects=config.synthetic.subjects, seed=config.synthetic.seed)
-    with wait_for_lock(folder.with_name(f".{folder.name}.preparation")):
+    with locked(folder.with_name(f".{folder.name}.preparation")):
         write_synthetic_brains(folder, options)
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from psc.config.schema import BackboneConfig, TrainConfig, UCF101Config, VideoRecipeConfig
 from psc.em.data import REAL, SAMPLE, SYNTHETIC, locate
 from psc.errors import ConfigError
-from psc.files import wait_for_lock
+from psc.files import locked
 from psc.networks.build import build_network
 from psc.networks.densenet import DenseNet
 from psc.networks.resnet import ResNet
@@ -151,7 +151,7 @@ def _prepare(config: UCF101Config, prepared: Path, settings: PreparationSettings
 
     One run at a time: those of a sweep that start together wait for the first.
     """
-    with wait_for_lock(prepared.with_name(f".{prepared.name}.preparation")):
+    with locked(prepared.with_name(f".{prepared.name}.preparation")):
         _prepare_alone(config, prepared, settings)
 
 

@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from psc.files import holder, try_lock, wait_for_lock
+from psc.errors import DataError
+from psc.files import holder, locked, try_lock
 
 
 def test_one_holder_at_a_time(tmp_path):
@@ -28,7 +29,7 @@ def test_a_file_that_its_holder_removes_meanwhile_is_not_taken_for_the_lock(tmp_
         descriptor = opened(*arguments)
         if held:
             held.clear()
-            first.release()  # its file is gone, though this process has it open
+            first.close()  # its file is gone, though this process has it open
         return descriptor
 
     held = [True]
@@ -80,11 +81,21 @@ def test_who_waits_goes_after_the_holder(tmp_path):
 
     def release():
         order.append("released")
-        first.release()
+        first.close()
 
     timer = threading.Timer(0.3, release)
     timer.start()
-    with wait_for_lock(path):
+    with locked(path):
         order.append("taken")
     timer.join()
     assert order == ["released", "taken"]
+
+
+def test_who_does_not_wait_is_told_who_is_at_work(tmp_path):
+    path = tmp_path / "a.lock"
+    with locked(path, "data is being prepared"):
+        told = rf"^data is being prepared by process {os.getpid()} on .*; wait"
+        with pytest.raises(DataError, match=told), locked(path, "data is being prepared"):
+            pass
+        assert not path.with_name(".a.lock.previous").exists()
+    assert not path.exists()

@@ -28,7 +28,7 @@ def claims(tmp_path, monkeypatch):
 
     yield claim
     for lock in held:
-        lock.release()
+        lock.close()
 
 
 def test_every_worker_gets_a_gpu_and_then_the_second_round_begins(claims):
@@ -41,7 +41,7 @@ def test_only_visible_gpus_are_shared_out(claims):
 
 def test_a_gpu_is_free_again_when_its_worker_ends(claims):
     claims(2, 2)
-    workers._held.pop(0).release()
+    workers._held.pop(0).close()
     assert claims(2, 1) == ["0"]
 
 
