@@ -4,6 +4,7 @@ import errno
 import hashlib
 import logging
 import os
+import re
 import shutil
 import socket
 import time
@@ -38,6 +39,24 @@ def replacing(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def entries(folder: Path) -> list[Path]:
+    """What lies in a folder, in natural order, without what systems put beside a user's data.
+
+    That is: hidden files and Finder's (``._scan.png``), thumbnails of a NAS (``@eaDir``), and what
+    Finder and Windows leave in archives and folders.
+    """
+    left = {"@eadir", "#recycle", "__macosx", "thumbs.db", "desktop.ini", "lost+found"}
+    found = (p for p in folder.iterdir() if p.name[0] != "." and p.name.casefold() not in left)
+    return sorted(found, key=lambda path: natural_order(path.name))
+
+
+def natural_order(name: str) -> list[tuple[int, str]]:
+    """Sort key that puts ``slice.10`` after ``slice.9``: digit runs count as numbers."""
+    return [
+        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
+    ]
 
 
 def sha256_of(path: Path) -> str:
