@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 
 from psc.em.data import SYNTHETIC
 from psc.errors import ConfigError, PSCError
-from psc.paper.drawings.primitives import save_figure
 from psc.paper.measures import AFFINITY, TISSUE, Measures
 from psc.paper.panels import em_figure, pick_em, pick_tissues, tissue_figure
 from psc.paper.pictures import Picture, Run, check_free, read_runs, write_picture
+from psc.paper.style import save_figure
 from psc.training.provenance import PROJECT
 
 FIB25 = "FIB-25, Janelia FlyEM (neuroproof_examples, CC BY)"

@@ -46,8 +46,7 @@ def everything(arguments: argparse.Namespace) -> None:
 
 def readme(arguments: argparse.Namespace) -> None:
     """Write the README's generated parts and its pictures anew."""
-    from psc.paper.readme import FIGURES, readme_parts
-    from psc.paper.style import insert_between
+    from psc.paper.readme import FIGURES, insert_between, readme_parts
 
     for name, content in readme_parts(arguments.experiments).items():
         insert_between(arguments.into, name, content)

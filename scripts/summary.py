@@ -15,7 +15,7 @@ from psc.paper.network_summary import (
     parameter_table,
     to_summary,
 )
-from psc.paper.style import insert_between
+from psc.paper.readme import insert_between
 
 
 def main(config: DictConfig) -> None:

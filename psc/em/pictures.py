@@ -494,7 +494,7 @@ def segmentation_figure(
             if regions > 0:
                 _circle(panel, maps[name].total[z], regions)
         if voxel_size_nm is not None:
-            add_scale_bar(panels[0], raw.shape[1:], size[2])
+            add_scale_bar(panels[0], raw.shape[2] * size[2])
         save_png(figure, path)
 
 
@@ -544,7 +544,7 @@ def affinity_figure(
         bar = figure.add_axes((box.x1 + GAP / width, box.y0, 0.08 / width, box.height))
         figure.colorbar(panels[-1].images[0], cax=bar, ticks=[0, 0.5, 1])
         if voxel_size_nm is not None:
-            add_scale_bar(panels[0], raw.shape[1:], size[2])
+            add_scale_bar(panels[0], raw.shape[2] * size[2])
         save_png(figure, path)
 
 

@@ -16,9 +16,17 @@ from matplotlib.ticker import PercentFormatter
 from psc.em.data import REAL, SYNTHETIC
 from psc.errors import ConfigError, DataError
 from psc.paper.measures import VIDEO
-from psc.paper.panels import COLUMN_WIDTH
 from psc.paper.pictures import Run, read_runs
-from psc.paper.style import PAGE_WIDTH, checked_png, page_style, save_png
+from psc.paper.style import (
+    COLUMN_WIDTH,
+    DASHED,
+    PAGE_WIDTH,
+    checked_png,
+    colour,
+    marker,
+    page_style,
+    save_png,
+)
 from psc.training.records import FILE_NAME, Record, read_record
 
 log = logging.getLogger(__name__)
@@ -30,17 +38,8 @@ VALIDATION_ACCURACY = "validation/top1"
 _Curve = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
 _Points = tuple[npt.NDArray[np.number], npt.NDArray[np.float64]]
 
-# Okabe and Ito's colours, told apart with any colour vision; markers repeat the distinction.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = "osD^vPX"
-_DASHED = (0, (4, 1.5))
 _HEIGHT = 2.4  # inches
 _SMOOTHED_PARTS = 50  # a training curve is averaged over a fiftieth of its points
-
-
-def marker(i: int) -> str:
-    """Of the i-th curve; they go round out of step with the colours, so that 49 curves differ."""
-    return _MARKERS[(i + i // len(_COLOURS)) % len(_MARKERS)]
 
 
 def curves_figure(
@@ -190,14 +189,9 @@ def _errors(metrics_csv: Path) -> tuple[_Curve, _Curve]:
     return (steps[ends], errors[ends]), (validation_steps, 1 - accuracies)
 
 
-def colour(i: int) -> str:
-    """Of the i-th curve."""
-    return _COLOURS[i % len(_COLOURS)]
-
-
 def _draw(axes: Axes, i: int, training: _Points, validation: _Points) -> None:
     """Training dashed, validation solid with markers, in the colour of run i."""
-    axes.plot(*training, color=colour(i), linestyle=_DASHED)
+    axes.plot(*training, color=colour(i), linestyle=DASHED)
     axes.plot(*validation, color=colour(i), marker=marker(i), markersize=3)
 
 
@@ -218,7 +212,7 @@ def _name_curves(axes: Axes, runs: Sequence[str]) -> None:
         Line2D([], [], color=colour(i), marker=marker(i), markersize=3) for i in range(len(runs))
     ]
     kinds = [
-        Line2D([], [], color="0.3", linestyle=_DASHED),
+        Line2D([], [], color="0.3", linestyle=DASHED),
         Line2D([], [], color="0.3", marker="o", markersize=3),
     ]
     axes.legend(
@@ -278,13 +272,6 @@ BLOCKS = ("3d", "p2sc2")
 PAPER_EPOCHS = 50.0
 
 _Numbers = npt.NDArray[np.float64]
-_COLOURS_curves_panel = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-)  # Okabe and Ito; the paper's: blue, red
-_MARKERS_curves_panel = "osD^"
 _HEIGHT_curves_panel = 3.3  # inches
 
 
@@ -426,12 +413,12 @@ def _iterations_per_epoch(record: Record, path: Path) -> float:
 def _draw_curves_panel(
     axes: Axes, i: int, epochs: _Numbers, training: _Numbers, validation: _Numbers
 ) -> None:
-    axes.plot(epochs, training, color=_COLOURS_curves_panel[i], linestyle=_DASHED)
+    axes.plot(epochs, training, color=colour(i), linestyle=DASHED)
     axes.plot(
         epochs,
         validation,
-        color=_COLOURS_curves_panel[i],
-        marker=_MARKERS_curves_panel[i],
+        color=colour(i),
+        marker=marker(i),
         markersize=3,
         clip_on=False,
     )
@@ -442,15 +429,15 @@ def _name_curves_curves_panel(axes: Axes, labels: Sequence[str]) -> None:
         Line2D(
             [],
             [],
-            color=_COLOURS_curves_panel[i],
-            marker=_MARKERS_curves_panel[i],
+            color=colour(i),
+            marker=marker(i),
             markersize=3,
             label=label,
         )
         for i, label in enumerate(labels)
     ]
     kinds = [
-        Line2D([], [], color="0.3", linestyle=_DASHED, label="training"),
+        Line2D([], [], color="0.3", linestyle=DASHED, label="training"),
         Line2D([], [], color="0.3", label="validation"),
     ]
     axes.legend(handles=[*networks, *kinds], ncols=2, loc="upper right")

@@ -27,9 +27,9 @@ from psc.decomposition import (
 )
 from psc.decomposition.parallel import unfold_layer
 from psc.errors import ConfigError, PSCError
-from psc.paper.curves import colour, marker, read_curve
+from psc.paper.curves import read_curve
 from psc.paper.network_summary import markdown_table
-from psc.paper.style import PAGE_WIDTH, checked_png, page_style, save_png
+from psc.paper.style import PAGE_WIDTH, checked_png, colour, marker, page_style, save_png
 from psc.training.checkpoints import NETWORK_PREFIX, load_checkpoint
 
 # ----------------------------------------

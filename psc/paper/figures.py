@@ -16,9 +16,10 @@ from psc.em.data import SYNTHETIC
 from psc.errors import ConfigError, DataError
 from psc.paper.curves import BLOCKS, figure_4a_runs
 from psc.paper.curves import curves_figure_curves_panel as curves_figure
-from psc.paper.drawings import DRAWINGS, save_figure
+from psc.paper.drawings import DRAWINGS
 from psc.paper.panels import em_figure, tissue_figure
 from psc.paper.pictures import PIXELS, PROVENANCE, Picture, block_label, read_picture
+from psc.paper.style import save_figure
 from psc.training.records import FILE_NAME, read_record
 
 

@@ -851,7 +851,7 @@ def table_box(shown: Table, page_folder: Path) -> str:
     title = shown.experiment.title if kind == SYNTHETIC else ""
     parts = [f"<h4>{text(f'{title}. {heading(shown)}' if title else heading(shown))}</h4>\n"]
     if kind in _BADGES_page_tables:
-        parts.insert(0, f'<p class="badge">{text(_BADGES[kind])}</p>\n')
+        parts.insert(0, f'<p class="badge">{text(_BADGES_page_tables[kind])}</p>\n')
     if kind in WARNINGS:
         parts.append(f'<p class="warning">{text(WARNINGS[kind])}</p>\n')
     grid, markup = _with_links(shown, page_folder)

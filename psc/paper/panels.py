@@ -1,6 +1,5 @@
 """Panels in a grid that is as wide as a column of print, and what is drawn on them."""
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,11 +7,10 @@ from typing import Any
 import h5py
 import numpy as np
 import numpy.typing as npt
-from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Ellipse, Patch, Rectangle
+from matplotlib.patches import Ellipse, Patch
 
 from psc.config.compose import from_plain
 from psc.config.schema import IBSRConfig
@@ -34,69 +32,9 @@ from psc.mri.nifti import check_same_space, read_nifti
 from psc.mri.pictures import tissue_colour
 from psc.mri.tissues import GM, TISSUES
 from psc.paper.pictures import Picture, Run, data_note, run_entry, smallest
-from psc.paper.style import GAP, add_scale_bar, page_style, show_image
+from psc.paper.style import add_scale_bar, outline, page_style, panel_grid, show_image
 from psc.training.records import FILE_NAME
 from psc.volumes import output
-
-COLUMN_WIDTH = 3.35
-"""Inches, of a column of a two-column page."""
-
-_MARGIN = 0.05  # inches around everything
-_LINE_HEIGHT = 0.125  # inches, of a line of type
-_NOTE_POINTS = 6.0
-_NOTE_CHARACTERS = 76  # that fit into a line of the note
-
-
-def panel_grid(
-    count: int,
-    shape: tuple[int, int],
-    pixel_size: tuple[float, float],
-    *,
-    title: str = "",
-    note: str = "",
-    columns: int = 2,
-) -> tuple[Figure, list[Axes]]:
-    """Empty panels in rows, each with room for two lines of titles, and a note below all.
-
-    Args:
-        count: number of panels.
-        shape: (H, W) of the images, pixels.
-        pixel_size: extent of a pixel along (y, x), any unit.
-        title: above all panels, in bold.
-        note: below all panels, in small type; broken into lines.
-        columns: panels in a row.
-
-    Returns:
-        The figure and its panels, row by row.
-    """
-    rows = -(-count // columns)
-    lines = textwrap.wrap(note, _NOTE_CHARACTERS)
-    width = (COLUMN_WIDTH - 2 * _MARGIN - (columns - 1) * GAP) / columns
-    height = width * shape[0] * pixel_size[0] / (shape[1] * pixel_size[1])
-    row_height = height + 2.4 * _LINE_HEIGHT
-    above = 1.4 * _LINE_HEIGHT if title else 0.0
-    below = len(lines) * 0.9 * _LINE_HEIGHT + (_MARGIN if lines else 0.0)
-    total = above + rows * row_height + (rows - 1) * GAP + below + 2 * _MARGIN
-    figure = Figure(figsize=(COLUMN_WIDTH, total))
-    if title:
-        figure.text(_MARGIN / COLUMN_WIDTH, 1 - _MARGIN / total, title, va="top", weight="bold")
-    if lines:
-        figure.text(
-            _MARGIN / COLUMN_WIDTH,
-            _MARGIN / total,
-            "\n".join(lines),
-            va="bottom",
-            fontsize=_NOTE_POINTS,
-            color="0.25",
-        )
-    panels = []
-    for i in range(count):
-        row, column = divmod(i, columns)
-        left = _MARGIN + column * (width + GAP)
-        bottom = total - _MARGIN - above - (row + 1) * row_height - row * GAP
-        box = (left / COLUMN_WIDTH, bottom / total, width / COLUMN_WIDTH, height / total)
-        panels.append(figure.add_axes(box))
-    return figure, panels
 
 
 def circle_differences(
@@ -122,7 +60,7 @@ def circle_differences(
                 (column, row), 2 * columns, 2 * rows, fill=False, edgecolor="white", linewidth=1.1
             )
             ellipse.set_linestyle((0, (1.2, 0.9)))
-            ellipse.set_path_effects([patheffects.withStroke(linewidth=2.2, foreground="black")])
+            outline(ellipse, 2.2)
             panel.add_patch(ellipse)
             # Beside the upper right of the ellipse, or wherever that is still on the picture.
             x, y = (
@@ -135,7 +73,7 @@ def circle_differences(
             number = panel.text(
                 x, y, str(i), color="white", weight="bold", ha="center", va="center"
             )
-            number.set_path_effects([patheffects.withStroke(linewidth=1.6, foreground="black")])
+            outline(number)
 
 
 # ----------------------------------------
@@ -206,7 +144,7 @@ def em_figure(picture: Picture, *, regions: int = 3) -> Figure:
             show_image(panels[2 + i], overlay(grey, labels, colours), [title, vi])
         circle_differences(panels[1:], picture.difference, regions)
         if size is not None:
-            add_scale_bar(panels[0], shape, size[1])
+            add_scale_bar(panels[0], shape[1] * size[1])
     return figure
 
 
@@ -318,7 +256,6 @@ _NOTE = (
     "Numbers: Dice of this subject in %. Left is the subject's left. Ellipses: where the networks"
     " differ most."
 )
-_SCALE_BARS = (50, 20, 10, 5, 2, 1)  # mm
 
 
 def pick_tissues(runs: Sequence[Run], attribution: str) -> Picture:
@@ -374,7 +311,7 @@ def tissue_figure(picture: Picture, *, regions: int = 3) -> Figure:
             show_image(panels[2 + i], grey, [f"({'bcdefgh'[i]}) {label}", dice])
             _outline(panels[2 + i], labels)
         circle_differences(panels[1:], picture.difference, regions, extent=_REGION)
-        _add_scale_bar(panels[0], shape, size)
+        add_scale_bar(panels[0], shape[1] * size[1], "mm")
         _add_legend(panels[1])
     return figure
 
@@ -504,18 +441,6 @@ def _edges(mask: npt.NDArray[np.bool_]) -> list[tuple[npt.NDArray[Any], npt.NDAr
         x, y = (moving, straight) if axis == 0 else (straight, moving)
         lines.append((x.ravel(), y.ravel()))
     return lines
-
-
-def _add_scale_bar(panel: Axes, shape: tuple[int, int], size: Sequence[float]) -> None:
-    """In the lower left, as long as fits into a third of the panel."""
-    rows, columns = shape
-    length = next((mm for mm in _SCALE_BARS if mm <= columns * size[1] / 3), _SCALE_BARS[-1])
-    left, bottom, thickness = 0.04 * columns, 0.95 * rows, 0.015 * rows
-    bar = Rectangle((left, bottom - thickness), length / size[1], thickness, color="white", lw=0)
-    panel.add_patch(bar)
-    text = panel.text(left, bottom - 1.8 * thickness, f"{length} mm", color="white", va="bottom")
-    for artist in (bar, text):
-        artist.set_path_effects([patheffects.withStroke(linewidth=1.2, foreground="black")])
 
 
 def _add_legend(panel: Axes) -> None:

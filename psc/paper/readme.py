@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from psc.errors import DataError
 from psc.paper.costs import costs_markdown
 from psc.paper.experiments import REDUCED, table_names
 from psc.paper.network_summary import markdown_table
@@ -11,6 +12,24 @@ from psc.paper.table import NOTHING, WARNINGS, Table, heading, results, tables_o
 
 FIGURES = ("figure-1", "figure-4a", "figure-5", "figure-6")
 """Those that the README shows."""
+
+
+def markers(name: str) -> tuple[str, str]:
+    """The lines before and after a generated part of a Markdown file."""
+    return f"<!-- {name} -->", f"<!-- /{name} -->"
+
+
+def insert_between(path: Path, name: str, content: str) -> None:
+    """Replace what lies between the markers of a file."""
+    first, last = markers(name)
+    text = path.read_text(encoding="utf-8")
+    before, start, rest = text.partition(first)
+    _, end, after = rest.partition(last)
+    if not start or not end:
+        raise DataError(f"{path} has no place for it; add the lines {first} and {last}")
+    partial = path.with_name(f".{path.name}.tmp")
+    partial.write_text(f"{before}{first}\n\n{content}\n\n{last}{after}", encoding="utf-8")
+    partial.replace(path)
 
 
 def readme_parts(root: Path) -> Mapping[str, str]:

@@ -1,10 +1,12 @@
-"""What all figures share: type, resolution, and how they reach the disk.
+"""What all figures share: colours, type, panels, scale bars, and how a figure reaches the disk.
 
 Figures are matplotlib ``Figure`` objects, never pyplot's: no window, no state left behind, and
 nothing to close. Sizes are those of the printed page, so that type is readable without scaling.
 """
 
+import math
 import os
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,47 +16,35 @@ import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib import patheffects
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from scipy import ndimage
 
-from psc.errors import ConfigError, DataError
-
-# ----------------------------------------
-# Generated parts of a text file, between two comments that name them.
-
-
-def markers(name: str) -> tuple[str, str]:
-    """The lines before and after a generated part of a Markdown file."""
-    return f"<!-- {name} -->", f"<!-- /{name} -->"
-
-
-def insert_between(path: Path, name: str, content: str) -> None:
-    """Replace what lies between the markers of a file.
-
-    Raises:
-        DataError: if the file does not have both markers, in order.
-    """
-    first, last = markers(name)
-    text = path.read_text(encoding="utf-8")
-    before, start, rest = text.partition(first)
-    _, end, after = rest.partition(last)
-    if not start or not end:
-        raise DataError(f"{path} has no place for it; add the lines {first} and {last}")
-    partial = path.with_name(f".{path.name}.tmp")
-    partial.write_text(f"{before}{first}\n\n{content}\n\n{last}{after}", encoding="utf-8")
-    partial.replace(path)
-
+from psc.errors import ConfigError
 
 PAGE_WIDTH = 6.9  # inches, the text width of a two-column page
-_FONT_POINTS = 7.0
-DOTS_PER_INCH = 300
+COLUMN_WIDTH = 3.35  # inches, of one of its columns
 GAP = 0.05  # inches between panels
-_MARGIN = 0.05  # inches around the row, half a line of type
-_LINE_HEIGHT = 0.125  # inches, of a line of type in the titles
-_SMALLEST_PANEL = 1.3  # inches; below it titles collide, so the figure grows wider than the page
-_SCALE_BAR_EXTENT = 0.3  # of the image's width, at most
+MARGIN = 0.05  # inches around them
+LINE_HEIGHT = 0.125  # inches, of a line of type
+SMALL_POINTS = 6.0  # nothing is smaller
+DOTS_PER_INCH = 300
+DASHED = (0.0, (4.0, 1.5))
+
+_FONT_POINTS = 7.0
+_SMALLEST_PANEL = 1.3  # inches; below it titles collide, so the figure grows wider than asked for
+_SCALE_BAR_EXTENT = 0.3  # of the panel's width, at most
+
+# Okabe and Ito (2008), told apart with any colour vision.
+BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+ORANGE, SKY_BLUE, BLACK = "#E69F00", "#56B4E9", "#000000"
+PALETTE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY_BLUE, BLACK)
+MARKERS = "osD^vPX"
+"""Of points, so that colours are not the only distinction."""
 
 _STYLE: dict[Any, Any] = {
     "font.size": _FONT_POINTS,
@@ -70,6 +60,7 @@ _STYLE: dict[Any, Any] = {
     "ytick.major.width": 0.5,
     "legend.frameon": False,
     "lines.linewidth": 1.2,
+    "pdf.fonttype": 42,  # type that publishers take
 }
 
 
@@ -82,12 +73,18 @@ def page_style() -> Iterator[None]:
         yield
 
 
-def checked_png(path: Path | str) -> Path:
-    """The path of a figure, refused before anything is computed unless it ends in ``.png``.
+def colour(i: int) -> str:
+    """Of the i-th curve."""
+    return PALETTE[i % len(PALETTE)]
 
-    Raises:
-        ConfigError: the name ends otherwise.
-    """
+
+def marker(i: int) -> str:
+    """Of the i-th curve; they go round out of step with the colours, so that 49 curves differ."""
+    return MARKERS[(i + i // len(PALETTE)) % len(MARKERS)]
+
+
+def checked_png(path: Path | str) -> Path:
+    """The path of a figure, refused before anything is computed unless it ends in ``.png``."""
     path = Path(path)
     if path.suffix != ".png":
         raise ConfigError(f"figures are written as PNG; name the file *.png, found {path}")
@@ -95,22 +92,86 @@ def checked_png(path: Path | str) -> Path:
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """Write a figure at 300 dots per inch, completely or not at all.
+    """Write a figure at 300 dots per inch, completely or not at all; missing folders are made."""
+    _save(figure, path)
 
-    Missing folders are made. The file appears under its name only when it is complete, so a reader
-    or an interrupted run never sees half of one.
+
+def save_figure(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
+    """Write ``name.pdf`` and ``name.png``, both or neither; equal figures give equal bytes."""
+    pdf, png = folder / f"{name}.pdf", folder / f"{name}.png"
+    with page_style():
+        _save(figure, pdf, png)
+    return pdf, png
+
+
+def _save(figure: Figure, *paths: Path) -> None:
+    unfinished = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in paths]
+    try:
+        for path, partial in zip(paths, unfinished, strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix == ".pdf":
+                dateless = {"CreationDate": None}
+                FigureCanvasPdf(figure).print_figure(partial, format="pdf", metadata=dateless)
+            else:
+                FigureCanvasAgg(figure).print_figure(partial, format="png", dpi=DOTS_PER_INCH)
+        for path, partial in zip(paths, unfinished, strict=True):
+            partial.replace(path)
+    finally:
+        for partial in unfinished:
+            partial.unlink(missing_ok=True)
+
+
+def panel_grid(
+    count: int,
+    shape: tuple[int, ...],
+    pixel_size: tuple[float, float],
+    *,
+    columns: int = 2,
+    width: float = COLUMN_WIDTH,
+    title_lines: int = 2,
+    title: str = "",
+    note: str = "",
+    right: float = 0.0,
+) -> tuple[Figure, list[Axes]]:
+    """Empty panels in rows, in the proportions of the images that they are for.
 
     Args:
-        figure: the figure, in inches.
-        path: where to; an existing file is replaced.
+        count: number of panels.
+        shape: (H, W) of the images, pixels.
+        pixel_size: extent of a pixel along (y, x), any unit.
+        columns: panels in a row.
+        width: of the figure, inches; it grows where panels would be too small for their titles.
+        title_lines: lines of type that :func:`show_image` is going to write above a panel.
+        title: above all panels, in bold.
+        note: below all panels, in small type; broken into lines.
+        right: inches to leave free beside the last panel.
+
+    Returns:
+        The figure and its panels, row by row.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        FigureCanvasAgg(figure).print_figure(unfinished, format="png", dpi=DOTS_PER_INCH)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    around = 2 * MARGIN + (columns - 1) * GAP + right
+    panel = max(_SMALLEST_PANEL, (width - around) / columns)
+    width = columns * panel + around
+    rows = -(-count // columns)
+    lines = textwrap.wrap(note, round(76 * width / COLUMN_WIDTH))
+    height = panel * shape[0] * pixel_size[0] / (shape[1] * pixel_size[1])
+    row_height = height + (title_lines + (0.4 if rows > 1 else 0)) * LINE_HEIGHT
+    above = 1.4 * LINE_HEIGHT if title else 0.0
+    below = len(lines) * 0.9 * LINE_HEIGHT + (MARGIN if lines else 0.0)
+    total = above + rows * row_height + (rows - 1) * GAP + below + 2 * MARGIN
+    figure = Figure(figsize=(width, total))
+    edge = MARGIN / width
+    figure.text(edge, 1 - MARGIN / total, title, va="top", weight="bold")
+    small: dict[str, Any] = {"fontsize": SMALL_POINTS, "color": "0.25"}
+    figure.text(edge, MARGIN / total, "\n".join(lines), va="bottom", **small)
+    panels = []
+    for i in range(count):
+        row, column = divmod(i, columns)
+        left = MARGIN + column * (panel + GAP)
+        bottom = total - MARGIN - above - (row + 1) * row_height - row * GAP
+        box = (left / width, bottom / total, panel / width, height / total)
+        panels.append(figure.add_axes(box))
+    return figure, panels
 
 
 def row_of_panels(
@@ -121,30 +182,16 @@ def row_of_panels(
     title_lines: int,
     right: float = 0.0,
 ) -> tuple[Figure, list[Axes]]:
-    """Empty panels side by side, as wide as a page if they fit and in the images' proportions.
-
-    Args:
-        count: number of panels.
-        image_shape: (H, W) of the images, pixels.
-        pixel_size: extent of a pixel along (y, x), any unit.
-        title_lines: lines of type that :func:`show_image` is going to write above a panel.
-        right: inches to leave free beside the last panel.
-
-    Returns:
-        The figure and its panels, left to right.
-    """
-    around = 2 * _MARGIN + (count - 1) * GAP + right
-    panel = max(_SMALLEST_PANEL, (PAGE_WIDTH - around) / count)
-    panel_height = panel * (image_shape[0] * pixel_size[0]) / (image_shape[1] * pixel_size[1])
-    width = count * panel + around
-    height = panel_height + 2 * _MARGIN + title_lines * _LINE_HEIGHT
-    figure = Figure(figsize=(width, height))
-    panels = []
-    for i in range(count):
-        left = _MARGIN + i * (panel + GAP)
-        box = (left / width, _MARGIN / height, panel / width, panel_height / height)
-        panels.append(figure.add_axes(box))
-    return figure, panels
+    """Empty panels side by side, as wide as a page if they fit (``panel_grid``)."""
+    return panel_grid(
+        count,
+        image_shape,
+        pixel_size,
+        columns=count,
+        width=PAGE_WIDTH,
+        title_lines=title_lines,
+        right=right,
+    )
 
 
 def show_image(
@@ -153,7 +200,7 @@ def show_image(
     """Fill a panel with an image and write its titles above it.
 
     Args:
-        panel: one of :func:`row_of_panels`.
+        panel: one of :func:`panel_grid`.
         image: (H, W) in [0, 1], or (H, W, 3) red, green, blue in [0, 1].
         titles: lines of type from the top, the first in bold; empty ones leave their space.
         cmap: matplotlib colour map of an (H, W) image.
@@ -164,7 +211,7 @@ def show_image(
         panel.annotate(
             text,
             (0, 1),
-            (0, 72 * (_MARGIN / 2 + (len(titles) - 1 - i) * _LINE_HEIGHT)),
+            (0, 72 * (MARGIN / 2 + (len(titles) - 1 - i) * LINE_HEIGHT)),
             xycoords="axes fraction",
             textcoords="offset points",
             va="bottom",
@@ -173,24 +220,36 @@ def show_image(
         )
 
 
-def add_scale_bar(panel: Axes, image_shape: tuple[int, ...], nanometres: float) -> None:
-    """Draw a bar in a panel's lower left, of the longest of 1, 2, 5, 10 ... nm that fits.
+def outline(artist: Artist, linewidth: float = 1.6) -> None:
+    """A black line around something white, to be seen on any image."""
+    artist.set_path_effects([patheffects.withStroke(linewidth=linewidth, foreground="black")])
 
-    Args:
-        panel: a panel that shows an image.
-        image_shape: (H, W) of the image, pixels.
-        nanometres: extent of a pixel along x.
-    """
-    rows, columns = image_shape
-    longest = _SCALE_BAR_EXTENT * columns * nanometres
-    power = 10.0 ** np.floor(np.log10(longest))
-    length = float(power * max(step for step in (1, 2, 5) if step == 1 or step * power <= longest))
-    label = f"{length / 1000:g} µm" if length >= 1000 else f"{length:g} nm"
-    left, bottom, thickness = 0.04 * columns, 0.95 * rows, 0.015 * rows
-    bar = Rectangle(
-        (left, bottom - thickness), length / nanometres, thickness, color="white", linewidth=0
-    )
-    bar.set_path_effects([patheffects.withStroke(linewidth=1.2, foreground="black")])
+
+def scale_bar(width: float, unit: str) -> tuple[float, str]:
+    """Length and label of a bar: the longest of 1, 2, 5, 10, … that fits into 0.3 of a width."""
+    longest = _SCALE_BAR_EXTENT * width
+    power = 10.0 ** math.floor(math.log10(longest))
+    length = power * max(step for step in (1, 2, 5) if step == 1 or step * power <= longest)
+    shown, unit = (length / 1000, "µm") if unit == "nm" and length >= 1000 else (length, unit)
+    return length, f"{shown:g} {unit}"
+
+
+def add_scale_bar(panel: Axes, width: float, unit: str = "nm") -> None:
+    """Draw a bar in the lower left of a panel whose image is ``width`` nm (or ``unit``) wide."""
+    length, label = scale_bar(width, unit)
+    place: dict[str, Any] = {"transform": panel.transAxes, "color": "white"}
+    bar = Rectangle((0.04, 0.05), length / width, 0.015, linewidth=0, **place)
     panel.add_patch(bar)
-    text = panel.text(left, bottom - 1.8 * thickness, label, color="white", va="bottom")
-    text.set_path_effects([patheffects.withStroke(linewidth=1.6, foreground="black")])
+    outline(bar, 1.2)
+    outline(panel.text(0.04, 0.077, label, va="bottom", **place))
+
+
+def bounding_box(mask: npt.NDArray[np.bool_], margin: int = 0) -> tuple[slice, ...] | None:
+    """The box around all that is true, and ``margin`` more where there is more; None: all false."""
+    found = ndimage.find_objects(mask.astype(np.uint8))
+    if not found:
+        return None
+    return tuple(
+        slice(max(0, side.start - margin), min(length, side.stop + margin))
+        for side, length in zip(found[0], mask.shape, strict=True)
+    )

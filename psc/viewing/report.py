@@ -499,7 +499,7 @@ def _panels(figure: Figure, row: PictureRow, bottom: float, width: float, tall: 
         )
         ring.set_path_effects([patheffects.withStroke(linewidth=2.2, foreground="black")])
         if i == 0 and picture.in_nm:
-            add_scale_bar(panel, picture.image.shape[:2], picture.pixel_size[1])
+            add_scale_bar(panel, picture.image.shape[1] * picture.pixel_size[1])
 
 
 def _score_lines(scene: Scene) -> list[str]:

@@ -16,7 +16,7 @@ from psc.networks.densenet import DenseNet
 from psc.networks.resnet import ResNet
 from psc.networks.unet import UNet
 from psc.paper.network_summary import NETWORKS, README_PART, paper_accounts, parameter_table
-from psc.paper.style import markers
+from psc.paper.readme import markers
 
 README = Path(__file__).parents[2] / "README.md"
 

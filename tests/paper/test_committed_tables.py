@@ -8,9 +8,8 @@ import pytest
 
 from psc.paper.costs import Cost, Costs
 from psc.paper.experiments import EXPERIMENTS, read_experiment
-from psc.paper.readme import readme_parts
+from psc.paper.readme import markers, readme_parts
 from psc.paper.records import read_records
-from psc.paper.style import markers
 from psc.paper.table import make_tables, results
 
 ROWS = {

@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 from psc.paper.drawings.block_structure import block_figure
 from psc.paper.drawings.decomposition import decomposition_figure
 from psc.paper.drawings.networks import network_figure
-from psc.paper.drawings.primitives import save_figure
 
-__all__ = ["DRAWINGS", "block_figure", "decomposition_figure", "network_figure", "save_figure"]
+__all__ = ["DRAWINGS", "block_figure", "decomposition_figure", "network_figure"]
 
 DRAWINGS: dict[str, Callable[[], Figure]] = {
     "figure-1": block_figure,

@@ -20,7 +20,6 @@ from psc.paper.drawings.primitives import (
     FULL_COLOUR,
     LARGE,
     NORMAL,
-    PURPLE,
     STREAM_COLOURS,
     arrow,
     frame,
@@ -30,7 +29,7 @@ from psc.paper.drawings.primitives import (
     write,
 )
 from psc.paper.drawings.walks import DrawnBlock, DrawnNetwork, DrawnSegment, walk_network
-from psc.paper.style import PAGE_WIDTH, page_style
+from psc.paper.style import PAGE_WIDTH, PURPLE, page_style
 
 # ----------------------------------------
 # The rows of Figure 3: one network each, drawn from what its forward pass met.

@@ -1,29 +1,17 @@
-"""What drawings are made of: a page in inches, boxes of voxels, arrows, marks, type.
+"""What drawings are made of: a page in inches, boxes of voxels, arrows, marks, type."""
 
-Colours are those of Okabe and Ito (2008), which colour-blind readers can tell apart.
-"""
-
-import os
-from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 
 from psc.block.stream import Triple
-from psc.paper.style import DOTS_PER_INCH, page_style
-
-BLACK, GREY, LIGHT_GREY = "#000000", "#808080", "#BBBBBB"
-ORANGE, SKY_BLUE, GREEN, BLUE = "#E69F00", "#56B4E9", "#009E73", "#0072B2"
-VERMILLION, PURPLE = "#D55E00", "#CC79A7"
+from psc.paper.style import BLUE, GREEN, VERMILLION, page_style
 
 STREAM_COLOURS = (BLUE, VERMILLION, GREEN)
 """Of the streams whose 1D convolution runs along D, H and W."""
@@ -163,35 +151,3 @@ def _quad(
     second: npt.NDArray[np.float64],
 ) -> npt.NDArray[np.float64]:
     return np.stack([origin, origin + first, origin + first + second, origin + second])
-
-
-def save_figure(figure: Figure, folder: Path | str, name: str) -> tuple[Path, Path]:
-    """Write ``name.pdf`` and ``name.png``, both or neither.
-
-    The same figure gives the same bytes: the PDF bears no date. Missing folders are made, existing
-    files replaced.
-
-    Args:
-        figure: of any module here.
-        folder: where to.
-        name: of both files, without suffix.
-
-    Returns:
-        The two paths.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    pdf, png = folder / f"{name}.pdf", folder / f"{name}.png"
-    unfinished = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in (pdf, png)]
-    try:
-        with page_style(), mpl.rc_context({"pdf.fonttype": 42}):  # type that publishers take
-            FigureCanvasPdf(figure).print_figure(
-                unfinished[0], format="pdf", metadata={"CreationDate": None}
-            )
-            FigureCanvasAgg(figure).print_figure(unfinished[1], format="png", dpi=DOTS_PER_INCH)
-        for source, target in zip(unfinished, (pdf, png), strict=True):
-            source.replace(target)
-    finally:
-        for path in unfinished:
-            path.unlink(missing_ok=True)
-    return pdf, png

@@ -9,9 +9,9 @@ from matplotlib.text import Text
 from PIL import Image
 
 from psc.errors import ConfigError
-from psc.paper.drawings import DRAWINGS, block_figure, save_figure
+from psc.paper.drawings import DRAWINGS, block_figure
 from psc.paper.drawings.primitives import SMALL, kernel_reach, kernel_size, page
-from psc.paper.style import PAGE_WIDTH
+from psc.paper.style import PAGE_WIDTH, save_figure
 
 
 @pytest.fixture(scope="module")

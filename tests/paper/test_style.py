@@ -11,6 +11,7 @@ from PIL import Image
 from psc.errors import ConfigError
 from psc.paper.style import (
     add_scale_bar,
+    bounding_box,
     checked_png,
     page_style,
     row_of_panels,
@@ -20,7 +21,7 @@ from psc.paper.style import (
 
 
 def test_figures_leave_no_global_state():
-    program = "import psc.paper, sys; print('\\n'.join(sys.modules))"
+    program = "import psc.paper.style, sys; print('\\n'.join(sys.modules))"
     loaded = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     ).stdout.split()
@@ -90,7 +91,15 @@ def test_the_scale_bar_has_the_longest_round_length_that_fits(
 ):
     _, (panel,) = row_of_panels(1, (80, columns), (1.0, 1.0), title_lines=0)
     show_image(panel, np.zeros((80, columns)), [])
-    add_scale_bar(panel, (80, columns), nanometres)
+    add_scale_bar(panel, columns * nanometres)
     (bar,) = panel.patches
-    assert bar.get_width() == pytest.approx(pixels)
+    assert bar.get_width() * columns == pytest.approx(pixels)
     assert [text.get_text() for text in panel.texts] == [label]
+
+
+def test_the_box_around_what_is_true():
+    mask = np.zeros((6, 7, 8), dtype=bool)
+    assert bounding_box(mask) is None
+    mask[2, 3, 0] = mask[4, 3, 5] = True
+    assert bounding_box(mask) == (slice(2, 5), slice(3, 4), slice(0, 6))
+    assert bounding_box(mask, 3) == (slice(0, 6), slice(0, 7), slice(0, 8))
