@@ -1,20 +1,15 @@
-"""The account of a module at an input shape."""
+"""The account of a module at an input: one row per layer, and the totals."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from psc.accounting.memory import forward, meta_copy
+from psc.accounting.forward import ExampleInput, counting, prepared, tensors_in
 from psc.block.stream import Triple
-
-# ----------------------------------------
-# One row per layer: its shape, its parameters, and its multiply-adds in closed form.
-
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -31,7 +26,8 @@ class Layer:
         groups: of a convolution's channels; None for layers without.
         in_channels, out_channels: channels or features; of a normalisation, the same twice. None
             where the class has no such notion.
-        output_shape: of its last call; None if the forward pass does not call it.
+        output_shape: of its last call; None if the forward pass does not call it, or it returns
+            something other than a tensor.
         parameters: its own. What it shares with a layer before it is counted there.
         multiply_adds: MACs of all its calls, without the addition of a bias.
     """
@@ -48,13 +44,90 @@ class Layer:
     multiply_adds: int
 
 
+@dataclass(frozen=True)
+class Account:
+    """What a module has and what one forward pass of an input costs.
+
+    Attributes:
+        input_shape: (N, C, ...); the batch is counted in all costs.
+        output_shapes: of every tensor in the result (a list, say, with deep supervision).
+        layers: every module that owns parameters, in the order of the forward pass.
+        parameters: learnable numbers (``nn.Parameter``), shared ones once, frozen ones too.
+        buffers: numbers that are stored but not learned, such as running means.
+        counted_flops: the FLOPs that torch's ``FlopCounterMode`` counted in the same pass.
+        uncounted: operations that multiply and that neither we nor torch's counter count.
+        receptive_field: extents along (D, H, W) if the module tells them, else None.
+    """
+
+    input_shape: tuple[int, ...]
+    output_shapes: tuple[tuple[int, ...], ...]
+    layers: tuple[Layer, ...]
+    parameters: int
+    buffers: int
+    counted_flops: int
+    uncounted: tuple[str, ...]
+    receptive_field: Triple | None
+
+    @property
+    def output_shape(self) -> tuple[int, ...] | None:
+        """Of the first tensor in the result; None if there is none."""
+        return self.output_shapes[0] if self.output_shapes else None
+
+    @property
+    def elsewhere(self) -> int:
+        """MACs outside of convolutions and linear layers, counted by torch: attention, say."""
+        return max(0, self.counted_flops // 2 - sum(layer.multiply_adds for layer in self.layers))
+
+    @property
+    def multiply_adds(self) -> int:
+        """MACs of the forward pass: in closed form, summed over the layers, and ``elsewhere``."""
+        return sum(layer.multiply_adds for layer in self.layers) + self.elsewhere
+
+    @property
+    def flops(self) -> int:
+        """FLOPs of the forward pass: two per multiply-add."""
+        return 2 * self.multiply_adds
+
+
+def account(module: nn.Module, input_shape: Sequence[int] | ExampleInput) -> Account:
+    """Take a module's account at an input shape.
+
+    The work is done on a copy on the meta device: nothing is computed, and the module may be on
+    any device and is not changed. Evaluation mode, float32.
+
+    Args:
+        module: any module; what it returns may be anything that holds tensors.
+        input_shape: (N, C, D, H, W) for ours. Or an input, for modules that take several arguments
+            or that read values: a tensor, a tuple of arguments or a mapping of keyword arguments.
+            Then a copy computes, on the module's own device.
+
+    Raises:
+        ConfigError: if the module cannot take that shape, with its reason.
+    """
+    twin, run = prepared(module, input_shape, training=False)
+    with torch.no_grad(), recorded_layers(twin) as layers, counting() as (counter, uncounted):
+        result = run()
+    by_shape = not isinstance(input_shape, Tensor | Mapping) and isinstance(input_shape[0], int)
+    entered = tuple(input_shape) if by_shape else tensors_in(input_shape)[0].shape
+    extent = getattr(module, "receptive_field", None)
+    return Account(
+        input_shape=tuple(int(size) for size in entered),  # type: ignore[arg-type]
+        output_shapes=tuple(tuple(tensor.shape) for tensor in tensors_in(result)),
+        layers=tuple(layers),
+        parameters=sum(p.numel() for p in module.parameters()),
+        buffers=sum(b.numel() for b in module.buffers()),
+        counted_flops=int(counter.get_total_flops()),
+        uncounted=tuple(uncounted),
+        receptive_field=(extent,) * 3 if isinstance(extent, int) else extent,
+    )
+
+
 @contextmanager
 def recorded_layers(module: nn.Module) -> Iterator[list[Layer]]:
     """The layers of a module as the forward passes within the context call them.
 
-    Yields:
-        A list that is filled when the context ends: layers in the order of their first call, then
-        those never called.
+    Yields a list that is filled when the context ends: layers in the order of their first call,
+    then those never called.
     """
     owners = {
         name: part
@@ -66,11 +139,12 @@ def recorded_layers(module: nn.Module) -> Iterator[list[Layer]]:
 
     def recorder(name: str) -> Any:
         def record(part: nn.Module, inputs: Any, keywords: Any, output: Any) -> None:
-            x = inputs[0] if inputs else next(iter(keywords.values()))
             layer = called.get(name) or _layer(name, part)
-            shape = tuple(output.shape) if isinstance(output, Tensor) else None
-            work = layer.multiply_adds + multiply_adds(part, x, output)
-            called[name] = replace(layer, output_shape=shape, multiply_adds=work)
+            entered = tensors_in((inputs, keywords))
+            if entered and isinstance(output, Tensor):
+                work = layer.multiply_adds + multiply_adds(part, entered[0], output)
+                layer = replace(layer, output_shape=tuple(output.shape), multiply_adds=work)
+            called[name] = layer
 
         return record
 
@@ -95,20 +169,18 @@ def multiply_adds(layer: nn.Module, x: Tensor, y: Tensor) -> int:
     """MACs in closed form: every weight is used once per position.
 
     Positions, batch included, are the output's voxels for a convolution, the INPUT's for a
-    transposed one, and the rows of a linear layer's result. Other layers: 0.
-
-    Args:
-        layer: any module.
-        x: what entered it.
-        y: what left it.
+    transposed one, and the rows of a linear layer's result. Other layers, and empty ones: 0.
     """
     if isinstance(layer, _CONVOLUTIONS):
-        return layer.weight.numel() * (y.numel() // layer.out_channels)
-    if isinstance(layer, _TRANSPOSED):
-        return layer.weight.numel() * (x.numel() // layer.in_channels)
-    if isinstance(layer, nn.Linear):
-        return layer.weight.numel() * (y.numel() // layer.out_features)
-    return 0
+        positions, channels = y.numel(), layer.out_channels
+    elif isinstance(layer, _TRANSPOSED):
+        positions, channels = x.numel(), layer.in_channels
+    elif isinstance(layer, nn.Linear):
+        positions, channels = y.numel(), layer.out_features
+    else:
+        return 0
+    weights = layer.weight.numel()
+    return weights * (positions // channels) if weights else 0
 
 
 def _layer(name: str, module: nn.Module) -> Layer:
@@ -129,72 +201,3 @@ def _layer(name: str, module: nn.Module) -> Layer:
         parameters=0,
         multiply_adds=0,
     )
-
-
-@dataclass(frozen=True)
-class Account:
-    """What a module has and what one forward pass at ``input_shape`` costs.
-
-    Attributes:
-        input_shape, output_shape: (N, C, ...); the batch is counted in all costs.
-        layers: every module that owns parameters, in the order of the forward pass.
-        parameters: learnable numbers (``nn.Parameter``), shared ones once, frozen ones too.
-        buffers: numbers that are stored but not learned, such as running means.
-        counted_flops: the FLOPs that torch's ``FlopCounterMode`` counted in the same pass. They
-            equal ``flops`` unless the module computes outside of its layers.
-        receptive_field: extents along (D, H, W) if the module tells them, else None.
-    """
-
-    input_shape: tuple[int, ...]
-    output_shape: tuple[int, ...]
-    layers: tuple[Layer, ...]
-    parameters: int
-    buffers: int
-    counted_flops: int
-    receptive_field: Triple | None
-
-    @property
-    def multiply_adds(self) -> int:
-        """MACs of the forward pass, in closed form, summed over the layers."""
-        return sum(layer.multiply_adds for layer in self.layers)
-
-    @property
-    def flops(self) -> int:
-        """FLOPs of the forward pass: two per multiply-add."""
-        return 2 * self.multiply_adds
-
-
-def account(module: nn.Module, input_shape: Sequence[int]) -> Account:
-    """Take a module's account at an input shape.
-
-    The work is done on a copy on the meta device: nothing is computed, and the module may be on
-    any device and is not changed. Evaluation mode, float32.
-
-    Args:
-        module: any module that takes one tensor and returns one.
-        input_shape: (N, C, D, H, W) for ours.
-
-    Raises:
-        ConfigError: if the module cannot take that shape.
-    """
-    shape = tuple(int(size) for size in input_shape)
-    twin = meta_copy(module).eval()
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), recorded_layers(twin) as layers, counter:
-        y = forward(twin, shape)
-    return Account(
-        input_shape=shape,
-        output_shape=tuple(y.shape),
-        layers=tuple(layers),
-        parameters=sum(p.numel() for p in module.parameters()),
-        buffers=sum(b.numel() for b in module.buffers()),
-        counted_flops=int(counter.get_total_flops()),
-        receptive_field=_receptive_field(module),
-    )
-
-
-def _receptive_field(module: nn.Module) -> Triple | None:
-    extent = getattr(module, "receptive_field", None)
-    if isinstance(extent, int):
-        return (extent, extent, extent)
-    return cast(Triple | None, extent)

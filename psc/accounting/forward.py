@@ -1,19 +1,65 @@
-"""Activation memory: what a training step keeps, and the largest tensor of a forward pass."""
+"""One forward pass to be counted: for a shape on the meta device, for an example input for real."""
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from psc.errors import ConfigError
 
-# ----------------------------------------
-# A module's twin on the meta device: shapes without numbers.
+ExampleInput = Tensor | tuple[Any, ...] | Mapping[str, Any]
+"""A network's input: a tensor, a tuple of arguments, or a mapping of keyword arguments."""
+
+
+def run_on(module: nn.Module, example: ExampleInput) -> Any:
+    """Call a network with an example input."""
+    if isinstance(example, Tensor):
+        return module(example)
+    return module(**example) if isinstance(example, Mapping) else module(*example)
+
+
+def tensors_in(result: Any) -> list[Tensor]:
+    """Tensors of a result in their order: of lists, mappings, dataclasses and any other object."""
+    found: list[Tensor] = []
+    seen: set[int] = set()
+
+    def look(value: Any) -> None:
+        if id(value) in seen or callable(value) or isinstance(value, str):
+            return
+        seen.add(id(value))
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, Mapping):
+            list(map(look, value.values()))
+        elif isinstance(value, list | tuple | set):
+            list(map(look, value))
+        elif hasattr(value, "__dict__"):
+            list(map(look, vars(value).values()))
+
+    look(result)
+    return found
+
+
+def prepared(
+    module: nn.Module, given: Sequence[int] | ExampleInput, *, training: bool
+) -> tuple[nn.Module, Callable[[], Any]]:
+    """A copy of a module in training or evaluation mode, and what runs it once."""
+    if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
+        raise ConfigError(f"{type(module).__name__} has lazy layers; run it once on data first")
+    if isinstance(given, Tensor | Mapping) or not all(isinstance(size, int) for size in given):
+        twin = copy.deepcopy(module).train(training)
+        return twin, lambda: run_on(twin, given)  # type: ignore[arg-type]
+    shape = tuple(given)
+    twin = meta_copy(module).train(training)
+    return twin, lambda: forward(twin, shape)
 
 
 def meta_copy(module: nn.Module) -> nn.Module:
@@ -23,7 +69,10 @@ def meta_copy(module: nn.Module) -> nn.Module:
     this costs no memory on whatever device they are.
     """
     twins: dict[int, Any] = {}  # deepcopy takes what it finds here instead of copying
-    for tensor in (*module.parameters(), *module.buffers()):
+    # Also those that weight norm and pruning keep as plain attributes.
+    plain = (value for part in module.modules() for value in vars(part).values())
+    kept = (value for value in plain if isinstance(value, Tensor))
+    for tensor in (*module.parameters(), *module.buffers(), *kept):
         dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
         twin = torch.empty_like(tensor, device="meta", dtype=dtype)
         if isinstance(tensor, nn.Parameter):
@@ -32,93 +81,57 @@ def meta_copy(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, twins)
 
 
-def forward(module: nn.Module, input_shape: tuple[int, ...]) -> Tensor:
-    """The result of a module on the meta device for a float32 input of a shape.
-
-    Raises:
-        ConfigError: if the module cannot take that shape, with its reason.
-    """
+def forward(module: nn.Module, input_shape: tuple[int, ...]) -> Any:
+    """The result of a module on the meta device for a float32 input of a shape."""
     if not input_shape or min(input_shape) < 1:
         raise ConfigError(f"an input of shape {input_shape}: every size must be at least 1")
     try:
         with torch.device("meta"):
-            y: Tensor = module(torch.zeros(input_shape))
+            return module(torch.zeros(input_shape))
     except ConfigError:
         raise
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:  # whatever the code of others raises
         mode = "training" if module.training else "evaluation"
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        # A value that is read, data that decide on shapes, or a device that is not asked for.
+        of_meta = re.search(r"meta|item\(\)|data-dependent|device", str(error), re.IGNORECASE)
+        if isinstance(error, TypeError) or of_meta:
+            remedy = "give an input in place of its shape: a tensor, or all arguments as a tuple"
+        else:
+            remedy = "change the shape"
         raise ConfigError(
             f"{type(module).__name__} cannot take an input of shape {input_shape} in {mode} mode "
-            f"({str(error).splitlines()[0]}); change the shape"
+            f"({reason}); {remedy}"
         ) from error
-    return y
 
 
-@dataclass(frozen=True)
-class ActivationMemory:
-    """Bytes in float32 for one batch, as PyTorch's plain formulation on the CPU keeps them.
-
-    Attributes:
-        saved: what one forward pass in training mode saves for the backward pass: every storage
-            once (layers that work in place share theirs with the layer before), the input
-            included, parameters and buffers not. Positions of maxima count 8 bytes each, as they
-            are int64. Not in it: the loss, gradients, the optimiser's state, workspace of the
-            convolutions, and the copies that the folded formulation makes
-            (``psc.block.folding``).
-        largest: the largest single tensor that an operation of that pass returns; a forward pass
-            alone needs this much, and the operation's inputs.
-    """
-
-    saved: int
-    largest: int
-
-
-def activation_memory(module: nn.Module, input_shape: Sequence[int]) -> ActivationMemory:
-    """Measure one forward pass in training mode, on a copy on the meta device.
-
-    Args:
-        module: any module that takes one tensor and returns one; it is not changed.
-        input_shape: (N, C, D, H, W) for ours.
-
-    Raises:
-        ConfigError: if the module cannot train on that shape (batch norm needs more than one
-            value per channel).
-    """
-    twin = meta_copy(module).train()
-    tensors = [*twin.parameters(), *twin.buffers()]
-    # On the meta device storages have no address. Both hold theirs, so that no id is used twice.
-    constant = {id(storage): storage for storage in (t.untyped_storage() for t in tensors)}
-    saved: dict[int, torch.UntypedStorage] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if id(storage) not in constant:
-            saved[id(storage)] = storage
-        return tensor
-
-    largest = _LargestResult()
-    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with torch.enable_grad(), hooks, largest:
-        forward(twin, tuple(input_shape))
-    return ActivationMemory(sum(s.nbytes() for s in saved.values()), largest.bytes)
-
-
-class _LargestResult(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the size of the largest storage that an operation returns."""
+class _Uncounted(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes operations that multiply and that torch's counter does not know."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.bytes = 0
+        self.names: dict[str, None] = {}
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Sequence[Any],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        results = func(*args, **(kwargs or {}))
-        for result in tree_leaves(results):
-            if isinstance(result, Tensor):
-                self.bytes = max(self.bytes, result.untyped_storage().nbytes())
-        return results
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, ours = func._opname, func.namespace in ("aten", "prim", "prims")
+        multiplies = re.search(r"(^|_|add|v|b)(mm|mv|dot)($|_)|rnn|attention|^_trilinear$", name)
+        if (multiplies or not ours) and func._overloadpacket not in flop_registry:
+            if not func._can_decompose():
+                self.names[f"{func.namespace}::{name}"] = None
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def counting() -> Iterator[tuple[FlopCounterMode, Mapping[str, None]]]:
+    """torch's counter, and the names of the operations that it misses.
+
+    Attention is computed as the matrix products that it is: fused, the counter misses most forms.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        missed = _Uncounted()
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, missed:
+            yield counter, missed.names
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
