@@ -5,9 +5,9 @@ arithmetic, wherever the module itself is. The tests know the same numbers from 
 alone, with no module built: double entry.
 
 **MACs and FLOPs.** ``multiply_adds`` are MACs, one multiplication with its addition; ``flops`` are
-always 2 · MACs. Convolutions, transposed convolutions, linear layers and matrix products (attention)
-count, as in torch's ``FlopCounterMode``; biases, normalisation, activations, pooling and
-interpolation do not.
+always 2 · MACs. Convolutions, transposed convolutions, linear layers and matrix products (of
+attention, say) count, as in torch's ``FlopCounterMode``; biases, normalisation, activations,
+pooling and interpolation do not.
 """
 
 from psc.accounting.account import Account, Layer, account

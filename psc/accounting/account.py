@@ -111,7 +111,7 @@ def account(module: nn.Module, input_shape: Sequence[int] | ExampleInput) -> Acc
     entered = tuple(input_shape) if by_shape else tensors_in(input_shape)[0].shape
     extent = getattr(module, "receptive_field", None)
     return Account(
-        input_shape=tuple(int(size) for size in entered),  # type: ignore[arg-type]
+        input_shape=tuple(int(size) for size in entered),
         output_shapes=tuple(tuple(tensor.shape) for tensor in tensors_in(result)),
         layers=tuple(layers),
         parameters=sum(p.numel() for p in module.parameters()),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from psc.errors import ConfigError
@@ -56,7 +57,8 @@ def prepared(
         raise ConfigError(f"{type(module).__name__} has lazy layers; run it once on data first")
     if isinstance(given, Tensor | Mapping) or not all(isinstance(size, int) for size in given):
         twin = copy.deepcopy(module).train(training)
-        return twin, lambda: run_on(twin, given)  # type: ignore[arg-type]
+        # Of copies, which the module may change in place.
+        return twin, lambda: run_on(twin, tree_map_only(Tensor, torch.clone, given))
     shape = tuple(given)
     twin = meta_copy(module).train(training)
     return twin, lambda: forward(twin, shape)
@@ -115,15 +117,15 @@ class _Uncounted(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, ours = func._opname, func.namespace in ("aten", "prim", "prims")
         multiplies = re.search(r"(^|_|add|v|b)(mm|mv|dot)($|_)|rnn|attention|^_trilinear$", name)
-        if (multiplies or not ours) and func._overloadpacket not in flop_registry:
-            if not func._can_decompose():
-                self.names[f"{func.namespace}::{name}"] = None
+        counted = func._overloadpacket in flop_registry or func._can_decompose()
+        if (multiplies or not ours) and not counted:
+            self.names[f"{func.namespace}::{name}"] = None
         return func(*args, **(kwargs or {}))
 
 
 @contextmanager
 def counting() -> Iterator[tuple[FlopCounterMode, Mapping[str, None]]]:
-    """torch's counter, and the names of the operations that it misses.
+    """The counter of torch, and the names of the operations that it misses.
 
     Attention is computed as the matrix products that it is: fused, the counter misses most forms.
     """

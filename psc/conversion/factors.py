@@ -12,14 +12,13 @@ from psc.conversion.following import Link
 from psc.conversion.layers import Geometry, SeparableConv3d, SeparableRun3d, exact_widths, triple
 from psc.decomposition import (
     Factorisation,
-    StackFactors,
     StreamFactors,
-    compose_run,
-    factorise_run,
+    compose_chain,
+    factorise_chain,
     factorise_streams,
     factorise_sum,
 )
-from psc.decomposition.parallel import checked_layer, unfold_layer
+from psc.decomposition.streams import checked_layer, unfold_layer
 from psc.errors import ConfigError
 
 Initialisation = Literal["svd", "random"]
@@ -81,7 +80,7 @@ def composed_weight(module: SeparableConv3d) -> Tensor:
     for axis, pair in enumerate(module.convolutions()):
         plane, line = (in_full(conv.weight).chunk(module.groups) for conv in pair)
         parts = zip(plane, line, strict=True)
-        weights.append(torch.cat([StreamFactors(axis, p, q).weight() for p, q in parts]))
+        weights.append(torch.cat([StreamFactors(axis, (p,), q).weight() for p, q in parts]))
     if module.channel_order is not None:
         return torch.cat(weights)[module.channel_order]
     total = weights[0]
@@ -180,7 +179,7 @@ def _exact_factors(kernel: Tensor, counts: Sequence[int], merge: Merge) -> Facto
         plane_shape[axis], line_shape[axis] = 1, taps
         plane = filters.reshape(-1, channels, *plane_shape)
         line = lines.reshape(out, taps, -1).mT.reshape(out, -1, *line_shape)
-        streams.append(StreamFactors(axis, plane, line))
+        streams.append(StreamFactors(axis, (plane,), line))
     order = torch.arange(kernel.shape[0], device=kernel.device)
     return Factorisation(tuple(streams), merge, order, kernel.new_zeros(()))
 
@@ -259,9 +258,9 @@ def separable_run(
 ) -> SeparableRun3d:
     """The block in place of consecutive Conv3d, with the first one's dtype, device and mode.
 
-    ``init="svd"`` starts from the layers' composition (``factorise_run``), with the affine maps of
-    ``links`` in place of what stood between them. ``init="random"`` is PyTorch's own and needs no
-    links.
+    ``init="svd"`` starts from the layers' composition (``factorise_chain``), with the affine maps
+    of ``links`` in place of what stood between them. ``init="random"`` is PyTorch's own and needs
+    no links.
 
     Raises:
         ConfigError: if a kernel holds values that are not finite.
@@ -298,7 +297,7 @@ def composed_run_weight(module: SeparableRun3d) -> Tensor:
     for axis in range(len(module.widths)):
         planes = tuple(in_full(plane.weight) for plane in module.planes(axis))
         line = in_full(module.line(axis).weight)
-        weights.append(StackFactors(axis, planes, line, strides).weight())
+        weights.append(StreamFactors(axis, planes, line, strides).weight())
     if module.channel_order is not None:
         return torch.cat(weights)[module.channel_order]
     return torch.stack(weights).sum(0)
@@ -306,7 +305,7 @@ def composed_run_weight(module: SeparableRun3d) -> Tensor:
 
 def run_error(composed: ComposedLayers, module: SeparableRun3d) -> float:
     """‖W − the block's kernel‖ / ‖W‖ of the composed kernel; activations are ignored."""
-    whole = compose_run(composed.weights, composed.strides)
+    whole = compose_chain(composed.weights, composed.strides)
     return relative_difference(whole, composed_run_weight(module))
 
 
@@ -316,12 +315,12 @@ def _fill_run_factors(module: SeparableRun3d, composed: ComposedLayers, sweeps: 
         raise ConfigError(
             "the composition with the layers that follow it holds values that are not finite"
         )
-    found = factorise_run(
+    found = factorise_chain(
         composed.weights,
         len(module.widths),
         module.widths[0],
         strides=composed.strides,
-        combination=module.merge,
+        merge=module.merge,
         sweeps=sweeps,
     )
     for s, factors in enumerate(found.streams):
@@ -332,7 +331,7 @@ def _fill_run_factors(module: SeparableRun3d, composed: ComposedLayers, sweeps: 
     share_bias(lines, composed.bias, module.channel_order)
 
 
-def _copy_stack(planes: Sequence[nn.Conv3d], line: nn.Conv3d, factors: StackFactors) -> None:
+def _copy_stack(planes: Sequence[nn.Conv3d], line: nn.Conv3d, factors: StreamFactors) -> None:
     """Copy a stream's filters; missing ones stay random, and nothing reads them yet."""
     for plane, weight in zip(planes, factors.planes, strict=True):
         filters, channels = weight.shape[:2]

@@ -3,34 +3,34 @@
 Functions of tensors only; ``docs/theory.md`` derives what they compute and names the tests.
 """
 
-from psc.decomposition.composition import SeparableConvolution, compose, compose_separable
-from psc.decomposition.consecutive import (
-    StackFactorisation,
-    StackFactors,
-    compose_run,
-    factorise_run,
+from psc.decomposition.chains import factorise_chain
+from psc.decomposition.composition import (
+    SeparableConvolution,
+    compose,
+    compose_chain,
+    compose_separable,
 )
-from psc.decomposition.parallel import (
+from psc.decomposition.hosvd import (
     HOSVD,
+    Orientation,
+    all_sub_tensors,
+    best_orientation_selection,
+    dropped_energy,
+    greedy_selection,
+    hosvd,
+    orientation_selection,
+    ownership,
+    separable_terms,
+    split_core,
+    truncation_error,
+)
+from psc.decomposition.streams import (
     Factorisation,
     StreamFactors,
     factorise,
     factorise_streams,
     factorise_sum,
     full_width,
-    hosvd,
-)
-from psc.decomposition.selection import (
-    Orientation,
-    all_sub_tensors,
-    best_orientation_selection,
-    dropped_energy,
-    greedy_selection,
-    orientation_selection,
-    ownership,
-    separable_terms,
-    split_core,
-    truncation_error,
 )
 
 __all__ = [
@@ -38,17 +38,15 @@ __all__ = [
     "Factorisation",
     "Orientation",
     "SeparableConvolution",
-    "StackFactorisation",
-    "StackFactors",
     "StreamFactors",
     "all_sub_tensors",
     "best_orientation_selection",
     "compose",
-    "compose_run",
+    "compose_chain",
     "compose_separable",
     "dropped_energy",
     "factorise",
-    "factorise_run",
+    "factorise_chain",
     "factorise_streams",
     "factorise_sum",
     "full_width",

@@ -1,12 +1,14 @@
 """n consecutive 3D layers as m streams of n 2D convolutions and one 1D convolution (P_mSC_n).
 
 The layers are composed to one kernel (Eq. 4, without its condition on the lines), that kernel is
-factorised as a single layer is, and each stream's plane is then taken apart into n small ones. What
-stands between the layers is no part of this: ``psc.convert`` makes an affine map of it.
+factorised as a single layer is, and each stream's plane is then taken apart into n small ones: Eq.
+4 backwards, a plane of 5×5 as two of 3×3 with M channels between. There is no closed form for that,
+but given either convolution the best other one solves a linear least-squares problem.
+
+What stands between the layers is no part of this: ``psc.convert`` makes an affine map of it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -14,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from psc.block.stream import AXES, Merge, Triple
-from psc.decomposition.composition import compose, solve_normal_equations, spread
-from psc.decomposition.parallel import (
+from psc.decomposition.composition import FIRST_SPATIAL, compose_chain, spread
+from psc.decomposition.streams import (
+    Factorisation,
     StreamFactors,
     checked_layer,
     factorise_streams,
@@ -25,15 +28,116 @@ from psc.decomposition.parallel import (
 )
 from psc.errors import ConfigError
 
-# ----------------------------------------
-# A 2D convolution as a stack of smaller ones, by alternating least squares.
-#
-# Eq. 4 composes the planes of n separable kernels to one plane. This goes the other way: a plane of
-# 5×5 as two of 3×3 with M channels between. There is no closed form, but given either convolution
-# the best other one solves a linear least-squares problem.
-
-
 Pair = tuple[int, int]
+
+
+def factorise_chain(
+    weights: Sequence[Tensor],
+    m: int,
+    width: int,
+    *,
+    strides: Sequence[Triple] | None = None,
+    merge: Merge = "concatenate",
+    sweeps: int = 8,
+) -> Factorisation:
+    """P_mSC_n near to n consecutive layers with nothing in between.
+
+    The 1D kernel is as long as the composed kernel, n (d − 1) + 1 at stride 1. Not the best of all:
+    the composed kernel's streams are (``factorise_streams``, ``factorise_sum``, which one layer
+    goes to as it is), each plane's stack is a local optimum for them, and the 1D convolutions are
+    the best for what the stacks became.
+
+    Beside the composed kernel, needs memory for a few times the square of M · d² numbers.
+
+    Args:
+        weights: of each layer (out, in, kD, kH, kW), floating point. Half precision is computed in
+            float32.
+        m: number of streams, 1 to 3.
+        width: M of every 2D convolution, at least 1.
+        strides: of each layer; None: 1.
+        merge: "concatenate" or "sum".
+        sweeps: rounds of alternating least squares, for the sum and for the stacks; at least 1 for
+            several layers.
+
+    Raises:
+        ConfigError: as ``factorise_streams``; if a layer does not read what the one before writes;
+            for less than one layer, or too few sweeps.
+    """
+    if not weights or (len(weights) > 1 and sweeps < 1):
+        raise ConfigError(f"needs a layer and a sweep; got {len(weights)} and sweeps={sweeps}")
+    for before, after in pairwise(weights):
+        if after.shape[1] != before.shape[0]:
+            raise ConfigError(
+                f"a layer reads {after.shape[1]} channels, the one before writes {before.shape[0]}"
+            )
+
+    def single(kernel: Tensor) -> Factorisation:
+        if merge == "sum":
+            return factorise_sum(kernel, m, width, sweeps)
+        return factorise_streams(kernel, m, width)
+
+    if len(weights) == 1:
+        return single(weights[0])
+    steps = [(1, 1, 1)] * len(weights) if strides is None else list(strides)
+    whole = compose_chain([checked_layer(weight) for weight in weights], steps)
+    wide = single(whole)
+    sizes = [(d, h, w) for d, h, w in (weight.shape[FIRST_SPATIAL:] for weight in weights)]
+    shares = [stream.line.shape[0] for stream in wide.streams]
+    targets = torch.split(whole[wide.order], shares) if merge == "concatenate" else ()
+    residual = whole - wide.weight()
+    streams: list[StreamFactors] = []
+    left = whole.new_zeros(())
+    for s, stream in enumerate(wide.streams):
+        target = targets[s] if merge == "concatenate" else residual + stream.weight()
+        streams.append(_stacked(stream, target, sizes, steps, width, sweeps))
+        rest = target - streams[s].weight()
+        if merge == "sum":
+            residual, left = rest, rest.square().sum()
+        else:
+            left = left + rest.square().sum()
+    error = relative_error(left, whole)
+    return Factorisation(tuple(s.to(weights[0].dtype) for s in streams), merge, wide.order, error)
+
+
+def _stacked(
+    stream: StreamFactors,
+    target: Tensor,
+    sizes: Sequence[Triple],
+    strides: Sequence[Triple],
+    width: int,
+    sweeps: int,
+) -> StreamFactors:
+    """A stream with its plane as a stack, and the line that suits the stack best."""
+    axis = stream.axis
+    plane = stream.plane.squeeze(FIRST_SPATIAL + axis)
+    # The singular values are shared between plane and line; an error of the plane counts as one of
+    # the kernel where the lines are orthonormal, so all of them go to the plane.
+    plane = plane * plane.flatten(1).norm(dim=1)[:, None, None, None]
+    across, steps = ([_across(values, axis) for values in triples] for triples in (sizes, strides))
+    stack = stack_planes(plane, across, steps, width, sweeps)
+    planes = tuple(part.unsqueeze(FIRST_SPATIAL + axis) for part in stack)
+    composed = compose_chain(planes, strides).flatten(1)  # (M, in · plane)
+    wanted = unfold_layer(target, axis)  # (out, k, in · plane)
+    lines = solve_normal_equations(composed @ composed.mT, composed @ wanted.flatten(0, 1).mT)
+    taps = [1] * AXES
+    taps[axis] = wanted.shape[1]
+    line = lines.mT.reshape(*wanted.shape[:2], -1).mT  # (out, M, k)
+    line = line.reshape(*line.shape[:2], *taps)
+    return StreamFactors(axis, *_balanced(planes, line), tuple(strides))
+
+
+def _balanced(planes: Sequence[Tensor], line: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    """The same product with factors of equal norm, so that no one learns faster than others."""
+    norms = torch.stack([factor.norm() for factor in (*planes, line)])
+    scales = norms.log().mean().exp() / norms
+    if not bool(torch.isfinite(scales).all()):  # a factor is zero, and so is the product
+        return tuple(planes), line
+    return tuple(p * scale for p, scale in zip(planes, scales, strict=False)), line * scales[-1]
+
+
+def _across(values: Triple, axis: int) -> Pair:
+    p, q = (value for a, value in enumerate(values) if a != axis)
+    return p, q
 
 
 def stack_planes(
@@ -68,7 +172,11 @@ def _split(
     target: Tensor, size: Pair, stride: Pair, width: int, sweeps: int
 ) -> tuple[Tensor, Tensor]:
     """(out, in, P, Q) → (M, in, p, q) and (out, M, P', Q') whose composition is near to it."""
-    first = _common_windows(target, size, width)
+    # To begin with, the filters (M, in, p, q) that the windows of all of its filters share most.
+    windows = target.unfold(2, size[0], 1).unfold(3, size[1], 1)  # (out, in, places, p, q)
+    rows = windows.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2)
+    vectors = torch.linalg.eigh(rows.mT @ rows).eigenvectors  # ascending
+    first = vectors[:, -width:].flip(1).mT.reshape(-1, target.shape[1], *size)
     swapped = target.transpose(0, 1)
     for _ in range(sweeps if first.shape[0] < first[0].numel() else 0):  # else it spans all
         rest = _best_second(target, first, stride)
@@ -78,26 +186,10 @@ def _split(
     return first, _best_second(target, first, stride)
 
 
-def _common_windows(plane: Tensor, size: Pair, width: int) -> Tensor:
-    """The filters (M, in, p, q) that the windows of all of a plane's filters share most."""
-    channels = plane.shape[1]
-    windows = plane.unfold(2, size[0], 1).unfold(3, size[1], 1)  # (out, in, places, p, q)
-    rows = windows.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2)
-    vectors = torch.linalg.eigh(rows.mT @ rows).eigenvectors  # ascending
-    common: Tensor = vectors[:, -width:].flip(1).mT
-    return common.reshape(-1, channels, *size)
-
-
 def _best_second(target: Tensor, first: Tensor, stride: Pair) -> Tensor:
-    """The second convolution that, after ``first``, is nearest to the target.
+    """The convolution (out, M, p', q') that, after ``first``, is nearest to the target.
 
-    Args:
-        target: (out, in, P, Q).
-        first: (M, in, p, q).
-        stride: of the first.
-
-    Returns:
-        (out, M, p', q').
+    (out, in, P, Q) and (M, in, p, q) of that stride.
     """
     size = first.shape[2:]
     right = F.conv2d(target, first, stride=stride)  # (out, M, p', q')
@@ -113,173 +205,20 @@ def _best_second(target: Tensor, first: Tensor, stride: Pair) -> Tensor:
     return solve_normal_equations(gram, right.flatten(1).mT).mT.reshape(right.shape)
 
 
-_FIRST_SPATIAL = 2
+def solve_normal_equations(gram: Tensor, right: Tensor) -> Tensor:
+    """A least-squares solution X (n, k) of A X = B, from AᵀA (n, n) and AᵀB (n, k).
 
-
-@dataclass(frozen=True)
-class StackFactors:
-    """Weights of one stream of P_mSC_n, as its ``nn.Conv3d`` have them.
-
-    Attributes:
-        axis: 0, 1 or 2 (D, H, W): along it the 1D convolution.
-        planes: (M, in, kD, kH, kW), (M, M, …), … with extent 1 along the axis.
-        line: (out, M, kD, kH, kW) with extent 1 but along the axis.
-        strides: of the layers that it stands for; each plane strides as its layer but along the
-            axis, the line along the axis by all of them.
+    By Cholesky decomposition with a ridge of a few roundings, larger where that is not enough:
+    where columns of A depend on each other, a small solution is taken. One step of refinement
+    takes most of what the ridge took from the fit.
     """
-
-    axis: int
-    planes: tuple[Tensor, ...]
-    line: Tensor
-    strides: tuple[Triple, ...]
-
-    def weight(self) -> Tensor:
-        """The 3D kernel (out, in, kD, kH, kW) that they make, of stride ∏ strides."""
-        return StreamFactors(self.axis, compose_run(self.planes, self.strides), self.line).weight()
-
-
-@dataclass(frozen=True)
-class StackFactorisation:
-    """m streams that together approximate n consecutive layers.
-
-    Attributes:
-        streams: stream s along axis s.
-        combination, order: see ``psc.decomposition.Factorisation``.
-        relative_error: ‖W − approximation‖ / ‖W‖ of the layers' composed kernel W, a scalar.
-    """
-
-    streams: tuple[StackFactors, ...]
-    combination: Merge
-    order: Tensor
-    relative_error: Tensor
-
-
-def compose_run(weights: Sequence[Tensor], strides: Sequence[Triple]) -> Tensor:
-    """The kernel of consecutive convolutions, of stride ∏ strides.
-
-    Args:
-        weights: (out, in, kD, kH, kW) of each, first to last.
-        strides: of each.
-
-    Raises:
-        ConfigError: if one does not read what the one before it writes.
-    """
-    whole = weights[0]
-    so_far: Triple = (1, 1, 1)
-    for weight, stride in zip(weights[1:], strides, strict=False):
-        so_far = tuple(a * b for a, b in zip(so_far, stride, strict=True))  # type: ignore[assignment]
-        whole = compose(whole, weight, so_far)
-    return whole
-
-
-def factorise_run(
-    weights: Sequence[Tensor],
-    m: int,
-    width: int,
-    *,
-    strides: Sequence[Triple] | None = None,
-    combination: Merge = "concatenate",
-    sweeps: int = 8,
-) -> StackFactorisation:
-    """P_mSC_n near to n consecutive layers with nothing in between.
-
-    The 1D kernel is as long as the composed kernel, n (d − 1) + 1 at stride 1. Not the best of all:
-    the composed kernel's streams are (``factorise_streams``, ``factorise_sum``), each plane's stack
-    is a local optimum for them, and the 1D convolutions are the best for what the stacks became.
-
-    Beside the composed kernel, needs memory for a few times the square of M · d² numbers.
-
-    Args:
-        weights: of each layer (out, in, kD, kH, kW), floating point. Half precision is computed in
-            float32.
-        m: number of streams, 1 to 3.
-        width: M of every 2D convolution, at least 1.
-        strides: of each layer; None: 1.
-        combination: "concatenate" or "sum".
-        sweeps: rounds of alternating least squares, for the sum and for the stacks; at least 1.
-
-    Raises:
-        ConfigError: as ``factorise_streams``; if a layer does not read what the one before writes;
-            for less than one layer, or sweeps below 1.
-    """
-    if not weights or sweeps < 1:
-        raise ConfigError(f"needs a layer and a sweep; got {len(weights)} and sweeps={sweeps}")
-    for before, after in pairwise(weights):
-        if after.shape[1] != before.shape[0]:
-            raise ConfigError(
-                f"a layer reads {after.shape[1]} channels, the one before writes {before.shape[0]}"
-            )
-    steps = [(1, 1, 1)] * len(weights) if strides is None else list(strides)
-    whole = compose_run([checked_layer(weight) for weight in weights], steps)
-    if combination == "sum":
-        wide = factorise_sum(whole, m, width, sweeps)
-    else:
-        wide = factorise_streams(whole, m, width)
-    sizes = [(d, h, w) for d, h, w in (weight.shape[_FIRST_SPATIAL:] for weight in weights)]
-    shares = [stream.line.shape[0] for stream in wide.streams]
-    targets = torch.split(whole[wide.order], shares) if combination == "concatenate" else ()
-    residual = whole - wide.weight()
-    streams: list[StackFactors] = []
-    left = whole.new_zeros(())
-    for s, stream in enumerate(wide.streams):
-        target = targets[s] if combination == "concatenate" else residual + stream.weight()
-        stacked = _stacked(stream, target, sizes, steps, width, sweeps)
-        rest = target - stacked.weight()
-        if combination == "sum":
-            residual, left = rest, rest.square().sum()
-        else:
-            left = left + rest.square().sum()
-        streams.append(stacked)
-    error = relative_error(left, whole)
-    dtype = weights[0].dtype
-    cast = tuple(
-        StackFactors(s.axis, tuple(p.to(dtype) for p in s.planes), s.line.to(dtype), s.strides)
-        for s in streams
-    )
-    return StackFactorisation(cast, combination, wide.order, error)
-
-
-def _stacked(
-    stream: StreamFactors,
-    target: Tensor,
-    sizes: Sequence[Triple],
-    strides: Sequence[Triple],
-    width: int,
-    sweeps: int,
-) -> StackFactors:
-    """A stream with its plane as a stack, and the line that suits the stack best."""
-    axis = stream.axis
-    plane = stream.plane.squeeze(_FIRST_SPATIAL + axis)
-    # ``truncated`` shares the singular values between plane and line; an error of the plane counts
-    # as one of the kernel where the lines are orthonormal, so all of them go to the plane.
-    plane = plane * plane.flatten(1).norm(dim=1)[:, None, None, None]
-    stack = stack_planes(
-        plane,
-        [_across(size, axis) for size in sizes],
-        [_across(stride, axis) for stride in strides],
-        width,
-        sweeps,
-    )
-    planes = tuple(part.unsqueeze(_FIRST_SPATIAL + axis) for part in stack)
-    composed = compose_run(planes, strides).flatten(1)  # (M, in · plane)
-    wanted = unfold_layer(target, axis)  # (out, k, in · plane)
-    lines = solve_normal_equations(composed @ composed.mT, composed @ wanted.flatten(0, 1).mT)
-    taps = [1] * AXES
-    taps[axis] = wanted.shape[1]
-    line = lines.mT.reshape(*wanted.shape[:2], -1).mT  # (out, M, k)
-    line = line.reshape(*line.shape[:2], *taps)
-    return StackFactors(axis, *_balanced(planes, line), tuple(strides))
-
-
-def _balanced(planes: Sequence[Tensor], line: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-    """The same product with factors of equal norm, so that no one learns faster than others."""
-    norms = torch.stack([factor.norm() for factor in (*planes, line)])
-    scales = norms.log().mean().exp() / norms
-    if not bool(torch.isfinite(scales).all()):  # a factor is zero, and so is the product
-        return tuple(planes), line
-    return tuple(p * scale for p, scale in zip(planes, scales, strict=False)), line * scales[-1]
-
-
-def _across(values: Triple, axis: int) -> Pair:
-    p, q = (value for a, value in enumerate(values) if a != axis)
-    return p, q
+    scale = gram.diagonal().mean()
+    ridge = 10 * torch.finfo(gram.dtype).eps
+    failed = True
+    while failed and ridge < 1:
+        shifted = gram.clone()
+        shifted.diagonal().add_(ridge * scale + torch.finfo(gram.dtype).tiny)
+        factor, info = torch.linalg.cholesky_ex(shifted)
+        failed, ridge = bool(info), 10 * ridge
+    solution = torch.cholesky_solve(right, factor)
+    return solution + torch.cholesky_solve(right - gram @ solution, factor)

@@ -2,111 +2,20 @@
 
 Kernels are weights of ``nn.Conv3d`` (out, in, kD, kH, kW). PyTorch's convolution is a
 cross-correlation; two of them in a row are one whose kernel is the true convolution of both. This
-holds for valid padding; with zero padding only where no kernel reaches the border.
+holds for valid padding; with zero padding only where no kernel reaches the border. ConfigError is
+raised for what is no 3D kernel, or does not read what the one before it writes.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from psc.block.stream import AXES, Triple
 from psc.errors import ConfigError
 
-# ----------------------------------------
-# In which precision kernels are decomposed and fitted, and which kernels cannot be.
-
-
-_EXACT_ENOUGH = (torch.float32, torch.float64)
-
-
-def checked_kernel(kernel: Tensor, smallest_dimension: int, meaning: str) -> Tensor:
-    """A kernel in the precision in which it is decomposed.
-
-    Args:
-        kernel: any floating-point tensor.
-        smallest_dimension: how many axes it has at least.
-        meaning: its axes, for the message, such as "(..., J1, J2, J3, C)".
-
-    Returns:
-        The kernel itself in float32 or float64; a float32 copy of one in half precision, for which
-        there is no singular value decomposition.
-
-    Raises:
-        ConfigError: if it has too few axes, an empty one, no floating-point numbers, or a value
-            that is not finite.
-    """
-    if kernel.ndim < smallest_dimension or kernel.numel() == 0:
-        raise ConfigError(f"a kernel must be {meaning}, none of them 0; got {tuple(kernel.shape)}")
-    if not kernel.is_floating_point():
-        raise ConfigError(
-            f"a kernel must be of floating-point numbers, got {kernel.dtype}; dequantise it first"
-        )
-    if not bool(torch.isfinite(kernel).all()):
-        raise ConfigError("a kernel holds values that are not finite: its training has diverged")
-    return kernel if kernel.dtype in _EXACT_ENOUGH else kernel.float()
-
-
-def solve_normal_equations(gram: Tensor, right: Tensor) -> Tensor:
-    """A least-squares solution X of A X = B, from AᵀA and AᵀB.
-
-    By Cholesky decomposition with a ridge of a few roundings, larger where that is not enough:
-    where columns of A depend on each other, a small solution is taken. One step of refinement
-    takes most of what the ridge took from the fit.
-
-    Args:
-        gram: AᵀA (n, n), float32 or float64.
-        right: AᵀB (n, k).
-
-    Returns:
-        (n, k).
-    """
-    scale = gram.diagonal().mean()
-    ridge = 10 * torch.finfo(gram.dtype).eps
-    failed = True
-    while failed and ridge < 1:
-        shifted = gram.clone()
-        shifted.diagonal().add_(ridge * scale + torch.finfo(gram.dtype).tiny)
-        factor, info = torch.linalg.cholesky_ex(shifted)
-        failed, ridge = bool(info), 10 * ridge
-    solution = torch.cholesky_solve(right, factor)
-    return solution + torch.cholesky_solve(right - gram @ solution, factor)
-
-
-def leading_singular_vectors(matrix: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The first part of a thin singular value decomposition, and what the rest of it holds.
-
-    A float32 matrix that needs no gradient is decomposed by the eigenvectors of the smaller of its
-    Gram matrices, in float64: all of float32's digits, in a third of the time of a full thin SVD
-    (measured: 1,536 × 4,608) and without its memory.
-
-    Args:
-        matrix: (rows, columns), float32 or float64.
-        count: of singular values; more than there are gives all.
-
-    Returns:
-        Left vectors (rows, k), values (k,) descending, right vectors (k, columns), and the sum of
-        the squares of the other values, a scalar. Vectors of a value that is zero may be zero.
-    """
-    if matrix.dtype == torch.float64 or (matrix.requires_grad and torch.is_grad_enabled()):
-        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-        dropped = values[count:].square().sum()
-        return left[:, :count], values[:count], right[:count], dropped
-    wide = matrix.shape[0] <= matrix.shape[1]
-    tall = (matrix if wide else matrix.mT).double()  # its rows are the shorter side
-    energies, vectors = torch.linalg.eigh(tall @ tall.mT)  # ascending
-    values = energies.clamp(min=0).sqrt().flip(0)[:count]
-    vectors = vectors.flip(1)[:, :count]
-    smallest = values[0] * torch.finfo(torch.float32).eps
-    others = (vectors.mT @ tall) / values.clamp(min=smallest).clamp(min=1e-300)[:, None]
-    dropped = energies.clamp(min=0).flip(0)[count:].sum()
-    left, right = (vectors, others) if wide else (others.mT, vectors.mT)
-    return left.float(), values.float(), right.float(), dropped.float()
-
-
-_FIRST_SPATIAL = 2
+FIRST_SPATIAL = 2
 
 
 def compose(first: Tensor, second: Tensor, stride: Triple = (1, 1, 1)) -> Tensor:
@@ -120,39 +29,39 @@ def compose(first: Tensor, second: Tensor, stride: Triple = (1, 1, 1)) -> Tensor
     Returns:
         (out, in, kD + sD (lD - 1), ...): the kernel of one convolution with the product of both
         strides.
-
-    Raises:
-        ConfigError: if they are not 3D kernels, or ``second`` does not read what ``first`` writes.
     """
     for kernel in (first, second):
-        if kernel.ndim != _FIRST_SPATIAL + AXES:
+        if kernel.ndim != FIRST_SPATIAL + AXES:
             raise ConfigError(f"a kernel must be (out, in, kD, kH, kW); got {tuple(kernel.shape)}")
     if second.shape[1] != first.shape[0]:
         raise ConfigError(
             f"the second kernel reads {second.shape[1]} channels, the first writes {first.shape[0]}"
         )
     second = spread(second, stride)
-    padding = [size - 1 for size in second.shape[_FIRST_SPATIAL:]]
+    padding = [size - 1 for size in second.shape[FIRST_SPATIAL:]]
     composed = F.conv3d(first.transpose(0, 1), second.flip(2, 3, 4), padding=padding)
     return composed.transpose(0, 1)
 
 
-def spread(kernel: Tensor, stride: Sequence[int]) -> Tensor:
-    """Put zeros between a kernel's taps, so that they lie ``stride`` apart.
+def compose_chain(weights: Sequence[Tensor], strides: Sequence[Triple]) -> Tensor:
+    """The kernel of consecutive convolutions, first to last, of stride ∏ strides."""
+    whole = weights[0]
+    so_far: Triple = (1, 1, 1)
+    for weight, (d, h, w) in zip(weights[1:], strides, strict=False):
+        so_far = (so_far[0] * d, so_far[1] * h, so_far[2] * w)
+        whole = compose(whole, weight, so_far)
+    return whole
 
-    Args:
-        kernel: (out, in, spatial...).
-        stride: per spatial axis.
-    """
+
+def spread(kernel: Tensor, stride: Sequence[int]) -> Tensor:
+    """Zeros between the taps of a kernel (out, in, spatial...), so that they lie apart so far."""
     if all(step == 1 for step in stride):
         return kernel
-    sizes = [
-        step * (size - 1) + 1
-        for step, size in zip(stride, kernel.shape[_FIRST_SPATIAL:], strict=True)
-    ]
-    wide = kernel.new_zeros(*kernel.shape[:_FIRST_SPATIAL], *sizes)
+    sizes = kernel.shape[FIRST_SPATIAL:]
+    spaced = [step * (size - 1) + 1 for step, size in zip(stride, sizes, strict=True)]
+    wide = kernel.new_zeros(*kernel.shape[:FIRST_SPATIAL], *spaced)
     taps = wide
-    for axis, step in enumerate(stride, start=_FIRST_SPATIAL):
+    for axis, step in enumerate(stride, start=FIRST_SPATIAL):
         taps = taps.unfold(axis, 1, step).squeeze(-1)  # a view of every step-th
     taps.copy_(kernel)
     return wide
@@ -176,7 +85,7 @@ class SeparableConvolution:
         """The 3D kernel (out, in, kD, kH, kW), their outer product."""
         shape = [1, 1, 1]
         shape[self.axis] = len(self.line)
-        return self.plane.unsqueeze(_FIRST_SPATIAL + self.axis) * self.line.reshape(shape)
+        return self.plane.unsqueeze(FIRST_SPATIAL + self.axis) * self.line.reshape(shape)
 
 
 def compose_separable(
@@ -185,17 +94,14 @@ def compose_separable(
     """Eq. 4: planes with planes and lines with lines, which gives one separable convolution.
 
     That the first line may pass the second plane needs it to be the same for all channels. Lines
-    that mix channels, as those of P_mSC_n do, do not pass.
-
-    Raises:
-        ConfigError: if their axes differ, or ``second`` does not read what ``first`` writes.
+    that mix channels, as those of P_mSC_n do, do not pass. ConfigError if the axes differ.
     """
     if first.axis != second.axis:
         raise ConfigError(
             f"axes {first.axis} and {second.axis} differ: a composition of convolutions that are "
             "separable along different axes is not separable"
         )
-    axis = _FIRST_SPATIAL + first.axis
+    axis = FIRST_SPATIAL + first.axis
     plane = compose(first.plane.unsqueeze(axis), second.plane.unsqueeze(axis)).squeeze(axis)
     line = compose(first.line[None, None, :, None, None], second.line[None, None, :, None, None])
     return SeparableConvolution(first.axis, line.flatten(), plane)

@@ -1,11 +1,22 @@
-"""Which sub-tensors of the core to keep, by energy, and the error of dropping the others.
+"""One kernel as a sum of separable kernels: HOSVD (Section 3.1, Figure 2a), Eq. 2 and Eq. 3.
 
-The energy of a tensor is the sum of its squares. The factors U are isometries and the sub-tensors
-have disjoint supports, so the squared error of a truncated sum IS the dropped energy.
+A kernel is A (J1, J2, J3, C): three spatial axes and the channels that it reads; those of an
+``nn.Conv3d`` are ``weight.movedim(1, -1)``, (out, kD, kH, kW, in). Only the spatial axes are
+transformed. Any leading axes are a batch, so that a whole layer is taken at once.
 
-What no pair of a selection owns is a box of the core: the product, over the three axes, of the
-indices that are not selected. So the error depends on the set of pairs, not on their order, and
-vanishes for a general kernel only once all slices of one axis are selected.
+The sub-tensor S^{α,β} lives on the β-th slice of the core along the α-th spatial axis. Slices of
+different axes cross, so which sub-tensor an entry of S belongs to is a choice. Here it is: a
+*selection* is an integer tensor (..., T, 2) of pairs (axis, index), both from 0, and an entry
+belongs to the FIRST pair on whose slice it lies. So, for any selection in any order, the
+sub-tensors have disjoint supports. Its leading axes are those of the core (each output channel has
+a selection of its own) or none.
+
+What no pair owns is a box of the core: the product, over the axes, of the indices that are not
+selected. So the error of dropping it depends on the set of pairs, not on their order, and vanishes
+for a general kernel only once all slices of one axis are selected.
+
+ConfigError is raised for what is no kernel, and for axes, slices and numbers of terms that a core
+lacks.
 """
 
 from collections.abc import Sequence
@@ -15,19 +26,87 @@ import torch
 from torch import Tensor
 
 from psc.block.stream import AXES, Triple
-from psc.decomposition.parallel import HOSVD, mode_product
 from psc.errors import ConfigError
 
-# ----------------------------------------
-# A kernel as a sum of separable kernels, grouped by orientation (Eq. 2 and 3, Figure 2b and 2c).
-#
-# The sub-tensor S^{α,β} lives on the β-th slice of the core along the α-th spatial axis. Slices of
-# different axes cross, so which sub-tensor an entry of S belongs to is a choice. Here it is: a
-# *selection* is a list of pairs (α, β), and an entry belongs to the FIRST pair of the list on whose
-# slice it lies. So, for any selection in any order, the sub-tensors have disjoint supports.
-#
-# A selection is an integer tensor (..., T, 2) of pairs (axis, index), both counted from 0; its
-# leading axes are those of the core (each output channel has a selection of its own) or none.
+_TENSOR_AXES = AXES + 1  # spatial ones and channels
+_ALL_AXES = (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class HOSVD:
+    """A = S ×₁ U⁽¹⁾ ×₂ U⁽²⁾ ×₃ U⁽³⁾.
+
+    Attributes:
+        core: S (..., I1, I2, I3, C), in the paper the singular value tensor. Its slices along one
+            spatial axis are orthogonal to each other; their norms are that axis' singular values.
+        factors: U⁽ᵏ⁾ (..., J_k, I_k), one per spatial axis, columns orthonormal.
+        singular_values: (..., I_k) per spatial axis, descending.
+    """
+
+    core: Tensor
+    factors: tuple[Tensor, ...]
+    singular_values: tuple[Tensor, ...]
+
+    def reconstruct(self) -> Tensor:
+        """A (..., J1, J2, J3, C) again."""
+        return _transform(self.core, self.factors)
+
+
+def hosvd(kernel: Tensor) -> HOSVD:
+    """Decompose kernels by one thin SVD per spatial axis (De Lathauwer et al. 2000).
+
+    I_k is J_k, or less where a kernel is so long and thin that its unfolding has fewer columns than
+    rows. Differentiable where singular values differ from each other and from zero.
+
+    Args:
+        kernel: (..., J1, J2, J3, C), floating point. Half precision is computed in float32.
+
+    Returns:
+        Core, factors and singular values, of the kernel's dtype and on its device.
+    """
+    work = checked_kernel(kernel, _TENSOR_AXES, "(..., J1, J2, J3, C)")
+    factors: list[Tensor] = []
+    singular_values: list[Tensor] = []
+    for axis in range(AXES):
+        unfolded = work.movedim(axis - _TENSOR_AXES, -_TENSOR_AXES).flatten(-AXES)
+        left, values, _ = torch.linalg.svd(unfolded, full_matrices=False)
+        factors.append(left)
+        singular_values.append(values)
+    core = _transform(work, [factor.mT for factor in factors])
+    dtype = kernel.dtype
+    u, s = (tuple(part.to(dtype) for part in parts) for parts in (factors, singular_values))
+    return HOSVD(core.to(dtype), u, s)
+
+
+def checked_kernel(kernel: Tensor, smallest_dimension: int, meaning: str) -> Tensor:
+    """A kernel in the precision to decompose it in: half precision in float32, for lack of an SVD.
+
+    ``meaning`` are its axes, for the message.
+    """
+    if kernel.ndim < smallest_dimension or kernel.numel() == 0:
+        raise ConfigError(f"a kernel must be {meaning}, none of them 0; got {tuple(kernel.shape)}")
+    if not kernel.is_floating_point():
+        raise ConfigError(
+            f"a kernel must be of floating-point numbers, got {kernel.dtype}; dequantise it first"
+        )
+    if not bool(torch.isfinite(kernel).all()):
+        raise ConfigError("a kernel holds values that are not finite: its training has diverged")
+    return kernel if kernel.dtype in (torch.float32, torch.float64) else kernel.float()
+
+
+def _mode_product(tensor: Tensor, matrix: Tensor, axis: int) -> Tensor:
+    """×_axis: (..., J1, J2, J3, C) and a matrix (..., I, J_axis) → I in place of J_axis."""
+    lines = tensor.movedim(axis - _TENSOR_AXES, -1)
+    product = lines.flatten(-_TENSOR_AXES, -2) @ matrix.mT
+    product = product.reshape(*lines.shape[:-1], matrix.shape[-2])
+    return product.movedim(-1, axis - _TENSOR_AXES)
+
+
+def _transform(tensor: Tensor, matrices: Sequence[Tensor]) -> Tensor:
+    """Times one matrix along every spatial axis, ×₁ M⁽¹⁾ ×₂ M⁽²⁾ ×₃ M⁽³⁾."""
+    for axis, matrix in enumerate(matrices):
+        tensor = _mode_product(tensor, matrix, axis)
+    return tensor
 
 
 @dataclass(frozen=True)
@@ -68,12 +147,18 @@ def ownership(selection: Tensor, sizes: Triple) -> Tensor:
     Returns:
         bool (..., T, I1, I2, I3). Every entry is owned at most once; a pair that comes a second
         time owns nothing.
-
-    Raises:
-        ConfigError: if a pair names an axis or slice that the core lacks.
     """
-    check_selection(selection, sizes)
+    if selection.ndim < 2 or selection.shape[-1] != 2 or selection.is_floating_point():
+        raise ConfigError(
+            "a selection must be an integer tensor (..., T, 2) of pairs (axis, index); got "
+            f"{selection.dtype} {tuple(selection.shape)}"
+        )
     axis, index = selection.unbind(-1)
+    limit = torch.tensor(sizes, device=selection.device)[axis.clamp(0, AXES - 1).long()]
+    wrong = (axis < 0) | (axis >= AXES) | (index < 0) | (index >= limit)
+    if bool(wrong.any()):
+        pair = tuple(selection[wrong][0].tolist())
+        raise ConfigError(f"no sub-tensor (axis, index) = {pair} in a core of sizes {sizes}")
     on_slice = torch.zeros(*axis.shape, *sizes, dtype=torch.bool, device=selection.device)
     for a, size in enumerate(sizes):
         indices = torch.arange(size, device=selection.device)
@@ -95,9 +180,6 @@ def split_core(core: Tensor, selection: Tensor) -> Tensor:
     Returns:
         (..., T, I1, I2, I3, C); term l is zero off slice β_l along α_l. They sum to S where the
         selection holds all slices of one axis.
-
-    Raises:
-        ConfigError: if a pair names an axis or slice that the core lacks.
     """
     owned = ownership(selection.to(core.device), core_sizes(core))
     return core.unsqueeze(-5) * owned[..., None]
@@ -116,24 +198,20 @@ def separable_terms(
         One group per axis k, each with I_k terms in the order of β; a term that the selection lacks
         is zero. The sum of their ``kernel()`` is the kernel, without the entries of the core that
         no pair owns.
-
-    Raises:
-        ConfigError: if a pair names an axis or slice that the core lacks.
     """
     core, factors = decomposition.core, decomposition.factors
     selection = selection.to(core.device)
     owned = ownership(selection, core_sizes(core))
-    groups = []
-    for axis in range(AXES):
+
+    def group(axis: int) -> Orientation:
         of_axis = (selection[..., 0] == axis)[..., None, None, None]
         planes = core * (owned & of_axis).any(-AXES - 1)[..., None]
         for other in range(AXES):
             if other != axis:
-                planes = mode_product(planes, factors[other], other)
-        lines = factors[axis].mT
-        groups.append(Orientation(axis, lines, planes.movedim(axis - 4, -4)))
-    first, second, third = groups
-    return first, second, third
+                planes = _mode_product(planes, factors[other], other)
+        return Orientation(axis, factors[axis].mT, planes.movedim(axis - 4, -4))
+
+    return group(0), group(1), group(2)
 
 
 def core_sizes(core: Tensor) -> Triple:
@@ -142,61 +220,32 @@ def core_sizes(core: Tensor) -> Triple:
     return i1, i2, i3
 
 
-def check_selection(selection: Tensor, sizes: Triple) -> None:
-    """Refuse what is no selection of sub-tensors of a core with these sizes.
-
-    Raises:
-        ConfigError: naming the first pair that no core of these sizes has.
-    """
-    if selection.ndim < 2 or selection.shape[-1] != 2 or selection.is_floating_point():
-        raise ConfigError(
-            "a selection must be an integer tensor (..., T, 2) of pairs (axis, index); got "
-            f"{selection.dtype} {tuple(selection.shape)}"
-        )
-    axis, index = selection.unbind(-1)
-    known = (axis >= 0) & (axis < AXES)
-    limit = torch.tensor(sizes, device=selection.device)[axis.clamp(0, AXES - 1).long()]
-    wrong = ~(known & (index >= 0) & (index < limit))
-    if bool(wrong.any()):
-        pair = tuple(selection[wrong][0].tolist())
-        raise ConfigError(f"no sub-tensor (axis, index) = {pair} in a core of sizes {sizes}")
-
-
-_ALL_AXES = (0, 1, 2)
-
-
 def all_sub_tensors(sizes: Triple, axes: Sequence[int] = _ALL_AXES) -> Tensor:
     """Every pair (axis, index), axis by axis: (number of pairs, 2), int64.
 
     Args:
         sizes: (I1, I2, I3) of the core.
         axes: orientations, in this order; the first takes all entries of the core.
-
-    Raises:
-        ConfigError: if an axis is none of 0, 1, 2, or comes twice.
     """
     _check_axes(axes)
     return torch.tensor([(axis, index) for axis in axes for index in range(sizes[axis])])
 
 
 def dropped_energy(core: Tensor, selection: Tensor) -> Tensor:
-    """Energy of the core's entries that no sub-tensor of a selection owns.
+    """Energy (sum of squares) of the core's entries that no sub-tensor of a selection owns.
+
+    The factors U are isometries and the sub-tensors have disjoint supports, so this IS the squared
+    error of the truncated sum.
 
     Args:
         core: (..., I1, I2, I3, C).
         selection: (..., T, 2), pairs (axis, index).
 
     Returns:
-        (...), the squared Frobenius error of the truncated sum, kernel by kernel.
-
-    Raises:
-        ConfigError: if a pair names an axis or slice that the core lacks.
+        (...), kernel by kernel.
     """
-    sizes = core_sizes(core)
-    selection = selection.to(core.device)
-    check_selection(selection, sizes)
-    energy = core.square().sum(-1)
-    return (energy * ~ownership(selection, sizes).any(-AXES - 1)).sum((-3, -2, -1))
+    owned = ownership(selection.to(core.device), core_sizes(core))
+    return (core.square().sum(-1) * ~owned.any(-AXES - 1)).sum((-3, -2, -1))
 
 
 def truncation_error(core: Tensor, selection: Tensor) -> Tensor:
@@ -216,9 +265,6 @@ def greedy_selection(core: Tensor, terms: int, axes: Sequence[int] = _ALL_AXES) 
 
     Returns:
         (..., T, 2) int64, pairs (axis, index), a selection per kernel.
-
-    Raises:
-        ConfigError: for a number of terms or an axis that there is not.
     """
     sizes = core_sizes(core)
     candidates = all_sub_tensors(sizes, axes).to(core.device)
@@ -246,9 +292,6 @@ def orientation_selection(core: Tensor, axis: int, terms: int) -> Tensor:
 
     Returns:
         (..., min(terms, I_axis), 2) int64.
-
-    Raises:
-        ConfigError: for a number of terms below 1 or an axis that there is not.
     """
     _check_axes((axis,))
     _check_terms(terms, None)
@@ -268,9 +311,6 @@ def best_orientation_selection(core: Tensor, terms: int, axes: Sequence[int] = _
     Returns:
         (..., T, 2) int64, all pairs of one kernel along one axis; where that axis has fewer than T
         slices, the last pair is repeated and owns nothing.
-
-    Raises:
-        ConfigError: for a number of terms below 1 or an axis that there is not.
     """
     _check_axes(axes)
     options, errors = [], []
@@ -278,8 +318,7 @@ def best_orientation_selection(core: Tensor, terms: int, axes: Sequence[int] = _
         selection = orientation_selection(core, axis, terms)
         errors.append(dropped_energy(core.detach(), selection))
         missing = terms - selection.shape[-2]
-        last = selection[..., -1:, :]
-        options.append(torch.cat([selection, *[last] * missing], -2))
+        options.append(torch.cat([selection, *[selection[..., -1:, :]] * missing], -2))
     best = torch.stack(errors, -1).argmin(-1)
     stacked = torch.stack(options, -3)  # (..., orientations, T, 2)
     index = best[..., None, None, None].expand(*best.shape, 1, terms, 2)

@@ -25,7 +25,7 @@ from psc.decomposition import (
     greedy_selection,
     hosvd,
 )
-from psc.decomposition.parallel import unfold_layer
+from psc.decomposition.streams import unfold_layer
 from psc.errors import ConfigError, PSCError
 from psc.paper.curves import read_curve
 from psc.paper.network_summary import markdown_table

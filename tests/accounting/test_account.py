@@ -1,7 +1,11 @@
 """Accounts against counts by hand and torch's counter."""
 
+from collections import OrderedDict, namedtuple
+from dataclasses import dataclass
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -83,16 +87,198 @@ def test_shared_parameters_count_once_and_calls_every_time():
     assert result.flops == result.counted_flops
 
 
-class Outside(nn.Module):
-    """Multiplies without a layer."""
+class Attention(nn.Module):
+    """Attention of two heads of 4 channels, by hand or fused."""
+
+    def __init__(self, fused):
+        super().__init__()
+        self.qkv, self.fused = nn.Linear(8, 24, bias=False), fused
 
     def forward(self, x):
-        return x @ x.mT
+        q, k, v = self.qkv(x).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+        if self.fused:
+            return F.scaled_dot_product_attention(q, k, v)
+        return torch.softmax(q @ k.mT / 2, -1) @ v
 
 
-def test_work_outside_of_layers_shows_as_a_difference():
-    result = account(Outside(), (3, 5))
-    assert (result.flops, result.counted_flops) == (0, 2 * 3 * 3 * 5)
+class OfItself(nn.Module):
+    """PyTorch's own attention of an input to itself; in evaluation mode it has a fused path."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x, x, x)
+
+
+def encoder():
+    return nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+
+OF_ATTENTION = 2 * 2 * 2 * 10 * 10 * 4  # products, batch, heads, queries, keys, channels
+
+
+@pytest.mark.parametrize(
+    ("module", "linear"),
+    [
+        (Attention(fused=False), 3 * 8 * 8),
+        (Attention(fused=True), 3 * 8 * 8),
+        (OfItself(nn.MultiheadAttention(8, 2, batch_first=True)), 4 * 8 * 8),
+        (encoder(), 4 * 8 * 8 + 2 * 8 * 16),
+    ],
+)
+@pytest.mark.parametrize("real", [False, True])
+def test_attention_is_counted_fused_or_not(module, linear, real):
+    given = torch.zeros(2, 10, 8) if real else (2, 10, 8)
+    result = account(module, given)
+    assert result.multiply_adds == 2 * 10 * linear + OF_ATTENTION
+    assert result.flops == result.counted_flops
+    assert result.elsewhere >= OF_ATTENTION
+    assert result.uncounted == ()
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+@pytest.mark.parametrize(
+    ("module", "given", "name"),
+    [
+        (nn.Bilinear(8, 4, 3), (torch.ones(2, 8), torch.ones(2, 4)), "aten::_trilinear"),
+        (nn.LSTM(8, 4, batch_first=True), torch.ones(2, 10, 8), "aten::mkldnn_rnn_layer"),
+    ],
+)
+def test_what_is_not_counted_is_named(module, given, name):
+    if "mkldnn" in name and not torch.backends.mkldnn.is_available():
+        pytest.skip("computed as matrix products here, which are counted")
+    assert name in account(module, given).uncounted
+
+
+@dataclass
+class Outputs:
+    """As networks of other libraries return them."""
+
+    logits: torch.Tensor
+    hidden: tuple[torch.Tensor, ...]
+    loss: None = None
+
+
+class Distribution:
+    """As the latent space of an autoencoder: tensors are attributes."""
+
+    def __init__(self, mean):
+        self.mean, self.deterministic = mean, False
+
+
+Named = namedtuple("Named", "y skip")
+
+RESULTS = [
+    (lambda y: [y, y[..., ::2]], 2),
+    (lambda y: (y, (y[..., ::2], None)), 2),
+    (lambda y: {"out": y, "aux": [y[..., ::2]], "text": "x"}, 2),
+    (lambda y: OrderedDict(out=y), 1),
+    (lambda y: Named(y, y[..., ::2]), 2),
+    (lambda y: Outputs(y, (y[..., ::2], y[:, :1])), 3),
+    (lambda y: {"latent": Distribution(y)}, 1),
+    (lambda y: [y, y], 1),  # the same twice
+    (lambda _: None, 0),
+]
+
+
+class Returns(nn.Module):
+    def __init__(self, form):
+        super().__init__()
+        self.conv, self.form = nn.Conv3d(1, 2, 3), form
+
+    def forward(self, x):
+        return self.form(self.conv(x))
+
+
+@pytest.mark.parametrize(("form", "count"), RESULTS)
+def test_a_result_may_be_anything_that_holds_tensors(form, count):
+    network = Returns(form)
+    result = account(network, (1, 1, 4, 4, 6))
+    assert len(result.output_shapes) == count
+    assert result.output_shape == ((1, 2, 2, 2, 4) if count else None)
+    assert result.multiply_adds == 2 * 27 * 16
+    assert activation_memory(network, (1, 1, 4, 4, 6)).saved == 4 * 4 * 4 * 6
+
+
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [
+        (nn.Sequential(nn.Conv3d(1, 0, 3), nn.Conv3d(0, 2, 1)), (1, 1, 4, 4, 4)),
+        (nn.Sequential(nn.Linear(3, 0), nn.Linear(0, 2)), (5, 3)),
+        (nn.ConvTranspose3d(1, 0, 2), (1, 1, 4, 4, 4)),
+        (nn.Sequential(nn.Conv2d(1, 0, 3), nn.ReLU(), nn.Conv2d(0, 1, 1)), (1, 1, 4, 4)),
+        (nn.Embedding(0, 3), (0,)),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+def test_layers_of_size_zero_cost_nothing(module, shape):
+    result = account(module, shape if shape[0] else torch.zeros(0, dtype=torch.long))
+    assert result.multiply_adds == 0
+    assert result.parameters == sum(p.numel() for p in module.parameters())
+
+
+class Several(nn.Module):
+    """Takes several arguments, reads a value, and calls a layer without any argument."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.linear = Table(), nn.Linear(4, 3)
+
+    def forward(self, x, steps, *, scale=1):
+        return self.linear(x + self.table()) * scale * (2 if steps.max().item() > 1 else 1)
+
+
+class Table(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rows = nn.Parameter(torch.zeros(5, 4))
+
+    def forward(self):
+        return self.rows
+
+
+def test_an_input_may_be_given_in_place_of_its_shape():
+    x, steps = torch.zeros(2, 5, 4), torch.tensor([3])
+    for given in ((x, steps), {"x": x, "steps": steps, "scale": 2}):
+        result = account(Several(), given)
+        assert (result.input_shape, result.output_shape) == ((2, 5, 4), (2, 5, 3))
+        assert result.multiply_adds == 2 * 5 * 12
+        assert activation_memory(Several(), given).saved > 0
+    module = nn.Sequential(nn.Conv3d(1, 2, 3), nn.BatchNorm3d(2))
+    kept = {name: value.clone() for name, value in module.state_dict().items()}
+    x = torch.ones(2, 1, 5, 5, 5)
+    assert activation_memory(module, x) == activation_memory(module, (2, 1, 5, 5, 5))
+    assert account(module, x) == account(module, (2, 1, 5, 5, 5))
+    assert all(torch.equal(kept[name], value) for name, value in module.state_dict().items())
+
+
+class Reads(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function, self.place = function, [torch.ones(3)]
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+@pytest.mark.parametrize(
+    ("module", "advice"),
+    [
+        (Reads(lambda _, x: x * x.max().item()), "give an input in place of its shape"),
+        (Reads(lambda _, x: x[x > 0]), "give an input in place of its shape"),
+        (Reads(lambda _, x: x if x.sum() > 0 else -x), "give an input in place of its shape"),
+        (Reads(lambda _, x: x.numpy()), "give an input in place of its shape"),
+        (nn.Bilinear(3, 3, 1), "all arguments as a tuple"),
+        (Reads(lambda _, x: x.reshape(7)), "change the shape"),
+        (nn.LazyLinear(3), "run it once on data first"),
+    ],
+)
+def test_the_remedy_is_one_that_works(module, advice):
+    for count in (account, activation_memory):
+        with pytest.raises(ConfigError, match=advice):
+            count(module, (2, 3))
 
 
 def test_the_module_is_not_changed():

@@ -6,7 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from psc import convert
-from psc.decomposition.parallel import relative_error
+from psc.decomposition.streams import relative_error
 
 
 def counted(network, x):

@@ -13,7 +13,7 @@ from torchvision.models.video import r3d_18
 from psc import convert, merge_linear
 from psc.block.block import stream_width
 from psc.conversion import SeparableConv3d, SeparableRun3d, composed_run_weight
-from psc.decomposition import compose_run
+from psc.decomposition import compose_chain
 from psc.errors import ConfigError
 
 
@@ -81,7 +81,7 @@ def test_a_non_linearity_becomes_the_affine_map_that_is_nearest_on_the_example()
         offsets.append(offset)
     slope, offset = (torch.stack(s)[:, None, None, None] for s in (slopes, offsets))
     assert difference(block(x), network[2](slope * before + offset)) < 1e-6
-    kernel = compose_run([network[0].weight, network[2].weight * slope], [(1, 1, 1)] * 2)
+    kernel = compose_chain([network[0].weight, network[2].weight * slope], [(1, 1, 1)] * 2)
     assert difference(composed_run_weight(block), kernel) < 1e-6
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from psc.block.stream import AXES
 from psc.block.unit import make_segment
 from psc.decomposition import HOSVD, hosvd, ownership, separable_terms, split_core
-from psc.decomposition.selection import core_sizes
+from psc.decomposition.hosvd import core_sizes
 from psc.networks.unet import UNet
 from psc.paper.drawings.primitives import LARGE, NORMAL, STREAM_COLOURS, arrow, page, tint, write
 from psc.paper.style import PAGE_WIDTH, page_style

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from psc.accounting.memory import forward
+from psc.accounting.forward import forward
 from psc.block.block import PSCBlock
 from psc.block.stream import AXES, Segment, Triple
 
