@@ -8,6 +8,7 @@ from torch import nn
 
 from psc import make_segment
 from psc.errors import ConfigError
+from psc.networks import unet
 from psc.networks.unet import UNet
 
 BLOCKS = {
@@ -172,3 +173,65 @@ def test_compiles_in_one_graph_to_the_same_numbers_and_names(block):
     network.compile(backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(network(x), expected)
     assert list(network.state_dict()) == names  # checkpoints do not depend on compilation
+
+
+def plainly(pool, x, size):
+    """What ``_pool_and_crop`` stands for."""
+    margins = [(whole - part) // 2 for whole, part in zip(x.shape[2:], size, strict=True)]
+    box = tuple(slice(m, m + n) for m, n in zip(margins, size, strict=True))
+    return pool(x), x[(..., *box)]
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_pooling_and_cropping_in_one_step_have_autograds_gradients(monkeypatch, padding, depth):
+    torch.manual_seed(0)
+    network = UNet(BLOCKS["p2sc2"], base_width=2, growth=2, depth=depth, padding=padding).double()
+    x = torch.rand(2, 1, 44, 44, 48, dtype=torch.float64, requires_grad=True)
+
+    def gradients():
+        loss = network(x).square().mean()
+        return torch.autograd.grad(loss, [x, *network.parameters()])
+
+    steps = []
+    step = unet._PoolAndCrop.apply
+    monkeypatch.setattr(unet._PoolAndCrop, "apply", lambda *a: steps.append(a) or step(*a))
+    found = gradients()
+    assert len(steps) == depth
+    monkeypatch.setattr(unet, "_pool_and_crop", plainly)
+    torch.testing.assert_close(found, gradients(), rtol=1e-12, atol=1e-14)
+
+
+def test_pooling_and_cropping_can_be_differentiated_twice_forward_and_per_sample():
+    def both(x):
+        return unet._PoolAndCrop.apply(x, [4, 2, 4])[:2]
+
+    def loss(x):
+        return sum(part.square().sum() for part in both(x[None]))
+
+    torch.manual_seed(0)
+    x = torch.rand(2, 2, 6, 4, 8, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(both, (x,), check_forward_ad=True, fast_mode=True)
+    assert torch.autograd.gradgradcheck(both, (x,), fast_mode=True)
+    (expected,) = torch.autograd.grad(sum(loss(sample) for sample in x), x)
+    torch.testing.assert_close(torch.func.vmap(torch.func.grad(loss))(x.detach()), expected)
+
+
+def test_a_pool_that_is_watched_or_another_is_called():
+    network = UNet(BLOCKS["p2sc2"], base_width=2, growth=1, depth=2)
+    x = torch.rand(1, 1, 44, 44, 44)
+    expected, shapes = network(x), []
+    hook = network.pool.register_forward_hook(lambda _m, _x, y: shapes.append(y.shape[2:]))
+    torch.testing.assert_close(network(x), expected)
+    assert shapes == [(20, 20, 20), (8, 8, 8)]
+    hook.remove()
+    network.pool = nn.AvgPool3d(2)
+    assert not torch.allclose(network(x), expected)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_an_exported_program_gives_the_same_numbers(strict):
+    network = UNet(BLOCKS["p2sc2"], base_width=2, growth=1, depth=1)
+    x = torch.rand(1, 1, 20, 20, 20)
+    program = torch.export.export(network, (x,), strict=strict)
+    torch.testing.assert_close(program.module()(x), network(x))
