@@ -24,23 +24,23 @@ help: ## Show this help
 setup: $(STAMP) ## Make .venv with PYTHON and install everything there (again when pyproject.toml changes)
 
 demo: $(STAMP) ## Train 3D against P2SC2 on synthetic volumes, brains and films, and compare (ARGS: to train.py)
-	$(BIN)/python scripts/experiment.py table-6d table-5d table-4b --protocol demo --output runs/demo $(ARGS)
-	for table in 6d 5d 4b; do $(BIN)/python scripts/summarize.py runs/demo/table-$$table-demo || exit; done
+	$(BIN)/python scripts/paper.py run table-6d table-5d table-4b --protocol demo --output runs/demo $(ARGS)
+	for table in 6d 5d 4b; do $(BIN)/python scripts/compare.py runs/demo/table-$$table-demo || exit; done
 
 experiment-4b experiment-5d experiment-6d: $(STAMP) ## Run what that table lacks and collect the records (BUDGET=paper; ARGS)
-	$(BIN)/python scripts/experiment.py table-$(@:experiment-%=%) --protocol $(BUDGET) $(ARGS)
+	$(BIN)/python scripts/paper.py run table-$(@:experiment-%=%) --protocol $(BUDGET) $(ARGS)
 
 experiment-conversion: $(STAMP) ## Convert a trained U-Net and train on from several starts (ARGS="--seed 1")
-	$(BIN)/python scripts/conversion_study.py $(ARGS)
-	$(BIN)/python scripts/conversion_report.py
+	$(BIN)/python experiments/conversion/study.py $(ARGS)
+	$(BIN)/python experiments/conversion/study.py --report
 
 sweep: $(STAMP) ## Train a whole sweep, several runs at once, and summarise it (SWEEP=grid; ARGS: to train.py)
 	$(BIN)/python train.py --multirun sweep=$(SWEEP) hydra/launcher=local \
 	  output_directory=runs/$(SWEEP) $(ARGS)
-	$(BIN)/python scripts/summarize.py runs/$(SWEEP)
+	$(BIN)/python scripts/compare.py runs/$(SWEEP)
 
 readme: $(STAMP) ## Write the README's tables and pictures anew, from the records and the networks
-	$(BIN)/python scripts/summary.py table=true into=README.md
+	$(BIN)/python scripts/account.py table=true into=README.md
 	$(BIN)/python scripts/paper.py readme
 
 paper: $(STAMP) ## Tables, figures and one page with all of it: build/paper/index.html, without a GPU

@@ -4,7 +4,7 @@
 # width on the real sample (PSC_SAMPLE_DATA), then the EM network converted and trained on.
 #   scripts/gpu_session.sh OUTPUT_FOLDER [MINUTES_PER_NETWORK]
 # If experiments/ of this checkout is lost with the machine, collect the records afterwards:
-#   scripts/collect_records.py table-6d OUTPUT_FOLDER/runs/table-6d-gpu
+#   scripts/paper.py collect table-6d OUTPUT_FOLDER/runs/table-6d-gpu
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 out="${1:?usage: scripts/gpu_session.sh OUTPUT_FOLDER [MINUTES_PER_NETWORK]}"
@@ -27,13 +27,14 @@ for benchmark in block networks; do
     --markdown "$out/benchmark_$benchmark.md"
 done
 for table in 6d 5d; do
-  step "table $table at full width, real sample" "$python" scripts/experiment.py "table-$table" \
+  step "table $table at full width, real sample" "$python" scripts/paper.py run "table-$table" \
     --protocol gpu --output "$out/runs" "recipe.max_minutes=$minutes" trainer.progress_bar=false
-  step "summary $table" "$python" scripts/summarize.py "$out/runs/table-$table-gpu"
+  step "summary $table" "$python" scripts/compare.py "$out/runs/table-$table-gpu"
 done
-step 'converted networks' "$python" scripts/conversion_study.py --output "$out/runs/conversion" \
+step 'converted networks' "$python" experiments/conversion/study.py --output "$out/runs/conversion" \
   --into "$out/conversion" --iterations 1000 --learning-rate 1e-4 \
   backbone=unet budget=paper dataset=fibsem_sample recipe.malis_from=null recipe.iterations=4000 \
   recipe.validate_every=500 "recipe.max_minutes=$minutes" trainer.progress_bar=false
-step 'report of converted networks' "$python" scripts/conversion_report.py --folder "$out/conversion"
+step 'report of converted networks' "$python" experiments/conversion/study.py \
+  --report --into "$out/conversion"
 exit "$failed"

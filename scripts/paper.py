@@ -1,11 +1,18 @@
 """The paper from our records: ``python scripts/paper.py all`` writes tables, figures and the page.
 
+    python scripts/paper.py run table-6d                    what it lacks, by the paper's protocol
+    python scripts/paper.py run table-6d --protocol quick
+    python scripts/paper.py run table-6d hydra/launcher=slurm hydra.launcher.partition=gpu
+    python scripts/paper.py collect table-6d runs           records of another machine's runs
+    python scripts/paper.py picture RUN_FOLDER RUN_FOLDER   the slice of Figure 5 or 6
+    python scripts/paper.py tables|figures|page|all|readme
+
 Exit status 1: a record, a picture or a table's files cannot be trusted. A figure whose data are
 simply not there is left out, and what would make it is said.
 """
 
 import argparse
-import os
+import logging
 import shutil
 import sys
 from collections.abc import Sequence
@@ -13,17 +20,78 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from psc.errors import DataError, PSCError
+from psc.files import replacing
+from psc.paper.experiments import EXPERIMENTS, SYNTHETIC, chosen_tables, read_experiment
+from psc.paper.launch import launch, launches
+from psc.paper.records import collect
+from psc.paper.table import Table, tables_of, to_markdown, write_tables
+from psc.training.records import FILE_NAME
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # drawing is imported where it is done: it takes seconds
     from psc.paper.figures import MadeFigure
-    from psc.paper.table import Table
 
-OUTPUT = Path("build/paper")
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run what tables lack and collect their records.
+
+    Runs that are recorded in experiments/ or finished in the output folder are not run again, those
+    that were interrupted are continued. Further arguments are Hydra overrides for every run.
+    """
+    tables = [name for name in arguments.tables if "=" not in name]
+    overrides = [*(name for name in arguments.tables if "=" in name), *arguments.rest]
+    if not tables:
+        arguments.error("name a table, such as table-6d")
+    if options := [word for word in overrides if "=" not in word or word.startswith("-")]:
+        arguments.error(f"neither options nor overrides (key=value): {' '.join(options)}")
+    planned = []
+    for name in chosen_tables(tables, arguments.experiments):  # all are read before any is run
+        experiment = read_experiment(arguments.experiments / name)
+        protocol = experiment.protocol(arguments.protocol)
+        output = arguments.output / f"{name}-{protocol.name}"
+        choice = {"rows": arguments.rows, "overrides": overrides, "again": arguments.again}
+        planned.append(
+            (experiment, protocol, output, launches(experiment, protocol, output, **choice))
+        )
+    for experiment, protocol, output, pending in planned:
+        if arguments.dry_run:
+            print("\n".join(one.command for one in pending))
+            continue
+        if not pending:
+            print(f"{experiment.name}: nothing is left to run at protocol {protocol.name}")
+            continue
+        try:
+            launch(pending)
+        finally:  # what has finished is recorded whether or not another row failed
+            result = protocol.kind != SYNTHETIC and not arguments.again
+            if result and any(output.glob(f"*/{FILE_NAME}")):
+                print(*collect(experiment, output), sep="\n")
+
+
+def collect_records(arguments: argparse.Namespace) -> None:
+    """Copy result.json and metrics.csv of every finished run of a folder into a table's records."""
+    (name,) = chosen_tables([arguments.table], arguments.experiments)
+    print(*collect(read_experiment(arguments.experiments / name), arguments.runs), sep="\n")
+
+
+def picture(arguments: argparse.Namespace) -> None:
+    """Pick the slice that Figure 5 or 6 shows, and write it beside the figure's README.
+
+    Of two finished runs of one test, the 3D network's first. ``--draw`` keeps nothing for the
+    repository, which is all that is allowed with IBSR.
+    """
+    from psc.paper.panels import draw_runs, keep_picture
+
+    if arguments.draw is not None:
+        print(*draw_runs(arguments.runs, arguments.draw), sep="\n")
+        return
+    place, overwrite = arguments.experiments, arguments.overwrite
+    print(*keep_picture(arguments.runs, place, overwrite=overwrite), sep="\n")
 
 
 def tables(arguments: argparse.Namespace) -> None:
     """Print the tables as Markdown, write them as Markdown, CSV and LaTeX."""
-    _tables(arguments, arguments.names, show=True)
+    for made in _tables(arguments, arguments.names):
+        print(to_markdown(made))
 
 
 def figures(arguments: argparse.Namespace) -> None:
@@ -33,15 +101,13 @@ def figures(arguments: argparse.Namespace) -> None:
 
 def page(arguments: argparse.Namespace) -> None:
     """Draw the figures and put everything on one page of HTML."""
-    from psc.paper.table import chosen_tables, tables_of
-
     names = chosen_tables((), arguments.experiments)
     _page(arguments, [tables_of(arguments.experiments / name) for name in names])
 
 
 def everything(arguments: argparse.Namespace) -> None:
     """Tables, figures and the page."""
-    _page(arguments, _tables(arguments, (), show=False))
+    _page(arguments, _tables(arguments, ()))
 
 
 def readme(arguments: argparse.Namespace) -> None:
@@ -59,19 +125,11 @@ def readme(arguments: argparse.Namespace) -> None:
     _complain(drawn)
 
 
-def _tables(
-    arguments: argparse.Namespace, names: Sequence[str], *, show: bool
-) -> list[list["Table"]]:
-    from psc.paper.table import chosen_tables, tables_of, write_tables
-
+def _tables(arguments: argparse.Namespace, names: Sequence[str]) -> list[list[Table]]:
     made = []
     for name in chosen_tables(names, arguments.experiments):
         made.append(tables_of(arguments.experiments / name))
-        written = write_tables(made[-1], arguments.output / "tables")
-        if show:
-            print(written.markdown)
-        for path in written.files:
-            print(path, file=sys.stderr)
+        print(*write_tables(made[-1], arguments.output / "tables"), sep="\n", file=sys.stderr)
     return made
 
 
@@ -90,23 +148,16 @@ def _figures(arguments: argparse.Namespace, names: Sequence[str]) -> list["MadeF
     return made
 
 
-def _page(arguments: argparse.Namespace, made: Sequence[Sequence["Table"]]) -> None:
-    from psc.paper.network_summary import paper_accounts
+def _page(arguments: argparse.Namespace, made: Sequence[Sequence[Table]]) -> None:
+    from psc.paper.account import paper_accounts
     from psc.paper.page import PAGE, page_html, page_origin
 
     drawn = _figures(arguments, ())
-    content = page_html(
-        made,
-        drawn,
-        paper_accounts(),
-        page_origin(),
-        folder=arguments.experiments,
-        page_folder=arguments.output,
-    )
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    partial = arguments.output / f".{PAGE}.{os.getpid()}.tmp"
-    partial.write_text(content, encoding="utf-8")
-    print(partial.replace(arguments.output / PAGE), file=sys.stderr)
+    places = {"folder": arguments.experiments, "page_folder": arguments.output}
+    content = page_html(made, drawn, paper_accounts(), page_origin(), **places)
+    with replacing(arguments.output / PAGE) as unfinished:
+        unfinished.write_text(content, encoding="utf-8")
+    print(arguments.output / PAGE, file=sys.stderr)
     _complain(drawn)
 
 
@@ -119,38 +170,68 @@ def _complain(made: Sequence["MadeFigure"]) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """A subcommand for each part of the paper."""
-    from psc.paper.experiments import EXPERIMENTS
-
-    top = argparse.ArgumentParser(description=__doc__)
+    top = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parts = top.add_subparsers(required=True, metavar="PART")
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--experiments", type=Path, default=EXPERIMENTS, help="where they lie")
-    common.add_argument("--output", type=Path, default=OUTPUT, help="folder to write to")
+    where = argparse.ArgumentParser(add_help=False)
+    where.add_argument("--experiments", type=Path, default=EXPERIMENTS, help="where they lie")
+    out = argparse.ArgumentParser(add_help=False)
+    out.add_argument("--output", type=Path, default=Path("build/paper"), help="folder to write to")
+
+    part = parts.add_parser("run", parents=[where], help="what a table lacks, and collect it")
+    part.add_argument("tables", nargs="+", metavar="TABLE", help="such as table-6d")
+    part.add_argument("--protocol", default="paper", help="of its runs.yaml; default: paper")
+    part.add_argument("--rows", nargs="+", default=(), help="of its runs.yaml; default: all")
+    part.add_argument("--output", type=Path, default=Path("runs"), help="folder for the runs")
+    again = "also what is recorded; nothing is collected then"
+    part.add_argument("--again", action="store_true", help=again)
+    part.add_argument("--dry-run", action="store_true", help="only print the commands")
+    part.set_defaults(main=run, error=part.error)
+
+    part = parts.add_parser("collect", parents=[where], help="records of another machine's runs")
+    part.add_argument("table", help="such as table-6d")
+    part.add_argument("runs", type=Path, help="a folder of run folders, such as runs")
+    part.set_defaults(main=collect_records)
+
+    part = parts.add_parser("picture", parents=[where], help="the slice of Figure 5 or 6")
+    part.add_argument("runs", type=Path, nargs="+", help="run folders, the 3D network's first")
+    part.add_argument("--overwrite", action="store_true", help="replace the figure's picture")
+    part.add_argument("--draw", type=Path, metavar="FOLDER", help="only draw, into this folder")
+    part.set_defaults(main=picture)
+
     for name, function, words, example in (
         ("tables", tables, "the paper's numbers beside ours", "table-6d"),
         ("figures", figures, "the figures as PDF and PNG", "figure-6"),
         ("page", page, "everything on one page of HTML", None),
         ("all", everything, "tables, figures and page", None),
     ):
-        part = parts.add_parser(name, parents=[common], help=words)
+        part = parts.add_parser(name, parents=[where, out], help=words)
         if example is not None:
             part.add_argument(
                 "names", nargs="*", metavar="NAME", help=f"such as {example}; default: all"
             )
         part.set_defaults(main=function)
-    part = parts.add_parser("readme", parents=[common], help="the generated parts of README.md")
+    part = parts.add_parser("readme", parents=[where, out], help="the generated parts of README.md")
     part.add_argument("--into", type=Path, default=Path("README.md"), help="the file to change")
     part.set_defaults(main=readme)
     return top
 
 
 def main() -> None:
-    """Make a part of the paper from the command line."""
-    arguments = parser().parse_args()
+    """Do one part from the command line."""
+    arguments, rest = parser().parse_known_args()
+    arguments.rest = rest
+    if arguments.rest and arguments.main is not run:
+        parser().error(f"unrecognized arguments: {' '.join(arguments.rest)}")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         arguments.main(arguments)
     except PSCError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

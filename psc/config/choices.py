@@ -77,7 +77,7 @@ def default_recipe(backbone: str, budget: str) -> str:
     if backbone not in trainable and (PROJECT / f"configs/backbone/{backbone}.yaml").is_file():
         raise ConfigError(
             f"backbone={backbone}: no task trains it yet (only {', '.join(trainable)}); "
-            "scripts/summary.py and scripts/benchmark.py take every backbone"
+            "scripts/account.py and scripts/benchmark.py take every backbone"
         )
     return f"{backbone}/{resolve_budget(budget)}"
 

@@ -77,7 +77,7 @@ def register() -> None:
     for name, node in (
         ("train", schema.TrainConfig),
         ("evaluate", schema.EvaluateConfig),
-        ("summary", schema.SummaryConfig),
+        ("account", schema.AccountConfig),
         ("unet", schema.UNetConfig),
         ("resnet", schema.ResNetConfig),
         ("densenet", schema.DenseNetConfig),

@@ -473,8 +473,8 @@ class SegmentConfig:
 
 
 @dataclass
-class SummaryConfig:
-    """Everything that ``scripts/summary.py`` takes; ``input_size`` null: the paper's."""
+class AccountConfig:
+    """Everything that ``scripts/account.py`` takes; ``input_size`` null: the paper's."""
 
     backbone: BackboneConfig = MISSING
     block: BlockConfig = MISSING

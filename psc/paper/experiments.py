@@ -2,7 +2,10 @@
 
 runs.yaml lists the rows of a table with the Hydra overrides that make them, and the protocols that
 they are run at: the paper's, and smaller ones. A row's overrides and a protocol's together, with a
-seed, are exactly what train.py is given.
+seed, are exactly what train.py is given. paper.csv holds the numbers that the paper prints, each
+with its place there: ``value`` is a number, or ``unknown`` where only an image holds it;
+``against`` names another row where the paper tells no number but a comparison: ``value`` is then
+the change in per cent, negative for less. A mistake is named with its file, row and key.
 """
 
 import csv
@@ -22,96 +25,41 @@ from omegaconf.errors import OmegaConfBaseException
 from psc.cli import explain
 from psc.config import compose
 from psc.config.choices import PROJECT
-from psc.config.compose import from_plain
 from psc.config.schema import (
     AffinityRecipeConfig,
-    FibsemConfig,
     TissueRecipeConfig,
     TrainConfig,
     VideoRecipeConfig,
 )
 from psc.errors import ConfigError, DataError
-from psc.paper.groups import WHERE
+from psc.paper.groups import Settings, differences, settings
 from psc.paper.measures import AFFINITY, TISSUE, VIDEO, Measures
-from psc.training.folder import TRAINER_WITHOUT_EFFECT
-from psc.training.records import Record
 
-# ----------------------------------------
-# Values of a YAML file, checked; errors name the file, the place in it and the key.
+EXPERIMENTS = PROJECT / "experiments"
+RUNS = "runs.yaml"
+PUBLISHED = "paper.csv"
+RECORDS = "records"
 
+PAPER, REDUCED, SYNTHETIC = "paper", "reduced", "synthetic"
+"""Kinds of protocols: the paper's, real data at less effort, and no result at all."""
 
-def read_yaml(path: Path) -> Any:
-    """The content of a file.
+DATA_OF_KIND: Mapping[str, tuple[str, ...]] = {
+    PAPER: ("real",),
+    REDUCED: ("real", "real sample"),
+    SYNTHETIC: ("synthetic",),
+}
+"""Kind of protocol → kinds of data that its records may have."""
 
-    Raises:
-        DataError: if it cannot be read.
-    """
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{path} cannot be read ({error})") from error
-
-
-def check_keys(
-    entry: Any, where: object, *, required: Sequence[str], optional: Sequence[str] = ()
-) -> None:
-    """All required keys, and no other than these and the optional ones."""
-    if not isinstance(entry, dict):
-        raise DataError(f"{where}: must have the keys {', '.join(required)}")
-    known = (*required, *optional)
-    for key in entry:
-        if key not in known:
-            raise DataError(f"{where}: unknown key {key!r}; known: {', '.join(known)}")
-    for key in required:
-        if key not in entry:
-            raise DataError(f"{where}: the key {key} is missing")
-
-
-def text(entry: Mapping[str, Any], key: str, where: str) -> str:
-    """A value that must be text with something in it."""
-    value = entry[key]
-    if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{where}: {key} must be text, not {value!r}; quote it")
-    return value.strip()
-
-
-def texts(values: Any, where: str) -> tuple[str, ...]:
-    """Values that must be a list of texts."""
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise DataError(f"{where}: must be a list of texts, not {values!r}")
-    return tuple(values)
-
-
-def seeds(values: Any, where: str) -> tuple[int, ...]:
-    """Values that must be seeds, each once."""
-    valid = (
-        isinstance(values, list)
-        and values
-        and all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in values)
-        and len(set(values)) == len(values)
-    )
-    if not valid:
-        raise DataError(f"{where}: seeds must be a list of different numbers, not {values!r}")
-    return tuple(values)
-
-
-# ----------------------------------------
-# paper.csv: the numbers that the paper prints, each with its place there.
-#
-# Columns: row, metric, against, value, unit, place. ``value`` is a number, or ``unknown`` where
-# only
-# an image holds it. ``against`` names another row where the paper tells no number but a comparison:
-# ``value`` is then the change in per cent, negative for less.
-
-
-COLUMNS = ("row", "metric", "against", "value", "unit", "place")
+PARAMETERS = "parameters"
+"""A metric of paper.csv beside the test scores."""
 
 UNKNOWN = "unknown"
-
 UNITS = ("%", "M", "bits", UNKNOWN)
 """M: millions."""
 
-_NUMBER = re.compile(r"-?\d+(\.\d+)?")
+COLUMNS = ("row", "metric", "against", "value", "unit", "place")
+
+_MEASURES = {AffinityRecipeConfig: AFFINITY, VideoRecipeConfig: VIDEO, TissueRecipeConfig: TISSUE}
 
 
 @dataclass(frozen=True)
@@ -147,181 +95,6 @@ class PublishedCell:
         return f"{self.printed} M" if self.unit == "M" else self.printed
 
 
-def read_published(
-    path: Path, rows: Collection[str], metrics: Collection[str]
-) -> tuple[PublishedCell, ...]:
-    """Read a paper.csv.
-
-    Args:
-        path: the file.
-        rows: names that ``row`` and ``against`` may have.
-        metrics: names that ``metric`` may have.
-
-    Raises:
-        DataError: naming file, line and value: a missing column or place, an unknown row, metric
-            or unit, a value that is neither a number nor "unknown", or two values for one cell.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error}); restore it (git checkout)") from error
-    reader = csv.DictReader(io.StringIO(text), strict=True)
-    if tuple(reader.fieldnames or ()) != COLUMNS:
-        raise DataError(f"{path}: its first line must be {','.join(COLUMNS)}")
-    cells: dict[tuple[str, str, str | None], PublishedCell] = {}
-    try:
-        for entry in reader:
-            where = f"{path}, line {reader.line_num}"
-            if None in entry or None in entry.values():
-                raise DataError(f"{where}: a line has {len(COLUMNS)} values")
-            cell = _cell({key: value.strip() for key, value in entry.items()}, where, rows, metrics)
-            key = (cell.row, cell.metric, cell.against)
-            if key in cells:
-                raise DataError(f"{where}: {cell.row}, {cell.metric} is there already; keep one")
-            cells[key] = cell
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: {error}") from error
-    return tuple(cells.values())
-
-
-def _cell(
-    entry: dict[str, str], where: str, rows: Collection[str], metrics: Collection[str]
-) -> PublishedCell:
-    for key, value, known in (
-        ("row", entry["row"], rows),
-        ("metric", entry["metric"], metrics),
-        ("against", entry["against"], (*rows, "")),
-        ("unit", entry["unit"], UNITS),
-    ):
-        if value not in known:
-            choices = ", ".join(name or "(nothing)" for name in known)
-            raise DataError(f"{where}: {key} {value!r} is not one of {choices}")
-    value = entry["value"]
-    if value != UNKNOWN and not _NUMBER.fullmatch(value):
-        raise DataError(f"{where}: value {value!r} is neither a number nor {UNKNOWN}")
-    if value != UNKNOWN and entry["unit"] == UNKNOWN:
-        raise DataError(f"{where}: the number {value} has no unit")
-    if entry["against"] and entry["unit"] != "%":
-        raise DataError(f"{where}: a comparison with another row is in %, not {entry['unit']!r}")
-    if not entry["place"]:
-        raise DataError(f"{where}: say at which place of the paper {value} stands")
-    return PublishedCell(
-        row=entry["row"],
-        metric=entry["metric"],
-        against=entry["against"] or None,
-        printed=None if value == UNKNOWN else value,
-        unit=entry["unit"],
-        place=entry["place"],
-    )
-
-
-# ----------------------------------------
-# What of a configuration decides which row of a table a record belongs to.
-#
-# A record is held against the composed configuration of every row. Seeds, where files lie, and what
-# cannot change a result do not count; everything else does.
-
-
-Settings = dict[str, Any]
-"""Value by dotted key, such as ``recipe.iterations``."""
-
-_PLACES = (*WHERE, "folder")
-"""Keys of data sets that name files; what was read is in the record's ``data``."""
-
-_TIME_LIMIT = "recipe.max_minutes"
-
-_SLABS = ("train", "validation", "test")
-
-
-def settings(config: TrainConfig) -> Settings:
-    """What decides a result, but for the seed."""
-    dataset = {k: v for k, v in asdict(config.dataset).items() if k not in _PLACES}
-    if isinstance(config.dataset, FibsemConfig):
-        for split in _SLABS:  # which part of a volume counts, where its file lies does not
-            slabs = getattr(config.dataset, split)
-            dataset[split] = [
-                {"z": slab.z, "synthetic": slab.synthetic and asdict(slab.synthetic)}
-                for slab in slabs
-            ]
-    trainer = asdict(config.trainer)
-    parts = {
-        "backbone": asdict(config.backbone),
-        "block": asdict(config.block),
-        "dataset": dataset,
-        "recipe": asdict(config.recipe),
-        "fine_tuned": config.initial_weights is not None,
-        "converted": False,
-        "trainer": {k: v for k, v in trainer.items() if k not in TRAINER_WITHOUT_EFFECT},
-    }
-    if isinstance(config.recipe, AffinityRecipeConfig):
-        parts["segmentation"] = asdict(config.segmentation)
-    return dict(_flat(parts))
-
-
-def record_settings(record: Record, path: Path) -> Settings:
-    """The same of a record; keys that its code did not know have their defaults.
-
-    A time limit counts where it has ended the training: without one there would be more iterations.
-
-    Args:
-        record: of any version of the code.
-        path: its file, for messages.
-
-    Raises:
-        CheckpointError: if its configuration does not fit the schema of this version of the code.
-    """
-    found = settings(from_plain(record.config, path))
-    found["converted"] = "conversion" in record.data  # its configuration names the original block
-    if found["trainer.devices"] == "auto" and record.hardware.get("accelerator") == "cpu":
-        found["trainer.devices"] = 1  # Lightning's "auto" is one process on a CPU
-    if record.iterations >= found["recipe.iterations"]:
-        del found[_TIME_LIMIT]  # it was not reached
-    return found
-
-
-def differences(found: Settings, wanted: Settings) -> list[str]:
-    """In words, the settings in which a record and a row differ."""
-    keys = sorted(found.keys() | (wanted.keys() - {_TIME_LIMIT}))
-    return [
-        f"{key}={_shown(found, key)} and not {_shown(wanted, key)}"
-        for key in keys
-        if found.get(key) != wanted.get(key)
-    ]
-
-
-def _shown(values: Settings, key: str) -> str:
-    return f"{values[key]}" if key in values else "(nothing)"
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    items: list[tuple[str, Any]] = []
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        items += _flat(value, f"{name}.") if isinstance(value, dict) else [(name, value)]
-    return items
-
-
-EXPERIMENTS = PROJECT / "experiments"
-
-RUNS = "runs.yaml"
-PUBLISHED = "paper.csv"
-RECORDS = "records"
-
-PAPER, REDUCED, SYNTHETIC = "paper", "reduced", "synthetic"
-
-DATA_OF_KIND: Mapping[str, tuple[str, ...]] = {
-    PAPER: ("real",),
-    REDUCED: ("real", "real sample"),
-    SYNTHETIC: ("synthetic",),
-}
-"""Kind of protocol → kinds of data that its records may have."""
-
-PARAMETERS = "parameters"
-"""A metric of paper.csv beside the test scores."""
-
-_MEASURES = {AffinityRecipeConfig: AFFINITY, VideoRecipeConfig: VIDEO, TissueRecipeConfig: TISSUE}
-
-
 @dataclass(frozen=True)
 class Row:
     """A row of the paper's table.
@@ -348,17 +121,14 @@ class PlannedRow:
         overrides: all that train.py is given, but for the seed.
         seeds: of the runs that are averaged.
         config: what the overrides compose to.
+        settings: what a record of this row agrees in.
     """
 
     row: Row
     overrides: tuple[str, ...]
     seeds: tuple[int, ...]
     config: TrainConfig
-
-    @property
-    def settings(self) -> Settings:
-        """What a record of this row agrees in."""
-        return settings(self.config)
+    settings: Settings
 
     def command(self, seed: int) -> str:
         """What starts one of its runs."""
@@ -408,11 +178,7 @@ class Experiment:
         return self.folder.name
 
     def protocol(self, name: str) -> Protocol:
-        """The protocol of that name.
-
-        Raises:
-            ConfigError: if there is none.
-        """
+        """The protocol of that name."""
         for protocol in self.protocols:
             if protocol.name == name:
                 return protocol
@@ -425,16 +191,23 @@ def table_names(root: Path = EXPERIMENTS) -> list[str]:
     return sorted(path.parent.name for path in root.glob(f"table-*/{RUNS}"))
 
 
-def read_experiment(folder: Path) -> Experiment:
-    """Read and check a table's runs.yaml and paper.csv; every row is composed.
+def chosen_tables(names: Sequence[str], root: Path = EXPERIMENTS) -> list[str]:
+    """The tables that a user names, all if none."""
+    known = table_names(root)
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"{name}: there is no such table in {root}, only {', '.join(known)}")
+    return list(names) or known
 
-    Raises:
-        DataError: naming file, row and key: something missing, unknown, twice, or of a wrong type;
-            overrides that do not compose; a value of paper.csv that does not parse.
-    """
+
+def read_experiment(folder: Path) -> Experiment:
+    """Read and check a table's runs.yaml and paper.csv; every row is composed."""
     path = folder / RUNS
-    content = read_yaml(path)
-    check_keys(content, path, required=("title", "rows", PAPER), optional=(REDUCED, SYNTHETIC))
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise DataError(f"{path} cannot be read ({error})") from error
+    _check_keys(content, path, required=("title", "rows", PAPER), optional=(REDUCED, SYNTHETIC))
     rows = _rows(content["rows"], path)
     protocols = [_protocol(content[PAPER], PAPER, rows, path)]
     for kind in (REDUCED, SYNTHETIC):
@@ -448,16 +221,52 @@ def read_experiment(folder: Path) -> Experiment:
         names = ", ".join(sorted(measures.name for measures in found))
         raise DataError(f"{path}: its rows are of several applications ({names})")
     (measures,) = found
+    metrics = [PARAMETERS, *(score.key for score in measures.scores)]
     return Experiment(
         folder=folder,
-        title=text(content, "title", str(path)),
+        title=_text(content, "title", path),
         measures=measures,
         rows=tuple(rows.values()),
         protocols=tuple(protocols),
-        published=read_published(
-            folder / PUBLISHED, list(rows), [PARAMETERS, *(s.key for s in measures.scores)]
-        ),
+        published=read_published(folder / PUBLISHED, list(rows), metrics),
     )
+
+
+def _check_keys(
+    entry: Any, where: object, *, required: Sequence[str], optional: Sequence[str] = ()
+) -> None:
+    """All required keys, and no other than these and the optional ones."""
+    if not isinstance(entry, dict):
+        raise DataError(f"{where}: must have the keys {', '.join(required)}")
+    known = (*required, *optional)
+    for key in entry:
+        if key not in known:
+            raise DataError(f"{where}: unknown key {key!r}; known: {', '.join(known)}")
+    for key in required:
+        if key not in entry:
+            raise DataError(f"{where}: the key {key} is missing")
+
+
+def _text(entry: Mapping[str, Any], key: str, where: object) -> str:
+    value = entry[key]
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{where}: {key} must be text, not {value!r}; quote it")
+    return value.strip()
+
+
+def _texts(entry: Mapping[str, Any], key: str, where: object) -> tuple[str, ...]:
+    values = entry[key]
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise DataError(f"{where}: {key}: must be a list of texts, not {values!r}")
+    return tuple(values)
+
+
+def _seeds(values: Any, where: str) -> tuple[int, ...]:
+    # type(), as True is an int.
+    whole = isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+    if not whole or not values or len(set(values)) < len(values):
+        raise DataError(f"{where}: seeds must be a list of different numbers, not {values!r}")
+    return tuple(values)
 
 
 def _rows(entries: Any, path: Path) -> dict[str, Row]:
@@ -467,12 +276,12 @@ def _rows(entries: Any, path: Path) -> dict[str, Row]:
     for number, entry in enumerate(entries, start=1):
         where = f"{path}, row {entry.get('row', number) if isinstance(entry, dict) else number}"
         quoted = isinstance(entry, dict) and "quoted" in entry
-        check_keys(entry, where, required=("row", "label", "quoted" if quoted else "overrides"))
+        _check_keys(entry, where, required=("row", "label", "quoted" if quoted else "overrides"))
         row = Row(
-            name=text(entry, "row", where),
-            label=text(entry, "label", where),
-            overrides=() if quoted else texts(entry["overrides"], f"{where}: overrides"),
-            quoted=text(entry, "quoted", where) if quoted else None,
+            name=_text(entry, "row", where),
+            label=_text(entry, "label", where),
+            overrides=() if quoted else _texts(entry, "overrides", where),
+            quoted=_text(entry, "quoted", where) if quoted else None,
         )
         if row.name in rows:
             raise DataError(f"{where}: there are two rows of this name; rename one")
@@ -481,37 +290,28 @@ def _rows(entries: Any, path: Path) -> dict[str, Row]:
 
 
 def _protocol(entry: Any, kind: str, rows: Mapping[str, Row], path: Path) -> Protocol:
-    named = kind != PAPER
+    named = ("name", "rows") if kind != PAPER else ()
     where = f"{path}, {kind}"
-    check_keys(
-        entry,
-        where,
-        required=("title", "overrides", "seeds", *(("name", "rows") if named else ())),
-    )
-    name = text(entry, "name", where) if named else PAPER
+    _check_keys(entry, where, required=("title", "overrides", "seeds", *named))
+    name = _text(entry, "name", where) if named else PAPER
     where = f"{path}, protocol {name}"
     ours = [row.name for row in rows.values() if row.quoted is None]
-    chosen = texts(entry["rows"], f"{where}: rows") if named else tuple(ours)
+    chosen = _texts(entry, "rows", where) if named else tuple(ours)
     for row in chosen:
         if row not in ours:
             raise DataError(f"{where}: row {row!r} is not one of {', '.join(ours)}")
     if len(set(chosen)) < len(chosen):
         raise DataError(f"{where}: a row is named twice")
-    overrides = texts(entry["overrides"], f"{where}: overrides")
-    chosen_seeds = seeds(entry["seeds"], where)
-    planned = tuple(
-        PlannedRow(
-            rows[row],
-            (*rows[row].overrides, *overrides),
-            chosen_seeds,
-            _composed((*rows[row].overrides, *overrides), f"{where}, row {row}"),
-        )
-        for row in chosen
-    )
-    return Protocol(name, kind, text(entry, "title", where), planned)
+    overrides, seeds = _texts(entry, "overrides", where), _seeds(entry["seeds"], where)
+    planned = []
+    for row in chosen:
+        both = (*rows[row].overrides, *overrides)
+        config = _composed(both, f"{where}, row {row}")
+        planned.append(PlannedRow(rows[row], both, seeds, config, settings(asdict(config))))
+    return Protocol(name, kind, _text(entry, "title", where), tuple(planned))
 
 
-def _composed(overrides: Sequence[str], where: str) -> TrainConfig:
+def _composed(overrides: tuple[str, ...], where: str) -> TrainConfig:
     keys = [override.split("=")[0] for override in overrides]
     if "seed" in keys:
         raise DataError(f"{where}: seed belongs into seeds")
@@ -519,15 +319,12 @@ def _composed(overrides: Sequence[str], where: str) -> TrainConfig:
         if needed not in keys:
             raise DataError(f"{where}: overrides must say {needed}=…")
     try:
-        return _compose(tuple(overrides))
+        return _compose(overrides)
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
         raise DataError(f"{where}: {' '.join(overrides)}: {explain(error)}") from error
 
 
-@cache
-def _compose(overrides: tuple[str, ...]) -> TrainConfig:
-    """Hydra takes a third of a second each time."""
-    return compose(overrides)
+_compose = cache(compose)  # Hydra takes a third of a second each time
 
 
 def _refuse_twins(protocols: Sequence[Protocol], path: Path) -> None:
@@ -543,3 +340,63 @@ def _refuse_twins(protocols: Sequence[Protocol], path: Path) -> None:
                 if not differences(known, planned.settings):
                     raise DataError(f"{path}: {own} and {other} are the same configuration")
             seen.append((own, planned.settings))
+
+
+def read_published(
+    path: Path, rows: Collection[str], metrics: Collection[str]
+) -> tuple[PublishedCell, ...]:
+    """Read a paper.csv.
+
+    Args:
+        path: the file.
+        rows: names that ``row`` and ``against`` may have.
+        metrics: names that ``metric`` may have.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error}); restore it (git checkout)") from error
+    reader = csv.DictReader(io.StringIO(text), strict=True)
+    if tuple(reader.fieldnames or ()) != COLUMNS:
+        raise DataError(f"{path}: its first line must be {','.join(COLUMNS)}")
+    cells: dict[tuple[str, str, str | None], PublishedCell] = {}
+    try:
+        for entry in reader:
+            where = f"{path}, line {reader.line_num}"
+            if None in entry or None in entry.values():
+                raise DataError(f"{where}: a line has {len(COLUMNS)} values")
+            cell = _cell({key: value.strip() for key, value in entry.items()}, where, rows, metrics)
+            key = (cell.row, cell.metric, cell.against)
+            if key in cells:
+                raise DataError(f"{where}: {cell.row}, {cell.metric} is there already; keep one")
+            cells[key] = cell
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: {error}") from error
+    return tuple(cells.values())
+
+
+def _cell(
+    entry: dict[str, str], where: str, rows: Collection[str], metrics: Collection[str]
+) -> PublishedCell:
+    choices = {"row": rows, "metric": metrics, "against": (*rows, ""), "unit": UNITS}
+    for key, known in choices.items():
+        if entry[key] not in known:
+            names = ", ".join(name or "(nothing)" for name in known)
+            raise DataError(f"{where}: {key} {entry[key]!r} is not one of {names}")
+    value, unit = entry["value"], entry["unit"]
+    if value != UNKNOWN and not re.fullmatch(r"-?\d+(\.\d+)?", value):
+        raise DataError(f"{where}: value {value!r} is neither a number nor {UNKNOWN}")
+    if value != UNKNOWN and unit == UNKNOWN:
+        raise DataError(f"{where}: the number {value} has no unit")
+    if entry["against"] and unit != "%":
+        raise DataError(f"{where}: a comparison with another row is in %, not {unit!r}")
+    if not entry["place"]:
+        raise DataError(f"{where}: say at which place of the paper {value} stands")
+    return PublishedCell(
+        row=entry["row"],
+        metric=entry["metric"],
+        against=entry["against"] or None,
+        printed=None if value == UNKNOWN else value,
+        unit=unit,
+        place=entry["place"],
+    )

@@ -8,19 +8,43 @@ out; where it is there and damaged, that is an error.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
-from psc.em.data import SYNTHETIC
+from psc.em.data import REAL, SYNTHETIC
 from psc.errors import ConfigError, DataError
-from psc.paper.curves import BLOCKS, figure_4a_runs
-from psc.paper.curves import curves_figure_curves_panel as curves_figure
-from psc.paper.drawings import DRAWINGS
+from psc.paper.curves import (
+    VALIDATION_ACCURACY,
+    Intervals,
+    curve_handles,
+    draw_pair,
+    iterations_per_epoch,
+    read_intervals,
+)
+from psc.paper.drawings import block_figure, decomposition_figure, network_figure
+from psc.paper.measures import VIDEO
 from psc.paper.panels import em_figure, tissue_figure
-from psc.paper.pictures import PIXELS, PROVENANCE, Picture, block_label, read_picture
-from psc.paper.style import save_figure
+from psc.paper.pictures import (
+    PIXELS,
+    PROVENANCE,
+    Picture,
+    Run,
+    block_label,
+    read_picture,
+    read_runs,
+)
+from psc.paper.style import COLUMN_WIDTH, page_style, save_figure
 from psc.training.records import FILE_NAME, read_record
+
+BLOCKS = ("3d", "p2sc2")
+"""The networks that Figure 4a compares."""
+
+PAPER_EPOCHS = 50.0
+"""That it shows; of anything but UCF101 itself all are shown."""
+
+_CURVES = ("table-4b/records", "figure-4a/synthetic")
 
 
 @dataclass(frozen=True)
@@ -86,11 +110,7 @@ class MadeFigure:
 
 
 def chosen_figures(names: Sequence[str]) -> list[PaperFigure]:
-    """The figures that a user names, all if none.
-
-    Raises:
-        ConfigError: for one that does not exist.
-    """
+    """The figures that a user names, all if none."""
     for name in names:
         if name not in FIGURES:
             raise ConfigError(f"{name}: there is no such figure, only {', '.join(FIGURES)}")
@@ -116,39 +136,87 @@ def make_figure(figure: PaperFigure, experiments: Path, folder: Path) -> MadeFig
     return made
 
 
-def _missing_picture(name: str, runs: str) -> Callable[[Path], str | None]:
-    def missing(experiments: Path) -> str | None:
-        if any((experiments / name / file).exists() for file in (PIXELS, PROVENANCE)):
-            return None
-        return (
-            f"experiments/{name} has no picture; git restores the committed one, or make another "
-            f"of two runs of {runs}: python scripts/collect_pictures.py RUN_FOLDER RUN_FOLDER"
-        )
+def figure_4a_runs(experiments: Path) -> list[Path]:
+    """Folders of the records that Figure 4a is drawn from, the 3D network's first.
 
-    return missing
-
-
-def _missing_curves(experiments: Path) -> str | None:
-    places = ("table-4b/records", "figure-4a/synthetic")
-    if any(len([*(experiments / p).glob(f"*/{FILE_NAME}")]) >= len(BLOCKS) for p in places):
-        return None
-    return (
-        f"there are no records of {' and '.join(BLOCKS)} in experiments/{places[0]} nor in "
-        f"experiments/{places[1]}; git restores the committed ones, or train on UCF101 "
-        "(experiments/table-4b/README.md)"
+    Those of UCF101 itself if both networks have one, else the synthetic ones.
+    """
+    for place, kind in zip(_CURVES, (REAL, SYNTHETIC), strict=True):
+        found: dict[str, Path] = {}
+        for path in sorted((experiments / place).glob(f"*/{FILE_NAME}")):
+            record = read_record(path)
+            if record.data["kind"] == kind:
+                found.setdefault(record.config["block"]["name"], path.parent)
+        if all(block in found for block in BLOCKS):
+            return [found[block] for block in BLOCKS]
+    raise DataError(
+        f"{experiments} has no records of {' and '.join(BLOCKS)}, neither in {_CURVES[0]} nor in"
+        f" {_CURVES[1]}; restore them with git"
     )
 
 
-def _source_of_picture(name: str) -> Callable[[Path], Source]:
-    def source(experiments: Path) -> Source:
-        about: Mapping[str, Any] = read_picture(experiments / name).provenance
-        runs = tuple(
-            (run["label"], run["run"], str(run["commit"] or "unknown")[:8], run["iterations"])
-            for run in about["runs"]
-        )
-        return Source(about["kind"], about["attribution"], runs, (f"{name}/{PROVENANCE}",))
+def figure_4a(folders: Sequence[Path]) -> Figure:
+    """Error above, loss below, against epochs; training dashed, validation solid.
 
-    return source
+    Args:
+        folders: of finished runs of video networks, or of their records: result.json, metrics.csv.
+    """
+    runs, measures = read_runs(folders)
+    if measures is not VIDEO:
+        raise DataError(
+            f"{runs[0].record.run} is scored as {measures.name}, not by errors over epochs; name"
+            " runs on videos"
+        )
+    curves = [epochs_of(run) for run in runs]
+    with page_style():
+        figure = Figure(figsize=(COLUMN_WIDTH, 3.3), layout="constrained")
+        error, loss = figure.subplots(2, 1, sharex=True)
+        kind = str(runs[0].record.data["kind"])
+        longest = 0.0
+        for i, (epochs, run) in enumerate(curves):
+            shown = epochs <= max(PAPER_EPOCHS if kind == REAL else np.inf, epochs[0])
+            x, longest = epochs[shown], max(longest, float(epochs[shown][-1]))
+            for axes, training, validation in (
+                (error, run.training_error, run.validation_error),
+                (loss, run.training_loss, run.validation_loss),
+            ):
+                draw_pair(axes, i, (x, training[shown]), (x, validation[shown]), clip_on=False)
+        error.set(ylabel="error", ylim=(0, None))
+        error.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+        loss.set(xlabel="epoch", ylabel="loss", yscale="log", xlim=(0, 1.02 * longest))
+        labels = [run.label for run in runs]
+        error.legend(handles=curve_handles(labels), ncols=2, loc="upper right")
+        figure.align_ylabels()
+        network = str(runs[0].record.config["backbone"]["name"]).replace("resnet", "ResNet-")
+        named = {REAL: "UCF101", SYNTHETIC: "SYNTHETIC clips, not UCF101"}
+        title = f"{network} on {named.get(kind, f'UCF101, {kind}')}"
+        figure.suptitle(title, weight="bold", fontsize="medium", x=0.02, ha="left")
+    return figure
+
+
+def epochs_of(run: Run) -> tuple[np.ndarray[tuple[int], np.dtype[np.float64]], Intervals]:
+    """Training clips seen over training videos, and what was logged then."""
+    path = run.folder / "metrics.csv"
+    intervals = read_intervals(path)
+    if intervals.iterations.size == 0:
+        raise DataError(f"{path} holds no {VALIDATION_ACCURACY}: was the run ever validated?")
+    per_epoch = iterations_per_epoch(run.record)
+    if per_epoch is None:
+        devices = run.record.config["trainer"]["devices"]
+        raise DataError(
+            f"{path}: trainer.devices={devices} does not say how many clips an iteration saw"
+        )
+    return intervals.iterations / per_epoch, intervals
+
+
+def _missing_curves(experiments: Path) -> str | None:
+    if any(len([*(experiments / p).glob(f"*/{FILE_NAME}")]) >= len(BLOCKS) for p in _CURVES):
+        return None
+    return (
+        f"there are no records of {' and '.join(BLOCKS)} in experiments/{_CURVES[0]} nor in "
+        f"experiments/{_CURVES[1]}; git restores the committed ones, or train on UCF101 "
+        "(experiments/table-4b/README.md)"
+    )
 
 
 def _source_of_curves(experiments: Path) -> Source:
@@ -171,12 +239,37 @@ def _source_of_curves(experiments: Path) -> Source:
     )
 
 
-def _drawn(name: str) -> Callable[[Path], Figure]:
-    return lambda _: DRAWINGS[name]()
+def _pictured(
+    name: str,
+    title: str,
+    caption: str,
+    alternative: str,
+    *,
+    runs: str,
+    draw: Callable[[Picture], Figure],
+) -> PaperFigure:
+    """A figure of a committed picture; ``runs``: of what two runs make another."""
 
+    def missing(experiments: Path) -> str | None:
+        if any((experiments / name / file).exists() for file in (PIXELS, PROVENANCE)):
+            return None
+        return (
+            f"experiments/{name} has no picture; git restores the committed one, or make another "
+            f"of two runs of {runs}: python scripts/paper.py picture RUN_FOLDER RUN_FOLDER"
+        )
 
-def _pictured(name: str, panel: Callable[[Picture], Figure]) -> Callable[[Path], Figure]:
-    return lambda experiments: panel(read_picture(experiments / name))
+    def source(experiments: Path) -> Source:
+        about = read_picture(experiments / name).provenance
+        shown = tuple(
+            (run["label"], run["run"], str(run["commit"] or "unknown")[:8], run["iterations"])
+            for run in about["runs"]
+        )
+        return Source(about["kind"], about["attribution"], shown, (f"{name}/{PROVENANCE}",))
+
+    def drawn(experiments: Path) -> Figure:
+        return draw(read_picture(experiments / name))
+
+    return PaperFigure(name, title, caption, alternative, drawn, missing, source)
 
 
 _ALL = (
@@ -190,7 +283,7 @@ _ALL = (
         "Five columns of convolution kernels drawn as boxes of voxels and joined by arrows, from "
         "the channels that enter to the channels that leave: 3D, P1SC1, P2SC2, P2SC3 and P3SC2, "
         "with the number of parameters below each.",
-        _drawn("figure-1"),
+        lambda _: block_figure(),
         wide=True,
     ),
     PaperFigure(
@@ -202,7 +295,7 @@ _ALL = (
         "Three rows of shaded grids: a 3×3×3 kernel as a core tensor times three orthogonal "
         "matrices; the core as a sum of parts on single slices; the kernel as a sum of separable "
         "kernels, each with its rod, its plane and its share of the energy.",
-        _drawn("figure-2"),
+        lambda _: decomposition_figure(),
         wide=True,
     ),
     PaperFigure(
@@ -212,7 +305,7 @@ _ALL = (
         "the configuration builds them: channels, resolutions, connections and parameters.",
         "Three networks as diagrams of boxes and arrows, each drawn twice: above with 3D "
         "convolutions, below with P2SC2, whose two streams are two rows of coloured cells.",
-        _drawn("figure-3"),
+        lambda _: network_figure(),
         wide=True,
     ),
     PaperFigure(
@@ -222,11 +315,11 @@ _ALL = (
         "validation solid.",
         "Two line plots of 3D and P2SC2 against epochs: error above, loss below; training and "
         "validation.",
-        lambda experiments: curves_figure(figure_4a_runs(experiments)),
+        lambda experiments: figure_4a(figure_4a_runs(experiments)),
         _missing_curves,
         _source_of_curves,
     ),
-    PaperFigure(
+    _pictured(
         "figure-5",
         "Tissues of a brain",
         "One axial slice: T1, ground truth (a), 3D (b) and P_2SC_2 (c). Tissues are outlined, grey "
@@ -234,11 +327,10 @@ _ALL = (
         "most, whichever of them is right.",
         "Four panels of one axial brain slice: the T1 image, and the tissue outlines of the ground "
         "truth, of 3D and of P2SC2, with numbered ellipses where the networks differ most.",
-        _pictured("figure-5", tissue_figure),
-        _missing_picture("figure-5", "brains"),
-        _source_of_picture("figure-5"),
+        runs="brains",
+        draw=tissue_figure,
     ),
-    PaperFigure(
+    _pictured(
         "figure-6",
         "Neurons in electron microscopy",
         "One section: raw, ground truth (a), 3D (b) and P_2SC_2 (c); bodies have the colours of "
@@ -247,9 +339,8 @@ _ALL = (
         "Four panels of one section of neural tissue: the raw image, and in random colours the "
         "segmentations of the ground truth, of 3D and of P2SC2, with numbered ellipses where the "
         "networks differ most.",
-        _pictured("figure-6", em_figure),
-        _missing_picture("figure-6", "EM volumes"),
-        _source_of_picture("figure-6"),
+        runs="EM volumes",
+        draw=em_figure,
     ),
 )
 

@@ -1,66 +1,90 @@
-"""Which runs are averaged, which are compared, and what each network is called."""
+"""When runs are the same configuration, and so are averaged; and which may be compared.
+
+``settings`` is the one definition: what of a configuration decides a result, but for the seed. By
+it a record finds its row of a table (``psc.paper.records``), and runs that differ in nothing else
+than their seed become a ``Group``.
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from psc.config.compose import from_plain
 from psc.errors import DataError
 from psc.paper.measures import Measures, measures_of
 from psc.training.folder import TRAINER_WITHOUT_EFFECT
 from psc.training.provenance import code_version, is_version
 from psc.training.records import Record
 
-# ----------------------------------------
-# One version of the code per comparison: records of several are refused, not mixed.
+Settings = dict[str, Any]
+"""Value by dotted key, such as ``recipe.iterations``."""
+
+_SLABS = ("train", "validation", "test")
+_PLACES = (*_SLABS, "videos", "lists", "prepared", "prepare", "folder")
+"""Parts of a data set's configuration that say where it lies; what was read is in ``data``."""
+
+_TIME_LIMIT = "recipe.max_minutes"
 
 
-def of_one_version(
-    records: Mapping[Path, Record], *, commit: str | None = None, all_commits: bool = False
-) -> dict[Path, Record]:
-    """The records to be compared, by run folder.
+def settings(config: Mapping[str, Any]) -> Settings:
+    """What decides a result but the seed, of a configuration in plain containers.
 
-    Args:
-        records: of all finished runs, by run folder.
-        commit: take those of this version only: the first digits of a commit, with ``-dirty``
-            for runs of a checkout with uncommitted changes.
-        all_commits: take all; what belongs to different versions is then never averaged.
-
-    Raises:
-        DataError: if records of several versions are there and none was chosen, or none is of the
-            version that was.
+    Neither where files lie counts nor what only changes how fast a result is there.
     """
-    if all_commits:
-        return dict(records)
-    versions: dict[str, list[str]] = {}
-    for path, record in records.items():
-        versions.setdefault(code_version(record.git), []).append(path.name)
-    listed = "\n".join(
-        f"  {version}: {len(runs)} run{'s'[: len(runs) != 1]} ({', '.join(runs)})"
-        for version, runs in versions.items()
-    )
-    if commit is not None:
-        chosen = {path: r for path, r in records.items() if is_version(r.git, commit)}
-        if not chosen:
-            raise DataError(f"no run here is of version {commit} of the code:\n{listed}")
-        if len({code_version(record.git) for record in chosen.values()}) > 1:
-            raise DataError(
-                f"--commit {commit} is more than one version, say more of it:\n{listed}"
-            )
-        return chosen
-    if len(versions) > 1:
-        raise DataError(
-            f"these runs are of {len(versions)} versions of the code and are not compared:\n"
-            f"{listed}\n"
-            f"choose one (--commit {next(reversed(versions))}), show them as rows of their own "
-            "(--all-commits), or keep each version's runs in a folder of its own"
-        )
-    return dict(records)
+    dataset = {key: value for key, value in config["dataset"].items() if key not in _PLACES}
+    for part in _SLABS:  # which part of a volume counts, where its file lies does not
+        if part in config["dataset"]:
+            dataset[part] = [
+                {key: slab.get(key) for key in ("z", "synthetic")}
+                for slab in config["dataset"][part]
+            ]
+    trainer = config.get("trainer", {})
+    parts = {key: config[key] for key in ("backbone", "block", "recipe")} | {
+        "dataset": dataset,
+        "fine_tuned": config.get("initial_weights") is not None,
+        "converted": False,
+        "trainer": {k: v for k, v in trainer.items() if k not in TRAINER_WITHOUT_EFFECT},
+    }
+    if any(part in dataset for part in _SLABS):  # volumes are segmented after the network
+        parts["segmentation"] = config["segmentation"]
+    return dict(_flat(parts))
 
 
-WHERE = ("train", "validation", "test", "videos", "lists", "prepared", "prepare")
-"""Parts of a data set's configuration that say where it lies: a record's ``data`` says what was
-read."""
+def record_settings(record: Record, path: Path) -> Settings:
+    """The same of a record of any version of the code; keys that it did not know have defaults.
+
+    A time limit counts where it has ended the training: without one there would be more iterations.
+    """
+    found = settings(asdict(from_plain(record.config, path)))
+    found["converted"] = "conversion" in record.data  # its configuration names the original block
+    if found["trainer.devices"] == "auto" and record.hardware.get("accelerator") == "cpu":
+        found["trainer.devices"] = 1  # Lightning's "auto" is one process on a CPU
+    if record.iterations >= found["recipe.iterations"]:
+        del found[_TIME_LIMIT]  # it was not reached
+    return found
+
+
+def differences(found: Settings, wanted: Settings) -> list[str]:
+    """In words, the settings in which a record and a row differ."""
+
+    def shown(values: Settings, key: str) -> str:
+        return f"{values[key]}" if key in values else "(nothing)"
+
+    keys = sorted(found.keys() | (wanted.keys() - {_TIME_LIMIT}))
+    return [
+        f"{key}={shown(found, key)} and not {shown(wanted, key)}"
+        for key in keys
+        if found.get(key) != wanted.get(key)
+    ]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    items: list[tuple[str, Any]] = []
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        items += _flat(value, f"{name}.") if isinstance(value, dict) else [(name, value)]
+    return items
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,14 +138,14 @@ class Group:
 
 
 def group_records(records: Sequence[Record]) -> list[Group]:
-    """Runs that differ in nothing but their seed, together; groups in order of appearance.
-
-    Raises:
-        DataError: a record of no known application.
-    """
+    """Runs that differ in nothing but their seed, together; groups in order of appearance."""
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
-        groups.setdefault(_configuration(record), []).append(record)
+        started = [repr(record.data.get(key)) for key in ("initial_weights", "conversion")]
+        decides = repr(sorted(settings(record.config).items()))
+        splits = repr(record.data.get("splits"))
+        key = _test(record), decides, splits, *started, code_version(record.git)
+        groups.setdefault(key, []).append(record)
     return [Group(tuple(group)) for group in groups.values()]
 
 
@@ -139,6 +163,13 @@ def comparable(groups: Sequence[Group]) -> list[list[Group]]:
     for group in groups:
         together.setdefault(_test(group.first), []).append(group)
     return list(together.values())
+
+
+def _test(record: Record) -> tuple[Any, ...]:
+    """What a score depends on beside the network."""
+    files = tuple(sorted(file["sha256"] for file in record.data["files"]))
+    measures = measures_of(record)
+    return measures, record.config["dataset"]["name"], files, measures.test(record)
 
 
 def group_names(groups: Sequence[Group]) -> list[str]:
@@ -161,23 +192,40 @@ def group_names(groups: Sequence[Group]) -> list[str]:
     return names
 
 
-def _test(record: Record) -> tuple[Any, ...]:
-    """What a score depends on beside the network."""
-    files = tuple(sorted(file["sha256"] for file in record.data["files"]))
-    measures = measures_of(record)
-    return measures, record.config["dataset"]["name"], files, measures.test(record)
+def of_one_version(
+    records: Mapping[Path, Record], *, commit: str | None = None, all_commits: bool = False
+) -> dict[Path, Record]:
+    """The records to be compared, by run folder; several versions of the code are refused.
 
-
-def _configuration(record: Record) -> tuple[Any, ...]:
-    """Everything that decides a result but the seed."""
-    parts = {key: record.config[key] for key in ("backbone", "block", "recipe")}
-    parts["dataset"] = _without(record.config["dataset"], WHERE)
-    for key in ("initial_weights", "conversion"):
-        parts[key] = record.data.get(key)
-    parts["trainer"] = _without(record.config.get("trainer", {}), TRAINER_WITHOUT_EFFECT)
-    splits = repr(record.data.get("splits"))
-    return (*_test(record), splits, repr(parts), code_version(record.git))
-
-
-def _without(config: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in keys}
+    Args:
+        records: of all finished runs, by run folder.
+        commit: take those of this version only: the first digits of a commit, with ``-dirty``
+            for runs of a checkout with uncommitted changes.
+        all_commits: take all; what belongs to different versions is then never averaged.
+    """
+    if all_commits:
+        return dict(records)
+    versions: dict[str, list[str]] = {}
+    for path, record in records.items():
+        versions.setdefault(code_version(record.git), []).append(path.name)
+    listed = "\n".join(
+        f"  {version}: {len(runs)} run{'s'[: len(runs) != 1]} ({', '.join(runs)})"
+        for version, runs in versions.items()
+    )
+    if commit is not None:
+        chosen = {path: r for path, r in records.items() if is_version(r.git, commit)}
+        if not chosen:
+            raise DataError(f"no run here is of version {commit} of the code:\n{listed}")
+        if len({code_version(record.git) for record in chosen.values()}) > 1:
+            raise DataError(
+                f"--commit {commit} is more than one version, say more of it:\n{listed}"
+            )
+        return chosen
+    if len(versions) > 1:
+        raise DataError(
+            f"these runs are of {len(versions)} versions of the code and are not compared:\n"
+            f"{listed}\n"
+            f"choose one (--commit {next(reversed(versions))}), show them as rows of their own "
+            "(--all-commits), or keep each version's runs in a folder of its own"
+        )
+    return dict(records)

@@ -15,7 +15,6 @@ from psc.paper.records import missing_seeds, read_records
 
 log = logging.getLogger(__name__)
 
-
 _QUEUES = "hydra/launcher=slurm"  # jobs wait in a queue, so all rows may be submitted at once
 
 
@@ -63,10 +62,6 @@ def launches(
         overrides: more of them, for machine and launcher. What changes the result would make
             another row of it, and the record be refused.
         again: also what is recorded.
-
-    Raises:
-        ConfigError: a row that the protocol does not have.
-        DataError: a committed record cannot be trusted.
     """
     known = [planned.row.name for planned in protocol.rows]
     if unknown := [name for name in rows if name not in known]:
@@ -96,9 +91,7 @@ def launches(
 def launch(pending: Sequence[Launch]) -> None:
     """Run all, row after row; rows of a SLURM cluster at once. A failing row stops no other.
 
-    Raises:
-        LaunchError: naming the rows that failed.
-        KeyboardInterrupt: the user has stopped a run; the same command goes on from there.
+    An interrupted run is a ``KeyboardInterrupt``: the same command goes on from there.
     """
     failed: list[str] = []
     waiting: list[tuple[Launch, subprocess.Popen[bytes]]] = []

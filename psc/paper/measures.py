@@ -6,53 +6,11 @@ Tables and pictures of runs work from such a description, chosen by the scores i
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from psc.config.compose import from_plain
-from psc.errors import CheckpointError, ConfigError, DataError
-from psc.networks.build import build_network_on_meta, forward_flops, sample_shape
+from psc.errors import DataError
 from psc.training.records import Record
-
-# ----------------------------------------
-# What a recorded network costs: its forward pass, counted on the network built again.
-
-
-@dataclass(frozen=True)
-class ForwardCost:
-    """Cost of one forward pass of one training sample.
-
-    Attributes:
-        input_shape: (1, C, D, H, W) of the sample.
-        flops: two per multiply-add.
-    """
-
-    input_shape: tuple[int, ...]
-    flops: int
-
-    @property
-    def multiply_adds(self) -> int:
-        """MACs."""
-        return self.flops // 2
-
-
-def forward_cost(record: Record) -> ForwardCost | None:
-    """Count the forward pass of a record's network; without memory, time or its weights.
-
-    Returns:
-        The cost; None if this version of the code builds another network from that configuration
-        (the numbers of parameters differ), or none at all.
-    """
-    try:
-        config = from_plain(record.config, Path(record.run))
-        network = build_network_on_meta(config.backbone, config.block)
-    except (CheckpointError, ConfigError):
-        return None
-    if sum(p.numel() for p in network.parameters()) != record.parameters:
-        return None
-    shape = sample_shape(config.recipe, network)
-    return ForwardCost(shape, forward_flops(network, shape))
 
 
 @dataclass(frozen=True)
@@ -61,8 +19,8 @@ class Score:
 
     Attributes:
         key: its name in ``metrics["test"]``.
-        label: heading of its column in the table, with the unit.
-        column: beginning of its columns' names in summary.csv.
+        label: heading of its column in tables, with the unit.
+        column: beginning of its columns' names in CSV files.
     """
 
     key: str
@@ -85,7 +43,7 @@ class Measures:
         sample: what one forward pass takes.
         floor_name: what needs no network; the last row of the table and a line in pictures.
         floor: its scores by key, from any record of a test.
-        floor_column: column of its headline score in summary.csv.
+        floor_column: column of its headline score in CSV files.
         against: heading of the column that says by how much the headline score differs from the
             floor; None where that would mean nothing.
         test: what a record's scores depend on beside data files and network. Scores that differ
@@ -145,13 +103,8 @@ def _video_test(record: Record) -> tuple[Any, ...]:
 
 def _tissue_test(record: Record) -> tuple[Any, ...]:
     """Which labels of which subjects; windows are how a network is applied, so they count too."""
-    recipe = record.config["recipe"]
-    return (
-        *record.data["splits"]["test"],
-        record.config["dataset"]["labels"],
-        recipe["overlap"],
-        recipe["blending"],
-    )
+    labels, recipe = record.config["dataset"]["labels"], record.config["recipe"]
+    return (*record.data["splits"]["test"], labels, recipe["overlap"], recipe["blending"])
 
 
 _VI_SUM = Score("total", "VI sum [bits]", "vi_sum")
@@ -229,21 +182,17 @@ TISSUE = Measures(
 )
 """Figure 5d: Dice of whole test subjects, by tissue, averaged over them."""
 
-_APPLICATIONS = (AFFINITY, VIDEO, TISSUE)
+_ALL = (AFFINITY, VIDEO, TISSUE)
 
 
 def measures_of(record: Record) -> Measures:
-    """The description that fits a record's test scores.
-
-    Raises:
-        DataError: if none does.
-    """
+    """The description that fits a record's test scores; a record of no application is refused."""
     found = record.metrics.get("test", {})
-    for measures in _APPLICATIONS:
+    for measures in _ALL:
         if all(score.key in found for score in measures.scores):
             return measures
-    known = "; ".join(", ".join(s.key for s in measures.scores) for measures in _APPLICATIONS)
+    known = "; ".join(", ".join(s.key for s in measures.scores) for measures in _ALL)
     raise DataError(
-        f"run {record.run} has the test scores {sorted(found)}, a summary needs one of: {known}; "
-        "move that run elsewhere"
+        f"run {record.run} has the test scores {sorted(found)}, a comparison needs one of: {known};"
+        " move that run elsewhere"
     )

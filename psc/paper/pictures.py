@@ -1,14 +1,14 @@
 """The slice that a panel of Figure 5 or 6 shows, small enough to be committed.
 
 ``slices.npz`` holds the pixels, ``provenance.json`` says what they are of: data, runs, their
-records and scores, and the checksum of the former. scripts/collect_pictures.py writes both, so that
-a fresh clone draws the figures without any data. A changed file is refused; that guards against
-slips, not against forgers.
+records and scores, and the checksum of the former. ``scripts/paper.py picture`` writes both, so
+that a fresh clone draws the figures without any data. A changed file is refused; that guards
+against slips, not against forgers.
 """
 
 import hashlib
+import io
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from psc.em.data import SAMPLE
 from psc.errors import ConfigError, DataError
+from psc.files import replacing
 from psc.paper.groups import Group, comparable
 from psc.paper.measures import Measures, measures_of
 from psc.training.records import FILE_NAME, SEAL, Record, read_record, seal_of
@@ -32,7 +33,7 @@ LARGEST = 1_000_000
 SCHEMA_VERSION = 1
 
 _Labels = npt.NDArray[np.unsignedinteger[Any]]
-_SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+_REMEDY = "restore both with git, or write them again with scripts/paper.py picture"
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Picture:
         truth: labels (H, W); bodies are numbered together with those of ``predictions``.
         predictions: labels (H, W) by panel title; the first run is the one compared with.
         difference: float16 (H, W), at least 0: how much the runs differ here.
-        provenance: what is shown; see ``run_entry`` and the two panels.
+        provenance: what is shown; see ``run_entry`` and ``psc.paper.panels``.
     """
 
     raw: npt.NDArray[np.uint8]
@@ -72,9 +73,7 @@ class Picture:
 def read_runs(folders: Sequence[Path]) -> tuple[list[Run], Measures]:
     """Records of the runs that a figure is to compare, and what they are scored by.
 
-    Raises:
-        DataError: a run is unfinished, or they were not tested on the same data in the same way.
-        ConfigError: fewer than two runs, or two of one block.
+    Refused: fewer than two, two of one block, unfinished ones, and runs of different tests.
     """
     if len(folders) < 2:
         raise ConfigError(f"a picture compares at least two runs, found {len(folders)}; name both")
@@ -100,16 +99,12 @@ def block_label(name: str) -> str:
     parts = re.fullmatch(r"p(\d+)sc(\d+)(.*)", name)
     if parts is None:
         return name.upper() if name == "3d" else name
-    return f"P{parts[1]}SC{parts[2]}".translate(_SUBSCRIPTS) + parts[3].replace("_", " ")
+    subscripts = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+    return f"P{parts[1]}SC{parts[2]}".translate(subscripts) + parts[3].replace("_", " ")
 
 
 def run_entry(run: Run, scores: Mapping[str, float]) -> dict[str, Any]:
-    """What the provenance says of a run.
-
-    Args:
-        run: the run.
-        scores: what its panel quotes of the record.
-    """
+    """What the provenance says of a run; ``scores``: those that its panel quotes."""
     record = run.record
     return {
         "label": run.label,
@@ -139,27 +134,16 @@ def smallest(labels: npt.NDArray[np.integer[Any]]) -> _Labels:
 
 
 def check_free(folder: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that has a picture already; a look before a slice is searched for.
-
-    Raises:
-        ConfigError: it has one and ``overwrite`` is not set.
-    """
+    """Refuse a folder that has a picture already; a look before a slice is searched for."""
     there = [folder / name for name in (PIXELS, PROVENANCE) if (folder / name).exists()]
     if there and not overwrite:
         raise ConfigError(f"{there[0]} exists; --overwrite replaces it")
 
 
 def write_picture(picture: Picture, folder: Path, *, overwrite: bool = False) -> tuple[Path, Path]:
-    """Write a picture's two files, each completely or not at all.
+    """Write a picture's pixels and provenance, each completely or not at all.
 
     A kill between the two leaves pixels that do not fit their provenance, which reading refuses.
-
-    Returns:
-        The files: pixels and provenance.
-
-    Raises:
-        ConfigError: there is a picture already and ``overwrite`` is not set.
-        DataError: the pixels take more than ``LARGEST`` bytes, or the disk refuses.
     """
     check_free(folder, overwrite=overwrite)
     pixels, provenance = folder / PIXELS, folder / PROVENANCE
@@ -169,43 +153,32 @@ def write_picture(picture: Picture, folder: Path, *, overwrite: bool = False) ->
         "difference": picture.difference,
         **{f"prediction_{i}": labels for i, labels in enumerate(picture.predictions.values())},
     }
-    partial = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in (pixels, provenance)]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with partial[0].open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-        content = partial[0].read_bytes()
-        if len(content) > LARGEST:
-            raise DataError(
-                f"{pixels} would take {len(content):,} bytes, more than {LARGEST:,}; show a smaller"
-                " slice, or fewer runs"
-            )
-        about = {
-            **picture.provenance,
-            "schema_version": SCHEMA_VERSION,
-            "sha256": hashlib.sha256(content).hexdigest(),
-        }
-        about[SEAL] = seal_of(about)
-        text = json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        partial[1].write_text(text, encoding="utf-8")
-        partial[0].replace(pixels)
-        partial[1].replace(provenance)
-    except OSError as error:
+    file = io.BytesIO()
+    np.savez_compressed(file, allow_pickle=False, **arrays)
+    content = file.getvalue()
+    if len(content) > LARGEST:
         raise DataError(
-            f"{folder} cannot be written: {error}; free disk space, run it again"
-        ) from error
-    finally:
-        for path in partial:
-            path.unlink(missing_ok=True)
+            f"{pixels} would take {len(content):,} bytes, more than {LARGEST:,}; show a smaller"
+            " slice, or fewer runs"
+        )
+    about = {
+        **picture.provenance,
+        "schema_version": SCHEMA_VERSION,
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    about[SEAL] = seal_of(about)
+    text = json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    try:
+        with replacing(provenance) as about_file, replacing(pixels) as pixels_file:
+            pixels_file.write_bytes(content)
+            about_file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{folder} cannot be written: {error}") from error
     return pixels, provenance
 
 
 def read_picture(folder: Path) -> Picture:
-    """Read and check a picture.
-
-    Raises:
-        DataError: a file is missing, is not what scripts/collect_pictures.py wrote, or was changed.
-    """
+    """Read and check a picture."""
     about = _read_provenance(folder / PROVENANCE)
     pixels = folder / PIXELS
     try:
@@ -214,13 +187,10 @@ def read_picture(folder: Path) -> Picture:
         raise DataError(f"{pixels} cannot be read: {error.strerror}; {_REMEDY}") from error
     if hashlib.sha256(content).hexdigest() != about["sha256"]:
         raise DataError(f"{pixels} is not the file that {PROVENANCE} describes; {_REMEDY}")
-    with np.load(pixels, allow_pickle=False) as arrays:
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         names = [run["label"] for run in about["runs"]]
         predictions = {name: arrays[f"prediction_{i}"] for i, name in enumerate(names)}
         return Picture(arrays["raw"], arrays["truth"], predictions, arrays["difference"], about)
-
-
-_REMEDY = "restore both with git, or write them again with scripts/collect_pictures.py"
 
 
 def _read_provenance(path: Path) -> dict[str, Any]:

@@ -8,6 +8,8 @@ what they say is unknown here.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from psc.paper.grid import percent
+
 Network = tuple[str, str]
 """Backbone and block, by the names of their configuration files."""
 
@@ -85,23 +87,19 @@ class Relation:
     def __str__(self) -> str:
         """In words: 12 % fewer than densenet_bui 3d."""
         amount = "" if self.percent is None else f"{abs(self.percent)} % "
-        return f"{amount}{'more' if self.more else 'fewer'} than {_short(self)}"
+        backbone, block = self.other
+        other = block if backbone == self.network[0] else f"{backbone} {block}"
+        return f"{amount}{'more' if self.more else 'fewer'} than {other}"
 
     def verdict(self, parameters: int, other: int) -> str:
-        """Whether our two networks bear it out.
-
-        Args:
-            parameters: of ours.
-            other: of the one it is compared with.
-        """
+        """Whether our two networks, of so many parameters, bear it out."""
         deviation = 100 * (parameters / other - 1)
         if self.percent is None:
-            return (
-                f"{'agrees' if self.more == (deviation > 0) else 'disagrees'}: {_signed(deviation)}"
-            )
+            agrees = self.more == (deviation > 0)
+            return f"{'agrees' if agrees else 'disagrees'}: {percent(deviation)}"
         if round(deviation) == self.percent:
             return "match"
-        return f"{_signed(deviation)} instead of {_signed(self.percent, 0)}"
+        return f"{percent(deviation)} instead of {percent(self.percent, 0)}"
 
 
 RELATIONS = (
@@ -158,14 +156,4 @@ def _verdict(published: Published, parameters: int) -> str:
     deviation = 100 * (parameters / published.parameters - 1)
     if abs(deviation) < 0.05:
         return f"{parameters - published.parameters:+,}"  # would read as no deviation at all
-    return _signed(deviation)
-
-
-def _signed(percent: float, digits: int = 1) -> str:
-    return f"{percent:+.{digits}f} %".replace("-", "−")
-
-
-def _short(relation: Relation) -> str:
-    """The other network; of the same backbone the block suffices."""
-    backbone, block = relation.other
-    return block if backbone == relation.network[0] else f"{backbone} {block}"
+    return percent(deviation)

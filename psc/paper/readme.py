@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from psc.errors import DataError
+from psc.files import replacing
 from psc.paper.costs import costs_markdown
 from psc.paper.experiments import REDUCED, table_names
-from psc.paper.network_summary import markdown_table
+from psc.paper.grid import markdown_table
 from psc.paper.page import state_at, state_of
-from psc.paper.table import NOTHING, WARNINGS, Table, heading, results, tables_of
+from psc.paper.table import NOTHING, WARNINGS, Table, results, tables_of
 
 FIGURES = ("figure-1", "figure-4a", "figure-5", "figure-6")
 """Those that the README shows."""
@@ -27,20 +28,13 @@ def insert_between(path: Path, name: str, content: str) -> None:
     _, end, after = rest.partition(last)
     if not start or not end:
         raise DataError(f"{path} has no place for it; add the lines {first} and {last}")
-    partial = path.with_name(f".{path.name}.tmp")
-    partial.write_text(f"{before}{first}\n\n{content}\n\n{last}{after}", encoding="utf-8")
-    partial.replace(path)
+    with replacing(path) as unfinished:
+        written = f"{before}{first}\n\n{content}\n\n{last}{after}"
+        unfinished.write_text(written, encoding="utf-8")
 
 
 def readme_parts(root: Path) -> Mapping[str, str]:
-    """Markdown by the name of its markers, from the records.
-
-    Args:
-        root: experiments/.
-
-    Raises:
-        DataError: an experiment or a record cannot be trusted.
-    """
+    """Markdown by the name of its markers, from the records in ``root``, experiments/."""
     experiments = [tables_of(root / name) for name in table_names(root)]
     return {
         "STATUS": _status(experiments),
@@ -64,7 +58,7 @@ def _results(experiments: list[list[Table]]) -> str:
         for table in tables:
             if table.protocol.kind == REDUCED and any(line.runs for line in table.lines):
                 header, *rows = results(table)
-                title = f"**{table.experiment.title}.** {heading(table)}."
+                title = f"**{table.experiment.title}.** {table.heading}."
                 parts += [title, markdown_table(header, rows)]
     if not parts:
         return "Nothing has been run yet."

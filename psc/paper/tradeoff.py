@@ -10,18 +10,28 @@ from matplotlib.ticker import EngFormatter, PercentFormatter
 
 from psc.errors import ConfigError
 from psc.paper.measures import Measures
-from psc.paper.style import PAGE_WIDTH, checked_png, page_style, save_png
+from psc.paper.style import (
+    BLACK,
+    BLUE,
+    DASHED,
+    GREEN,
+    PAGE_WIDTH,
+    SMALL_POINTS,
+    VERMILLION,
+    checked_png,
+    page_style,
+    save_png,
+)
 
 _ROW_HEIGHT = 2.6  # inches
-_LABEL_POINTS = 6.0
 _LABEL_HEIGHT = 0.052  # of a panel
-_COLOURS = {None: "#000000", 1: "#0072B2", 2: "#D55E00", 3: "#009E73"}
-_MARKERS = {None: "s", 1: "o", 2: "^", 3: "D"}
+_LOOKS = {None: (BLACK, "s"), 1: (BLUE, "o"), 2: (VERMILLION, "^"), 3: (GREEN, "D")}
+"""Number of streams → colour and marker."""
 
 
 @dataclass(frozen=True)
-class Network:
-    """One point of the figure.
+class Point:
+    """A network.
 
     Attributes:
         name: written beside the point.
@@ -41,89 +51,82 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Panels:
     """Networks whose scores may be compared: a row of the figure.
 
     Attributes:
         title: the data; says so where they are synthetic.
-        networks: at least one.
+        points: at least one.
         floor: score of what needs no network.
         measures: what the score is.
     """
 
     title: str
-    networks: Sequence[Network]
+    points: Sequence[Point]
     floor: float
     measures: Measures
 
 
-def tradeoff_figure(comparisons: Sequence[Comparison], path: Path | str) -> None:
+def tradeoff_figure(rows: Sequence[Panels], path: Path | str) -> None:
     """Score against parameters (left) and against FLOPs (right); further left is cheaper.
 
     Colours and markers are the number of streams; bars are standard deviations over seeds.
     Neither axis begins at zero.
-
-    Args:
-        comparisons: a row of the figure each, at least one.
-        path: the PNG to write.
-
-    Raises:
-        ConfigError: no comparison, one without networks, or a path that is no PNG.
     """
     path = checked_png(path)
-    if not comparisons or not all(comparison.networks for comparison in comparisons):
+    if not rows or not all(row.points for row in rows):
         raise ConfigError("a trade-off needs at least one network in every comparison")
-    rows = len(comparisons)
     with page_style():
-        figure = Figure(figsize=(PAGE_WIDTH, _ROW_HEIGHT * rows), layout="constrained")
-        panels = figure.subplots(rows, 2, squeeze=False, sharey="row")
-        for (left, right), comparison in zip(panels, comparisons, strict=True):
-            left.set_title(comparison.title, loc="left", weight="bold")
-            _draw(left, comparison, [network.parameters for network in comparison.networks])
-            _draw(right, comparison, [network.flops for network in comparison.networks])
-            measures = comparison.measures
+        figure = Figure(figsize=(PAGE_WIDTH, _ROW_HEIGHT * len(rows)), layout="constrained")
+        all_axes = figure.subplots(len(rows), 2, squeeze=False, sharey="row")
+        for (left, right), row in zip(all_axes, rows, strict=True):
+            left.set_title(row.title, loc="left", weight="bold")
+            _draw(left, row, [point.parameters for point in row.points])
+            _draw(right, row, [point.flops for point in row.points])
+            measures = row.measures
             better = "lower" if measures.lower_is_better else "higher"
             left.set(xlabel="parameters", ylabel=f"{measures.axis}, {better} is better")
             right.set(xlabel=f"FLOPs of a {measures.sample}'s forward pass")
         save_png(figure, path)
 
 
-def _draw(axes: Axes, comparison: Comparison, costs: Sequence[int | None]) -> None:
-    known = [(n, cost) for n, cost in zip(comparison.networks, costs, strict=True) if cost]
-    for network, cost in known:
+def _draw(axes: Axes, row: Panels, costs: Sequence[int | None]) -> None:
+    known = [(point, cost) for point, cost in zip(row.points, costs, strict=True) if cost]
+    for point, cost in known:
+        shade, shape = _LOOKS.get(point.streams, ("0.4", "x"))
         axes.errorbar(
             cost,
-            network.score,
-            yerr=network.deviation,
-            color=_COLOURS.get(network.streams, "0.4"),
-            marker=_MARKERS.get(network.streams, "x"),
+            point.score,
+            yerr=point.deviation,
+            color=shade,
+            marker=shape,
             markersize=4,
             elinewidth=0.8,
             capsize=2,
         )
-    axes.axhline(comparison.floor, color="0.5", linestyle=(0, (4, 1.5)), linewidth=0.8)
+    axes.axhline(row.floor, color="0.5", linestyle=DASHED, linewidth=0.8)
     axes.annotate(
-        comparison.measures.floor_name,
-        (0, comparison.floor),
+        row.measures.floor_name,
+        (0, row.floor),
         (3, 2),
         xycoords=("axes fraction", "data"),
         textcoords="offset points",
         color="0.4",
-        fontsize=_LABEL_POINTS,
+        fontsize=SMALL_POINTS,
     )
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    if comparison.measures.percent:
+    if row.measures.percent:
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
-    _set_limits(axes, comparison, [cost for _, cost in known])
+    _set_limits(axes, row, [cost for _, cost in known])
     _name(axes, known)
 
 
-def _set_limits(axes: Axes, comparison: Comparison, costs: Sequence[int]) -> None:
+def _set_limits(axes: Axes, row: Panels, costs: Sequence[int]) -> None:
     """As near as the points allow: networks of one backbone lie close together."""
-    scores = [comparison.floor]
-    for network in comparison.networks:
-        deviation = network.deviation or 0.0
-        scores += [network.score - deviation, network.score + deviation]
+    scores = [row.floor]
+    for point in row.points:
+        deviation = point.deviation or 0.0
+        scores += [point.score - deviation, point.score + deviation]
     low, high = min(scores), max(scores)
     margin = 0.1 * (high - low or high or 1.0)
     axes.set_ylim(max(0.0, low - margin), high + margin)
@@ -132,19 +135,19 @@ def _set_limits(axes: Axes, comparison: Comparison, costs: Sequence[int]) -> Non
     axes.set_xlim(max(0.0, first - margin), last + margin)
 
 
-def _name(axes: Axes, known: Sequence[tuple[Network, int]]) -> None:
+def _name(axes: Axes, known: Sequence[tuple[Point, int]]) -> None:
     """Names in a column on the right, in the order of their points, a thin line to each."""
     bottom, top = axes.get_ylim()
     known = sorted(known, key=lambda pair: pair[0].score)
-    heights = _apart([(network.score - bottom) / (top - bottom) for network, _ in known])
-    for (network, cost), height in zip(known, heights, strict=True):
+    heights = _apart([(point.score - bottom) / (top - bottom) for point, _ in known])
+    for (point, cost), height in zip(known, heights, strict=True):
         axes.annotate(
-            network.name,
-            (cost, network.score),
+            point.name,
+            (cost, point.score),
             (1.03, height),
             textcoords="axes fraction",
             va="center",
-            fontsize=_LABEL_POINTS,
+            fontsize=SMALL_POINTS,
             arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.4, "shrinkB": 3},
         )
 

@@ -12,8 +12,8 @@ import zarr
 
 from psc.em.bodies import body_errors
 from psc.errors import ConfigError, DataError
+from psc.paper.compare import data_name
 from psc.paper.measures import measures_of
-from psc.paper.summary import data_name
 from psc.training.provenance import code_version
 from psc.training.records import FILE_NAME, Record, read_record
 from psc.viewing.neuroglancer import (

@@ -15,7 +15,7 @@ from psc.accounting import account
 from psc.networks.densenet import DenseNet
 from psc.networks.resnet import ResNet
 from psc.networks.unet import UNet
-from psc.paper.network_summary import NETWORKS, README_PART, paper_accounts, parameter_table
+from psc.paper.account import NETWORKS, README_PART, paper_accounts, parameter_table
 from psc.paper.readme import markers
 
 README = Path(__file__).parents[2] / "README.md"
@@ -93,7 +93,7 @@ def test_published_multiply_adds_of_the_unet(accounts, block, size, giga):
 def test_the_readme_has_the_generated_table(accounts):
     text, (start, end) = README.read_text(encoding="utf-8"), markers(README_PART)
     table = text.partition(start)[2].partition(end)[0].strip()
-    assert table == parameter_table(accounts), "python scripts/summary.py table=true into=README.md"
+    assert table == parameter_table(accounts), "python scripts/account.py table=true into=README.md"
 
 
 @pytest.mark.parametrize("block", ["p1sc1", "p2sc2", "p2sc3", "p2sc2 summed"])

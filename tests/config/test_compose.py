@@ -17,7 +17,7 @@ from psc.networks.build import (
     paper_input_shape,
     patch_input_size,
 )
-from psc.paper.network_summary import compose_summary
+from psc.paper.account import compose_account
 
 
 def names(group):
@@ -30,7 +30,7 @@ TRAINABLE = sorted(path.name for path in (CONFIG_DIRECTORY / "recipe").iterdir()
 @pytest.mark.parametrize("block", names("block"))
 @pytest.mark.parametrize("backbone", names("backbone"))
 def test_every_network_of_the_grid_runs_at_the_papers_size(backbone, block):
-    config = compose_summary([f"backbone={backbone}", f"block={block}"])
+    config = compose_account([f"backbone={backbone}", f"block={block}"])
     network = build_network_on_meta(config.backbone, config.block)
     shape = paper_input_shape(config.backbone, network)
     y = network(torch.zeros(shape, device="meta"))
@@ -54,7 +54,7 @@ SMALL = {
 @pytest.mark.parametrize("block", names("block"))
 @pytest.mark.parametrize("backbone", names("backbone"))
 def test_every_network_of_the_grid_runs_forward_and_backward_on_the_cpu(backbone, block):
-    config = compose_summary([f"backbone={backbone}", f"block={block}", *SMALL[backbone]])
+    config = compose_account([f"backbone={backbone}", f"block={block}", *SMALL[backbone]])
     network = build_network(config.backbone, config.block)
     y = network(torch.randn(2, config.backbone.in_channels, 16, 16, 16))
     assert y.isfinite().all()
@@ -65,7 +65,7 @@ def test_every_network_of_the_grid_runs_forward_and_backward_on_the_cpu(backbone
 @pytest.mark.parametrize("backbone", SMALL)
 def test_every_network_takes_blocks_of_summed_streams(backbone):
     block = ["block=psc", "block.m=3", "block.n=1", "block.merge=sum"]
-    config = compose_summary([f"backbone={backbone}", *block, *SMALL[backbone]])
+    config = compose_account([f"backbone={backbone}", *block, *SMALL[backbone]])
     network = build_network(config.backbone, config.block)
     found = [module.merge for module in network.modules() if isinstance(module, PSCBlock)]
     assert set(found) == {"sum"}
@@ -75,7 +75,7 @@ def test_every_network_takes_blocks_of_summed_streams(backbone):
 
 
 def test_streams_are_concatenated_unless_asked_for():
-    assert {compose_summary([f"block={name}"]).block.merge for name in names("block")} == {
+    assert {compose_account([f"block={name}"]).block.merge for name in names("block")} == {
         "concatenate"
     }
 
@@ -118,7 +118,7 @@ def test_every_block_composes_into_what_trains(backbone, block):
 )
 def test_impossible_networks_are_refused(overrides, message):
     with pytest.raises(ConfigError, match=message):
-        compose_summary(overrides)
+        compose_account(overrides)
 
 
 def test_weights_start_a_network_and_others_are_refused(tmp_path):
@@ -126,13 +126,13 @@ def test_weights_start_a_network_and_others_are_refused(tmp_path):
     path = tmp_path / "r3d_18.pth"
     torch.save(torchvision.models.video.r3d_18(num_classes=7).state_dict(), path)
     build = [f"backbone.weights={path}", "backbone=resnet18"]
-    config = compose_summary([*build, "block=3d"])
+    config = compose_account([*build, "block=3d"])
     network = build_network(config.backbone, config.block)
     theirs = torch.load(path, weights_only=True)
     convolution = network.stages[3][1].segment.layers.conv_2.conv
     assert torch.equal(convolution.weight, theirs["layer4.1.conv2.0.weight"])
     assert network.classifier.out_features == 101
-    other = compose_summary([*build, "block=p1sc1"])
+    other = compose_account([*build, "block=p1sc1"])
     with pytest.raises(CheckpointError, match=r"stages\.0\.0.*block=3d"):
         build_network(other.backbone, other.block)
 

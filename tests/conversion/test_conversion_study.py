@@ -8,33 +8,23 @@ from pathlib import Path
 import pytest
 
 from psc.errors import ConfigError, DataError
-from psc.paper.energy import StartCurves, starts_figure
 from psc.training.records import read_record
 
 ROOT = Path(__file__).parents[2]
 COLLECTED = ROOT / "experiments" / "conversion"
 
 
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+@pytest.fixture(scope="module")
+def study():
+    spec = importlib.util.spec_from_file_location("study", COLLECTED / "study.py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
+    sys.modules["study"] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
 
-@pytest.fixture(scope="module")
-def study():
-    return script("conversion_study")
-
-
-@pytest.fixture(scope="module")
-def report():
-    return script("conversion_report")
-
-
 def test_a_start_is_converted_tested_trained_on_and_collected_once(
-    study, report, tiny_run, tmp_path, monkeypatch, capsys
+    study, tiny_run, tmp_path, monkeypatch, capsys
 ):
     overrides = tuple(text for text in tiny_run if not text.startswith("output_directory="))
     into = tmp_path / "collected"
@@ -64,16 +54,16 @@ def test_a_start_is_converted_tested_trained_on_and_collected_once(
     monkeypatch.setattr(study, "_run", refuse)
     seed_0.follow(start, seed_0.trained())
 
-    monkeypatch.setattr(sys, "argv", ["conversion_report.py", "--folder", str(into)])
-    monkeypatch.setattr(report, "PANELS", {"two streams": "p2sc1"})
-    report.main()
+    monkeypatch.setattr(sys, "argv", ["study.py", "--report", "--into", str(into)])
+    monkeypatch.setattr(study, "PANELS", {"two streams": "p2sc1"})
+    study.main()
     table = capsys.readouterr().out
     assert f"| {record.parameters:,} | {float(row['validation_loss']):.3f} |" in table
     assert (into / "curves.png").stat().st_size > 10_000
 
 
-def test_the_readme_has_the_table_of_the_committed_records(report):
-    outcomes = report.read_outcomes(COLLECTED)
+def test_the_readme_has_the_table_of_the_committed_records(study):
+    outcomes = study.read_outcomes(COLLECTED)
     text = (COLLECTED / "README.md").read_text(encoding="utf-8")
     for outcome in outcomes.values():
         assert f"| {' | '.join(outcome.row())} |" in text
@@ -84,22 +74,21 @@ def test_the_readme_has_the_table_of_the_committed_records(report):
     assert all(len(iterations) == 1 for iterations in of_one_start)
 
 
-def test_nothing_collected_is_said(report, tmp_path, monkeypatch):
+def test_nothing_collected_is_said(study, tmp_path):
     with pytest.raises(DataError, match="run the study"):
-        report.read_outcomes(tmp_path)
+        study.read_outcomes(tmp_path)
 
 
-def test_curves_begin_before_the_first_iteration_and_are_means_over_seeds(tmp_path):
+def test_curves_begin_before_the_first_iteration_and_are_means_over_seeds(study, tmp_path):
     paths = []
     for seed, (first, second) in enumerate([(0.5, 0.3), (0.7, 0.5)]):
         path = tmp_path / f"{seed}.csv"
         path.write_text(f"step,validation/loss\n24,{first}\n49,{second}\n")
         paths.append(path)
-    x, y = StartCurves("a", paths, (0.9, 1.1)).points()
+    outcome = study.Outcome("a", (0, 1), (0.9, 1.1), (), tuple(paths), ())
+    x, y = outcome.points()
     assert x == [0, 25, 50]
     assert y == pytest.approx([1.0, 0.6, 0.4])
     paths[1].write_text("step,validation/loss\n24,1\n")
     with pytest.raises(ConfigError, match="a: seeds were validated at different iterations"):
-        StartCurves("a", paths, ()).points()
-    with pytest.raises(ConfigError, match="at least one curve"):
-        starts_figure({"a": []}, tmp_path / "a.png")
+        outcome.points()

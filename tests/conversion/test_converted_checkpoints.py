@@ -22,7 +22,7 @@ from psc.config.schema import EvaluateConfig, SegmentConfig
 from psc.conversion import SeparableConv3d, SeparableRun3d
 from psc.errors import CheckpointError, ConfigError
 from psc.networks.build import build_network, sample_shape
-from psc.paper.experiments import differences, record_settings, settings
+from psc.paper.groups import differences, record_settings, settings
 from psc.training.callbacks import Throughput
 from psc.training.checkpoints import (
     CONFIG_KEY,
@@ -147,7 +147,7 @@ def test_evaluating_an_exact_conversion_gives_the_scores_of_the_original(run_3d,
     assert again.data["conversion"]["m"] == 2
     assert "conversion" not in record.data
     # Its configuration is the original's, but no table takes it for that.
-    wanted = settings(compose(overrides))
+    wanted = settings(asdict(compose(overrides)))
     assert not differences(record_settings(record, tmp_path), wanted)
     assert differences(record_settings(again, tmp_path), wanted) == ["converted=True and not False"]
 

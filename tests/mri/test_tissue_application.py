@@ -13,7 +13,7 @@ from psc.applications import build_application
 from psc.config import compose
 from psc.config.schema import EvaluateConfig, SegmentConfig
 from psc.errors import CheckpointError, ConfigError, DataError
-from psc.paper.summary import write_summary
+from psc.paper.compare import compare_runs
 from psc.training.evaluation import evaluate_checkpoint
 from psc.training.prediction import segment_file
 from psc.training.training import train
@@ -78,7 +78,7 @@ def test_the_written_labels_are_what_was_scored_in_the_subjects_own_space(finish
 
 def test_its_summary_has_dice_of_the_network_and_of_intensity_alone(finished):
     record, folder = finished
-    text = write_summary(folder / "runs").text
+    text = compare_runs(folder / "runs")[0]
     for scores in (record.metrics["test"], record.metrics["baseline"]["test"]):
         assert f"| {100 * scores['dice_gm']:.1f} | {100 * scores['dice_wm']:.1f} |" in text
     assert "intensity alone" in text

@@ -8,7 +8,7 @@ from torch import nn
 
 from psc.config import compose
 from psc.networks.build import build_network
-from psc.paper.measures import forward_cost
+from psc.paper.costs import recorded_cost
 
 
 def multiply_adds(network, size):
@@ -30,7 +30,7 @@ def multiply_adds(network, size):
 
 def test_a_record_s_network_is_built_again_and_counted(finished_run):
     record, _, overrides = finished_run
-    cost = forward_cost(record)
+    cost = recorded_cost(record)
     config = compose(overrides)
     assert cost.input_shape == (1, 1, 16, 16, 16)
     assert cost.multiply_adds == multiply_adds(build_network(config.backbone, config.block), 16)
@@ -39,7 +39,7 @@ def test_a_record_s_network_is_built_again_and_counted(finished_run):
 
 def test_a_network_that_this_code_would_build_otherwise_has_no_known_cost(finished_run):
     record = finished_run[0]
-    assert forward_cost(replace(record, parameters=record.parameters + 1)) is None
+    assert recorded_cost(replace(record, parameters=record.parameters + 1)).multiply_adds is None
 
 
 @pytest.mark.parametrize(
@@ -47,4 +47,4 @@ def test_a_network_that_this_code_would_build_otherwise_has_no_known_cost(finish
 )
 def test_a_configuration_that_this_code_does_not_know_has_no_known_cost(finished_run, part):
     record = finished_run[0]
-    assert forward_cost(replace(record, config=record.config | part)) is None
+    assert recorded_cost(replace(record, config=record.config | part)).multiply_adds is None

@@ -105,13 +105,13 @@ ACTIONS = """epoch,step,train/loss,train/error,validation/loss,validation/top1
 def error_panel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Draw runs given as text; returns the panels of the figure."""
 
-    def draw(iterations_per_epoch: dict | None = None, **texts: str):
+    def draw(per_epoch: dict | None = None, **texts: str):
         drawn = []
         monkeypatch.setattr(curves, "save_png", lambda figure, path: drawn.append(figure))
         files = {name: tmp_path / f"{name}.csv" for name in texts}
         for name, file in files.items():
             file.write_text(texts[name])
-        curves_figure(files, "curves.png", errors=True, iterations_per_epoch=iterations_per_epoch)
+        curves_figure(files, "curves.png", errors=True, per_epoch=per_epoch)
         return drawn[0].axes
 
     return draw

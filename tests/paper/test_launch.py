@@ -11,7 +11,7 @@ from psc.paper import launch as module
 from psc.paper.experiments import read_experiment
 from psc.paper.launch import Launch, LaunchError, launch, launches
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "experiment.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "paper.py"
 
 
 def pending(folder, tmp_path, **options):
@@ -79,7 +79,7 @@ def test_the_command_checks_all_tables_and_says_what_it_would_run(
 ):
     script = runpy.run_path(str(SCRIPT))
     where = ["--experiments", str(experiment_folder.parent), "--dry-run"]
-    command = ["experiment.py", "table-0", "--protocol", "cpu", "trainer.workers=0", *where]
+    command = ["paper.py", "run", "table-0", "--protocol", "cpu", "trainer.workers=0", *where]
     monkeypatch.setattr(sys, "argv", command)
     script["main"]()
     first, second = capsys.readouterr().out.splitlines()
@@ -95,7 +95,7 @@ def test_the_command_checks_all_tables_and_says_what_it_would_run(
 def experiment_script(monkeypatch, folder, *arguments):
     script = runpy.run_path(str(SCRIPT))
     where = ["--experiments", str(folder.parent), "--output", str(folder.parent / "runs")]
-    monkeypatch.setattr(sys, "argv", ["experiment.py", *arguments, *where])
+    monkeypatch.setattr(sys, "argv", ["paper.py", "run", *arguments, *where])
     script["main"]()
 
 

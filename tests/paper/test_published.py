@@ -2,7 +2,7 @@
 
 import pytest
 
-from psc.paper.network_summary import NETWORKS, count_parameters
+from psc.paper.account import NETWORKS, count_parameters
 from psc.paper.published import CALIBRATED, PARAMETERS, RELATIONS, UNKNOWN, compare
 
 LEVELS = (24, 72, 216, 648)

@@ -8,12 +8,12 @@ from PIL import Image
 from psc.errors import ConfigError
 from psc.paper import tradeoff
 from psc.paper.measures import AFFINITY, VIDEO
-from psc.paper.tradeoff import Comparison, Network, tradeoff_figure
+from psc.paper.tradeoff import Panels, Point, tradeoff_figure
 
 THREE = (
-    Network("3d", None, 300_000, 4_000_000_000, 1.3, 0.4),
-    Network("p2sc2", 2, 190_000, 2_800_000_000, 1.7, None),
-    Network("p1sc1", 1, 170_000, None, 1.2, 0.1),
+    Point("3d", None, 300_000, 4_000_000_000, 1.3, 0.4),
+    Point("p2sc2", 2, 190_000, 2_800_000_000, 1.7, None),
+    Point("p1sc1", 1, 170_000, None, 1.2, 0.1),
 )
 TITLE = "d: SYNTHETIC data, no result of the paper's"
 
@@ -41,7 +41,7 @@ def names(axes):
 
 
 def test_error_against_parameters_and_against_flops(panels):
-    left, right = panels(Comparison(TITLE, THREE, 2.8, AFFINITY))
+    left, right = panels(Panels(TITLE, THREE, 2.8, AFFINITY))
     assert points(left) == [(170_000, 1.2), (190_000, 1.7), (300_000, 1.3)]
     assert points(right) == [(2.8e9, 1.7), (4e9, 1.3)]  # one has no known FLOPs
     assert set(names(left)) == {"3d", "p2sc2", "p1sc1", "no network"}
@@ -54,7 +54,7 @@ def test_error_against_parameters_and_against_flops(panels):
 
 
 def test_a_name_belongs_to_its_point_and_bars_are_deviations(panels):
-    left, _ = panels(Comparison(TITLE, THREE, 2.8, AFFINITY))
+    left, _ = panels(Panels(TITLE, THREE, 2.8, AFFINITY))
     for network in THREE:
         assert names(left)[network.name].xy == (network.parameters, network.score)
     bars = [c.lines[2][0].get_segments()[0] for c in left.containers if c.has_yerr]
@@ -64,7 +64,7 @@ def test_a_name_belongs_to_its_point_and_bars_are_deviations(panels):
 
 @pytest.mark.parametrize("baseline", [0.5, 2.8])
 def test_everything_is_within_the_panel(panels, baseline):
-    for axes in panels(Comparison(TITLE, THREE, baseline, AFFINITY)):
+    for axes in panels(Panels(TITLE, THREE, baseline, AFFINITY)):
         low, high = axes.get_ylim()
         assert low < min(0.9, baseline)
         assert max(1.7, baseline) < high
@@ -77,8 +77,8 @@ def test_everything_is_within_the_panel(panels, baseline):
 
 
 def test_names_of_equal_points_do_not_hide_each_other(panels):
-    equal = [Network(f"p1sc{n}", 1, 10, 20, 1.0, None) for n in range(1, 10)]
-    for axes in panels(Comparison(TITLE, equal, 1.0, AFFINITY)):
+    equal = [Point(f"p1sc{n}", 1, 10, 20, 1.0, None) for n in range(1, 10)]
+    for axes in panels(Panels(TITLE, equal, 1.0, AFFINITY)):
         heights = sorted(text.xyann[1] for text in axes.texts if text.get_text() != "no network")
         assert len(heights) == 9
         assert all(b - a > 0.05 for a, b in pairwise(heights))
@@ -86,39 +86,39 @@ def test_names_of_equal_points_do_not_hide_each_other(panels):
 
 def test_what_cannot_be_compared_is_in_rows_of_its_own(panels, tmp_path):
     axes = panels(
-        Comparison(TITLE, THREE[:2], 2.8, AFFINITY),
-        Comparison("other: real data", THREE[2:], 2, AFFINITY),
+        Panels(TITLE, THREE[:2], 2.8, AFFINITY),
+        Panels("other: real data", THREE[2:], 2, AFFINITY),
     )
     assert [len(points(panel)) for panel in axes] == [2, 2, 1, 0]
     assert [panel.get_title(loc="left") for panel in axes[::2]] == [TITLE, "other: real data"]
 
 
 def test_accuracy_is_in_percent_higher_and_above_chance(panels):
-    networks = [Network("3d", None, 10, 20, 0.5, 0.01), Network("p2sc2", 2, 5, 10, 0.75, None)]
-    for axes in panels(Comparison(TITLE, networks, 0.25, VIDEO)):
+    networks = [Point("3d", None, 10, 20, 0.5, 0.01), Point("p2sc2", 2, 5, 10, 0.75, None)]
+    for axes in panels(Panels(TITLE, networks, 0.25, VIDEO)):
         assert set(names(axes)) == {"3d", "p2sc2", "chance"}
         assert names(axes)["chance"].xy[1] == 0.25
         assert [y for _, y in points(axes)] == [0.75, 0.5]
         assert axes.yaxis.get_major_formatter()(0.5) == "50%"
-    left, right = panels(Comparison(TITLE, networks, 0.25, VIDEO))
+    left, right = panels(Panels(TITLE, networks, 0.25, VIDEO))
     assert left.get_ylabel() == "top-1 accuracy, higher is better"
     assert "clip" in right.get_xlabel()
 
 
 def test_applications_are_rows_each_in_its_unit(panels):
-    segmentation = Comparison(TITLE, THREE, 2.8, AFFINITY)
-    actions = Comparison("v: real data", [Network("3d", None, 10, 20, 0.5, None)], 0.01, VIDEO)
+    segmentation = Panels(TITLE, THREE, 2.8, AFFINITY)
+    actions = Panels("v: real data", [Point("3d", None, 10, 20, 0.5, None)], 0.01, VIDEO)
     axes = panels(segmentation, actions)
     assert [panel.yaxis.get_major_formatter()(0.5) for panel in axes[2:]] == ["50%", "50%"]
     assert "%" not in axes[0].yaxis.get_major_formatter()(0.5)
 
 
 def test_the_file_is_a_page_wide(tmp_path):
-    tradeoff_figure([Comparison(TITLE, THREE, 2.8, AFFINITY)], tmp_path / "tradeoff.png")
+    tradeoff_figure([Panels(TITLE, THREE, 2.8, AFFINITY)], tmp_path / "tradeoff.png")
     assert Image.open(tmp_path / "tradeoff.png").size == (2070, 780)
 
 
-@pytest.mark.parametrize("comparisons", [[], [Comparison(TITLE, (), 1.0, AFFINITY)]])
+@pytest.mark.parametrize("comparisons", [[], [Panels(TITLE, (), 1.0, AFFINITY)]])
 def test_nothing_to_compare(comparisons, tmp_path):
     with pytest.raises(ConfigError, match="at least one network"):
         tradeoff_figure(comparisons, tmp_path / "tradeoff.png")

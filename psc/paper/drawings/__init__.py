@@ -4,19 +4,8 @@ No drawing repeats a list by hand: channels, kernels, sizes and skip connections
 modules, energies from a computed decomposition. So a drawing changes when the code does.
 """
 
-from collections.abc import Callable
-
-from matplotlib.figure import Figure
-
 from psc.paper.drawings.block_structure import block_figure
 from psc.paper.drawings.decomposition import decomposition_figure
 from psc.paper.drawings.networks import network_figure
 
-__all__ = ["DRAWINGS", "block_figure", "decomposition_figure", "network_figure"]
-
-DRAWINGS: dict[str, Callable[[], Figure]] = {
-    "figure-1": block_figure,
-    "figure-2": decomposition_figure,
-    "figure-3": network_figure,
-}
-"""What draws each figure, by the figure's name."""
+__all__ = ["block_figure", "decomposition_figure", "network_figure"]

@@ -9,17 +9,19 @@ from matplotlib.text import Text
 from PIL import Image
 
 from psc.errors import ConfigError
-from psc.paper.drawings import DRAWINGS, block_figure
+from psc.paper.drawings import block_figure, decomposition_figure, network_figure
 from psc.paper.drawings.primitives import SMALL, kernel_reach, kernel_size, page
 from psc.paper.style import PAGE_WIDTH, save_figure
+
+DRAWINGS = (block_figure, decomposition_figure, network_figure)
 
 
 @pytest.fixture(scope="module")
 def drawn():
-    return {name: draw() for name, draw in DRAWINGS.items()}
+    return {draw.__name__: draw() for draw in DRAWINGS}
 
 
-@pytest.fixture(params=list(DRAWINGS))
+@pytest.fixture(params=[draw.__name__ for draw in DRAWINGS])
 def figure(request, drawn):
     return drawn[request.param]
 
@@ -94,7 +96,7 @@ def test_figures_say_what_was_walked(drawn):
     assert {f"{full:,}", f"{streams:,}", "P₂SC₂", "1×3×3", "3×1×3", "5×1×1", "1×5×1"} <= said
     assert "P₃SC₂" not in said
     assert "54" in said
-    said = words(drawn["figure-3"])
+    said = words(drawn["network_figure"])
     for parameters in ("25,178,811", "63,527,717", "1,890,724"):
         assert f"{parameters} parameters" in said
     assert "15,698,611 parameters (−38 %)" in said

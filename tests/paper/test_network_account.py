@@ -9,11 +9,11 @@ import pytest
 from hydra.errors import HydraException
 
 from psc.errors import ConfigError
-from psc.paper.network_summary import (
+from psc.paper.account import (
     OTHER_FORM,
     compare_with_published,
-    compose_summary,
-    network_summary,
+    compose_account,
+    network_account,
 )
 from psc.paper.published import CALIBRATED
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_script_prints_the_account():
-    command = [sys.executable, "scripts/summary.py", "backbone=unet", "block=p2sc2"]
+    command = [sys.executable, "scripts/account.py", "backbone=unet", "block=p2sc2"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for text in (
@@ -36,7 +36,7 @@ def test_the_script_prints_the_account():
 
 
 def summary(*overrides):
-    return network_summary(compose_summary(overrides))
+    return network_account(compose_account(overrides))
 
 
 def test_markdown_has_a_row_per_layer():
@@ -65,7 +65,7 @@ def test_json_holds_the_same():
 
 
 def verdict(parameters, *overrides):
-    return compare_with_published(compose_summary(overrides), parameters).verdict
+    return compare_with_published(compose_account(overrides), parameters).verdict
 
 
 def test_the_calibration_is_labelled():
@@ -117,7 +117,7 @@ def test_values_that_cannot_work_are_refused(override, message):
 
 def test_a_file_that_is_not_there_is_refused():
     with pytest.raises(ConfigError, match="is not a file"):
-        compose_summary(["table=true", "into=nowhere.md"])
+        compose_account(["table=true", "into=nowhere.md"])
 
 
 @pytest.mark.parametrize(
@@ -125,4 +125,4 @@ def test_a_file_that_is_not_there_is_refused():
 )
 def test_unknown_names_list_the_known_ones(override, known):
     with pytest.raises(HydraException, match=known):
-        compose_summary([override])
+        compose_account([override])

@@ -1,0 +1,293 @@
+"""Accounts of networks: parameters, multiply-adds and layers, beside what was published.
+
+``network_account`` is what ``scripts/account.py`` prints of one network; ``paper_accounts`` are
+those of the README's and the page's table: every backbone of the paper × every block.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from psc.accounting import Account, ActivationMemory, Layer, account, activation_memory
+from psc.block.stream import AXES
+from psc.config.checks import check_backbone, check_block
+from psc.config.compose import CONFIG_DIRECTORY, register
+from psc.config.schema import AccountConfig, BackboneConfig, BlockConfig
+from psc.errors import ConfigError
+from psc.networks.build import build_network_on_meta, paper_input_shape
+from psc.paper.grid import aligned, billions, markdown_table
+from psc.paper.published import RELATIONS, Comparison, Network, Relation, compare
+
+FORMATS = ("text", "markdown", "json")
+
+OTHER_FORM = "not compared: the network is not in a published form"
+
+COLUMNS = (
+    *("layer", "type", "kernel", "stride", "groups", "channels", "output"),
+    *("parameters", "MACs"),
+)
+
+BLOCKS = ("3d", "p1sc1", "p2sc1", "p2sc2", "p2sc3", "p3sc2")
+
+NETWORKS: tuple[Network, ...] = (
+    *(("resnet34", block) for block in (*BLOCKS, "p2sc3_calibrated")),
+    *(("densenet", block) for block in BLOCKS),
+    ("densenet_bui", "3d"),
+    *(("unet", block) for block in BLOCKS),
+)
+"""Rows of the table: the paper's backbones, and Bui et al.'s network as they published it."""
+
+README_PART = "PARAMETERS"
+"""What the README's markers call the table (``psc.paper.readme``)."""
+
+NOTE = (
+    "Multiply-adds (MACs; a FLOP count is twice that) are of one forward pass of one input of that "
+    "size, biases not counted. “match” is equality at the rounding of the published number. Exact "
+    "numbers are counts of network definitions that their authors released, except that of the "
+    "U-Net with 3D, of which no file is public. The authors' `p3sc2` U-Net takes the decoder's M "
+    "from the 648 channels of its coarsest level, ours from the channels that enter. Figures 5d "
+    "and 6d of the paper, which may say more, exist only as images."
+)
+
+Accounts = Mapping[Network, Account]
+
+
+def compose_account(overrides: Sequence[str] = ()) -> AccountConfig:
+    """Compose configs/account.yaml as ``python scripts/account.py *overrides`` would."""
+    register()
+    # Within a program of Hydra's its own composition is used: there can be one only.
+    running = GlobalHydra.instance().is_initialized()
+    with (
+        nullcontext()
+        if running
+        else initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3")
+    ):
+        return to_account(hydra_compose("account", overrides=list(overrides)))
+
+
+def to_account(config: DictConfig) -> AccountConfig:
+    """The resolved dataclass of a composed configuration, checked."""
+    typed = OmegaConf.to_object(config)
+    assert isinstance(typed, AccountConfig)
+    check_block(typed.block)
+    check_backbone(typed.backbone, typed.block)
+    if typed.format not in FORMATS:
+        raise ConfigError(f"format={typed.format}: allowed are {', '.join(FORMATS)}")
+    if typed.batch_size < 1:
+        raise ConfigError(f"batch_size={typed.batch_size}: must be at least 1")
+    size = typed.input_size
+    sizes = size if isinstance(size, list) else [size]
+    if size is not None and not (
+        len(sizes) in (1, AXES) and all(type(one) is int and one >= 1 for one in sizes)
+    ):
+        raise ConfigError(
+            f"input_size={size}: allowed are one size, [D, H, W], or null for the paper's; sizes "
+            "are whole numbers from 1 on"
+        )
+    if typed.into is not None and not typed.table:
+        raise ConfigError(f"into={typed.into} needs table=true: only the table has a place there")
+    if typed.into is not None and not Path(typed.into).is_file():
+        raise ConfigError(f"into={typed.into} is not a file; name the one to change: README.md")
+    return typed
+
+
+def network_account(config: AccountConfig) -> str:
+    """The account of a configured network, in the format that the configuration asks for."""
+    network = build_network_on_meta(config.backbone, config.block)
+    shape = input_shape(config, network)
+    result = account(network, shape)
+    try:
+        memory = activation_memory(network, shape)
+    except ConfigError:  # it can compute that input but not train on it
+        memory = None
+    comparison = compare_with_published(config, result.parameters)
+    if config.format == "json":
+        return _as_json(config, result, memory, comparison)
+    title = f"{config.backbone.name} {config.block.name}"
+    rows = [_row(layer) for layer in result.layers]
+    facts = list(_facts(result, memory, comparison))
+    if config.format == "markdown":
+        lines = [f"# {title}", "", markdown_table(COLUMNS, rows), ""]
+        return "\n".join(lines + [f"- {name}: {text}" for name, text in facts])
+    width = max(len(name) for name, _ in facts) + 2
+    lines = [title, "", aligned([COLUMNS, *rows], right=2), ""]
+    return "\n".join(lines + [f"{name + ':':{width}}{text}" for name, text in facts])
+
+
+def input_shape(config: AccountConfig, network: nn.Module) -> tuple[int, ...]:
+    """(N, C, D, H, W) of the configured input, or of the paper's."""
+    _, channels, *sizes = paper_input_shape(config.backbone, network)
+    if config.input_size is not None:
+        given = config.input_size
+        sizes = given if isinstance(given, list) else [given]
+        sizes = sizes * (AXES // len(sizes))
+    return (config.batch_size, channels, *sizes)
+
+
+def compare_with_published(config: AccountConfig, parameters: int) -> Comparison:
+    """What was published about the network; nothing where it was changed on the command line."""
+    network = (config.backbone.name, config.block.name)
+    for group, name in zip(("backbone", "block"), network, strict=True):
+        if not (CONFIG_DIRECTORY / group / f"{name}.yaml").is_file():
+            return Comparison(None, OTHER_FORM, None)
+    named = published_form(network)
+    if (named.backbone, named.block) != (config.backbone, config.block):
+        return Comparison(None, OTHER_FORM, None)
+    return compare(network, parameters, count_parameters)
+
+
+def published_form(network: Network) -> AccountConfig:
+    """The configuration of a backbone × block as its files have it."""
+    backbone, block = network
+    return AccountConfig(backbone=_backbone(backbone), block=_block(block))
+
+
+@cache
+def _backbone(name: str) -> BackboneConfig:
+    return compose_account([f"backbone={name}"]).backbone
+
+
+@cache
+def _block(name: str) -> BlockConfig:
+    return compose_account([f"block={name}"]).block
+
+
+@cache
+def count_parameters(network: Network) -> int:
+    """Parameters of our network of that backbone and block."""
+    config = published_form(network)
+    built = build_network_on_meta(config.backbone, config.block)
+    return sum(parameter.numel() for parameter in built.parameters())
+
+
+def _row(layer: Layer) -> tuple[str, ...]:
+    same = layer.in_channels == layer.out_channels
+    channels = f"{layer.in_channels}" if same else f"{layer.in_channels}→{layer.out_channels}"
+    return (
+        layer.name,
+        layer.kind,
+        _times(layer.kernel),
+        _times(layer.stride),
+        "–" if layer.groups is None else str(layer.groups),
+        "–" if layer.in_channels is None else channels,
+        _times(layer.output_shape),
+        f"{layer.parameters:,}",
+        f"{layer.multiply_adds:,}",
+    )
+
+
+def _times(sizes: tuple[int, ...] | None) -> str:
+    return "–" if sizes is None else "×".join(map(str, sizes))
+
+
+def _facts(
+    result: Account, memory: ActivationMemory | None, comparison: Comparison
+) -> Iterator[tuple[str, str]]:
+    """Totals with their names and units, and the comparison."""
+    counted = "the same" if result.counted_flops == result.flops else f"{result.counted_flops:,}"
+    field = result.receptive_field
+    source = f" ({comparison.source})" if comparison.source else ""
+    yield "input", f"{_times(result.input_shape)} (batch, channels, D, H, W)"
+    yield "output", _times(result.output_shape)
+    yield "parameters", f"{result.parameters:,} learnable, {result.buffers:,} in buffers"
+    yield "published", f"{comparison.published or 'no number'}{source}"
+    yield "verdict", comparison.verdict
+    yield (
+        "multiply-adds (MACs)",
+        f"{result.multiply_adds:,} = {billions(result.multiply_adds)}",
+    )
+    yield "FLOPs = 2·MACs", f"{result.flops:,}; counted by torch: {counted}"
+    yield "receptive field", "unknown" if field is None else f"{_times(field)} (D, H, W)"
+    if memory is None:
+        yield "training", "too small an input for batch norm"
+    else:
+        saved, largest = (f"{size / 2**20:,.1f} MiB" for size in (memory.saved, memory.largest))
+        yield "saved for backward", f"{saved} of activations in float32"
+        yield "largest tensor", largest
+
+
+def _as_json(
+    config: AccountConfig,
+    result: Account,
+    memory: ActivationMemory | None,
+    comparison: Comparison,
+) -> str:
+    numbers = asdict(result)
+    layers = numbers.pop("layers")
+    content: dict[str, Any] = {
+        "backbone": asdict(config.backbone),
+        "block": asdict(config.block),
+        **numbers,
+        "multiply_adds": result.multiply_adds,
+        "flops": result.flops,
+        "activation_bytes": None if memory is None else asdict(memory),
+        "comparison": asdict(comparison),
+        "layers": layers,
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False)
+
+
+def paper_accounts() -> dict[Network, Account]:
+    """The accounts of all ``NETWORKS``, at the paper's inputs."""
+    accounts = {}
+    for network in NETWORKS:
+        config = published_form(network)
+        built = build_network_on_meta(config.backbone, config.block)
+        accounts[network] = account(built, input_shape(config, built))
+    return accounts
+
+
+def compared(accounts: Accounts, network: Network) -> Comparison:
+    """One of them beside what was published."""
+    return compare(network, accounts[network].parameters, lambda other: accounts[other].parameters)
+
+
+def verdicts(accounts: Accounts) -> list[tuple[Relation, str]]:
+    """What the paper says of one network's size against another's, and whether ours bear it out."""
+    return [
+        (r, r.verdict(accounts[r.network].parameters, accounts[r.other].parameters))
+        for r in RELATIONS
+        if r.network in accounts and r.other in accounts
+    ]
+
+
+def shown_input(result: Account) -> str:
+    """1 × 132³."""
+    _, channels, size, *others = result.input_shape
+    assert set(others) == {size}
+    return f"{channels} × {size}³"
+
+
+def parameter_table(accounts: Accounts) -> str:
+    """The table, and the relations that the paper states, as Markdown."""
+    rows = []
+    for network, result in accounts.items():
+        comparison = compared(accounts, network)
+        rows.append(
+            (
+                *(f"`{name}`" for name in network),
+                shown_input(result),
+                f"{result.parameters:,}",
+                billions(result.multiply_adds),
+                comparison.published or "–",
+                comparison.verdict,
+            )
+        )
+    relations = [
+        (f"{' '.join(relation.network)}: {relation} ({relation.source})", verdict)
+        for relation, verdict in verdicts(accounts)
+    ]
+    header = ("backbone", "block", "input", "parameters", "MACs", "published", "verdict")
+    tables = (header, rows), (("the paper compares", "here"), relations)
+    first, second = (markdown_table(*table) for table in tables)
+    return "\n\n".join((first, NOTE, second))

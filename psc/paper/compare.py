@@ -1,0 +1,277 @@
+"""Runs side by side: what ``scripts/compare.py`` writes into a folder of runs.
+
+``summary.md`` and ``summary.csv`` have a row per network, mean ± standard deviation over seeds;
+``tradeoff.png`` shows scores against cost. ``curves.png`` shows the first run of every network of
+the first test, and so do, where there are segmentations, ``summary.png`` (of the first test slab)
+and ``thresholds.png``. Runs of several applications have a table and curves of their own each.
+Runs of different data, settings, iterations or code are different rows, never averaged.
+"""
+
+import csv
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import h5py
+import numpy as np
+
+from psc.em.pictures import segmentation_figure
+from psc.files import replacing
+from psc.paper.costs import Cost, recorded_cost
+from psc.paper.curves import curves_figure, iterations_per_epoch, threshold_figure
+from psc.paper.grid import markdown_table
+from psc.paper.groups import (
+    Group,
+    by_application,
+    comparable,
+    group_names,
+    group_records,
+    of_one_version,
+)
+from psc.paper.measures import AFFINITY, Measures
+from psc.paper.records import finished_runs
+from psc.paper.tradeoff import Panels, Point, tradeoff_figure
+from psc.training.provenance import code_version
+from psc.training.records import Record
+from psc.volumes import output
+
+log = logging.getLogger(__name__)
+
+
+def compare_runs(
+    folder: Path, *, commit: str | None = None, all_commits: bool = False
+) -> tuple[str, list[Path]]:
+    """Compare a folder of runs in that folder.
+
+    Args:
+        folder: of run folders.
+        commit: see ``psc.paper.groups.of_one_version``.
+        all_commits: see there.
+
+    Returns:
+        The tables and their notes, Markdown, and everything that was written.
+    """
+    runs = of_one_version(finished_runs(folder), commit=commit, all_commits=all_commits)
+    groups = group_records(list(runs.values()))
+    costs = [recorded_cost(group.first) for group in groups]
+    text = comparison_text(groups)
+    with replacing(folder / "summary.md") as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+    write_csv(groups, costs, folder / "summary.csv")
+    _tradeoff(groups, costs, folder / "tradeoff.png")
+    names = ["summary.md", "summary.csv", "tradeoff.png"]
+    applications = by_application(groups)
+    for measures, some in applications.items():
+        pictured = comparable(some)[0]
+        first = {
+            name: next(path for path, record in runs.items() if record is group.first)
+            for name, group in zip(group_names(pictured), pictured, strict=True)
+        }
+        curves = "curves.png" if len(applications) == 1 else f"curves-{measures.name}.png"
+        names += _pictures(measures, first, runs, folder, curves)
+    return text, [folder / name for name in names]
+
+
+def comparison_text(groups: Sequence[Group]) -> str:
+    """Table and notes of each application; under a heading where there are several."""
+    applications = by_application(groups)
+    parts = []
+    for measures, some in applications.items():
+        heading = f"## {measures.title}\n\n" if len(applications) > 1 else ""
+        parts.append(f"{heading}{_table(measures, some)}\n\n{_notes(some)}\n")
+    return "\n".join(parts)
+
+
+def _notes(groups: Sequence[Group]) -> str:
+    """What the table's numbers come from, in one line per kind of data."""
+    by_kind: dict[str, list[Record]] = {}
+    for group in groups:
+        for record in group.records:
+            by_kind.setdefault(record.data["kind"], []).append(record)
+    notes = []
+    for _, records in sorted(by_kind.items()):
+        devices = sorted({str(record.hardware["device"]) for record in records})
+        commits = sorted({code_version(record.git) for record in records})
+        notes.append(
+            f"{data_name(records[0])}; {records[0].config['dataset']['name']}; "
+            f"{', '.join(devices)}; commit {', '.join(commits)}."
+        )
+    return "\n".join(notes)
+
+
+def data_name(record: Record) -> str:
+    """The kind of data in words; synthetic data cannot be overlooked."""
+    kind = record.data["kind"]
+    return "SYNTHETIC data, no result of the paper's" if kind == "synthetic" else f"{kind} data"
+
+
+def _table(measures: Measures, groups: Sequence[Group]) -> str:
+    """One row per network, and after those of one test what needs none; Markdown."""
+    optional = {
+        "backbone": {group: group.backbone for group in groups},
+        "control": {group: group.control for group in groups},
+        "code": {group: group.version for group in groups},
+    }
+    shown = {name: of for name, of in optional.items() if len(set(of.values())) > 1}
+    header = (
+        "block",
+        "parameters",
+        "iterations",
+        *(score.label for score in measures.scores),
+        *((measures.against,) if measures.against else ()),
+        "training [min]",
+        "seeds",
+        *shown,
+    )
+    rows: list[tuple[str, ...]] = []
+    for together in comparable(groups):
+        rows += [(*_row(group), *(of[group] for of in shown.values())) for group in together]
+        scores = measures.floor(together[0].first)
+        texts = (measures.text([scores[score.key]]) for score in measures.scores)
+        floor = (measures.floor_name, "0", "0", *texts)
+        rows.append((*floor, *[""] * (len(header) - len(floor))))
+    return markdown_table(header, rows)
+
+
+def _row(group: Group) -> tuple[str, ...]:
+    measures, key = group.measures, group.measures.headline.key
+    change = 100 * (mean(group.scores(key)) / mean(group.floor(key)) - 1)
+    minutes = _minutes(group)
+    return (
+        group.block,
+        f"{group.first.parameters:,}",
+        f"{group.first.iterations:,}",
+        *(measures.text(group.scores(score.key)) for score in measures.scores),
+        *((f"{change:+.1f} %",) if measures.against else ()),
+        "" if minutes is None else f"{minutes:.1f}",
+        ", ".join(str(record.seed) for record in group.records),
+    )
+
+
+def _minutes(group: Group) -> float | None:
+    """Mean of training; None where evaluate.py wrote the records: it has trained nothing."""
+    seconds = [r.wall_seconds["training"] for r in group.records if "training" in r.wall_seconds]
+    return mean(seconds) / 60 if seconds else None
+
+
+def columns(applications: Iterable[Measures]) -> tuple[str, ...]:
+    """Columns of summary.csv.
+
+    Parameters and costs of the network (the costs of one forward pass of a sample of
+    ``input_shape``, N×C×D×H×W, empty where unknown); of each application's scores the means and
+    sample standard deviations over seeds (VI in bits, accuracies as shares of 1; the deviation
+    empty for a single seed, all of them for runs of another application) and the score of what
+    needs no network; seeds separated by spaces; code version.
+    """
+    network = ("dataset", "data", "backbone", "block", "m", "n", "parameters")
+    cost = ("input_shape", "multiply_adds", "flops", "iterations")
+    scores: list[str] = []
+    for measures in applications:
+        scores += [f"{s.column}_{moment}" for s in measures.scores for moment in ("mean", "sd")]
+        scores.append(measures.floor_column)
+    return (*network, *cost, *scores, "training_minutes", "seeds", "commit")
+
+
+def write_csv(groups: Sequence[Group], costs: Sequence[Cost], path: Path) -> None:
+    """Write one row per group: the numbers unrounded."""
+    with replacing(path) as unfinished, unfinished.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns(by_application(groups)))
+        writer.writeheader()
+        writer.writerows(map(_csv_row, groups, costs))
+
+
+def _csv_row(group: Group, cost: Cost) -> dict[str, Any]:
+    first, block, measures = group.first, group.first.config["block"], group.measures
+    row: dict[str, Any] = {
+        "dataset": first.config["dataset"]["name"],
+        "data": first.data["kind"],
+        "backbone": group.backbone,
+        "block": group.block,
+        "m": block.get("m"),
+        "n": block.get("n"),
+        "parameters": first.parameters,
+        "input_shape": cost.input_shape and "x".join(map(str, cost.input_shape)),
+        "multiply_adds": cost.multiply_adds,
+        "flops": cost.flops,
+        "iterations": first.iterations,
+        measures.floor_column: mean(group.floor(measures.headline.key)),
+        "training_minutes": _minutes(group),
+        "seeds": " ".join(str(record.seed) for record in group.records),
+        "commit": group.version,
+    }
+    for score in measures.scores:
+        values = group.scores(score.key)
+        row[f"{score.column}_mean"] = mean(values)
+        row[f"{score.column}_sd"] = stdev(values) if len(values) > 1 else None
+    return row
+
+
+def _tradeoff(groups: Sequence[Group], costs: Sequence[Cost], path: Path) -> None:
+    cost_of = dict(zip(groups, costs, strict=True))
+    rows = []
+    for together in comparable(groups):
+        first, measures, points = together[0].first, together[0].measures, []
+        for name, group in zip(group_names(together), together, strict=True):
+            values, streams = group.scores(measures.headline.key), group.first.config["block"]
+            deviation = stdev(values) if len(values) > 1 else None
+            cost = cost_of[group]
+            points.append(
+                Point(name, streams.get("m"), cost.parameters, cost.flops, mean(values), deviation)
+            )
+        title = f"{first.config['dataset']['name']}: {data_name(first)}"
+        floor = mean(together[0].floor(measures.headline.key))
+        rows.append(Panels(title, points, floor, measures))
+    tradeoff_figure(rows, path)
+
+
+def _pictures(
+    measures: Measures,
+    first: dict[str, Path],
+    runs: Mapping[Path, Record],
+    folder: Path,
+    curves: str,
+) -> list[str]:
+    """Draw what an application's runs are seen by; returns the files' names."""
+    records = {name: runs[run] for name, run in first.items()}
+    epochs = {name: iterations_per_epoch(record) for name, record in records.items()}
+    known = {name: iterations for name, iterations in epochs.items() if iterations is not None}
+    curves_figure(
+        {name: run / "metrics.csv" for name, run in first.items()},
+        folder / curves,
+        errors=measures.errors_logged,
+        per_epoch=known if len(known) == len(epochs) else None,
+    )
+    if not measures.segmentations:
+        return [curves]
+    sweeps = {name: record.metrics["sweep"] for name, record in records.items()}
+    sweeps[AFFINITY.floor_name] = next(iter(records.values())).metrics["baseline"]["sweep"]
+    threshold_figure(
+        {
+            name: [(row["threshold"], row["split"], row["merge"]) for row in sweep]
+            for name, sweep in sweeps.items()
+        },
+        folder / "thresholds.png",
+    )
+    drawn = _segmentations(first, folder / "summary.png")
+    return [curves, "thresholds.png", *(["summary.png"] if drawn else [])]
+
+
+def _segmentations(runs: dict[str, Path], path: Path) -> bool:
+    """Draw them; False where a run's volumes are not there, as beside collected records."""
+    predictions = {}
+    for name, run in runs.items():
+        volumes = run / "evaluation" / "test-0.h5"
+        if not volumes.is_file():
+            log.warning("no %s: %s is missing; evaluate.py writes it again", path.name, volumes)
+            return False
+        with h5py.File(volumes) as file:
+            predictions[name] = file[output.SEGMENTATION][:]
+            raw, truth = file[output.RAW][:], file[output.TRUTH][:]
+            baseline = file[output.BASELINE][:]
+            resolution = file[output.RAW].attrs.get("resolution")
+    predictions[AFFINITY.floor_name] = baseline
+    size = None if resolution is None else tuple(np.asarray(resolution, dtype=float).tolist())
+    segmentation_figure(raw, truth, predictions, path, voxel_size_nm=size)
+    return True

@@ -1,0 +1,108 @@
+"""Grids of cells as text: Markdown to read, aligned for a terminal, LaTeX to print.
+
+Written here and not by a library: Markdown is not padded, so that one changed number changes one
+line of a committed table, and LaTeX escapes what our texts hold, such as ±, ³ and “”.
+"""
+
+from collections.abc import Sequence
+
+Cells = Sequence[str]
+
+_ESCAPED = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"$<$",
+    ">": r"$>$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "−": r"$-$",
+    "–": "--",
+    "†": r"$\dagger$",
+    "‡": r"$\ddagger$",
+    "³": r"$^3$",
+    "²": r"$^2$",
+    "≥": r"$\geq$",
+    "≤": r"$\leq$",
+    "→": r"$\rightarrow$",
+    "“": "``",
+    "”": "''",
+    "…": r"\ldots{}",
+}
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """A change: −40 % or +2.3 %, with a true minus sign."""
+    return f"{value:+.{digits}f} %".replace("-", "−")
+
+
+def billions(count: int) -> str:
+    """150,430,000,000 as 150.4 G."""
+    return f"{count / 1e9:.1f} G"
+
+
+def markdown_table(header: Cells, rows: Sequence[Cells]) -> str:
+    """Cells as a Markdown table."""
+    lines = [header, ("---",) * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def aligned(lines: Sequence[Cells], right: int = 0) -> str:
+    """Cells in columns of text, the last ``right`` ones aligned at the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = (
+        "  ".join(
+            cell.rjust(width) if i >= len(widths) - right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )
+    return "\n".join(line.rstrip() for line in padded)
+
+
+def escape(text: str) -> str:
+    """Text that LaTeX prints as it is; 7-bit, so that any engine takes it.
+
+    A character that has no escape here and is not ASCII becomes a question mark.
+    """
+    escaped = "".join(_ESCAPED.get(character, character) for character in text)
+    return escaped.encode("ascii", "replace").decode()
+
+
+def latex_table(grid: Sequence[Cells], *, caption: str, label: str, notes: Cells = ()) -> str:
+    """A float with rules of the package booktabs.
+
+    Args:
+        grid: lines of cells, the header first, all of one length.
+        caption: above the table.
+        label: of the float, after ``tab:``.
+        notes: paragraphs below the table.
+    """
+    lines = [" & ".join(escape(cell) for cell in line) + r" \\" for line in grid]
+    columns = "l" + "r" * (len(grid[0]) - 1)
+    return "\n".join(
+        (
+            r"% needs \usepackage{booktabs}; made by scripts/paper.py from the records",
+            r"\begin{table}",
+            r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
+            rf"\caption{{{escape(caption)}}}",
+            rf"\label{{tab:{label}}}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            lines[0],
+            r"\midrule",
+            *lines[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+            *(rf"\par\raggedright\scriptsize {escape(note)}" for note in notes),
+            r"\end{table}",
+            "",
+        )
+    )

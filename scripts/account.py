@@ -1,0 +1,34 @@
+"""What a network has and costs: ``python scripts/account.py backbone=resnet34 block=p2sc2``.
+
+``table=true`` prints the README's table of all networks instead.
+"""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from psc.cli import run
+from psc.paper.account import (
+    README_PART,
+    network_account,
+    paper_accounts,
+    parameter_table,
+    to_account,
+)
+from psc.paper.readme import insert_between
+
+
+def main(config: DictConfig) -> None:
+    """Check the composed configuration, then print one network's account, or the table."""
+    typed = to_account(config)
+    if not typed.table:
+        print(network_account(typed))
+        return
+    table = parameter_table(paper_accounts())
+    print(table)
+    if typed.into is not None:
+        insert_between(Path(typed.into), README_PART, table)
+
+
+if __name__ == "__main__":
+    run("account", main)

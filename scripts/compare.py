@@ -1,0 +1,31 @@
+"""Compare finished runs: ``python scripts/compare.py runs`` prints a table, draws pictures."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from psc.errors import PSCError
+from psc.paper.compare import compare_runs
+
+
+def main() -> None:
+    """Write tables and pictures into the folder of runs, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="a folder of run folders, such as runs")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--commit", help="only runs of this version of the code")
+    which.add_argument(
+        "--all-commits", action="store_true", help="every version of the code, in rows of its own"
+    )
+    arguments = parser.parse_args()
+    try:
+        text, files = compare_runs(
+            arguments.folder, commit=arguments.commit, all_commits=arguments.all_commits
+        )
+    except PSCError as error:
+        sys.exit(f"error: {error}")
+    print(text, *files, sep="\n")
+
+
+if __name__ == "__main__":
+    main()
