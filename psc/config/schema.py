@@ -139,7 +139,7 @@ class SyntheticVideosConfig:
     """Films that ``psc.video.synthetic`` writes where ``dataset.videos`` says."""
 
     groups: int = 25
-    clips: int = 2
+    clips: int = 1
     seed: int = 0
 
 
@@ -147,7 +147,7 @@ class SyntheticVideosConfig:
 class UCF101Config(DatasetConfig):
     """Videos of actions in UCF101's folders and lists: ``psc.video.data``.
 
-    ``prepared`` is the store that scripts/prepare_ucf101.py writes; with ``prepare`` true, training
+    ``prepared`` is the store that scripts/data.py ucf101 writes; with ``prepare`` true, training
     writes it itself (for data sets of minutes, not hours).
     """
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from psc.config.schema import BackboneConfig, TrainConfig, UCF101Config, VideoRecipeConfig
+from psc.config.schema import TrainConfig, UCF101Config, VideoRecipeConfig
 from psc.em.data import REAL, SAMPLE, SYNTHETIC, locate
 from psc.errors import ConfigError
 from psc.files import locked
@@ -17,9 +17,9 @@ from psc.networks.unet import UNet
 from psc.training.application import Application
 from psc.training.data import TrainingData, loader
 from psc.video.clips import EvaluationClips, TrainingClips
-from psc.video.data import read_split
-from psc.video.manifest import ActionSplit, PreparationSettings
-from psc.video.store import PreparedVideos, prepare_videos, scan_videos
+from psc.video.data import ActionSplit, read_split
+from psc.video.preparation import prepare_videos
+from psc.video.store import PreparationSettings, PreparedVideos
 from psc.video.synthetic import SyntheticVideos, write_synthetic_videos
 from psc.video.task import ClassificationTask
 from psc.video.testing import evaluate_videos
@@ -41,13 +41,26 @@ class VideoApplication(Application):
             raise ConfigError(f"dataset={config.dataset.name} cannot be read as videos")
         assert isinstance(config.recipe, VideoRecipeConfig)  # psc.config.checks
         self._dataset, self._recipe = config.dataset, config.recipe
+        self._clip_options: dict[str, Any] = {
+            "frames": config.recipe.frames,
+            "stride": config.recipe.temporal_stride,
+            "size": config.recipe.size,
+            "shuffle_frames": config.recipe.shuffle_frames,
+        }
         settings = PreparationSettings(short_side=config.dataset.short_side)
         prepared = locate(config.dataset.prepared)
         if config.dataset.prepare:
-            _prepare(config.dataset, prepared, settings)
+            # One run at a time: those of a sweep that start together wait for the first.
+            with locked(prepared.with_name(f".{prepared.name}.preparation")):
+                _prepare(config.dataset, prepared, settings)
         self._store = PreparedVideos(prepared, settings)
         self._split = _read_split(config.dataset, self._store)
-        _check_classes(config.backbone, self._split)
+        classes = getattr(config.backbone, "classes", None)
+        if classes != len(self._split.classes):  # a checkpoint's network, on another data set
+            raise ConfigError(
+                f"the network has {classes} classes, {self._split.description} has"
+                f" {len(self._split.classes)}; use the data set that it was trained for"
+            )
 
     def build_network(self) -> UNet | ResNet | DenseNet:
         """A classifier of as many classes as the data set has."""
@@ -55,7 +68,7 @@ class VideoApplication(Application):
 
     def training_data(self, network: nn.Module, workers: int) -> TrainingData:
         """Random clips, and fixed ones to validate on."""
-        recipe, options = self._recipe, _clip_options(self._recipe)
+        recipe = self._recipe
         return TrainingData(
             TrainingClips(
                 self._store,
@@ -63,13 +76,13 @@ class VideoApplication(Application):
                 seed=self.config.seed,
                 random_crop=recipe.random_crop,
                 flip=recipe.flip,
-                **options,
+                **self._clip_options,
             ),
             EvaluationClips(
                 self._store,
                 self._split.validation,
                 clips_per_video=recipe.validation_clips,
-                **options,
+                **self._clip_options,
             ),
             recipe,
             workers=workers,
@@ -99,7 +112,7 @@ class VideoApplication(Application):
                 videos,
                 clips_per_video=self._recipe.test_clips,
                 seed=self.config.seed,
-                **_clip_options(self._recipe),
+                **self._clip_options,
             )
             metrics[part] = evaluate_videos(
                 network,
@@ -122,40 +135,8 @@ class VideoApplication(Application):
         }
 
 
-def _clip_options(recipe: VideoRecipeConfig) -> dict[str, Any]:
-    """What training and evaluation clips have in common."""
-    return {
-        "frames": recipe.frames,
-        "stride": recipe.temporal_stride,
-        "size": recipe.size,
-        "shuffle_frames": recipe.shuffle_frames,
-    }
-
-
-def _check_classes(backbone: BackboneConfig, split: ActionSplit) -> None:
-    """Refuse a network of other classes: a checkpoint that is evaluated on another data set.
-
-    Raises:
-        ConfigError: naming both numbers.
-    """
-    classes = getattr(backbone, "classes", None)
-    if classes != len(split.classes):
-        raise ConfigError(
-            f"the network has {classes} classes, {split.description} has {len(split.classes)}; "
-            "use the data set that it was trained for"
-        )
-
-
 def _prepare(config: UCF101Config, prepared: Path, settings: PreparationSettings) -> None:
-    """Write synthetic films where they are wanted, and bring the store up to date.
-
-    One run at a time: those of a sweep that start together wait for the first.
-    """
-    with locked(prepared.with_name(f".{prepared.name}.preparation")):
-        _prepare_alone(config, prepared, settings)
-
-
-def _prepare_alone(config: UCF101Config, prepared: Path, settings: PreparationSettings) -> None:
+    """Write synthetic films where they are wanted, and bring the store up to date."""
     videos = locate(config.videos)
     if config.synthetic is not None:
         films = SyntheticVideos(
@@ -165,7 +146,7 @@ def _prepare_alone(config: UCF101Config, prepared: Path, settings: PreparationSe
         )
         write_synthetic_videos(videos.parent, films)
     # In this process: others would import the caller's main program, whatever that is.
-    prepare_videos(scan_videos(videos), prepared, settings)
+    prepare_videos(videos, prepared, settings)
 
 
 def _read_split(config: UCF101Config, store: PreparedVideos) -> ActionSplit:

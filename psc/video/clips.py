@@ -6,7 +6,7 @@ leaves out the arithmetic, which costs more than reading the clip.
 """
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +15,15 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from psc.errors import ConfigError, DataError
-from psc.video.manifest import ListedVideo
+from psc.video.data import ListedVideo
 from psc.video.store import PreparedVideos
 
-# ----------------------------------------
-# Cut one clip out of a prepared video.
+CLIPS_PER_VIDEO = 20
+"""Clips that a test video's prediction is the mean of (Section 4.1)."""
+
+KINETICS_MEAN = (0.43216, 0.394666, 0.37645)
+KINETICS_DEVIATION = (0.22803, 0.22145, 0.216989)
+"""Mean and standard deviation of RGB in [0, 1] that torchvision's video networks expect."""
 
 
 class Clip(TypedDict):
@@ -33,10 +37,8 @@ class Clip(TypedDict):
     video: Tensor
 
 
-class ClipCutter:
-    """Cuts clips of fixed length and size out of prepared videos.
-
-    A video shorter than a clip is looped: after its last frame comes its first.
+class _Clips(Dataset[Clip]):
+    """Clips of fixed length and size; a video shorter than one is looped.
 
     Args:
         store: the prepared videos.
@@ -44,9 +46,12 @@ class ClipCutter:
         frames: T, frames of a clip.
         stride: from one frame of a clip to the next, in frames of the video.
         size: height and width of a clip in pixels, or one number for both.
+        shuffle_frames: put each clip's frames into random order. A control: what is learned then
+            is appearance, not motion.
+        seed: of all randomness.
 
     Raises:
-        ConfigError: numbers below 1, or clips larger than the prepared frames.
+        ConfigError: numbers below 1, a negative seed, or clips larger than the prepared frames.
         DataError: no videos, or some that the store does not have.
     """
 
@@ -55,14 +60,18 @@ class ClipCutter:
         store: PreparedVideos,
         videos: Sequence[ListedVideo],
         *,
-        frames: int,
-        stride: int,
-        size: int | tuple[int, int],
+        frames: int = 64,
+        stride: int = 1,
+        size: int | tuple[int, int] = 64,
+        shuffle_frames: bool = False,
+        seed: int = 0,
     ) -> None:
         height, width = (size, size) if isinstance(size, int) else size
         for name, value in (("frames", frames), ("stride", stride), ("size", min(height, width))):
             if value < 1:
                 raise ConfigError(f"{name} of a clip must be at least 1, found {value}")
+        if seed < 0:
+            raise ConfigError(f"seed must be at least 0, found {seed}")
         if not videos:
             raise DataError("no videos to cut clips from; prepare the data set first")
         missing = [video.name for video in videos if video.key not in store.videos]
@@ -79,52 +88,40 @@ class ClipCutter:
                     f" prepared at {prepared.height}×{prepared.width}; choose a smaller size, or"
                     " prepare with a larger short side into another folder"
                 )
-        self.store, self.videos = store, tuple(videos)
+        self.store, self.videos, self.seed = store, tuple(videos), seed
         self.frames, self.stride, self.size = frames, stride, (height, width)
+        self.shuffle_frames = shuffle_frames
 
-    @property
-    def span(self) -> int:
-        """Frames of the video from a clip's first frame to its last."""
-        return (self.frames - 1) * self.stride + 1
-
-    def starts(self, video: int) -> int:
+    def _starts(self, video: int) -> int:
         """How many first frames a clip can have: looped, it may begin anywhere."""
         count = self.store.videos[self.videos[video].key].frames
-        return count - self.span + 1 if count >= self.span else count
+        span = (self.frames - 1) * self.stride + 1  # from a clip's first frame to its last
+        return count - span + 1 if count >= span else count
 
-    def corner_range(self, video: int) -> tuple[int, int]:
+    def _corners(self, video: int) -> tuple[int, int]:
         """Largest (y, x) of a clip's upper left corner."""
         prepared = self.store.videos[self.videos[video].key]
         return prepared.height - self.size[0], prepared.width - self.size[1]
 
-    def cut(
+    def _cut(
         self,
         video: int,
         start: int,
         corner: tuple[int, int],
-        *,
+        order: npt.NDArray[np.int64] | None,
         flip: bool = False,
-        order: npt.NDArray[np.int64] | None = None,
     ) -> Clip:
-        """One clip.
-
-        Args:
-            video: position in ``videos``.
-            start: first frame.
-            corner: (y, x) of the upper left corner in the prepared frame.
-            flip: mirror it, left to right.
-            order: permutation of the clip's frames.
-        """
+        """The clip from frame ``start`` on; ``corner`` is its upper left, (y, x)."""
         listed = self.videos[video]
         count = self.store.videos[listed.key].frames
-        if count >= self.span:
-            read = self.store.read(listed.key, start, start + self.span)
-            frames = torch.from_numpy(read)[:, :: self.stride]
+        span = (self.frames - 1) * self.stride + 1
+        if count >= span:
+            frames = self.store.read(listed.key, start, start + span)[:, :: self.stride]
         else:
             looped = (start + self.stride * np.arange(self.frames)) % count
-            frames = torch.from_numpy(self.store.read(listed.key, 0, count))[:, looped]
+            frames = self.store.read(listed.key, 0, count)[:, looped]
         (y, x), (height, width) = corner, self.size
-        clip = frames[:, :, y : y + height, x : x + width]
+        clip = torch.from_numpy(frames)[:, :, y : y + height, x : x + width]
         if order is not None:
             clip = clip[:, torch.from_numpy(order)]
         return {
@@ -134,15 +131,7 @@ class ClipCutter:
         }
 
 
-CLIPS_PER_VIDEO = 20
-"""Clips that a test video's prediction is the mean of (Section 4.1)."""
-
-KINETICS_MEAN = (0.43216, 0.394666, 0.37645)
-KINETICS_DEVIATION = (0.22803, 0.22145, 0.216989)
-"""Mean and standard deviation of RGB in [0, 1] that torchvision's video networks expect."""
-
-
-class TrainingClips(Dataset[Clip]):
+class TrainingClips(_Clips):
     """Random clips: any start, any crop, mirrored or not.
 
     The clips form one endless sequence that passes through all videos in random order, then again
@@ -151,21 +140,13 @@ class TrainingClips(Dataset[Clip]):
     seen. ``psc.training.data.EpochSampler`` shares the sequence out.
 
     Args:
-        store: the prepared videos.
-        videos: which of them.
+        store, videos, options: as of every kind of clips: frames (64), stride (1), size (64),
+            shuffle_frames (False); a video shorter than a clip is looped.
         seed: of all randomness.
-        frames: T, frames of a clip.
-        stride: from one frame of a clip to the next, in frames of the video.
-        size: height and width in pixels, or one number for both.
         random_crop: False cuts the centre.
         flip: mirror every other clip (at random).
-        shuffle_frames: put each clip's frames into random order. A control: what is learned then
-            is appearance, not motion.
 
-    Items are ``Clip``. Looping and errors are those of ``ClipCutter``.
-
-    Raises:
-        ConfigError: a negative seed.
+    Items are ``Clip``.
     """
 
     def __init__(
@@ -174,18 +155,12 @@ class TrainingClips(Dataset[Clip]):
         videos: Sequence[ListedVideo],
         *,
         seed: int,
-        frames: int = 64,
-        stride: int = 1,
-        size: int | tuple[int, int] = 64,
         random_crop: bool = True,
         flip: bool = True,
-        shuffle_frames: bool = False,
+        **options: Any,
     ) -> None:
-        if seed < 0:
-            raise ConfigError(f"seed must be at least 0, found {seed}")
-        self._cutter = ClipCutter(store, videos, frames=frames, stride=stride, size=size)
-        self._seed, self._random_crop, self._flip = seed, random_crop, flip
-        self._shuffle_frames = shuffle_frames
+        super().__init__(store, videos, seed=seed, **options)
+        self._random_crop, self._flip = random_crop, flip
         self._pass, self._order = -1, np.arange(0)
 
     def __len__(self) -> int:
@@ -193,56 +168,37 @@ class TrainingClips(Dataset[Clip]):
         return 2**62
 
     def __getitem__(self, index: int) -> Clip:
-        """Clip ``index``, always the same.
-
-        Raises:
-            IndexError: index is negative or not below ``len(self)``.
-        """
+        """Clip ``index``, always the same."""
         if not 0 <= index < len(self):
             raise IndexError(f"clip {index} of an endless sequence from 0 on")
-        cutter = self._cutter
-        which_pass, position = divmod(index, len(cutter.videos))
-        video = int(self._order_of(which_pass)[position])
-        rng = np.random.default_rng([self._seed, index, 1])
-        start = int(rng.integers(cutter.starts(video)))
-        y, x = cutter.corner_range(video)
+        which_pass, position = divmod(index, len(self.videos))
+        if which_pass != self._pass:
+            rng = np.random.default_rng([self.seed, which_pass, 0])
+            self._pass, self._order = which_pass, rng.permutation(len(self.videos))
+        video = int(self._order[position])
+        rng = np.random.default_rng([self.seed, index, 1])
+        start = int(rng.integers(self._starts(video)))
+        y, x = self._corners(video)
         corner = (y // 2, x // 2)
         if self._random_crop:
             corner = (int(rng.integers(y + 1)), int(rng.integers(x + 1)))
         flip = self._flip and bool(rng.integers(2))
-        order = rng.permutation(cutter.frames) if self._shuffle_frames else None
-        return cutter.cut(video, start, corner, flip=flip, order=order)
-
-    def _order_of(self, which_pass: int) -> npt.NDArray[np.int64]:
-        """Order of the videos in one pass; the last one is remembered."""
-        if which_pass != self._pass:
-            rng = np.random.default_rng([self._seed, which_pass, 0])
-            self._pass, self._order = which_pass, rng.permutation(len(self._cutter.videos))
-        return self._order
+        order = rng.permutation(self.frames) if self.shuffle_frames else None
+        return self._cut(video, start, corner, order, flip)
 
 
-class EvaluationClips(Dataset[Clip]):
+class EvaluationClips(_Clips):
     """The test protocol's clips: ``clips_per_video`` per video, spread evenly over its time.
 
     The first begins with the video, the last ends with it (in a looped video: begins with its last
     frame); a single one is the middle. The crop is the centre. All clips of a video stand one after
-    another; nothing is random.
+    another; nothing is random, but the order of frames where it is shuffled.
 
     Args:
-        store: the prepared videos.
-        videos: which of them.
-        frames: T, frames of a clip.
-        stride: from one frame of a clip to the next, in frames of the video.
-        size: height and width in pixels, or one number for both.
+        store, videos, options: as of ``TrainingClips``; seed (0), of shuffled frames.
         clips_per_video: 20 in the paper.
-        shuffle_frames: put each clip's frames into an order that ``seed`` and the clip's index
-            give; see ``TrainingClips``.
-        seed: of that order.
 
-    Items are ``Clip``. Looping and errors are those of ``ClipCutter``.
-
-    Raises:
-        ConfigError: fewer than one clip per video.
+    Items are ``Clip``.
     """
 
     def __init__(
@@ -250,39 +206,29 @@ class EvaluationClips(Dataset[Clip]):
         store: PreparedVideos,
         videos: Sequence[ListedVideo],
         *,
-        frames: int = 64,
-        stride: int = 1,
-        size: int | tuple[int, int] = 64,
         clips_per_video: int = CLIPS_PER_VIDEO,
-        shuffle_frames: bool = False,
-        seed: int = 0,
+        **options: Any,
     ) -> None:
         if clips_per_video < 1:
             raise ConfigError(f"clips_per_video must be at least 1, found {clips_per_video}")
-        self._cutter = ClipCutter(store, videos, frames=frames, stride=stride, size=size)
+        super().__init__(store, videos, **options)
         self._clips_per_video = clips_per_video
-        self._shuffle_frames, self._seed = shuffle_frames, seed
 
     def __len__(self) -> int:
-        return len(self._cutter.videos) * self._clips_per_video
+        return len(self.videos) * self._clips_per_video
 
     def __getitem__(self, index: int) -> Clip:
-        """Clip ``index % clips_per_video`` of video ``index // clips_per_video``.
-
-        Raises:
-            IndexError: index is negative or not below ``len(self)``.
-        """
+        """Clip ``index % clips_per_video`` of video ``index // clips_per_video``."""
         if not 0 <= index < len(self):
             raise IndexError(f"clip {index} of {len(self)}")
-        cutter = self._cutter
         video, which = divmod(index, self._clips_per_video)
-        last, intervals = cutter.starts(video) - 1, self._clips_per_video - 1
+        last, intervals = self._starts(video) - 1, self._clips_per_video - 1
         start = round(which * last / intervals) if intervals else last // 2
-        y, x = cutter.corner_range(video)
+        y, x = self._corners(video)
         order = None
-        if self._shuffle_frames:
-            order = np.random.default_rng([self._seed, index]).permutation(cutter.frames)
-        return cutter.cut(video, start, (y // 2, x // 2), order=order)
+        if self.shuffle_frames:
+            order = np.random.default_rng([self.seed, index]).permutation(self.frames)
+        return self._cut(video, start, (y // 2, x // 2), order)
 
 
 class ClipNormalisation(nn.Module):
@@ -315,12 +261,10 @@ class ClipNormalisation(nn.Module):
                 f" positive; found {tuple(mean)} and {tuple(deviation)}"
             )
         self.dtype = dtype
-        deviations, means = torch.tensor(deviation), torch.tensor(mean)
+        means, deviations = (torch.tensor(v).view(-1, 1, 1, 1) for v in (mean, deviation))
         # One multiplication and one addition per value. Not part of a checkpoint.
-        colours = (-1, 1, 1, 1)
-        scale, shift = 1 / (255 * deviations), -means / deviations
-        self.register_buffer("scale", scale.view(colours), persistent=False)
-        self.register_buffer("shift", shift.view(colours), persistent=False)
+        self.register_buffer("scale", 1 / (255 * deviations), persistent=False)
+        self.register_buffer("shift", -means / deviations, persistent=False)
 
     def forward(self, clips: Tensor) -> Tensor:
         """Uint8 (N, 3, T, H, W) → floats of the same shape."""

@@ -1,13 +1,17 @@
-"""A video file decoded from its first frame to its last, and resized.
+"""A film decoded as players show it: every frame, from the first to the last, on the film's clock.
 
-decord 0.6 gives wrong frames when it is asked for single frames of MPEG-4 in AVI with B-frames, the
-format of UCF101. Read from the beginning it is right, so that is the only way here.
+decord decodes, one picture after the other; asked for single ones of MPEG-4 in AVI with B-frames,
+the format of UCF101, it gives wrong ones. Where it refuses a film or finds fewer frames than are
+announced, PyAV decodes. A frame without a picture (an empty chunk of the file, which means "as
+before"; a picture that is not coded, or of which damage left nothing) then shows the picture before
+it once more, and is counted.
 """
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +24,11 @@ KERNEL = "bilinear, antialiased"
 """The one kernel that frames are shrunk with; resizing kernels differ by whole grey levels."""
 
 TOLERATED_MISSING = 2
-"""Frames that a header may announce in excess: some encoders count what is no picture, and a clip
-that lacks two frames at its end is better than a test video that is left out."""
+"""Frames that a damaged film may lack: better two frames less than a test video left out."""
 
+_MOST_BROKEN = 0.1  # of a whole film's chunks; with more it is damaged, however it is patched up
 _AT_ONCE = 32  # full-size frames in memory
-_HEADER_BYTES = 72
+_FrameSize = Callable[[int, int], tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -38,21 +42,24 @@ class AviHeader:
 
 @dataclass(frozen=True, eq=False)
 class Video:
-    """A decoded video: ``frames`` uint8 (3, T, H, W) in RGB, ``fps`` frames per second."""
+    """A decoded video.
+
+    Attributes:
+        frames: uint8 (3, T, H, W) in RGB.
+        fps: frames per second.
+        concealed: how many of the frames show the picture before them again, for want of their own.
+    """
 
     frames: npt.NDArray[np.uint8]
     fps: float
+    concealed: int = 0
 
 
 def read_avi_header(path: Path) -> AviHeader:
-    """The main header of an AVI file, which stands at its very beginning.
-
-    Raises:
-        DataError: the file cannot be read, is empty, or is no AVI file.
-    """
+    """The main header of an AVI file, which stands at its very beginning."""
     try:
         with path.open("rb") as file:
-            head = file.read(_HEADER_BYTES)
+            head = file.read(4096)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); check the path") from error
     if not head:
@@ -60,18 +67,17 @@ def read_avi_header(path: Path) -> AviHeader:
     if head[:4] != b"RIFF" or head[8:12] != b"AVI ":
         raise DataError(
             f"{path} is not an AVI file, whatever its name: it begins with {head[:12]!r}; unpack"
-            " or download it again"
+            " the data set's own file again"
         )
-    if len(head) < _HEADER_BYTES or head[24:28] != b"avih":
-        raise DataError(f"{path} has no AVI header, it is damaged; unpack or download it again")
+    start = head.find(b"avih") + 8
+    if start < 8 or len(head) < start + 40:
+        raise DataError(f"{path} is cut off within its header; unpack or download it again")
     # dwTotalFrames, then three fields of no interest, dwWidth, dwHeight: little-endian 32 bits.
-    frames, _, _, _, width, height = (int(n) for n in np.frombuffer(head[48:72], "<u4"))
+    frames, _, _, _, width, height = np.frombuffer(head[start + 16 : start + 40], "<u4").tolist()
     return AviHeader(frames, height, width)
 
 
-def decode_video(
-    path: Path, frame_size: Callable[[int, int], tuple[int, int]] | None = None
-) -> Video:
+def decode_video(path: Path, frame_size: _FrameSize | None = None) -> Video:
     """Decode every frame of an AVI file, in order.
 
     Args:
@@ -79,29 +85,15 @@ def decode_video(
         frame_size: from the file's (height, width) in pixels to those that each frame is resized
             to with ``resize_frames``; None resizes nothing.
 
-    Returns:
-        All frames.
-
     Raises:
-        DataError: an empty, foreign, truncated or damaged file (more than ``TOLERATED_MISSING``
-            frames fewer than its header announces), also where the decoder would have filled a gap
-            with a copy of another frame.
+        DataError: an empty, foreign, truncated or damaged file. An intact one is never refused for
+            what its header announces; a damaged one may lack ``TOLERATED_MISSING`` frames.
     """
-    header = read_avi_header(path)
-    reader = _open(path)
-    chunks = []
-    for chunk in _read(reader, path):
-        frames = torch.from_numpy(chunk).permute(0, 3, 1, 2)
-        if frame_size is not None:
-            frames = resize_frames(frames, frame_size(*frames.shape[2:]))
-        chunks.append(frames)
-    frames = torch.cat(chunks).transpose(0, 1).contiguous()
-    if header.frames - frames.shape[1] > TOLERATED_MISSING:
-        raise DataError(
-            f"{path} is truncated or damaged: its header announces {header.frames} frames,"
-            f" {frames.shape[1]} could be decoded; unpack or download it again"
-        )
-    return Video(frames.numpy(), float(reader.get_avg_fps()))
+    announced = read_avi_header(path).frames
+    video = _by_decord(path, frame_size)
+    if video is not None and 0 < announced <= video.frames.shape[1]:
+        return video
+    return _by_pyav(path, announced, frame_size)
 
 
 def resize_frames(frames: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -124,38 +116,105 @@ def resize_frames(frames: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return F.interpolate(frames, size=size, mode="bilinear", antialias=True)
 
 
-def _open(path: Path) -> Any:
+def _by_decord(path: Path, frame_size: _FrameSize | None) -> Video | None:
+    """The film as decord decodes it; None where it refuses, or would have to repeat a picture."""
     import decord  # here: it is large, and only preparing a data set needs it
 
     decord.logging.set_level(decord.logging.QUIET)
     try:
-        # One thread: processes share out the files. Any frame that had to be replaced by a copy of
-        # another is an error: the tolerance is a share of the frames.
-        return decord.VideoReader(str(path), decord.cpu(0), num_threads=1, fault_tol=1e-6)
-    except Exception as error:  # RuntimeError, AssertionError or one of decord's own
-        raise DataError(_damaged(path, error)) from error
+        # One thread: processes share out the files. The tolerance is a share of the frames.
+        reader = decord.VideoReader(str(path), decord.cpu(0), num_threads=1, fault_tol=1e-6)
+        pictures = (reader.next().asnumpy() for _ in range(len(reader)))
+        return Video(_frames(pictures, frame_size), float(reader.get_avg_fps()))
+    except Exception:  # RuntimeError, AssertionError and two of its own without a common base
+        return None
 
 
-def _read(reader: Any, path: Path) -> Iterator[npt.NDArray[np.uint8]]:
-    """Chunks (T, H, W, 3) from the first frame to the last."""
-    done, ended = 0, False
-    while done < len(reader) and not ended:
-        frames = []
-        try:
-            for _ in range(min(_AT_ONCE, len(reader) - done)):
-                frames.append(reader.next().asnumpy())
-        except StopIteration:
-            ended = True  # fewer than decord promised: the header tells whether any are missing
-        except Exception as error:  # decord's two have no base in common but this
-            raise DataError(_damaged(path, error)) from error
-        if frames:
-            done += len(frames)
-            yield np.stack(frames)
-    if not done:
-        raise DataError(f"{path} holds no frame that can be decoded; unpack or download it again")
+def _by_pyav(path: Path, announced: int, frame_size: _FrameSize | None) -> Video:
+    """The film as PyAV decodes it, packet by packet, with what is missing concealed."""
+    import av  # as decord
+
+    times: list[int] = []  # of the pictures, in frames
+    broken = 0  # packets
+
+    def pictures() -> Iterator[npt.NDArray[np.uint8]]:
+        nonlocal broken
+        size = None
+        for packet in container.demux(stream):
+            try:
+                decoded = stream.codec_context.decode(packet)
+            except av.FFmpegError:
+                broken += 1
+                continue
+            for picture in decoded:
+                times.append(len(times) if picture.pts is None else picture.pts)
+                size = size or (picture.width, picture.height)
+                yield picture.reformat(*size, "rgb24").to_ndarray().astype(np.uint8, copy=False)
+
+    chunks, whole = _chunks(path)
+    again = "" if whole else "; unpack or download it again"
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise ValueError("its codec is unknown")
+            stream.codec_context.thread_count = 1
+            frames, fps = _frames(pictures(), frame_size), float(stream.average_rate or 0)
+    except (av.FFmpegError, IndexError, ValueError) as error:
+        raise DataError(f"{path}: no frame can be decoded ({error}){again}") from error
+    count = frames.shape[1]
+    if not whole and announced - count > TOLERATED_MISSING:
+        raise DataError(
+            f"{path} is truncated or damaged: its header announces {announced} frames, {count}"
+            f" could be decoded{again}"
+        )
+    if broken > max(TOLERATED_MISSING, _MOST_BROKEN * chunks):
+        raise DataError(
+            f"{path} is damaged: {broken} of its {chunks} frames cannot be decoded; unpack or"
+            " download it again"
+        )
+    # AVI numbers chunks, not pictures. Those of pictures that are decoded out of order (B-frames)
+    # come out of order, too: sorted, they tell which numbers have no picture.
+    shown = np.sort(times) - min(times)
+    slots = chunks if whole else shown[-1] + 1
+    if (np.diff(shown) < 1).any() or not shown[-1] < slots <= max(chunks, announced):
+        shown, slots = np.arange(count), count  # a clock that tells nothing
+    if slots > count:
+        frames = frames[:, np.searchsorted(shown, np.arange(slots), side="right") - 1]
+    return Video(frames, fps, concealed=int(slots - count))
 
 
-def _damaged(path: Path, error: Exception) -> str:
-    said = str(error).strip().splitlines()
-    reason = f" ({said[-1][:200]})" if said else ""
-    return f"{path} is damaged and cannot be decoded{reason}; unpack or download it again"
+def _frames(
+    pictures: Iterable[npt.NDArray[np.uint8]], frame_size: _FrameSize | None
+) -> npt.NDArray[np.uint8]:
+    """Pictures (H, W, 3), resized, as frames (3, T, H, W)."""
+    pictures, chunks = iter(pictures), []
+    while at_once := list(islice(pictures, _AT_ONCE)):
+        frames = torch.from_numpy(np.stack(at_once)).permute(0, 3, 1, 2)
+        if frame_size is not None:
+            frames = resize_frames(frames, frame_size(*frames.shape[2:]))
+        chunks.append(frames)
+    if not chunks:
+        raise ValueError("it holds no picture")
+    joined: npt.NDArray[np.uint8] = torch.cat(chunks).transpose(0, 1).contiguous().numpy()
+    return joined
+
+
+def _chunks(path: Path) -> tuple[int, bool]:
+    """Video chunks of an AVI file, empty ones included, and whether one follows another to the end.
+
+    A film in which they do is intact, whatever its header and its index say.
+    """
+    content = path.read_bytes()
+    found = re.search(rb"LIST(.{4})movi", content, re.DOTALL)
+    if found is None:
+        return 0, False
+    end, position, chunks = found.end(1) + int.from_bytes(found[1], "little"), found.end(), 0
+    while position + 8 <= min(end, len(content)):
+        name = content[position : position + 4]
+        if not re.fullmatch(rb"\d\d(dc|db|wb|tx|pc)|ix\d\d|JUNK|LIST", name):
+            return chunks, False
+        chunks += name.endswith((b"dc", b"db"))
+        size = int.from_bytes(content[position + 4 : position + 8], "little")
+        position += 12 if name == b"LIST" else 8 + size + size % 2
+    return chunks, end <= len(content) and position in (end, end + 1)

@@ -1,13 +1,18 @@
 """A stand-in for UCF101: encoded films in its folders and lists, of classes that only motion tells.
 
-For tests, demonstrations and first runs. The films are MPEG-4 in AVI, 320×240 pixels, 25 frames per
-second, with B-frames, like UCF101's, and go through the same preparation. They are no data: results
-on them are never results of the paper, and their folder says so (``SYNTHETIC_MARKER``).
+For tests, demonstrations and first runs. The films are MPEG-4 in AVI with B-frames, as UCF101's,
+and go through the same preparation. They are no data: results on them are never results of the
+paper, and their folder says so (``SYNTHETIC_MARKER``).
+
+A film shows a texture, a sum of plane waves, that moves, grows, turns, or does so to and fro. To
+move a texture is to shift the phases of its waves, to enlarge or turn it is to shorten or turn
+their wave vectors. A group has colours and wavelengths of its own, the same in all classes; every
+clip has other waves. So a frame shows a patch of texture, and hardly tells the class. Mirroring a
+film left to right does not change its class: random flips are allowed in training.
 """
 
 import json
-import os
-import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -16,198 +21,47 @@ import numpy as np
 import numpy.typing as npt
 
 from psc.errors import ConfigError, DataError
-from psc.video.store import SYNTHETIC_MARKER
+from psc.files import replacing
+from psc.video.preparation import SYNTHETIC_MARKER
 
-# ----------------------------------------
-# Films whose classes differ in nothing but the order of their pictures.
-#
-# Every scene is a set of 16 pictures, and a film shows them over and over. Beads stand at another
-# height in each picture, discs have another size. In which order the pictures come is the class: if
-# the beads are to rise, the sizes of the discs come in disorder, and the other way round. So any 16
-# consecutive frames hold the same 16 pictures whatever the class: neither a single frame nor any
-# number of frames in disorder can tell it.
-#
-# Mirroring a film left to right does not change its class: random flips are allowed in training.
-
-
-HEIGHT, WIDTH = 240, 320
-PICTURES = 16
-"""Pictures of a scene, and frames after which its film begins anew."""
-
-CLASSES = (
-    "BeadsBobbing",
-    "BeadsRising",
-    "BeadsSinking",
-    "DiscsGrowing",
-    "DiscsPulsing",
-    "DiscsShrinking",
-)
-
-_LANES = 5  # beads and discs in turn, so that a crop of half the width shows both
-_LANE_WIDTH = WIDTH // _LANES
-_SPACING = HEIGHT // 3  # of beads; their motion repeats after it
-_STEPS = np.arange(PICTURES)
-_THERE_AND_BACK = np.concatenate([_STEPS[::2], _STEPS[::-2]])
-_Image = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, eq=False)
-class Scene:
-    """The pictures of a film, the same in every class.
-
-    Attributes:
-        pictures: uint8 (16, H, W, 3); in picture j the beads have sunk by j/16 of their distance.
-        sizes: (16,), a permutation: size of the discs in picture j, 15 the largest.
-        first: step of the motion that the film begins with.
-        frames: length of the film.
-    """
-
-    pictures: npt.NDArray[np.uint8]
-    sizes: npt.NDArray[np.int64]
-    first: int
-    frames: int
-
-    def order(self, action: str) -> npt.NDArray[np.int64]:
-        """Which picture each frame of the film shows, (frames,).
-
-        Raises:
-            ConfigError: an unknown class.
-        """
-        if action not in CLASSES:
-            raise ConfigError(f"class must be one of {', '.join(CLASSES)}, found {action!r}")
-        by_height, by_size = _STEPS, np.argsort(self.sizes)
-        turn = {
-            "BeadsSinking": by_height,
-            "BeadsRising": by_height[::-1],
-            "BeadsBobbing": by_height[_THERE_AND_BACK],
-            "DiscsGrowing": by_size,
-            "DiscsShrinking": by_size[::-1],
-            "DiscsPulsing": by_size[_THERE_AND_BACK],
-        }[action]
-        shown: npt.NDArray[np.int64] = turn[(self.first + np.arange(self.frames)) % PICTURES]
-        return shown
-
-
-@dataclass(frozen=True, eq=False)
-class _Appearance:
-    """What the films of one group have in common; no class has a part in it."""
-
-    background: _Image
-    bead_colour: _Image
-    disc_colour: _Image
-    bead_size: float
-    bead_norm: float
-    disc_norm: float
-    radii: tuple[float, float]
-    beads_first: bool
-
-
-def draw_scene(seed: int, group: int, clip: int, frames: tuple[int, int] = (64, 96)) -> Scene:
-    """The scene of a clip, a function of its arguments alone.
-
-    Args:
-        seed: of the whole data set.
-        group: films of a group have colours, shapes and background in common.
-        clip: films of a clip have everything in common but their order.
-        frames: shortest and longest film.
-    """
-    appearance = _draw_appearance(np.random.default_rng([seed, group, 1]))
-    rng = np.random.default_rng([seed, group, clip, 2])
-    x_shift = rng.uniform(-6, 6)
-    bead_height = rng.uniform(0, _SPACING, _LANES)
-    disc_height = rng.uniform(-8, 8, (_LANES, 2)) + np.array([HEIGHT * 0.27, HEIGHT * 0.73])
-    brightness = np.float32(rng.uniform(0.9, 1.0))
-    sizes = rng.permutation(PICTURES)
-    pictures = np.empty((PICTURES, HEIGHT, WIDTH, 3), np.uint8)
-    for j in range(PICTURES):
-        image = appearance.background.copy()
-        for lane in range(_LANES):
-            x = (lane + 0.5) * _LANE_WIDTH + x_shift
-            if (lane % 2 == 0) == appearance.beads_first:
-                first = (bead_height[lane] + _SPACING * j / PICTURES) % _SPACING
-                for y in np.arange(first - _SPACING, HEIGHT + _SPACING, _SPACING):
-                    _draw(
-                        image,
-                        (y, x),
-                        appearance.bead_size,
-                        appearance.bead_norm,
-                        appearance.bead_colour,
-                    )
-            else:
-                smallest, largest = appearance.radii
-                radius = smallest + (largest - smallest) * sizes[j] / (PICTURES - 1)
-                for y in disc_height[lane]:
-                    _draw(image, (y, x), radius, appearance.disc_norm, appearance.disc_colour)
-        pictures[j] = np.rint(image * brightness)
-    return Scene(
-        pictures,
-        sizes,
-        first=int(rng.integers(PICTURES)),
-        frames=int(rng.integers(frames[0], frames[1] + 1)),
-    )
-
-
-def _draw_appearance(rng: np.random.Generator) -> _Appearance:
-    """Dark, textured background and bright objects, or all of it inverted."""
-    coarse = rng.normal(0, 14, (7, 9))
-    rows = np.linspace(0, 6, HEIGHT)
-    columns = np.linspace(0, 8, WIDTH)
-    texture = _interpolate(_interpolate(coarse, rows).T, columns).T
-    background = rng.uniform(30, 90, 3) + texture[..., None] * rng.uniform(0.5, 1.0, 3)
-    colours = rng.uniform(150, 240, (2, 3))
-    invert = rng.random() < 0.5
-    images = [np.clip(image, 0, 255) for image in (background, *colours)]
-    images = [255 - image if invert else image for image in images]
-    background, beads, discs = (image.astype(np.float32) for image in images)
-    norms = rng.choice([1.0, 2.0, 8.0], 2)  # rhombus, disc, rounded square
-    smallest = rng.uniform(6, 9)
-    return _Appearance(
-        background=background,
-        bead_colour=beads,
-        disc_colour=discs,
-        bead_size=float(rng.uniform(11, 16)),
-        bead_norm=float(norms[0]),
-        disc_norm=float(norms[1]),
-        radii=(float(smallest), float(smallest + rng.uniform(17, 21))),
-        beads_first=bool(rng.random() < 0.5),
-    )
-
-
-def _interpolate(
-    values: npt.NDArray[np.float64], at: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """Linear interpolation along the first axis."""
-    below = np.minimum(at.astype(int), len(values) - 2)
-    share = (at - below)[:, None]
-    between: npt.NDArray[np.float64] = values[below] * (1 - share) + values[below + 1] * share
-    return between
-
-
-def _draw(
-    image: _Image, centre: tuple[float, float], radius: float, norm: float, colour: _Image
-) -> None:
-    """Paint {|x|^norm + |y|^norm < radius^norm} with a soft edge of one pixel."""
-    (y, x), reach = centre, radius + 1
-    top, bottom = max(0, int(y - reach)), min(HEIGHT, int(y + reach) + 2)
-    left, right = max(0, int(x - reach)), min(WIDTH, int(x + reach) + 2)
-    if top >= bottom or left >= right:
-        return
-    rows = np.abs(np.arange(top, bottom) - y)[:, None]
-    columns = np.abs(np.arange(left, right) - x)
-    distance = (rows**norm + columns**norm) ** (1 / norm) - radius
-    cover = np.clip(0.5 - distance, 0, 1).astype(np.float32)[..., None]
-    part = image[top:bottom, left:right]
-    part += cover * (colour - part)
-
-
+HEIGHT, WIDTH = 120, 160
+FPS = 25
 VIDEOS, LISTS = "UCF-101", "ucfTrainTestlist"
 """Folders that UCF101's two archives unpack to."""
 
-FPS = 25
-_VERSION = 1  # of the generator: raise it whenever the same arguments give other films
+PERIOD = 16
+"""Frames after which a motion to and fro, or growth, begins anew."""
+
+_VERSION = 2  # of the generator: raise it whenever the same arguments give other films
 _TEST_SHARE = 7 / 25  # of the groups, as in UCF101
 _SPLITS = 3
+_WAVES = 12
 _QUANTISER = 2
+
+
+_COURSES: dict[str, Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]] = {
+    "on": lambda time: time,
+    "again": lambda time: time / PERIOD % 1,
+    "again, backwards": lambda time: -time / PERIOD % 1,
+    "to and fro": lambda time: 1 - np.abs(2 * (time / PERIOD % 1) - 1),
+}
+"""From a frame's number to how much of a motion is done."""
+
+_MOTIONS = {
+    "Bobbing": ("to and fro", 0, 40, 0, 0),
+    "Growing": ("again", 0, 0, 1, 0),
+    "Passing": ("on", 4, 0, 0, 0),
+    "Pulsing": ("to and fro", 0, 0, 1, 0),
+    "Rising": ("on", 0, -4, 0, 0),
+    "Shrinking": ("again, backwards", 0, 0, 1, 0),
+    "Sinking": ("on", 0, 4, 0, 0),
+    "Swaying": ("to and fro", 40, 0, 0, 0),
+    "Swinging": ("to and fro", 0, 0, 0, 1 / 4),
+    "Turning": ("on", 0, 0, 0, 1 / 40),
+}
+"""Class → course, and how far it goes: pixels right, pixels down, octaves larger, turns."""
+
+CLASSES = tuple(_MOTIONS)
 
 
 @dataclass(frozen=True)
@@ -226,7 +80,7 @@ class SyntheticVideos:
 
     seed: int = 0
     groups: int = 25
-    clips: int = 2
+    clips: int = 1
     frames: tuple[int, int] = (64, 96)
 
     def __post_init__(self) -> None:
@@ -253,7 +107,7 @@ def write_synthetic_videos(folder: Path, videos: SyntheticVideos | None = None) 
 
     Args:
         folder: to write; must not be there, or be what an earlier call wrote.
-        videos: None: the defaults (6 classes × 25 groups × 2 clips).
+        videos: None: the defaults (10 classes × 25 groups × 1 clip).
 
     Returns:
         True if it was written, False if it was there, from the same arguments and version.
@@ -263,25 +117,65 @@ def write_synthetic_videos(folder: Path, videos: SyntheticVideos | None = None) 
         DataError: it cannot be written.
     """
     videos = videos or SyntheticVideos()
-    description = {"version": _VERSION, **json.loads(json.dumps(asdict(videos)))}
+    description = json.dumps({"version": _VERSION, **asdict(videos)})
     if folder.exists():
-        if _description(folder) == description:
+        marker = folder / VIDEOS / SYNTHETIC_MARKER
+        if marker.is_file() and marker.read_text() == description:
             return False
         raise ConfigError(
             f"{folder} holds something else than the synthetic videos asked for ({description});"
             " it is not overwritten: choose another folder or move it away"
         )
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
-        _write_films(temporary / VIDEOS, videos)
-        _write_lists(temporary / LISTS, videos)
-        (temporary / VIDEOS / SYNTHETIC_MARKER).write_text(json.dumps(description))
-        temporary.rename(folder)
+        with replacing(folder) as temporary:
+            for action in CLASSES:
+                for group, clip in _clips(videos):
+                    name = f"v_{action}_g{group:02d}_c{clip:02d}.avi"
+                    frames = draw_film(action, videos.seed, group, clip, videos.frames)
+                    write_avi(temporary / VIDEOS / action / name, frames)
+            _write_lists(temporary / LISTS, videos)
+            (temporary / VIDEOS / SYNTHETIC_MARKER).write_text(description)
     except OSError as error:
         raise DataError(f"{folder} cannot be written ({error}); make room, run again") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return True
+
+
+def draw_film(
+    action: str, seed: int, group: int, clip: int, frames: tuple[int, int] = (64, 96)
+) -> npt.NDArray[np.uint8]:
+    """The frames of a film, uint8 (T, H, W, 3), a function of its arguments alone.
+
+    Args:
+        action: one of ``CLASSES``.
+        seed: of the whole data set.
+        group: films of a group have colours and wavelengths in common.
+        clip: films of a clip are equally long.
+        frames: shortest and longest film.
+    """
+    if action not in _MOTIONS:
+        raise ConfigError(f"class must be one of {', '.join(CLASSES)}, found {action!r}")
+    course, right, down, growth, turn = _MOTIONS[action]
+    look = np.random.default_rng([seed, group, 1])
+    dark, bright = look.uniform(10, 110, 3), look.uniform(140, 245, 3)
+    wavelength = look.uniform(20, 40)  # pixels
+    length = int(np.random.default_rng([seed, group, clip, 2]).integers(frames[0], frames[1] + 1))
+    rng = np.random.default_rng([seed, group, clip, CLASSES.index(action), 3])
+    direction, phase = rng.uniform(0, 2 * np.pi, (2, _WAVES))
+    waves = np.exp(1j * direction) * 2 * np.pi / (wavelength * rng.uniform(0.8, 1.25, _WAVES))
+    side = rng.choice([-1, 1])  # left or right; clockwise or not
+    done = _COURSES[course](rng.uniform(0, PERIOD) + np.arange(length, dtype=np.float64))
+
+    pictures = np.empty((length, HEIGHT, WIDTH, 3), np.uint8)
+    x, y = np.arange(WIDTH) - WIDTH / 2, np.arange(HEIGHT) - HEIGHT / 2
+    for picture, d in zip(pictures, done, strict=True):
+        # A complex number is a wave vector (x + iy); a factor enlarges and turns the texture.
+        w = waves * 2 ** (-growth * d) * np.exp(2j * np.pi * side * turn * d)
+        shift = w.real * side * right * d + w.imag * down * d
+        across, along = np.exp(1j * np.outer(w.real, x)), np.exp(1j * np.outer(w.imag, y))
+        value = ((along * np.exp(1j * (phase - shift))[:, None]).T @ across).real
+        share = 0.5 + 0.5 * np.tanh(value / np.sqrt(_WAVES / 2))
+        picture[:] = np.rint(dark + share[..., None] * (bright - dark))
+    return pictures
 
 
 def write_avi(path: Path, frames: npt.NDArray[np.uint8]) -> None:
@@ -290,9 +184,6 @@ def write_avi(path: Path, frames: npt.NDArray[np.uint8]) -> None:
     Args:
         path: file to write; its folder is made.
         frames: uint8 (T, H, W, 3), RGB.
-
-    Raises:
-        OSError: it cannot be written.
     """
     import av  # here: it is large, and only this function needs it
 
@@ -312,50 +203,26 @@ def write_avi(path: Path, frames: npt.NDArray[np.uint8]) -> None:
         container.mux(stream.encode())
 
 
-def _write_films(folder: Path, videos: SyntheticVideos) -> None:
+def _clips(videos: SyntheticVideos) -> Iterator[tuple[int, int]]:
+    """Group and clip numbers of a class."""
     for group in range(1, videos.groups + 1):
         for clip in range(1, videos.clips + 1):
-            scene = draw_scene(videos.seed, group, clip, videos.frames)
-            for action in CLASSES:
-                path = folder / action / f"{_name(action, group, clip)}.avi"
-                write_avi(path, film(scene, action))
-
-
-def film(scene: Scene, action: str) -> npt.NDArray[np.uint8]:
-    """Frames of a film, uint8 (T, H, W, 3)."""
-    return scene.pictures[scene.order(action)]
+            yield group, clip
 
 
 def _write_lists(folder: Path, videos: SyntheticVideos) -> None:
     """Lists in UCF101's form: training lines end with the number of the class, from 1."""
     folder.mkdir(parents=True)
-    numbered = list(enumerate(CLASSES, 1))
-    _write_lines(folder / "classInd.txt", [f"{number} {action}" for number, action in numbered])
+    lines = {"classInd.txt": [f"{number} {action}" for number, action in enumerate(CLASSES, 1)]}
     for split in range(1, _SPLITS + 1):
-        train, test = [], []
-        for number, action in numbered:
-            for group in range(1, videos.groups + 1):
-                for clip in range(1, videos.clips + 1):
-                    line = f"{action}/{_name(action, group, clip)}.avi"
-                    if group in videos.test_groups(split):
-                        test.append(line)
-                    else:
-                        train.append(f"{line} {number}")
-        _write_lines(folder / f"trainlist{split:02d}.txt", train)
-        _write_lines(folder / f"testlist{split:02d}.txt", test)
-
-
-def _write_lines(path: Path, lines: list[str]) -> None:
-    path.write_text("".join(f"{line}\n" for line in lines))
-
-
-def _name(action: str, group: int, clip: int) -> str:
-    return f"v_{action}_g{group:02d}_c{clip:02d}"
-
-
-def _description(folder: Path) -> object:
-    """What an existing folder says it was made from; None if it says nothing."""
-    try:
-        return json.loads((folder / VIDEOS / SYNTHETIC_MARKER).read_text())
-    except (OSError, ValueError):
-        return None
+        train = lines[f"trainlist{split:02d}.txt"] = []
+        test = lines[f"testlist{split:02d}.txt"] = []
+        for number, action in enumerate(CLASSES, 1):
+            for group, clip in _clips(videos):
+                film = f"{action}/v_{action}_g{group:02d}_c{clip:02d}.avi"
+                if group in videos.test_groups(split):
+                    test.append(film)
+                else:
+                    train.append(f"{film} {number}")
+    for name, listed in lines.items():
+        (folder / name).write_text("".join(f"{line}\n" for line in listed))

@@ -1,7 +1,12 @@
-"""The test protocol of action recognition (Section 4.1): 20 clips per video, softmax averaged."""
+"""The test protocol of action recognition (Section 4.1): 20 clips per video, softmax averaged.
+
+The paper reports "top-1 clip accuracy on the test split as an average over 20 clips to produce the
+final prediction": the softmax of a video's clips is averaged, and the video counts as right if the
+mean's largest class is its own.
+"""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +18,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from psc.video.clips import ClipNormalisation
-from psc.video.manifest import ListedVideo
+from psc.video.data import ListedVideo
 from psc.video.pictures import confusion_figure
-
-# ----------------------------------------
-# Accuracy of action recognition: over videos (clips' softmax averaged) and over single clips.
-#
-# The paper reports "top-1 clip accuracy on the test split as an average over 20 clips to produce
-# the
-# final prediction" (Section 4.1): the softmax of a video's clips is averaged, and the video counts
-# as right if the mean's largest class is its own.
 
 
 @dataclass(frozen=True)
@@ -62,20 +59,17 @@ def video_accuracy(
     count = np.bincount(videos, minlength=len(labels))
     if len(count) != len(labels) or not count.all():
         raise ValueError(f"{len(labels)} videos, but clips of {np.count_nonzero(count)} of them")
-    classes = probabilities.shape[1]
-    total = np.zeros((len(labels), classes))
-    np.add.at(total, videos, probabilities.astype(np.float64))
-    mean = total / count[:, None]
+    mean = _means(probabilities, videos, len(labels))
     predicted = mean.argmax(axis=1)
+    classes = mean.shape[1]
     # Classes that beat a video's own; of equals the first in order wins, as in argmax.
     own = mean[np.arange(len(labels)), labels][:, None]
     earlier = np.arange(classes)[None] < labels[:, None]
     rank = ((mean > own) | ((mean == own) & earlier)).sum(axis=1)
     confusion = np.zeros((classes, classes), dtype=np.int64)
     np.add.at(confusion, (labels, predicted), 1)
-    in_class = confusion.sum(axis=1)
     with np.errstate(invalid="ignore"):
-        per_class = confusion.diagonal() / in_class
+        per_class = confusion.diagonal() / confusion.sum(axis=1)
     return VideoAccuracy(
         top1=float((rank == 0).mean()),
         top5=float((rank < 5).mean()),
@@ -132,42 +126,40 @@ def evaluate_videos(
         top1, top5 (over videos) and clip_top1, shares of 1.
     """
     probabilities, video = predict_clips(network, batches, device)
-    labels = np.array([v.label for v in videos])
-    scores = video_accuracy(probabilities, video, labels)
+    scores = video_accuracy(probabilities, video, np.array([v.label for v in videos]))
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_predictions(folder / "predictions.csv", probabilities, video, videos, classes)
-        _write_classes(folder, scores, classes)
+        means = _means(probabilities, video, len(videos))
+        _write(
+            folder / "predictions.csv",
+            ["video", "class", "predicted", "probability"],
+            [
+                [v.name, classes[v.label], classes[mean.argmax()], f"{mean.max():.4f}"]
+                for v, mean in zip(videos, means, strict=True)
+            ],
+        )
+        counts = scores.confusion.sum(axis=1)
+        accuracy = ["" if np.isnan(a) else f"{a:.4f}" for a in scores.per_class]
+        rows = zip(classes, counts, accuracy, strict=True)
+        _write(folder / "classes.csv", ["class", "videos", "accuracy"], rows)
+        _write(
+            folder / "confusion.csv",
+            ["class \\ predicted", *classes],
+            ([name, *row] for name, row in zip(classes, scores.confusion, strict=True)),
+        )
         confusion_figure(scores.confusion, classes, folder / "confusion.png")
     return {"top1": scores.top1, "top5": scores.top5, "clip_top1": scores.clip_top1}
 
 
-def _write_predictions(
-    path: Path,
-    probabilities: NDArray[np.float64],
-    video: NDArray[np.int64],
-    videos: Sequence[ListedVideo],
-    classes: Sequence[str],
-) -> None:
-    rows = []
-    for i, listed in enumerate(videos):
-        mean = probabilities[video == i].mean(axis=0)
-        best = int(mean.argmax())
-        rows.append([listed.name, classes[listed.label], classes[best], f"{mean[best]:.4f}"])
-    _write(path, ["video", "class", "predicted", "probability"], rows)
+def _means(
+    probabilities: NDArray[np.floating], videos: NDArray[np.integer], count: int
+) -> NDArray[np.float64]:
+    """Mean probabilities of each video's clips, (videos, classes)."""
+    total = np.zeros((count, probabilities.shape[1]))
+    np.add.at(total, videos, probabilities.astype(np.float64))
+    return total / np.bincount(videos, minlength=count)[:, None]
 
 
-def _write_classes(folder: Path, scores: VideoAccuracy, classes: Sequence[str]) -> None:
-    counts = scores.confusion.sum(axis=1)
-    accuracy = ["" if np.isnan(a) else f"{a:.4f}" for a in scores.per_class]
-    rows = [list(row) for row in zip(classes, counts, accuracy, strict=True)]
-    _write(folder / "classes.csv", ["class", "videos", "accuracy"], rows)
-    rows = [[name, *row] for name, row in zip(classes, scores.confusion.tolist(), strict=True)]
-    _write(folder / "confusion.csv", ["class \\ predicted", *classes], rows)
-
-
-def _write(path: Path, header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> None:
+def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
+        csv.writer(file).writerows([header, *rows])

@@ -2,8 +2,8 @@
 
 import csv
 import json
-import subprocess
-import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +13,7 @@ from psc.config.schema import EvaluateConfig
 from psc.errors import ConfigError, DataError
 from psc.training.evaluation import evaluate_checkpoint
 from psc.training.training import train
+from psc.video import application
 
 
 def overrides(folder, *more):
@@ -41,6 +42,19 @@ def overrides(folder, *more):
     ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def written():
+    """What writing the stand-in returned; its films are short here."""
+    returned, write = [], application.write_synthetic_videos
+
+    def write_short_films(folder, films):
+        returned.append(write(folder, replace(films, frames=(12, 16))))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(application, "write_synthetic_videos", write_short_films)
+        yield returned
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A finished run: record and folder of everything."""
@@ -57,10 +71,10 @@ def test_a_run_leaves_scores_and_where_they_come_from(finished):
         assert 0 <= scores["top1"] <= scores["top5"] <= 1
         assert 0 <= scores["clip_top1"] <= 1
     assert record.data["kind"] == "synthetic"
-    assert record.data["splits"]["classes"] == 6
-    assert record.data["splits"]["videos"] == {"train": 12, "validation": 6, "test": 6}
+    assert record.data["splits"]["classes"] == 10
+    assert record.data["splits"]["videos"] == {"train": 20, "validation": 10, "test": 10}
     (store,) = record.data["files"]
-    assert (store["videos"], len(store["sha256"])) == (24, 64)
+    assert (store["videos"], len(store["sha256"])) == (40, 64)
     assert record.throughput["gflop_per_iteration"] > 0
     with (run / "evaluation" / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -87,16 +101,15 @@ def test_the_same_run_again_gives_the_same_scores(finished):
     assert again.metrics == record.metrics
 
 
-def test_runs_that_start_together_prepare_the_data_once(tmp_path):
+def test_runs_that_start_together_prepare_the_data_once(tmp_path, written):
     """As in a sweep: both begin without films or store."""
-    script = "import sys; from psc.config import compose; from psc.applications import *; "
-    script += "print(build_application(compose(sys.argv[1:])).data_record()['files'][0]['sha256'])"
-    command = [sys.executable, "-c", script, *overrides(tmp_path)]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    first, second = (process.communicate()[0] for process in both)
-    assert [process.returncode for process in both] == [0, 0]
-    assert len(first.strip()) == 64
+    config = compose(overrides(tmp_path))
+    written.clear()
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(build_application, config) for _ in range(2)]
+        first, second = (future.result().data_record() for future in both)
     assert first == second
+    assert written == [True, False]
 
 
 def test_a_network_of_other_classes_is_refused(finished):
@@ -104,14 +117,14 @@ def test_a_network_of_other_classes_is_refused(finished):
     _, folder = finished
     config = compose(overrides(folder))
     config.backbone.classes = 18
-    with pytest.raises(ConfigError, match=r"network has 18 classes, split 1 .* has 6; use"):
+    with pytest.raises(ConfigError, match=r"network has 18 classes, split 1 .* has 10; use"):
         build_application(config)
 
 
 @pytest.mark.parametrize(
     ("override", "error", "message"),
     [
-        ("dataset.classes=7", ConfigError, "set dataset.classes=6"),
+        ("dataset.classes=7", ConfigError, "set dataset.classes=10"),
         ("dataset.short_side=20", DataError, "short_side is"),
         ("dataset.validation_groups=3", ConfigError, "validation_groups must be"),
     ],
@@ -125,7 +138,7 @@ def test_what_the_data_cannot_give_is_refused(finished, override, error, message
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("backbone.classes=5", "has 6 classes"),
+        ("backbone.classes=5", "has 10 classes"),
         ("recipe.size=96", "does not fit into frames"),
         ("recipe.frames=0", "recipe.frames=0: must be at least 1"),
         ("recipe.label_smoothing=1", "label_smoothing"),

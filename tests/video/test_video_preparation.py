@@ -1,9 +1,10 @@
 """Preparing folders of videos: complete, resumed, in parallel, with everything that goes wrong."""
 
+import multiprocessing
+import os
 import resource
 import shutil
-import subprocess
-import sys
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -11,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from video_oracle import rolling_picture
 
 from psc.errors import ConfigError, DataError
-from psc.files import try_lock
-from psc.video import store as video_preparation
-from psc.video import store as video_shards
-from psc.video.decoding import decode_video
-from psc.video.manifest import PreparationSettings
-from psc.video.store import PreparedVideos, prepare_videos, scan_videos
+from psc.files import sha256_of, try_lock
+from psc.video import preparation
+from psc.video.decoding import Video, decode_video
+from psc.video.preparation import prepare_videos
+from psc.video.store import PreparationSettings, PreparedVideos
 from psc.video.synthetic import write_avi
 
 SETTINGS = PreparationSettings(short_side=24)
@@ -31,9 +32,7 @@ LENGTHS = {
 
 
 def write_film(path, frames, seed=0):
-    rng = np.random.default_rng([seed, frames])
-    picture = np.kron(rng.integers(0, 256, (6, 8, 3)), np.ones((8, 8, 1))).astype(np.uint8)
-    write_avi(path, np.stack([np.roll(picture, 3 * t, 1) for t in range(frames)]))
+    write_avi(path, rolling_picture(frames, seed=seed))
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +55,7 @@ def output(tmp_path):
 
 
 def prepare(folder, output, **options):
-    return prepare_videos(scan_videos(folder), output, SETTINGS, **options)
+    return prepare_videos(folder, output, SETTINGS, **options)
 
 
 def assert_complete(output, folder, lengths=LENGTHS):
@@ -73,25 +72,28 @@ def assert_complete(output, folder, lengths=LENGTHS):
 
 
 def test_everything_is_prepared_with_what_is_known_of_it(films, output):
-    reports = []
-    report = prepare(films, output, on_progress=reports.append)
-    assert (report.prepared, report.kept, report.unreadable) == (4, 0, ())
-    assert sorted(len(part) for part in reports) == [1, 1, 2]
+    progress = []
+    report = prepare(films, output, on_progress=lambda *done: progress.append(done))
+    assert (len(report.prepared), report.kept, report.unreadable) == (4, 0, ())
+    assert [total for _, total in progress] == [4, 4, 4]
+    assert sorted(np.diff([0, *(done for done, _ in progress)])) == [1, 1, 2]
     store = assert_complete(output, films)
     video = store.videos["v_handstandpushups_g01_c01"]
     assert (video.action, video.group, video.clip) == ("HandStandPushups", 1, 1)
     assert video.source == "HandstandPushups/v_HandStandPushups_g01_c01.avi"
-    told = subprocess.run(
-        ["sha256sum", films / video.source], capture_output=True, text=True, check=True
-    )
-    assert video.sha256 == told.stdout.split()[0]
+    assert video.sha256 == sha256_of(films / video.source)
     assert not store.synthetic
 
 
-def test_processes_give_the_same_store(films, output, tmp_path):
-    prepare(films, output, workers=2)
-    prepare(films, tmp_path / "alone")
-    assert assert_complete(output, films).record() == PreparedVideos(tmp_path / "alone").record()
+def test_what_is_concealed_is_counted(films, output, monkeypatch):
+    """The numbers of the decoder reach the index, the report and the record."""
+    frames = np.zeros((3, 9, 24, 32), np.uint8)
+    monkeypatch.setattr(preparation, "decode_video", lambda *_: Video(frames, 25.0, concealed=2))
+    report = prepare(films, output)
+    assert [video.concealed for video in report.prepared] == [2, 2, 2, 2]
+    store = PreparedVideos(output)
+    assert store.videos["v_biking_g02_c01"].concealed == 2
+    assert store.record()["concealed_frames"] == 8
 
 
 def test_a_worker_that_dies_is_explained(films, output, monkeypatch):
@@ -105,7 +107,7 @@ def test_a_worker_that_dies_is_explained(films, output, monkeypatch):
 
             return super().submit(die)
 
-    monkeypatch.setattr(video_preparation, "ProcessPoolExecutor", Dying)
+    monkeypatch.setattr(preparation, "ProcessPoolExecutor", Dying)
     with pytest.raises(DataError, match=r"worker process was ended .* with fewer workers"):
         prepare(films, output, workers=2)
 
@@ -113,9 +115,9 @@ def test_a_worker_that_dies_is_explained(films, output, monkeypatch):
 def test_what_is_done_is_not_done_again(films, output, monkeypatch):
     prepare(films, output)
     before = {path: path.stat().st_mtime_ns for path in output.iterdir()}
-    monkeypatch.setattr(video_shards, "decode_video", None)
+    monkeypatch.setattr(preparation, "decode_video", None)
     report = prepare(films, output)
-    assert (report.prepared, report.kept) == (0, 4)
+    assert (len(report.prepared), report.kept) == (0, 4)
     assert {path: path.stat().st_mtime_ns for path in output.iterdir()} == before
 
 
@@ -130,9 +132,9 @@ def test_only_what_is_new_or_changed_is_decoded(folder, output, monkeypatch):
         decoded.append(path.name)
         return decode_video(path, size)
 
-    monkeypatch.setattr(video_shards, "decode_video", noting)
+    monkeypatch.setattr(preparation, "decode_video", noting)
     report = prepare(folder, output)
-    assert (report.prepared, report.kept) == (2, 2)
+    assert (len(report.prepared), report.kept) == (2, 2)
     assert sorted(decoded) == ["v_Archery_g01_c02.avi", "v_Archery_g02_c01.avi"]
     write_film(folder / "Biking/v_Biking_g02_c01.avi", 30)
     changed = {"Archery/v_Archery_g01_c02": 15, "Archery/v_Archery_g02_c01": 9}
@@ -148,7 +150,7 @@ def test_what_cannot_be_decoded_is_reported_and_stops_nothing(folder, output, mo
     (folder / "Punch/v_Punch_g01_c01.avi").write_text("no video")
     (folder / "holiday.avi").write_bytes(whole)
     report = prepare(folder, output)
-    assert report.prepared == 4
+    assert len(report.prepared) == 4
     reasons = {video.source: video.reason for video in report.unreadable}
     assert set(reasons) == {
         "Biking/v_Biking_g02_c02.avi",
@@ -167,56 +169,65 @@ def test_what_cannot_be_decoded_is_reported_and_stops_nothing(folder, output, mo
     }
     # Nothing is tried again in vain, and the report is the same; a repaired file is prepared.
     with monkeypatch.context() as patch:
-        patch.setattr(video_shards, "decode_video", None)
+        patch.setattr(preparation, "decode_video", None)
         again = prepare(folder, output)
     assert {video.source: video.reason for video in again.unreadable} == reasons
-    assert (again.prepared, again.kept) == (0, 4)
+    assert (len(again.prepared), again.kept) == (0, 4)
     write_film(folder / "Punch/v_Punch_g01_c01.avi", 8)
     repaired = prepare(folder, output)
-    assert (repaired.prepared, len(repaired.unreadable)) == (1, 4)
+    assert (len(repaired.prepared), len(repaired.unreadable)) == (1, 4)
     assert_complete(output, folder, LENGTHS | {"Punch/v_Punch_g01_c01": 8})
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from psc.volumes import video_shards
-from psc.video.manifest import PreparationSettings
-from psc.video.store import prepare_videos, scan_videos
+def fake_frames(path, _frame_size):
+    """In place of a decoder, which a forked process cannot use: frames that the file tells."""
+    return Video(np.full((3, 7, 24, 32), path.read_bytes()[-1], np.uint8), 25.0)
 
-name, count = sys.argv[3], int(sys.argv[4])
-original, calls = getattr(video_shards, name), []
 
-def deadly(*arguments):
-    calls.append(0)
-    if len(calls) == count:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(*arguments)
+def prepare_and_die(films, output, where, count):
+    """Until the ``count``th decoding or writing of the index."""
+    calls = []
 
-setattr(video_shards, name, deadly)
-settings = PreparationSettings(short_side=24)
-prepare_videos(scan_videos(Path(sys.argv[1])), Path(sys.argv[2]), settings)
-"""
+    def deadly(original):
+        def call(*arguments):
+            calls.append(0)
+            if len(calls) == count:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*arguments)
+
+        return call
+
+    if where == "decode":
+        preparation.decode_video = deadly(fake_frames)
+    else:
+        preparation.Index.write = deadly(preparation.Index.write)
+    prepare(films, output)
 
 
 @pytest.mark.parametrize(
     ("where", "count", "complete"),
-    [
-        ("decode_video", 3, 1),  # within the second class
-        ("_sync", 1, 0),  # a shard is written, but has not got its name
-    ],
+    [("decode", 4, 1), ("index", 1, 0), ("index", 3, 2)],
 )
-def test_a_killed_preparation_resumes(films, output, where, count, complete):
-    program = [sys.executable, "-c", KILLED, films, output, where, str(count)]
-    assert subprocess.run(program, check=False).returncode == -9
-    assert len(list(output.glob("*.h5"))) == complete
-    assert len(list(output.glob(".*.tmp"))) == 1
+def test_a_killed_preparation_resumes(films, output, monkeypatch, where, count, complete):
+    monkeypatch.setattr(preparation, "decode_video", fake_frames)
+    process = multiprocessing.get_context("fork").Process(
+        target=prepare_and_die, args=(films, output, where, count)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert (output / "index.json").exists() == bool(complete)
     if complete:
-        assert len(PreparedVideos(output, SETTINGS).videos) in (1, 2)  # whole already
+        assert 1 <= len(PreparedVideos(output, SETTINGS).videos) < 4  # whole already
     report = prepare(films, output)
-    assert report.prepared + report.kept == 4
+    assert len(report.prepared) + report.kept == 4
     assert (report.kept > 0) == bool(complete)
-    assert_complete(output, films)
+    prepare(films, output.parent / "at once")
+    store, expected = PreparedVideos(output), PreparedVideos(output.parent / "at once")
+    assert store.record() == expected.record()
+    for key in expected.videos:
+        np.testing.assert_array_equal(store.read(key, 0, 7), expected.read(key, 0, 7))
+        assert store.videos[key].offset == expected.videos[key].offset  # nothing lies between
 
 
 @contextmanager
@@ -232,20 +243,22 @@ def largest_file(size):
 
 def test_a_full_disk_loses_nothing(folder, output):
     prepare(folder, output)
-    before = {path: path.read_bytes() for path in output.iterdir()}
+    before = (output / "index.json").read_bytes()
     write_film(folder / "Archery/v_Archery_g02_c01.avi", 60)
-    with largest_file(60_000), pytest.raises(DataError, match=r"Archery\.h5 cannot be written"):
+    with (
+        largest_file(90_000),
+        pytest.raises(DataError, match=r"cannot be written \(File too large"),
+    ):
         prepare(folder, output)
-    assert {path: path.read_bytes() for path in output.iterdir()} == before
-    assert prepare(folder, output).prepared == 1
+    assert (output / "index.json").read_bytes() == before
+    assert_complete(output, folder)
+    assert len(prepare(folder, output).prepared) == 1
     assert_complete(output, folder, LENGTHS | {"Archery/v_Archery_g02_c01": 60})
 
 
 def test_too_little_space_is_noticed_before_anything_is_decoded(films, output, monkeypatch):
     needed = []
-    monkeypatch.setattr(
-        video_preparation, "require_free_space", lambda _, size, __: needed.append(size)
-    )
+    monkeypatch.setattr(preparation, "require_free_space", lambda _, size, __: needed.append(size))
     prepare(films, output)
     prepare(films, output)
     pixels = sum(LENGTHS.values()) * 24 * 32 * 3
@@ -254,8 +267,8 @@ def test_too_little_space_is_noticed_before_anything_is_decoded(films, output, m
     def refuse(folder, size, purpose):
         raise DataError(f"{purpose} needs {size} in {folder}")
 
-    monkeypatch.setattr(video_preparation, "require_free_space", refuse)
-    monkeypatch.setattr(video_shards, "decode_video", None)
+    monkeypatch.setattr(preparation, "require_free_space", refuse)
+    monkeypatch.setattr(preparation, "decode_video", None)
     with pytest.raises(DataError, match="The prepared store needs"):
         prepare(films, output.parent / "other")
     assert not (output.parent / "other").exists()
@@ -264,7 +277,7 @@ def test_too_little_space_is_noticed_before_anything_is_decoded(films, output, m
 def test_a_store_of_other_settings_is_refused(films, output):
     prepare(films, output)
     with pytest.raises(DataError, match=r"other settings: short_side is 24, not 48\. Ask for"):
-        prepare_videos(scan_videos(films), output, PreparationSettings(short_side=48))
+        prepare_videos(films, output, PreparationSettings(short_side=48))
     assert_complete(output, films)
 
 
@@ -277,21 +290,37 @@ def test_synthetic_videos_do_not_mix_with_real_ones(folder, output):
     assert PreparedVideos(output.parent / "other").synthetic
 
 
-def test_a_damaged_shard_is_not_taken_for_a_good_one(films, output):
+@pytest.mark.parametrize("left", [None, 100])
+def test_frames_that_are_lost_are_prepared_again(films, output, left):
     prepare(films, output)
-    (output / "Biking.h5").write_bytes(b"damaged")
-    with pytest.raises(DataError, match=r"Biking\.h5 is no shard .* delete it and run"):
+    path = output / "Archery.u8"
+    path.unlink() if left is None else os.truncate(path, path.stat().st_size - left)
+    report = prepare(films, output)
+    assert (len(report.prepared), report.kept) == ((2, 2) if left is None else (1, 3))
+    assert_complete(output, films)
+
+
+def test_a_damaged_index_is_not_taken_for_a_good_one(films, output):
+    prepare(films, output)
+    (output / "index.json").write_bytes(b"damaged")
+    with pytest.raises(DataError, match=r"index\.json is damaged"):
         prepare(films, output)
-    (output / "Biking.h5").unlink()
-    assert prepare(films, output).prepared == 1
-    assert_complete(output, films)
 
 
-def test_what_a_killed_process_left_of_another_folder_is_removed(films, output):
+def test_a_store_of_an_earlier_version_is_not_mixed_with(films, output):
     output.mkdir(parents=True)
-    (output / ".Juggling.h5.tmp").write_bytes(b"half a shard")
-    prepare(films, output)
-    assert_complete(output, films)
+    (output / "Biking.h5").write_bytes(b"")
+    with pytest.raises(DataError, match=r"earlier version .* delete it and run"):
+        prepare(films, output)
+
+
+def test_what_systems_put_beside_films_is_no_film(folder, output):
+    for name in (".hidden.avi", "._v_Archery_g01_c01.avi", "@eaDir/v_Archery_g09_c01.avi"):
+        path = folder / "Archery" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"no film")
+    assert prepare(folder, output).unreadable == ()
+    assert_complete(output, folder)
 
 
 def test_two_preparations_do_not_meet(films, output):
@@ -307,22 +336,22 @@ def test_a_folder_that_cannot_be_written(films, tmp_path):
         prepare(films, tmp_path / "file" / "prepared")
 
 
-def test_folders_without_videos(tmp_path):
+def test_folders_without_videos(tmp_path, output):
     with pytest.raises(DataError, match="is not a folder"):
-        scan_videos(tmp_path / "nowhere")
+        prepare(tmp_path / "nowhere", output)
     (tmp_path / "holiday.avi").write_bytes(b"")
     with pytest.raises(DataError, match="holds no v_<class>"):
-        scan_videos(tmp_path)
+        prepare(tmp_path, output)
 
 
-def test_a_video_that_is_there_twice(folder):
+def test_a_video_that_is_there_twice(folder, output):
     (folder / "HandStandPushups").mkdir()
     shutil.copy(
         folder / "HandstandPushups/v_HandStandPushups_g01_c01.avi",
         folder / "HandStandPushups/v_HandstandPushups_g01_c01.avi",
     )
     with pytest.raises(DataError, match="have the name of the same video; delete one"):
-        scan_videos(folder)
+        prepare(folder, output)
 
 
 def test_at_least_one_worker(films, output):

@@ -1,20 +1,11 @@
 """What tests of video compare with: PyAV's sequential decode, and frames that carry numbers."""
 
 import av
-import h5py
 import numpy as np
 from PIL import Image
 
-from psc.video.data import parse_name
-from psc.video.manifest import (
-    FRAMES,
-    MANIFEST,
-    Manifest,
-    PreparationSettings,
-    PreparedVideo,
-    shard_path,
-)
-from psc.video.store import PreparedVideos
+from psc.video.data import parse_name, video_key
+from psc.video.store import Index, PreparationSettings, PreparedVideo, PreparedVideos, shard_path
 
 
 def pyav_frames(path):
@@ -58,6 +49,14 @@ def assert_same_frames(decoded, expected, at_most=2):
         assert difference.mean() < 0.01, f"frame {index}"
 
 
+def rolling_picture(count, height=48, width=64, seed=0):
+    """uint8 (T, H, W, 3): a picture that moves on from frame to frame."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3))
+    picture = np.kron(coarse, np.ones((8, 8, 1))).astype(np.uint8)[:height, :width]
+    return np.stack([np.roll(picture, (3 * t, 5 * t), (0, 1)) for t in range(count)])
+
+
 def numbered_frames(count, height, width):
     """uint8 (3, T, H, W) that say where they are from: frame number, row, column."""
     t, y, x = np.ogrid[:count, :height, :width]
@@ -66,24 +65,17 @@ def numbered_frames(count, height, width):
     return frames
 
 
-def write_numbered_store(folder, lengths, *, height=12, width=16, settings=None, synthetic=False):
-    """A store of numbered frames; lengths: frames by video name.
-
-    Returns it open.
-    """
+def write_numbered_store(folder, lengths, *, height=12, width=16):
+    """A store of numbered frames; lengths: frames by video name. Returns it open."""
     folder.mkdir(exist_ok=True)
-    settings = settings or PreparationSettings(size=(height, width))
-    shards = {}
+    index = Index(PreparationSettings(size=(height, width)), synthetic=False)
     for name, count in lengths.items():
         said = parse_name(name)
-        video = PreparedVideo(
-            name, said.action, said.group, said.clip, count, height, width, 25.0, f"{name}.avi", "0"
-        )
-        shards.setdefault(said.action, []).append(video)
-    for action, videos in shards.items():
-        with h5py.File(shard_path(folder, action), "w") as file:
-            for video in videos:
-                frames = numbered_frames(video.frames, height, width)
-                file[f"{FRAMES}/{video.key}"] = frames
-            file[MANIFEST] = Manifest(settings, synthetic, tuple(videos), ()).to_json()
+        with shard_path(folder, said.action).open("ab") as shard:
+            index.videos[video_key(name)] = PreparedVideo(
+                name, said.action, said.group, said.clip, count, height, width, 25.0, 0,
+                f"{name}.avi", "0", shard.tell(),
+            )  # fmt: skip
+            shard.write(numbered_frames(count, height, width).tobytes())
+    index.write(folder)
     return PreparedVideos(folder)

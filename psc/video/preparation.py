@@ -1,0 +1,281 @@
+"""From a folder of UCF101's AVI files to a prepared store: in parallel, resumable, nothing lost.
+
+The unit of work is a class: one process appends its new videos to its shard, then the index is
+replaced. Whatever interrupts this costs at most the classes in progress (seconds of work each).
+"""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from psc.errors import ConfigError, DataError
+from psc.files import entries, locked, require_free_space, sha256_of
+from psc.video.data import parse_name, video_key
+from psc.video.decoding import decode_video, read_avi_header
+from psc.video.store import (
+    COLOURS,
+    Index,
+    PreparationSettings,
+    PreparedVideo,
+    UnreadableVideo,
+    read_index,
+    shard_path,
+)
+
+SYNTHETIC_MARKER = "synthetic.json"
+"""A folder of videos that holds a file of this name is a stand-in, and so is its store."""
+
+_Films = Mapping[str, Mapping[str, Path]]  # by class and key
+_Prepared = dict[str, PreparedVideo | UnreadableVideo]  # by key
+
+
+@dataclass(frozen=True)
+class PreparationReport:
+    """What became of the videos of a folder.
+
+    Attributes:
+        prepared: decoded now.
+        kept: how many were prepared before, from the same bytes.
+        unreadable: what could not be prepared, now or before, and why.
+    """
+
+    prepared: tuple[PreparedVideo, ...]
+    kept: int
+    unreadable: tuple[UnreadableVideo, ...]
+
+
+def prepare_videos(
+    folder: Path,
+    output: Path,
+    settings: PreparationSettings | None = None,
+    *,
+    workers: int = 1,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> PreparationReport:
+    """Bring a store up to date with all .avi files below a folder.
+
+    What the store has already, from the same bytes (sha256), is not decoded again: it may be
+    interrupted at any moment and called again. A video whose file is gone stays in the store. A
+    file that cannot be decoded, or whose name does not tell class and group, is reported and is no
+    error.
+
+    Args:
+        folder: the films, wherever they lie in it.
+        output: the store's folder; made where it is not there.
+        settings: None: the defaults.
+        workers: processes; 1 works in this one. Others import the program's main module, which
+            must therefore start nothing when it is only imported.
+        on_progress: called with how many videos of how many are done, after each class.
+
+    Raises:
+        ConfigError: fewer than one worker.
+        DataError: no video, or one twice; the store is of other settings or of another kind;
+            another process is at it; the disk is full or cannot be written. Classes that are
+            complete are kept.
+    """
+    if workers < 1:
+        raise ConfigError(f"workers must be at least 1, found {workers}")
+    settings = settings or PreparationSettings()
+    films, misnamed = _scan(folder)
+    missing = _missing_bytes(films, _begin(output, folder, films, settings))
+    require_free_space(output, missing, "The prepared store")
+    new: _Prepared = {}
+    done, total = len(misnamed), len(misnamed) + sum(map(len, films.values()))
+    try:
+        with locked(output / ".lock", f"{output} is being prepared"):
+            index = _begin(output, folder, films, settings)  # another may just have ended
+            for action, found in _prepared_classes(folder, films, output, index, workers):
+                for key, video in found.items():
+                    index.videos.pop(key, None)
+                    index.unreadable.pop(key, None)
+                    if isinstance(video, PreparedVideo):
+                        index.videos[key] = video
+                    else:
+                        index.unreadable[key] = video
+                if found:
+                    index.write(output)
+                new |= found
+                done += len(films[action])
+                if on_progress is not None:
+                    on_progress(done, total)
+    except OSError as error:
+        raise DataError(
+            f"{output} cannot be written ({error.strerror}). Make room, correct its permissions or"
+            " choose another folder, then run again: what is complete is kept"
+        ) from error
+    prepared = tuple(video for video in new.values() if isinstance(video, PreparedVideo))
+    unreadable = (*index.unreadable.values(), *misnamed)
+    return PreparationReport(prepared, total - len(prepared) - len(unreadable), unreadable)
+
+
+def _scan(folder: Path) -> tuple[dict[str, dict[str, Path]], list[UnreadableVideo]]:
+    """All films by class and key, and those whose names do not tell these."""
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder; give the one that UCF101.rar unpacks to")
+    classes: dict[str, dict[str, Path]] = {}
+    keys: dict[str, Path] = {}
+    misnamed = []
+    for path in _avi_files(folder):
+        key = video_key(path.name)
+        try:
+            films = classes.setdefault(parse_name(path.name).action, {})
+        except DataError as error:
+            misnamed.append(UnreadableVideo(str(path.relative_to(folder)), "", str(error)))
+            continue
+        if key in keys:
+            raise DataError(f"{path} and {keys[key]} have the name of the same video; delete one")
+        films[key] = keys[key] = path
+    if not keys:
+        raise DataError(
+            f"{folder} holds no v_<class>_g<group>_c<clip>.avi; unpack UCF101.rar into it"
+        )
+    return classes, misnamed
+
+
+def _avi_files(folder: Path) -> Iterator[Path]:
+    for path in entries(folder):
+        if path.is_dir():
+            yield from _avi_files(path)
+        elif path.suffix.casefold() == ".avi":
+            yield path
+
+
+def _begin(output: Path, folder: Path, films: _Films, settings: PreparationSettings) -> Index:
+    """What the store has already, if these videos may be added to it."""
+    synthetic = (folder / SYNTHETIC_MARKER).is_file()
+    index = read_index(output, settings) or Index(settings, synthetic)
+    if index.synthetic != synthetic:
+        kinds = {True: "synthetic", False: "real"}
+        raise DataError(
+            f"{output} holds {kinds[index.synthetic]} videos, {folder} holds {kinds[synthetic]}"
+            " ones; prepare them into different folders"
+        )
+    for key in index.lost(output):
+        del index.videos[key]
+    # A prepared video whose file is gone (to save space, perhaps) is kept, a complaint is not.
+    for key in index.unreadable.keys() - set().union(*films.values()):
+        del index.unreadable[key]
+    return index
+
+
+def _missing_bytes(films: _Films, index: Index) -> int:
+    """Size of the videos that the index does not have, by what the files' headers say."""
+    total = 0
+    for key, path in (item for files in films.values() for item in files.items()):
+        if key in index.videos or key in index.unreadable:
+            continue
+        try:
+            header = read_avi_header(path)
+        except DataError:
+            continue  # will be reported when it is decoded
+        if min(header.height, header.width) > 0:
+            height, width = index.settings.frame_size(header.height, header.width)
+            total += COLOURS * header.frames * height * width
+    return total
+
+
+def _prepared_classes(
+    folder: Path, films: _Films, output: Path, index: Index, workers: int
+) -> Iterator[tuple[str, _Prepared]]:
+    """What is new of each class, the largest first, so that the last ones to end are small."""
+    known = {key: video.sha256 for key, video in (index.videos | index.unreadable).items()}
+    sizes = {a: sum(path.stat().st_size for path in files.values()) for a, files in films.items()}
+    jobs = {
+        action: partial(
+            _prepare_class,
+            shard_path(output, action),
+            max((v.end for v in index.videos.values() if v.action == action), default=0),
+            films[action],
+            {key: known[key] for key in films[action] if key in known},
+            folder,
+            index.settings,
+        )
+        for action in sorted(films, key=lambda action: -sizes[action])
+    }
+    if workers == 1:
+        yield from ((action, job()) for action, job in jobs.items())
+        return
+    # Fresh processes: decord and forked threads do not go together.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=_begin_worker)
+    try:
+        submitted = {pool.submit(job): action for action, job in jobs.items()}
+        for future in as_completed(submitted):
+            yield submitted[future], future.result()
+    except BrokenProcessPool as error:
+        raise DataError(
+            "a worker process was ended from outside (too little memory?); what is complete is"
+            " kept: run again, with fewer workers"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    torch.set_num_threads(1)  # the processes share the cores
+
+    def end_with_parent() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)  # a worker that goes on alone would be in the way of the next attempt
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _prepare_class(
+    shard: Path,
+    end: int,
+    films: Mapping[str, Path],
+    known: Mapping[str, str],
+    root: Path,
+    settings: PreparationSettings,
+) -> _Prepared:
+    """Append what is new of a class to its shard, of which the first ``end`` bytes are known."""
+    hashes = {key: _sha256(path) for key, path in films.items()}
+    new = [key for key, sha256 in hashes.items() if not sha256 or known.get(key) != sha256]
+    found: _Prepared = {}
+    if not new:
+        return found
+    with shard.open("ab") as out:
+        out.truncate(end)  # behind it lies what an interrupted preparation wrote
+        for key in new:
+            source = str(films[key].relative_to(root))
+            try:
+                video = decode_video(films[key], settings.frame_size)
+            except DataError as error:
+                found[key] = UnreadableVideo(source, hashes[key], str(error))
+                continue
+            _, frames, height, width = video.frames.shape
+            found[key] = PreparedVideo(
+                films[key].stem,
+                **asdict(parse_name(films[key].name)),
+                frames=frames,
+                height=height,
+                width=width,
+                fps=video.fps,
+                concealed=video.concealed,
+                source=source,
+                sha256=hashes[key],
+                offset=out.seek(0, os.SEEK_END),
+            )
+            out.write(video.frames.data)
+        out.flush()
+        os.fsync(out.fileno())  # power may fail, too
+    return found
+
+
+def _sha256(path: Path) -> str:
+    """Of a file's bytes; empty if it cannot be read, which decoding it will report."""
+    try:
+        return sha256_of(path)
+    except OSError:
+        return ""
