@@ -59,11 +59,10 @@ figure-1 figure-2 figure-3 figure-4a figure-5 figure-6: $(STAMP) ## The same of 
 	$(BIN)/python scripts/paper.py figures $@
 
 data-ucf101: $(STAMP) ## Download UCF101, 6.5 GB, and prepare it for training (64 GB)
-	$(BIN)/python scripts/download_ucf101.py $(ARGS)
-	$(BIN)/python scripts/prepare_ucf101.py
+	$(BIN)/python scripts/data.py ucf101 $(ARGS)
 
 data-fibsem: $(STAMP) ## Download the FIB-25 volumes
-	$(BIN)/python scripts/download_fibsem.py $(ARGS)
+	$(BIN)/python scripts/data.py fibsem $(ARGS)
 
 data-ibsr: $(STAMP) ## Verify IBSR, which you fetch at NITRC, and put it in place (ARGS: the archive)
 	$(BIN)/python scripts/prepare_ibsr.py $(ARGS)

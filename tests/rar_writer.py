@@ -85,5 +85,5 @@ def redirection(kind, target):
 
 def encryption():
     """The extra area of an encrypted file of RAR 5."""
-    record = number(1) + bytes(20)
+    record = number(1) + number(0) + number(0) + bytes(1 + 16 + 16)  # rounds, salt, start
     return number(len(record)) + record

@@ -1,13 +1,14 @@
-"""The download commands against a server on this machine: nothing twice, nothing half."""
+"""scripts/data.py against a server on this machine and tiny films: nothing twice, nothing half."""
 
+import csv
 import hashlib
-import importlib.util
 import io
 import json
 import os
 import shutil
+import signal
+import subprocess
 import sys
-import textwrap
 import zipfile
 from pathlib import Path
 
@@ -16,25 +17,19 @@ import numpy as np
 import pytest
 import yaml
 from rar_writer import rar4
-from web_server import Site, serving
+from web_server import Site, serving, wait_until
 
 from psc.config.choices import FIBSEM_FILES
 from psc.download.download import source_files
+from psc.video.preparation import prepare_videos
+from psc.video.store import PreparationSettings, PreparedVideos
+from psc.video.synthetic import write_avi
 from psc.volumes.reading import read_volume
 
 ROOT = Path(__file__).parents[2]
-
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # its dataclasses look themselves up there
-    spec.loader.exec_module(module)
-    return module
-
-
-ucf101 = script("download_ucf101")
-fibsem = script("download_fibsem")
+SCRIPT = ROOT / "scripts" / "data.py"
+sys.path.insert(0, str(SCRIPT.parent))
+import data  # noqa: E402
 
 RAR, ZIP = "UCF101.rar", "UCF101TrainTestSplits-RecognitionTask.zip"
 CLIPS = {
@@ -42,11 +37,20 @@ CLIPS = {
     # As the archive spells it; the lists write HandStandPushups.
     "UCF-101/HandstandPushups/v_HandstandPushups_g01_c01.avi": b"clip two",
 }
-LISTS = dict.fromkeys(ucf101.LIST_FILES, b"") | {
+LISTS = dict.fromkeys(data.LIST_FILES, b"") | {
     "classInd.txt": b"1 Archery\n2 HandStandPushups\n",
     "trainlist01.txt": b"Archery/v_Archery_g08_c01.avi 1\r\n\r\n",
     "testlist01.txt": b"HandStandPushups/v_HandStandPushups_g01_c01.avi\n",
 }
+
+
+def call(*arguments):
+    """Exit status, or message, of the command, run in this process."""
+    try:
+        data.main([str(argument) for argument in arguments])
+    except SystemExit as end:
+        return end.code
+    return 0
 
 
 def zipped(files):
@@ -70,27 +74,14 @@ def site():
 
 
 @pytest.fixture
-def unrar(tmp_path, monkeypatch):
-    """A stand-in for unrar, the only tool on the PATH."""
-    program = tmp_path / "bin" / "unrar"
-    program.parent.mkdir()
-    body = f"""\
-        #!{sys.executable}
-        import pathlib, sys
-        for name, content in {CLIPS!r}.items():
-            path = pathlib.Path(sys.argv[-1]) / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        """
-    program.write_text(textwrap.dedent(body))
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(program.parent))
-    return program
+def unpacks(unrar):
+    """An unrar is there that unpacks the clips."""
+    unrar(CLIPS.values())
 
 
 @pytest.fixture
 def get(site, tmp_path, capsys):
-    """Function: run download_ucf101.py, return its exit code and what it printed."""
+    """Function: download parts of UCF101; returns the exit code and what was printed."""
     listing = tmp_path / "sources.yaml"
     files = [
         {"path": f"data/ucf101/{RAR}", "size": "6.5 GB"},
@@ -100,17 +91,19 @@ def get(site, tmp_path, capsys):
         file |= {"url": f"{site.url}/{Path(file['path']).name}", "sha256": "unknown"}
     listing.write_text(yaml.safe_dump({"ucf101": {"files": files}}))
 
-    def run(*arguments):
-        folder = str(tmp_path / "ucf101")
+    def run(*steps):
         code = 0
-        try:
-            ucf101.main(["--folder", folder, "--sources", str(listing), *arguments])
-        except SystemExit as end:
-            code = end.code
+        for step in steps:
+            if not code:
+                folder = tmp_path / "ucf101"
+                code = call("ucf101", "--folder", folder, "--sources", listing, "--only", *step)
         printed = capsys.readouterr()
         return code, printed.out + printed.err
 
     return run
+
+
+BOTH = (["splits"], ["videos"])
 
 
 def names(folder):
@@ -121,11 +114,11 @@ def paths(site):
     return [path for _, path, _ in site.requests]
 
 
-def test_both_parts(get, site, unrar, tmp_path):
-    code, printed = get()
+def test_both_parts(get, site, unpacks, tmp_path):
+    code, printed = get(*BOTH)
     folder = tmp_path / "ucf101"
     assert code == 0
-    assert "videos (6.5 GB)" in printed
+    assert f"{RAR} (6.5 GB)" in printed
     assert f"{folder / 'ucfTrainTestlist'}: 7 files" in printed
     assert f"{folder / 'UCF-101'}: 2 files" in printed
     assert names(folder) == ["UCF-101", "downloads.json", "ucfTrainTestlist"]
@@ -142,7 +135,7 @@ def test_both_parts(get, site, unrar, tmp_path):
     assert sorted(notes) == [RAR, ZIP]
 
     before = len(site.requests)
-    code, printed = get()
+    code, printed = get(*BOTH)
     assert code == 0
     assert printed.count("is there") == 2
     assert len(site.requests) == before
@@ -150,41 +143,41 @@ def test_both_parts(get, site, unrar, tmp_path):
 
 def test_one_part_and_its_archive(get, site, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")  # needs no tool for RAR
-    assert get("--only", "splits", "--keep-archives")[0] == 0
+    assert get(["splits", "--keep-archives"])[0] == 0
     assert names(tmp_path / "ucf101") == sorted([ZIP, "downloads.json", "ucfTrainTestlist"])
     assert paths(site) == [f"/{ZIP}"]
 
 
-def test_videos_alone(get, site, unrar, tmp_path):
-    assert get("--only", "videos")[0] == 0
+def test_videos_alone(get, site, unpacks, tmp_path):
+    assert get(["videos"])[0] == 0
     assert names(tmp_path / "ucf101") == ["UCF-101", "downloads.json"]
     assert paths(site) == [f"/{RAR}"]
 
 
-def test_an_archive_that_somebody_put_there_is_used(get, site, unrar, tmp_path):
+def test_an_archive_that_somebody_put_there_is_used(get, site, unpacks, tmp_path):
     (tmp_path / "ucf101").mkdir()
     (tmp_path / "ucf101" / RAR).write_bytes(site.files[f"/{RAR}"])
-    assert get("--only", "videos")[0] == 0
+    assert get(["videos"])[0] == 0
     assert names(tmp_path / "ucf101") == ["UCF-101"]
     assert site.requests == []
 
 
-def test_a_broken_connection_is_taken_up(get, site, unrar, tmp_path):
+def test_a_broken_connection_is_taken_up(get, site, unpacks, tmp_path):
     site.breaks = [10]
-    assert get("--only", "videos")[0] == 0
+    assert get(["videos"])[0] == 0
     assert site.ranges_asked() == [None, "bytes=10-"]
 
 
 def test_no_tool_is_told_before_the_download(get, site, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    code, _ = get("--only", "videos")
+    code, _ = get(["videos"])
     assert code.startswith("error: RAR archives need an outside program")
     assert site.requests == []
 
 
 @pytest.mark.parametrize(("arrived", "fits"), [(0, 13.325), (6.0, 7.325), (6.5, 6.825)])
 def test_no_room_is_told_before_the_download(
-    get, site, unrar, tmp_path, monkeypatch, arrived, fits
+    get, site, unpacks, tmp_path, monkeypatch, arrived, fits
 ):
     (tmp_path / "ucf101").mkdir()
     partial = tmp_path / "ucf101" / f"{RAR}.partial"
@@ -193,81 +186,77 @@ def test_no_room_is_told_before_the_download(
     usage = shutil.disk_usage("/")
     free = round(fits * 1e9)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=free - 1))
-    code, _ = get("--only", "videos")
+    code, _ = get(["videos"])
     assert "with the videos unpacked from it needs" in code
     assert site.requests == []
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=free))
     (source,) = [file for file in source_files("ucf101") if file.path.name == RAR]
-    ucf101.require_space(source, tmp_path / "ucf101")
+    data.require_space(source, tmp_path / "ucf101")
     partial.replace(partial.with_name(RAR))  # whole and in its place it counts as much
-    ucf101.require_space(source, tmp_path / "ucf101")
+    data.require_space(source, tmp_path / "ucf101")
 
 
 @pytest.mark.parametrize("lost", CLIPS)
-def test_videos_that_are_there_but_not_all(get, site, unrar, tmp_path, lost):
-    get()
+def test_videos_that_are_there_but_not_all(get, site, unpacks, tmp_path, lost):
+    get(*BOTH)
     (tmp_path / "ucf101" / lost).unlink()
-    code, _ = get()
+    code, _ = get(*BOTH)
     listed = Path(lost).name.replace("Handstand", "HandStand")
     assert f"1 of 2 files are missing ({listed}, …). Move it away" in code
     assert len(site.requests) == 2
 
 
-def test_a_list_that_is_missing(get, unrar, tmp_path):
-    get()
+def test_a_list_that_is_missing(get, unpacks, tmp_path):
+    get(*BOTH)
     (tmp_path / "ucf101/ucfTrainTestlist/trainlist03.txt").unlink()
-    code, _ = get("--only", "splits")
+    code, _ = get(["splits"])
     assert "1 of 7 files are missing (trainlist03.txt, …)" in code
 
 
 def test_an_empty_folder_is_no_data_set(get, tmp_path):
     (tmp_path / "ucf101" / "UCF-101").mkdir(parents=True)
-    code, _ = get("--only", "videos")
+    code, _ = get(["videos"])
     assert "holds no videos; move it away" in code
 
 
-def test_an_archive_without_all_clips_stays(get, site, unrar, tmp_path):
-    site.files[f"/{ZIP}"] = zipped(LISTS | {"testlist01.txt": b"Bowling/v_Bowling_g01_c01.avi\n"})
-    code, _ = get()
-    assert "1 of 2 files are missing (v_Bowling_g01_c01.avi" in code
+def test_an_archive_without_all_clips_stays(get, site, unpacks, tmp_path):
+    site.files[f"/{ZIP}"] = zipped(LISTS | {"testlist01.txt": b"Archery/v_Archery_g01_c01.avi\n"})
+    code, _ = get(*BOTH)
+    assert "1 of 2 files are missing (v_Archery_g01_c01.avi" in code
     assert RAR in names(tmp_path / "ucf101")
 
 
-def test_a_page_instead_of_an_archive(get, site, unrar, tmp_path):
+def test_a_page_instead_of_an_archive(get, site, unpacks, tmp_path):
     site.files[f"/{RAR}"] = b"<!DOCTYPE html><p>moved"
-    code, _ = get("--only", "videos")
+    code, _ = get(["videos"])
     assert "a web page" in code
     assert not (tmp_path / "ucf101" / "UCF-101").exists()
 
 
-def test_a_file_that_has_moved(get, site, unrar):
+def test_a_file_that_has_moved(get, site, unpacks):
     del site.files[f"/{RAR}"]
-    code, _ = get("--only", "videos")
+    code, _ = get(["videos"])
     assert code.startswith(f"error: {site.url}/{RAR}: the server answers 404 Not Found")
 
 
-@pytest.mark.parametrize("name", ["download_ucf101", "download_fibsem"])
-def test_an_interruption_says_how_to_go_on(name, monkeypatch, capsys):
+@pytest.mark.parametrize("verb", ["ucf101", "fibsem"])
+def test_an_interruption_says_how_to_go_on(verb, monkeypatch, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules[name], "source_files", interrupt)
-    with pytest.raises(SystemExit) as end:
-        sys.modules[name].main([])
-    assert end.value.code == 130
+    monkeypatch.setattr(data, "source_files", interrupt)
+    assert call(verb) == 130
     assert "run it again" in capsys.readouterr().err
 
 
 def test_the_commands_fit_the_list_of_this_project():
     listed = {file.path.as_posix() for file in source_files("ucf101")}
-    assert listed == {part.archive for part in ucf101.PARTS.values()}
+    assert listed == set(data.ARCHIVES.values())
 
 
-def test_the_official_lists_are_complete_and_name_every_clip_once(sample_data):
-    lists = sample_data / "ucf101" / "ucfTrainTestlist"
-    ucf101.check_complete(lists.parent, ucf101.PARTS["splits"])
-    clips = ucf101.listed_clips(lists)
-    assert len({name.lower() for name in clips}) == len(clips) == 13_320
+@pytest.mark.sample
+def test_the_official_lists_are_complete(sample_data):
+    data.check_complete(sample_data / "ucf101", data.LISTS)
 
 
 def volume_files():
@@ -288,7 +277,7 @@ def volume_files():
 
 @pytest.fixture
 def get_fibsem(tmp_path, capsys):
-    """Function: run download_fibsem.py; with its site and the contents of the files."""
+    """Function: download FIB-25; with its site and the contents of the files."""
     contents = volume_files()
     with serving(Site({f"/{name}": content for name, content in contents.items()})) as site:
         listing = tmp_path / "sources.yaml"
@@ -304,11 +293,7 @@ def get_fibsem(tmp_path, capsys):
         listing.write_text(yaml.safe_dump({"fibsem": {"files": files}}))
 
         def run():
-            code = 0
-            try:
-                fibsem.main(["--folder", str(tmp_path / "fibsem"), "--sources", str(listing)])
-            except SystemExit as end:
-                code = end.code
+            code = call("fibsem", "--folder", tmp_path / "fibsem", "--sources", listing)
             return code, capsys.readouterr().out
 
         yield run, site, contents
@@ -352,5 +337,99 @@ def test_fib25_from_a_server_with_other_files(get_fibsem, tmp_path):
 def test_fib25_of_a_list_that_lacks_a_file(tmp_path):
     listing = tmp_path / "sources.yaml"
     listing.write_text("fibsem:\n  files: []\n")
-    with pytest.raises(SystemExit, match=r"fibsem must list training_sample2/gray"):
-        fibsem.main(["--sources", str(listing), "--folder", os.fspath(tmp_path)])
+    told = call("fibsem", "--sources", listing, "--folder", tmp_path)
+    assert "fibsem must list training_sample2/gray" in told
+
+
+CLASSES = [f"Class{letter}" for letter in "ABCDEF"]
+FRAMES = 12
+
+
+@pytest.fixture
+def films(tmp_path):
+    rng = np.random.default_rng(0)
+    for action in CLASSES:
+        frames = rng.integers(0, 256, (FRAMES, 48, 64, 3), dtype=np.uint8)
+        write_avi(tmp_path / "films" / action / f"v_{action}_g01_c01.avi", frames)
+    return tmp_path / "films"
+
+
+def prepare(*arguments):
+    return call("ucf101", *arguments)
+
+
+def test_prepares_reports_and_fails_only_when_asked_to(films, tmp_path, capsys):
+    output = tmp_path / "prepared"
+    broken = films / "ClassA" / "v_ClassA_g02_c01.avi"
+    broken.write_text("not, a video")
+    options = (films, "--output", output, "--size", 24, 32, "--workers", 1)
+    assert prepare(*options) == 0
+    shown = capsys.readouterr()
+    assert "6 videos prepared, 0 were there already" in shown.out
+    assert "1 could not be prepared and are left out" in shown.err
+    assert "7/7" in shown.err  # the progress bar
+    with (output / "unreadable.csv").open(newline="", encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    assert row["source"] == "ClassA/v_ClassA_g02_c01.avi"
+    assert "not an AVI file" in row["reason"]
+    assert PreparedVideos(output).read("v_classa_g01_c01", 0, FRAMES).shape == (3, 12, 24, 32)
+
+    assert prepare(*options, "--strict") == 1
+    assert "0 videos prepared, 6 were there already" in capsys.readouterr().out
+
+    broken.unlink()
+    assert prepare(*options, "--strict") == 0
+    assert not (output / "unreadable.csv").exists()
+
+
+def test_errors_are_one_line_and_a_status(tmp_path):
+    assert prepare(tmp_path / "nowhere", "--output", tmp_path / "prepared") == (
+        f"error: {tmp_path / 'nowhere'} is not a folder; give the one that UCF101.rar unpacks to"
+    )
+
+
+def test_defaults_are_the_paper_s_and_downloads_land_where_they_are_read():
+    chosen = data._parser().parse_args(["ucf101"])
+    assert (chosen.short_side, chosen.size) == (80, None)
+    config = yaml.safe_load((ROOT / "configs/dataset/ucf101.yaml").read_text(encoding="utf-8"))
+    assert ROOT / config["videos"] == chosen.folder / data.VIDEOS
+    assert ROOT / config["lists"] == chosen.folder / data.LISTS
+    assert ROOT / config["prepared"] == chosen.folder / "prepared"
+
+
+def children(process):
+    return [
+        int(pid) for pid in Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    ]
+
+
+def alive(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return "zombie" not in Path(f"/proc/{process}/status").read_text()
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs Linux's /proc")
+def test_killed_with_its_workers_at_work_it_resumes(films, tmp_path):
+    output = tmp_path / "prepared"
+    options = [films, "--output", output, "--size", "24", "32", "--workers", "2"]
+    process = subprocess.Popen(
+        [sys.executable, SCRIPT, "ucf101", *map(str, options)], stderr=subprocess.DEVNULL
+    )
+    wait_until((output / "index.json").exists, seconds=200)
+    workers = children(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert workers
+    wait_until(lambda: not any(alive(worker) for worker in workers), seconds=60)
+    assert len(PreparedVideos(output).videos) >= 1
+
+    assert prepare(*options[:-1], 1) == 0
+    prepare_videos(films, tmp_path / "at once", PreparationSettings(size=(24, 32)))
+    store, expected = PreparedVideos(output), PreparedVideos(tmp_path / "at once")
+    assert store.record() == expected.record()
+    for key in expected.videos:
+        np.testing.assert_array_equal(store.read(key, 0, FRAMES), expected.read(key, 0, FRAMES))
+    assert len(list(output.iterdir())) == len(CLASSES) + 1

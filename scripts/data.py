@@ -1,0 +1,209 @@
+"""Fetch and prepare the paper's data sets: ``python scripts/data.py fibsem`` (or ucf101, ibsr).
+
+fibsem  downloads the FIB-25 volumes (Section 4.3), three pairs of HDF5 files, into data/fibsem.
+ucf101  downloads UCF101 (Section 4.1) into data/ucf101: the clips (6.5 GB to fetch, 13 GB of disk
+        while they are unpacked) to UCF-101, the official lists to ucfTrainTestlist. Then decodes
+        every clip, resizes it, and writes it to prepared, from where training reads it (about 64 GB
+        at the default size, 20 minutes of one CPU core). Clips that cannot be decoded are listed in
+        prepared/unreadable.csv; they stop nothing. An archive fetched in another way is used if it
+        lies in data/ucf101 under its own name. Given VIDEOS, a folder of clips that lies elsewhere,
+        it prepares these and downloads nothing.
+ibsr    verifies IBSR (Section 4.2), which you fetch at NITRC, and puts it in place: data/ibsr.
+        Without an argument it says where to register and what to fetch.
+
+What is there is left alone; after an interruption, run it again. Exit status: 0 when all is done, 1
+after an error (or, with --strict, if a clip could not be decoded), 130 when interrupted.
+"""
+
+import argparse
+import csv
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from psc.config.choices import FIBSEM_FILES
+from psc.download.archives import require_rar_tool, unpack
+from psc.download.download import PROJECT, SOURCES, SourceFile, fetch, source_files
+from psc.errors import DataError, PSCError
+from psc.files import in_words, require_free_space
+from psc.video.data import read_split, video_key
+from psc.video.preparation import PreparationReport, prepare_videos
+from psc.video.store import PreparationSettings
+
+DATA = PROJECT / "data"
+VIDEOS, LISTS = "UCF-101", "ucfTrainTestlist"
+ARCHIVES = {LISTS: "UCF101TrainTestSplits-RecognitionTask.zip", VIDEOS: "UCF101.rar"}
+LIST_FILES = (
+    "classInd.txt",
+    *(f"{part}list0{split}.txt" for part in ("train", "test") for split in (1, 2, 3)),
+)
+_UNPACKED = 1.05
+"""Size of the unpacked videos, at most, in sizes of their archive: they are compressed already."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Fetch or prepare from the command line."""
+    chosen = _parser().parse_args(arguments)
+    try:
+        status = chosen.run(chosen)
+    except PSCError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("\ninterrupted; run it again to go on", file=sys.stderr)
+        status = 130
+    if status:
+        sys.exit(status)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = parser.add_subparsers(required=True, metavar="DATA SET")
+    fibsem = verbs.add_parser("fibsem", help="download FIB-25")
+    fibsem.set_defaults(run=get_fibsem)
+    ucf101 = verbs.add_parser("ucf101", help="download UCF101 and prepare it for training")
+    ucf101.set_defaults(run=get_ucf101)
+    for verb, name in ((fibsem, "fibsem"), (ucf101, "ucf101")):
+        verb.add_argument("--folder", type=Path, default=DATA / name)
+        verb.add_argument("--sources", type=Path, default=SOURCES, help="another list, of a mirror")
+    ucf101.add_argument("videos", type=Path, nargs="?", help="folder of clips: only prepare these")
+    ucf101.add_argument(
+        "--only", choices=("splits", "videos", "prepared"), help="one step of three"
+    )
+    ucf101.add_argument("--keep-archives", action="store_true", help="also once they are unpacked")
+    ucf101.add_argument("--output", type=Path, help="of the preparation; FOLDER/prepared")
+    ucf101.add_argument("--short-side", type=int, default=PreparationSettings.short_side)
+    ucf101.add_argument(
+        "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="instead of --short-side"
+    )
+    ucf101.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    ucf101.add_argument("--strict", action="store_true", help="fail if a clip cannot be decoded")
+    return parser
+
+
+def get_fibsem(chosen: argparse.Namespace) -> int:
+    """Download FIB-25; a file that is there with the right checksum is left alone."""
+    sources = source_files("fibsem", chosen.sources)
+    if {file.path.as_posix() for file in sources} != set(FIBSEM_FILES):
+        raise DataError(f"{chosen.sources}: fibsem must list {', '.join(FIBSEM_FILES)}")
+    for source in sources:
+        found = fetch(source, chosen.folder)
+        done = "fetched" if found.fetched else "is there"
+        print(f"{found.path}: {done} ({in_words(found.size)})", flush=True)
+    return 0
+
+
+def get_ucf101(chosen: argparse.Namespace) -> int:
+    """Download and unpack UCF101, and prepare it."""
+    steps = {"splits": LISTS, "videos": VIDEOS}  # lists first: they say whether videos are missing
+    for step, part in steps.items():
+        if chosen.videos is None and chosen.only in (None, step):
+            get_part(part, chosen.sources, chosen.folder, keep_archives=chosen.keep_archives)
+    if chosen.videos is None and chosen.only not in (None, "prepared"):
+        return 0
+    output = chosen.output or chosen.folder / "prepared"
+    report = prepare(
+        chosen.videos or chosen.folder / VIDEOS,
+        output,
+        PreparationSettings(chosen.short_side, tuple(chosen.size) if chosen.size else None),
+        workers=chosen.workers,
+    )
+    print(f"{output}: {len(report.prepared)} videos prepared, {report.kept} were there already")
+    if concealed := [video for video in report.prepared if video.concealed]:
+        print(
+            f"{len(concealed)} of them have frames without a picture,"
+            f" {sum(video.concealed for video in concealed)} in all, which show the one before"
+            " again, as players do; index.json counts them"
+        )
+    if report.unreadable:
+        print(
+            f"{len(report.unreadable)} could not be prepared and are left out; why:"
+            f" {output / 'unreadable.csv'}",
+            file=sys.stderr,
+        )
+    return int(bool(report.unreadable) and chosen.strict)
+
+
+def get_part(part: str, listing: Path, folder: Path, *, keep_archives: bool) -> None:
+    """Make one part of UCF101 complete, and say what was done."""
+    sources = {file.path.name: file for file in source_files("ucf101", listing)}
+    if ARCHIVES[part] not in sources:
+        raise DataError(f"{listing}: has no {ARCHIVES[part]}; restore it")
+    source, destination = sources[ARCHIVES[part]], folder / part
+    if destination.exists():
+        check_complete(folder, part)
+        print(f"{destination}: is there")
+        return
+    size = in_words(source.rounded_size) if source.rounded_size else "of unknown size"
+    print(f"{source.url} ({size})", flush=True)
+    if part == VIDEOS:
+        require_rar_tool()
+        require_space(source, folder)
+    fetch(source, folder)
+    count = unpack(folder / source.path, destination)
+    check_complete(folder, part)
+    if not keep_archives:
+        (folder / source.path).unlink()
+    print(f"{destination}: {count} files")
+
+
+def require_space(source: SourceFile, folder: Path) -> None:
+    """Refuse before hours of downloading, not after, where the videos cannot be unpacked."""
+    size = source.rounded_size or 0
+    places = (folder / source.path, folder / f"{source.path}.partial")
+    arrived = sum(place.stat().st_size for place in places if place.exists())
+    needed = round(size * (1 + _UNPACKED)) - min(arrived, size)
+    require_free_space(folder, needed, f"{source.url} with the videos unpacked from it")
+
+
+def check_complete(folder: Path, part: str) -> None:
+    """Refuse a part that lacks a list, or a clip that the lists of split 1 name (all have all)."""
+    place, lists = folder / part, folder / LISTS
+    if part == LISTS:
+        listed = list(LIST_FILES)
+        missing = [name for name in listed if not (place / name).is_file()]
+    else:
+        # By file name alone: a folder's name is not spelled alike everywhere (HandStandPushups).
+        there = {video_key(path.name) for path in place.rglob("*.avi")}
+        if not there:
+            raise DataError(f"{place} holds no videos; move it away, and it will be fetched")
+        parts = read_split(lists, 1, validation_groups=0).parts if lists.exists() else {}
+        listed = [f"{video.name}.avi" for videos in parts.values() for video in videos]
+        missing = [name for name in listed if video_key(name) not in there]
+    if missing:
+        raise DataError(
+            f"{place}: {len(missing)} of {len(listed)} files are missing ({', '.join(missing[:3])},"
+            " …). Move it away, and it will be fetched whole"
+        )
+
+
+def prepare(
+    videos: Path, output: Path, settings: PreparationSettings, *, workers: int
+) -> PreparationReport:
+    """Decode clips into a store, with a progress bar; what could not be is listed beside it."""
+    # A class comes in at once: without smoothing over the whole time the time left would jump.
+    with tqdm(unit="video", smoothing=0, dynamic_ncols=True) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        report = prepare_videos(videos, output, settings, workers=workers, on_progress=show)
+    path = output / "unreadable.csv"
+    try:
+        path.unlink(missing_ok=True)
+        if report.unreadable:
+            rows = [[v.source, v.sha256, v.reason] for v in report.unreadable]
+            with path.open("w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows([["source", "sha256", "reason"], *rows])
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error}); make room and run again") from error
+    return report
+
+
+if __name__ == "__main__":
+    main()
