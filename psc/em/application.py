@@ -21,12 +21,7 @@ from psc.training.data import TrainingData
 
 
 class AffinityApplication(Application):
-    """Reads volumes with neuron labels, trains on patches, segments and scores the test part.
-
-    Raises:
-        ConfigError: for a data set without affinities.
-        DataError: for files that are missing, damaged or without labels.
-    """
+    """Reads volumes with neuron labels, trains on patches, segments and scores the test part."""
 
     measures = ("train/stage",)
 
@@ -45,59 +40,43 @@ class AffinityApplication(Application):
 
     def training_data(self, network: nn.Module, workers: int) -> TrainingData:
         """Random patches, and fixed ones to validate on."""
-        volume_network, low_high = _volume_network(network), self._dataset.intensity_range
-        input_size = patch_input_size(self._recipe, volume_network)
+        assert isinstance(network, VolumeNetwork)
+        input_size = patch_input_size(self._recipe, network)
         common: dict[str, Any] = {
             "input_size": input_size,
-            "output_size": volume_network.output_size(input_size),
+            "output_size": network.output_size(input_size),
             "zero_label": self._dataset.zero_label,
             "boundary_thickness": self._dataset.boundary_thickness,
-            "intensity_range": (low_high[0], low_high[1]) if low_high else None,
+            "intensity_range": self._dataset.intensity_range,
         }
-        return TrainingData(
-            AffinityPatches(
-                self._splits.train,
-                seed=self.config.seed,
-                length=2**62,
-                augmentation=build_affinity_augmentation(self._recipe.augmentation),
-                **common,
-            ),
-            ValidationPatches(
-                self._splits.validation, maximum=self._recipe.validation_patches, **common
-            ),
-            self._recipe,
-            workers=workers,
+        train = AffinityPatches(
+            self._splits.train,
+            seed=self.config.seed,
+            length=2**62,
+            augmentation=build_affinity_augmentation(self._recipe.augmentation),
+            **common,
         )
+        validation = ValidationPatches(
+            self._splits.validation, maximum=self._recipe.validation_patches, **common
+        )
+        return TrainingData(train, validation, self._recipe, workers=workers)
 
     def task(self, network: nn.Module, iterations: int) -> AffinityTask:
         """The affinity loss that the recipe names, then MALIS if it says so."""
+        channels_last = self.config.trainer.channels_last
         return AffinityTask(
-            network,
-            self._recipe,
-            iterations=iterations,
-            channels_last=self.config.trainer.channels_last,
+            network, self._recipe, iterations=iterations, channels_last=channels_last
         )
 
     def evaluate(
         self, network: nn.Module, folder: Path, *, device: torch.device, source: dict[str, str]
     ) -> dict[str, Any]:
         """Threshold chosen on the validation part; VI and adapted Rand error of the test part."""
+        assert isinstance(network, VolumeNetwork)
         return evaluate_affinities(
-            _volume_network(network),
-            self._splits,
-            self._dataset,
-            self.config.segmentation,
-            folder,
-            tile_input=patch_input_size(self._recipe, _volume_network(network)),
-            device=device,
-            source=source,
+            network, self._splits, self.config, folder, device=device, source=source
         )
 
     def data_record(self) -> dict[str, Any]:
         """Kind, slabs and files."""
         return self._splits.record()
-
-
-def _volume_network(network: nn.Module) -> VolumeNetwork:
-    assert isinstance(network, VolumeNetwork)
-    return network

@@ -8,6 +8,7 @@ focus (Lee et al., arXiv 1706.00120). A section is a slice across axis 0 of the 
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -343,7 +344,7 @@ class Augmentation:
 
 
 def scale_intensity(
-    raw: npt.NDArray[Any], intensity_range: tuple[float, float] | None = None
+    raw: npt.NDArray[Any], intensity_range: Sequence[float] | None = None
 ) -> npt.NDArray[np.float32]:
     """Grey values as float32 in [0, 1].
 

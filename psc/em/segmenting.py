@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from psc.blockwise.engine import open_engine
 from psc.blockwise.grid import Grid, block_size
@@ -19,7 +18,6 @@ from psc.blockwise.stages import LoadedNetwork, NetworkAffinities
 from psc.config.checks import check_segmentation
 from psc.config.compose import from_plain
 from psc.config.schema import (
-    AffinityRecipeConfig,
     DenseNetConfig,
     FibsemConfig,
     SegmentationConfig,
@@ -28,8 +26,9 @@ from psc.config.schema import (
     UNetConfig,
 )
 from psc.em.augmentation import scale_intensity
+from psc.em.testing import prediction_tiles
 from psc.errors import CheckpointError, ConfigError, DataError
-from psc.networks.build import build_segmentation_options, patch_input_size
+from psc.networks.build import build_segmentation_options
 from psc.networks.geometry import VolumeNetwork
 from psc.sweeps import claim_gpu
 from psc.training.checkpoints import (
@@ -42,7 +41,7 @@ from psc.training.checkpoints import (
 from psc.training.evaluation import inference_device
 from psc.training.records import read_record
 from psc.volumes.stores import LazyVolume, fingerprint, open_volume
-from psc.volumes.tiling import Size3, tile_sizes
+from psc.volumes.tiling import Size3
 
 log = logging.getLogger(__name__)
 
@@ -75,12 +74,9 @@ def _loaded(source: CheckpointNetwork) -> LoadedNetwork:
     checkpoint = load_checkpoint(source.path)
     trained = from_plain(stored_config(checkpoint, source.path), source.path)
     network = checkpoint_network(trained, checkpoint, source.path)
-    network.to(device).eval()
-
-    def predict(raw: Tensor) -> Tensor:
-        return torch.sigmoid(network(raw))
-
-    return LoadedNetwork(predict, device)
+    assert isinstance(network, VolumeNetwork)
+    tiled = network.to(device).eval().unpadded()
+    return LoadedNetwork(lambda raw: torch.sigmoid(tiled(raw)), device)
 
 
 def segment_neurons(
@@ -103,9 +99,9 @@ def segment_neurons(
     """
     path = Path(config.checkpoint).resolve()
     _check_network(trained, path)
-    segmentation = _segmentation(config, trained)
+    trained = replace(trained, segmentation=_segmentation(config, trained))
     options = BlockwiseOptions(
-        segmentation=build_segmentation_options(segmentation),
+        segmentation=build_segmentation_options(trained.segmentation),
         threshold=_threshold(config, checkpoint, path),
         context=config.context,
         levels=config.levels,
@@ -116,7 +112,7 @@ def segment_neurons(
         config.input_key,
         missing_chunks=config.missing_chunks,  # type: ignore[arg-type]  # open_volume checks it
     )
-    affinities = _affinities(config, segmentation, checkpoint, trained, volume)
+    affinities = _affinities(config, checkpoint, trained, volume)
     core = block_size(
         volume.shape, _block(config.block_size), affinities.tile_output, affinities.period
     )
@@ -204,23 +200,15 @@ def _threshold(config: SegmentConfig, checkpoint: Mapping[str, Any], path: Path)
 
 
 def _affinities(
-    config: SegmentConfig,
-    segmentation: SegmentationConfig,
-    checkpoint: Mapping[str, Any],
-    trained: TrainConfig,
-    volume: LazyVolume,
+    config: SegmentConfig, checkpoint: Mapping[str, Any], trained: TrainConfig, volume: LazyVolume
 ) -> NetworkAffinities:
     """The network with the very tiles that it would predict the whole volume in."""
     path = Path(config.checkpoint).resolve()
-    dataset, recipe = trained.dataset, trained.recipe
-    assert isinstance(dataset, FibsemConfig)  # psc.config.checks
-    assert isinstance(recipe, AffinityRecipeConfig)
+    assert isinstance(trained.dataset, FibsemConfig)  # psc.config.checks
     network = checkpoint_network(trained, checkpoint, path)  # here: a wrong one is refused at once
     assert isinstance(network, VolumeNetwork)
-    largest = segmentation.tile_input or patch_input_size(recipe, network)
-    margin = network.spoilt_margin
-    tile_input, tile_output = tile_sizes(network, volume.shape, largest, margin=margin)
-    low_high = dataset.intensity_range
+    tiled, tile_input, tile_output = prediction_tiles(network, volume.shape, trained)
+    low_high = trained.dataset.intensity_range
     intensity_range = (low_high[0], low_high[1]) if low_high else None
     scale_intensity(np.zeros((1, 1, 1), volume.dtype), intensity_range)  # refuses other dtypes
     return NetworkAffinities(
@@ -228,9 +216,9 @@ def _affinities(
         CheckpointNetwork(path, config.accelerator),
         tile_input,
         tile_output,
-        network.period,
+        tiled.period,
         intensity_range,
-        segmentation.batch_size,
+        trained.segmentation.batch_size,
     )
 
 

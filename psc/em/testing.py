@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from psc.config.schema import FibsemConfig, SegmentationConfig
+from psc.config.schema import AffinityRecipeConfig, FibsemConfig, TrainConfig
 from psc.em.affinities import intensity_affinities
 from psc.em.augmentation import scale_intensity
 from psc.em.bodies import body_errors, write_body_errors
@@ -25,85 +24,19 @@ from psc.em.data import Splits
 from psc.em.pictures import affinity_figure, segmentation_figure
 from psc.em.watershed import SegmentationOptions, choose_threshold, segment
 from psc.metrics import segmentation_scores
-from psc.networks.build import build_segmentation_options
+from psc.networks.build import build_segmentation_options, patch_input_size
 from psc.networks.geometry import VolumeNetwork
 from psc.paper.curves import threshold_figure
 from psc.training.provenance import git_state
 from psc.volumes import output
 from psc.volumes.reading import Region
-from psc.volumes.tiling import predict_volume, tile_sizes
-
-# ----------------------------------------
-# Affinities of one slab of an EM volume by a trained network.
-
-
-Affinities = npt.NDArray[np.float32]
-
-
-def predict_affinities(
-    network: VolumeNetwork,
-    region: Region,
-    dataset: FibsemConfig,
-    *,
-    maximum_tile: int,
-    batch_size: int,
-    device: torch.device,
-) -> Affinities:
-    """Affinities of a slab, context read across its border, reflected beyond the volume.
-
-    Args:
-        network: on ``device``, in evaluation mode.
-        region: what to predict.
-        dataset: its ``intensity_range``.
-        maximum_tile: largest tile in voxels.
-        batch_size: tiles per call.
-        device: where the network is.
-
-    Returns:
-        float32 (3, D, H, W) in [0, 1], of the region's shape.
-
-    Raises:
-        ConfigError: if no tile up to the maximum can cover the region.
-    """
-    tile_input, tile_output = tile_sizes(
-        network, region.shape, maximum_tile, margin=network.spoilt_margin
-    )
-    low_high = (
-        (dataset.intensity_range[0], dataset.intensity_range[1])
-        if (dataset.intensity_range)
-        else None
-    )
-
-    def predict(raw: Tensor) -> Tensor:
-        return torch.sigmoid(network(raw))
-
-    raw, start, stop = region.volume.raw, region.z_start, region.stop
-    if not region.raw_context:
-        raw, start, stop = raw[start:stop], 0, stop - start
-    with tqdm(desc=f"predicting {region}", unit="tile") as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        return predict_volume(
-            predict,
-            raw,
-            tile_input=tile_input,
-            tile_output=tile_output,
-            period=network.period,
-            region=(slice(start, stop), slice(None), slice(None)),
-            prepare=lambda tile: scale_intensity(tile, low_high),
-            device=device,
-            batch_size=batch_size,
-            progress=progress,
-        )
-
+from psc.volumes.tiling import Size3, predict_volume, tile_sizes
 
 log = logging.getLogger(__name__)
 
-Labels = npt.NDArray[np.uint64]
-Scores = dict[str, float]
+_Affinities = npt.NDArray[np.float32]
+_Labels = npt.NDArray[np.uint64]
+_Scores = dict[str, float]
 
 OUTPUT_FILES = (
     "test-*.h5",
@@ -114,11 +47,14 @@ OUTPUT_FILES = (
 )
 """What ``write_outputs`` leaves in a folder."""
 
-BASELINE_SIGMAS = (1.0, 2.0)
+_BASELINE_SIGMAS = (1.0, 2.0)
 """Smoothing of the baseline in voxels; like its threshold chosen on the validation part."""
 
-SCORES = ("split", "merge", "total", "adapted_rand_error")
-"""VI in bits, and the adapted Rand error; see ``psc.metrics``."""
+_SCORES = ("split", "merge", "total", "adapted_rand_error")
+
+_TILE_TO_PATCH = 4
+"""Voxels of the largest tile to those of a training patch: with no gradients to keep it needs about
+as much memory as a step of training (measured: U-Net at the paper's width, 1.8 and 1.5 GB)."""
 
 
 @dataclass(frozen=True)
@@ -135,21 +71,23 @@ class Outcome:
     """
 
     threshold: float
-    validation: Scores
-    test: Scores
-    sweep: list[Scores]
-    segmentations: list[Labels]
-    affinities: list[Affinities]
+    validation: _Scores
+    test: _Scores
+    sweep: list[_Scores]
+    segmentations: list[_Labels]
+    affinities: list[_Affinities]
+
+    def metrics(self) -> dict[str, Any]:
+        """What the record says."""
+        return {key: getattr(self, key) for key in ("threshold", "validation", "test", "sweep")}
 
 
 def evaluate_affinities(
     network: VolumeNetwork,
     splits: Splits,
-    dataset: FibsemConfig,
-    config: SegmentationConfig,
+    config: TrainConfig,
     folder: Path,
     *,
-    tile_input: int,
     device: torch.device,
     source: dict[str, str],
 ) -> dict[str, Any]:
@@ -158,10 +96,8 @@ def evaluate_affinities(
     Args:
         network: on ``device``, in evaluation mode.
         splits: validation and test regions.
-        dataset: how grey values and label 0 are to be read.
-        config: fragments, agglomeration, thresholds, tiles.
+        config: of the run: reading of grey values, fragments, agglomeration, thresholds, tiles.
         folder: where to write; an earlier evaluation there is replaced.
-        tile_input: largest tile in voxels where ``config`` names none.
         device: where to predict.
         source: provenance that goes into the HDF5 files (run, checkpoint).
 
@@ -169,32 +105,74 @@ def evaluate_affinities(
         Metrics for the record: ``validation`` and ``test`` scores, the ``threshold``, the
         validation ``sweep``, and the same for the ``baseline``.
     """
-    options = build_segmentation_options(config)
-
-    def learned(region: Region) -> Affinities:
-        return predict_affinities(
-            network,
-            region,
-            dataset,
-            maximum_tile=config.tile_input or tile_input,
-            batch_size=config.batch_size,
-            device=device,
-        )
-
-    outcome = run_protocol(learned, splits, options)
+    options = build_segmentation_options(config.segmentation)
+    outcome = run_protocol(
+        lambda region: predict_affinities(network, region, config, device), splits, options
+    )
     baseline, sigma = _baseline(splits, options)
     log.info(
         "test: VI %.4f bits (split %.4f, merge %.4f), adapted Rand error %.4f; "
         "without a network: VI %.4f",
-        *(outcome.test[name] for name in SCORES[2:3] + SCORES[:2] + SCORES[3:]),
+        *(outcome.test[name] for name in _SCORES[2:3] + _SCORES[:2] + _SCORES[3:]),
         baseline.test["total"],
     )
     write_outputs(folder, splits, outcome, baseline, source)
-    return {**_metrics(outcome), "baseline": {"sigma": sigma, **_metrics(baseline)}}
+    return {**outcome.metrics(), "baseline": {"sigma": sigma, **baseline.metrics()}}
+
+
+def prediction_tiles(
+    network: VolumeNetwork, shape: Size3, config: TrainConfig
+) -> tuple[VolumeNetwork, Size3, Size3]:
+    """The network as it predicts a region of this shape, and its tiles' input and output."""
+    assert isinstance(config.recipe, AffinityRecipeConfig)  # psc.config.checks
+    largest = config.segmentation.tile_input
+    if largest is None:
+        largest = round(_TILE_TO_PATCH ** (1 / 3) * patch_input_size(config.recipe, network))
+    network = network.unpadded()
+    return network, *tile_sizes(network, shape, largest, margin=network.spoilt_margin)
+
+
+def predict_affinities(
+    network: VolumeNetwork, region: Region, config: TrainConfig, device: torch.device
+) -> _Affinities:
+    """Affinities of a slab, float32 (3, D, H, W) in [0, 1].
+
+    Context is read across the slab's border, and reflected beyond the volume.
+
+    Args:
+        network: on ``device``, in evaluation mode.
+        region: what to predict.
+        config: of the run: reading of grey values, tiles.
+        device: where the network is.
+    """
+    assert isinstance(config.dataset, FibsemConfig)  # psc.config.checks
+    intensity_range = config.dataset.intensity_range
+    network, tile_input, tile_output = prediction_tiles(network, region.shape, config)
+    raw, start, stop = region.volume.raw, region.z_start, region.stop
+    if not region.raw_context:
+        raw, start, stop = raw[start:stop], 0, stop - start
+    with tqdm(desc=f"predicting {region}", unit="tile") as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return predict_volume(
+            lambda tiles: torch.sigmoid(network(tiles)),
+            raw,
+            tile_input=tile_input,
+            tile_output=tile_output,
+            period=network.period,
+            region=(slice(start, stop), slice(None), slice(None)),
+            prepare=lambda tile: scale_intensity(tile, intensity_range),
+            device=device,
+            batch_size=config.segmentation.batch_size,
+            progress=progress,
+        )
 
 
 def run_protocol(
-    affinities_of: Callable[[Region], Affinities], splits: Splits, options: SegmentationOptions
+    affinities_of: Callable[[Region], _Affinities], splits: Splits, options: SegmentationOptions
 ) -> Outcome:
     """Choose the threshold on the validation regions, segment and score the test regions.
 
@@ -217,42 +195,35 @@ def run_protocol(
         segmentations.append(segmentation)
         scores.append(segmentation_scores(truth_of(region), segmentation))
     test = _average([s._asdict() for s in scores], [s.voxels for s in scores])
-    chosen = {name: best[name] for name in SCORES}
+    chosen = {name: best[name] for name in _SCORES}
     return Outcome(best["threshold"], chosen, test, sweep, segmentations, affinities)
 
 
-def truth_of(region: Region) -> Labels:
+def truth_of(region: Region) -> _Labels:
     """Labels of a slab with the file's ids: pieces that connect outside it stay one body."""
     assert region.volume.labels is not None  # psc.em.data refuses volumes without
     return region.volume.labels[region.z_start : region.stop]
 
 
-def _average(scores: Sequence[dict[str, Any]], sizes: Sequence[int]) -> Scores:
+def _raw_of(region: Region) -> npt.NDArray[Any]:
+    return region.volume.raw[region.z_start : region.stop]
+
+
+def _average(scores: Sequence[dict[str, Any]], sizes: Sequence[int]) -> _Scores:
     return {
-        name: float(np.average([score[name] for score in scores], weights=sizes)) for name in SCORES
+        name: float(np.average([score[name] for score in scores], weights=sizes))
+        for name in _SCORES
     }
 
 
 def _baseline(splits: Splits, options: SegmentationOptions) -> tuple[Outcome, float]:
     """The better of the baseline's smoothings, by the validation part."""
-    candidates = []
-    for sigma in BASELINE_SIGMAS:
 
-        def smoothed(region: Region, sigma: float = sigma) -> Affinities:
-            raw = region.volume.raw[region.z_start : region.stop]
-            return intensity_affinities(raw, sigma)
+    def outcome(sigma: float) -> Outcome:
+        return run_protocol(lambda r: intensity_affinities(_raw_of(r), sigma), splits, options)
 
-        candidates.append((run_protocol(smoothed, splits, options), sigma))
+    candidates = [(outcome(sigma), sigma) for sigma in _BASELINE_SIGMAS]
     return min(candidates, key=lambda candidate: candidate[0].validation["total"])
-
-
-def _metrics(outcome: Outcome) -> dict[str, Any]:
-    return {
-        "threshold": outcome.threshold,
-        "validation": outcome.validation,
-        "test": outcome.test,
-        "sweep": outcome.sweep,
-    }
 
 
 def write_outputs(
@@ -274,7 +245,7 @@ def write_outputs(
         "agglomeration_threshold": outcome.threshold,
     }
     for i, region in enumerate(splits.test):
-        truth, raw = truth_of(region), region.volume.raw[region.z_start : region.stop]
+        truth, raw, voxel_size = truth_of(region), _raw_of(region), region.volume.voxel_size
         segmentation, affinities = outcome.segmentations[i], outcome.affinities[i]
         output.write_volumes(
             folder / f"test-{i}.h5",
@@ -285,11 +256,10 @@ def write_outputs(
                 output.BASELINE: baseline.segmentations[i],
                 output.AFFINITIES: affinities,
             },
-            voxel_size=region.volume.voxel_size,
+            voxel_size=voxel_size,
             offset=(region.z_start, 0, 0),
             provenance={**provenance, "region": str(region)},
         )
-        voxel_size = region.volume.voxel_size
         segmentation_figure(
             raw,
             truth,

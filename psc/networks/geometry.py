@@ -45,6 +45,14 @@ class VolumeNetwork(nn.Module, ABC):
         """Voxels along each face of a tile that the zeros of "same" padding reach; else 0."""
         return self.receptive_field // 2 if self.padding == "same" else 0
 
+    def unpadded(self) -> "VolumeNetwork":
+        """The same network, with the same parameters, as tiles are to be predicted.
+
+        Where padding can be left out (see there), tiles are not computed where zeros would spoil
+        them; else it is the network itself, and tiles lose their ``spoilt_margin``.
+        """
+        return self
+
     def check_input(self, x: Tensor) -> None:
         """Refuse an input (N, C, D, H, W) of a size that the network cannot take.
 

@@ -8,6 +8,7 @@ parameters, with P_1SC_1 12,574,139, with P_2SC_2 15,698,611.
 This file holds no block logic: every level's pair of convolutions comes from a segment factory.
 """
 
+import copy
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -182,6 +183,22 @@ class UNet(VolumeNetwork):
         y: Tensor = self.head(x)
         return y
 
+    def unpadded(self) -> "UNet":
+        """Its twin with valid convolutions: what that gives is the centre of what this one gives.
+
+        Of a tile of a slab it computes a third (``psc.volumes.tiling``), since each level sheds
+        what the next one has no use for. Poolings fall alike if the input of the twin begins half a
+        level's reach further inside, up to multiples of the period.
+        """
+        if self.padding == "valid":
+            return self
+        twin = copy.deepcopy(self, {id(t): t for t in (*self.parameters(), *self.buffers())})
+        twin.padding = "valid"
+        for module in twin.modules():
+            if isinstance(module, nn.Conv3d):
+                module.padding = (0, 0, 0)
+        return twin
+
     def _skip_size(self, size: int, below: int) -> int:
         """Voxels that a level of ``size`` hands on directly; ``below``: levels under it."""
         loss = self._reach if self.padding == "valid" else 0
@@ -232,12 +249,14 @@ class UNet(VolumeNetwork):
 
 
 def _pool_and_crop(pool: nn.Module, x: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """A level's result (N, C, D, H, W) pooled, and its centre of ``size`` as a view."""
+    """A level's result (N, C, D, H, W) pooled, and its centre of ``size``."""
     learns = torch.is_grad_enabled() and x.requires_grad
     # A compiler fuses plain operations itself; another pool, or one that is watched, is called.
     lowered = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     if not learns or lowered or x.is_meta or not _halves(pool):
-        return pool(x), _centre(x, size)
+        centre = _centre(x, size)
+        # A view would keep the whole level in memory; with gradients something else does anyway.
+        return pool(x), centre if learns else centre.clone()
     pooled, centre, _ = _PoolAndCrop.apply(x, size)
     return pooled, centre
 

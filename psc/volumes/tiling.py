@@ -5,9 +5,10 @@ the predicted region, and reflected only beyond the volume itself.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -70,21 +71,18 @@ def tile_offsets(region_size: int, tile_output: int, period: int) -> list[int]:
 
 
 def tile_sizes(
-    network: TileableNetwork,
-    region_shape: Size3,
-    maximum_input: int | Size3,
-    *,
-    margin: int = 0,
+    network: TileableNetwork, region_shape: Size3, maximum_input: int, *, margin: int = 0
 ) -> tuple[Size3, Size3]:
-    """The tile that covers a region with the fewest computed voxels.
+    """The tiles that cover a region with the fewest computed voxels: tiles times input voxels.
 
-    Voxels computed = product over the axes of (tiles along it) × (input size), so that every axis
-    is chosen alone. Among equals the smaller tile is taken, as it needs less memory.
+    They take the region's form: a slab gets flat, wide tiles. Among equals the smaller tile is
+    taken, as it needs less memory.
 
     Args:
         network: see ``TileableNetwork``.
         region_shape: voxels to predict along z, y, x.
-        maximum_input: largest input size that fits into memory, for all axes or for each.
+        maximum_input: edge of the largest cube that fits into memory; tiles of other forms have no
+            more voxels, and are at most twice as long.
         margin: output voxels to discard at either side; for networks with "same" padding, whose
             output is wrong near the border.
 
@@ -93,15 +91,48 @@ def tile_sizes(
         without the margins.
 
     Raises:
-        ConfigError: no input size up to the maximum can cover the region.
+        ConfigError: no tile up to the maximum can cover the region.
     """
-    limits = (maximum_input,) * 3 if isinstance(maximum_input, int) else maximum_input
-    axes = [
-        _cheapest_tile(network, size, limit, margin)
-        for size, limit in zip(region_shape, limits, strict=True)
-    ]
-    (z_in, z_out), (y_in, y_out), (x_in, x_out) = axes
-    return (z_in, y_in, x_in), (z_out, y_out, x_out)
+    choices = [_tile_choices(network, size, 2 * maximum_input, margin) for size in region_shape]
+    best: tuple[int, int, tuple[_Choice, ...]] | None = None
+    for axes in itertools.product(*choices):
+        voxels = math.prod(axis.input_size for axis in axes)
+        if voxels <= maximum_input**3:
+            computed = voxels * math.prod(axis.tiles for axis in axes)
+            best = min(best or (computed, voxels, axes), (computed, voxels, axes))
+    if best is None:
+        raise ConfigError(
+            f"no input of up to {maximum_input} voxels lets the network predict {region_shape}"
+            f" voxels (margin {margin}); valid sizes: {network.valid_input_sizes(1, maximum_input)}"
+        )
+    z, y, x = best[2]
+    return (
+        (z.input_size, y.input_size, x.input_size),
+        (z.output_size, y.output_size, x.output_size),
+    )
+
+
+class _Choice(NamedTuple):
+    """So many tiles of a size along one axis."""
+
+    tiles: int
+    input_size: int
+    output_size: int
+
+
+def _tile_choices(
+    network: TileableNetwork, region_size: int, maximum_input: int, margin: int
+) -> list[_Choice]:
+    """The smallest tile for each number of tiles that can cover an axis."""
+    choices: list[_Choice] = []
+    for input_size in network.valid_input_sizes(1, maximum_input):
+        output_size = network.output_size(input_size) - 2 * margin
+        if output_size < 1 or (output_size < region_size and output_size < network.period):
+            continue
+        tiles = len(tile_offsets(region_size, output_size, network.period))
+        if not choices or tiles < choices[-1].tiles:
+            choices.append(_Choice(tiles, input_size, output_size))
+    return choices
 
 
 def reflected_indices(start: int, stop: int, size: int) -> npt.NDArray[np.intp]:
@@ -122,27 +153,6 @@ def reflected_indices(start: int, stop: int, size: int) -> npt.NDArray[np.intp]:
         return np.zeros(stop - start, dtype=np.intp)
     folded = np.arange(start, stop, dtype=np.intp) % (2 * size - 2)
     return np.minimum(folded, 2 * size - 2 - folded)
-
-
-def _cheapest_tile(
-    network: TileableNetwork, region_size: int, maximum_input: int, margin: int
-) -> tuple[int, int]:
-    best: tuple[int, int, int] | None = None
-    for input_size in network.valid_input_sizes(1, maximum_input):
-        output_size = network.output_size(input_size) - 2 * margin
-        if output_size < 1 or (output_size < region_size and output_size < network.period):
-            continue
-        tiles = len(tile_offsets(region_size, output_size, network.period))
-        best = min(
-            best or (tiles * input_size, input_size, output_size),
-            (tiles * input_size, input_size, output_size),
-        )
-    if best is None:
-        raise ConfigError(
-            f"no input of up to {maximum_input} voxels lets the network predict {region_size}"
-            f" voxels (margin {margin}); valid sizes: {network.valid_input_sizes(1, maximum_input)}"
-        )
-    return best[1], best[2]
 
 
 _Float32 = npt.NDArray[np.float32]

@@ -8,7 +8,7 @@ from psc.config.schema import SegmentationChanges, SegmentConfig
 from psc.em.testing import predict_affinities
 from psc.em.watershed import seeded_watershed
 from psc.errors import CheckpointError, ConfigError, DataError
-from psc.networks.build import build_volume_network, patch_input_size
+from psc.networks.build import build_volume_network
 from psc.training.checkpoints import CONFIG_KEY, load_checkpoint, load_network_weights
 from psc.training.prediction import segment_file
 from psc.volumes.reading import Region, read_volume
@@ -43,10 +43,8 @@ def test_a_volume_is_segmented_as_the_evaluation_would(finished_run, config, tin
     expected = predict_affinities(
         network,
         Region(read_volume(tiny_volume)),
-        trained.dataset,
-        maximum_tile=trained.segmentation.tile_input or patch_input_size(trained.recipe, network),
-        batch_size=1,
-        device=torch.device("cpu"),
+        trained,
+        torch.device("cpu"),
     )
     assert np.array_equal(affinities, quantised(expected))
     summary = (tmp_path / "neurons" / "blockwise.json").read_text()

@@ -235,3 +235,28 @@ def test_an_exported_program_gives_the_same_numbers(strict):
     x = torch.rand(1, 1, 20, 20, 20)
     program = torch.export.export(network, (x,), strict=strict)
     torch.testing.assert_close(program.module()(x), network(x))
+
+
+@pytest.mark.parametrize(("block", "depth"), [("3d", 1), ("p2sc3", 1), ("p2sc2", 2)])
+def test_the_unpadded_twin_gives_the_centre_of_what_padding_gives(block, depth):
+    torch.manual_seed(0)
+    network = UNet(BLOCKS[block], base_width=3, growth=1, depth=depth, padding="same").double()
+    twin = network.unpadded()
+    assert all(a is b for a, b in zip(network.parameters(), twin.parameters(), strict=True))
+    assert network.padding == "same"
+    assert network.spoilt_margin > twin.spoilt_margin == 0
+    inner = twin.input_size_for(2 * twin.period)
+    assert twin.output_size(inner) < inner
+    # Poolings fall alike, and no zero of the padding reaches what is compared.
+    margin = network.spoilt_margin  # rounded up to whole periods
+    start = network._reach // 2 + -(-margin // network.period) * network.period
+    size = -(-(2 * start + inner) // network.period) * network.period
+    x = torch.rand(1, 1, size, size, size, dtype=torch.float64)
+    with torch.no_grad():
+        whole = network(x)
+        part = twin(x[(..., *[slice(start, start + inner)] * 3)])
+    first = start + (inner - part.shape[-1]) // 2
+    centre = whole[(..., *[slice(first, first + part.shape[-1])] * 3)]
+    assert centre.std() > 1e-4
+    torch.testing.assert_close(part, centre, rtol=1e-9, atol=1e-12)
+    assert twin.unpadded() is twin
