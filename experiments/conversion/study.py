@@ -30,9 +30,9 @@ from psc.config.compose import from_plain
 from psc.errors import ConfigError, DataError, PSCError
 from psc.files import replacing
 from psc.paper.curves import read_curve
-from psc.paper.grid import markdown_table
 from psc.paper.records import share
 from psc.paper.style import PAGE_WIDTH, colour, marker, page_style, save_png
+from psc.paper.text import markdown_table
 from psc.training.checkpoints import (
     checkpoint_network,
     load_checkpoint,

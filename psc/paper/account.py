@@ -25,8 +25,8 @@ from psc.config.compose import CONFIG_DIRECTORY, register
 from psc.config.schema import AccountConfig, BackboneConfig, BlockConfig
 from psc.errors import ConfigError
 from psc.networks.build import build_network_on_meta, paper_input_shape
-from psc.paper.grid import aligned, billions, markdown_table
 from psc.paper.published import RELATIONS, Comparison, Network, Relation, compare
+from psc.paper.text import aligned, billions, markdown_table
 
 FORMATS = ("text", "markdown", "json")
 

@@ -21,7 +21,6 @@ from psc.em.pictures import segmentation_figure
 from psc.files import replacing
 from psc.paper.costs import Cost, recorded_cost
 from psc.paper.curves import curves_figure, iterations_per_epoch, threshold_figure
-from psc.paper.grid import markdown_table
 from psc.paper.groups import (
     Group,
     by_application,
@@ -32,6 +31,7 @@ from psc.paper.groups import (
 )
 from psc.paper.measures import AFFINITY, Measures
 from psc.paper.records import finished_runs
+from psc.paper.text import markdown_table
 from psc.paper.tradeoff import Panels, Point, tradeoff_figure
 from psc.training.provenance import code_version
 from psc.training.records import Record

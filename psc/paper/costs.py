@@ -11,8 +11,8 @@ from psc.config.schema import TrainConfig
 from psc.errors import CheckpointError, ConfigError
 from psc.networks.build import build_network_on_meta, forward_flops, sample_shape
 from psc.paper.experiments import read_experiment, table_names
-from psc.paper.grid import markdown_table
 from psc.paper.records import read_records
+from psc.paper.text import markdown_table
 from psc.training.records import Record
 
 

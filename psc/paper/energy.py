@@ -27,8 +27,8 @@ from psc.decomposition import (
 )
 from psc.decomposition.streams import unfold_layer
 from psc.errors import ConfigError, PSCError
-from psc.paper.grid import markdown_table
 from psc.paper.style import PAGE_WIDTH, checked_png, page_style, save_png
+from psc.paper.text import markdown_table
 from psc.training.checkpoints import NETWORK_PREFIX, load_checkpoint
 
 # ----------------------------------------

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from psc.em.data import REAL, SAMPLE
@@ -22,10 +21,10 @@ from psc.em.data import SYNTHETIC as SYNTHETIC_DATA
 from psc.paper.account import NOTE, Accounts, compared, shown_input, verdicts
 from psc.paper.experiments import REDUCED, SYNTHETIC
 from psc.paper.figures import MadeFigure
-from psc.paper.grid import billions, percent
 from psc.paper.pictures import block_label
 from psc.paper.published import PARAMETERS
 from psc.paper.table import NOT_RUN, NOTHING, WARNINGS, Table, claims, results
+from psc.paper.text import billions, percent, render_html
 from psc.training.provenance import PROJECT, code_version, git_state
 from psc.training.records import FILE_NAME, Record, read_record
 
@@ -131,15 +130,8 @@ def page_html(
     contents += [("synthetic", "Synthetic data")] if synthetic else []
     stated = [line for tables in experiments for line in claims(tables[0])[1:]]
     words = ("what the paper says in words", "paper", "ours", "place")
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters["inline"] = inline
-    return environment.get_template("page.html").render(
+    return render_html(
+        Path(__file__).with_suffix(".html"),
         applications=_APPLICATIONS,
         badges=_BADGES,
         base64=lambda path: base64.b64encode(path.read_bytes()).decode(),
@@ -151,6 +143,7 @@ def page_html(
         drawn={made.figure.name: made for made in figures},
         figure_name=_figure_name,
         folder=folder,
+        inline=inline,
         link=link,
         note=NOTE,
         origin=origin,

@@ -8,7 +8,7 @@ what they say is unknown here.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from psc.paper.grid import percent
+from psc.paper.text import percent
 
 Network = tuple[str, str]
 """Backbone and block, by the names of their configuration files."""

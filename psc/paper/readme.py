@@ -7,9 +7,9 @@ from psc.errors import DataError
 from psc.files import replacing
 from psc.paper.costs import costs_markdown
 from psc.paper.experiments import REDUCED, table_names
-from psc.paper.grid import markdown_table
 from psc.paper.page import state_at, state_of
 from psc.paper.table import NOTHING, WARNINGS, Table, results, tables_of
+from psc.paper.text import markdown_table
 
 FIGURES = ("figure-1", "figure-4a", "figure-5", "figure-6")
 """Those that the README shows."""

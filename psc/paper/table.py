@@ -31,12 +31,12 @@ from psc.paper.experiments import (
     Row,
     read_experiment,
 )
-from psc.paper.grid import billions, latex_table, markdown_table, percent
 from psc.paper.groups import Group, comparable, group_records
 from psc.paper.measures import Measures, Score
 from psc.paper.published import FIGURE_4B, compare
 from psc.paper.published import PARAMETERS as PUBLISHED_SIZES
 from psc.paper.records import RecordedRun, read_records
+from psc.paper.text import billions, latex_table, markdown_table, percent
 from psc.training.provenance import code_version
 
 NOT_RUN = "not run"

@@ -1,140 +1,31 @@
 """A scene in neuroglancer: its layers served to a browser from this process.
 
-The page itself comes with the neuroglancer package, so nothing is fetched from elsewhere. Axes are
-z, y, x as everywhere; positions are voxels of the source volume, as in test-<i>_bodies.csv.
+The page itself comes with the neuroglancer package, so nothing is fetched from elsewhere. Positions
+are voxels of the source volume, as in test-<i>_bodies.csv.
 """
 
 import errno
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from psc.em.bodies import BodyError
-from psc.errors import ConfigError, DataError
-from psc.volumes.tiling import Size3
-
-# ----------------------------------------
-# What is shown of a segmentation: its layers, where they lie, and where to look first.
-
-
-RAW = "raw"
-AFFINITIES = "affinities"
-FRAGMENTS = "fragments"
-SEGMENTATION = "segmentation"
-BASELINE = "no network"
-TRUTH = "ground truth"
-
-LayerKind = Literal["grey", "affinities", "labels"]
-
-
-class Voxels(Protocol):
-    """An array in memory or on disk; slices along all axes, without steps, read a box."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(D, H, W) or (3, D, H, W)."""
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of the values."""
-
-    def __getitem__(self, index: Any, /) -> npt.NDArray[Any]:
-        """Read a box."""
-
-
-@dataclass(frozen=True, eq=False)
-class Layer:
-    """One volume.
-
-    Attributes:
-        name: one of the names above.
-        kind: "grey" values of any real dtype; "affinities" in [0, 1], channels z, y, x; "labels".
-        voxels: (D, H, W), of affinities (3, D, H, W).
-    """
-
-    name: str
-    kind: LayerKind
-    voxels: Voxels
-
-    @property
-    def in_memory(self) -> npt.NDArray[Any] | None:
-        """The voxels, unless they are on disk and perhaps larger than memory."""
-        return self.voxels if isinstance(self.voxels, np.ndarray) else None
-
-
-@dataclass(frozen=True, eq=False)
-class Scene:
-    """Volumes of one place.
-
-    Attributes:
-        title: what it is, in a few words.
-        path: where it was read.
-        layers: by name, in the order in which they are shown.
-        voxel_size: nm (z, y, x); None where it is unknown.
-        offset: first voxel of the layers within their source volume (z, y, x).
-        errors: splits and merges, the worst first; none without a ground truth. Locations are
-            voxels of the source volume.
-        scores: rows of a table: name, then score by column.
-        facts: where it comes from, by name.
-
-    Raises:
-        DataError: there is no layer, or two of them cover different voxels.
-    """
-
-    title: str
-    path: Path
-    layers: Mapping[str, Layer]
-    voxel_size: tuple[float, float, float] | None
-    offset: Size3 = (0, 0, 0)
-    errors: tuple[BodyError, ...] = ()
-    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    facts: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not self.layers:
-            raise DataError(f"{self.path} holds no volume to show")
-        for name, layer in self.layers.items():
-            leading = (3,) if layer.kind == "affinities" else ()
-            if layer.voxels.shape != (*leading, *self.shape) or 0 in self.shape:
-                shapes = ", ".join(f"{n} {one.voxels.shape}" for n, one in self.layers.items())
-                raise DataError(
-                    f"{self.path}: {name} does not cover the same voxels as the others ({shapes});"
-                    " they were not written together: evaluate the checkpoint again"
-                )
-
-    @property
-    def shape(self) -> Size3:
-        """Voxels along z, y, x."""
-        z, y, x = next(iter(self.layers.values())).voxels.shape[-3:]
-        return z, y, x
-
-    @property
-    def start(self) -> Size3:
-        """The voxel to look at first, within the layers: the worst error, else the middle."""
-        if not self.errors:
-            z, y, x = (size // 2 for size in self.shape)
-            return z, y, x
-        return self.within(self.errors[0].location)
-
-    def within(self, location: Size3) -> Size3:
-        """A voxel of the source volume as an index into the layers."""
-        z, y, x = (a - b for a, b in zip(location, self.offset, strict=True))
-        return z, y, x
-
-    def worst(self, kind: Literal["split", "merge"], count: int) -> tuple[BodyError, ...]:
-        """The worst errors of one kind."""
-        return tuple(error for error in self.errors if error.kind == kind)[:count]
-
-    def bits(self, kind: Literal["split", "merge"]) -> float:
-        """VI split or VI merge of this place: the sum over all its errors of that kind."""
-        return sum(error.bits for error in self.errors if error.kind == kind)
-
+from psc.errors import ConfigError
+from psc.viewing.scene import (
+    AFFINITIES,
+    BASELINE,
+    FRAGMENTS,
+    RAW,
+    SEGMENTATION,
+    TRUTH,
+    Layer,
+    Scene,
+    Voxels,
+)
 
 SPLITS, MERGES = "worst splits", "worst merges"
 
@@ -162,9 +53,6 @@ def serve(scene: Scene, *, address: str, port: int) -> None:
         scene: what to show.
         address: of the network interface; 127.0.0.1 = this machine only.
         port: 0 = any that is free.
-
-    Raises:
-        ConfigError: neuroglancer is not installed, or the port cannot be had.
     """
     with opened_viewer(scene, address=address, port=port) as viewer:
         try:
@@ -177,10 +65,7 @@ def serve(scene: Scene, *, address: str, port: int) -> None:
 
 @contextmanager
 def opened_viewer(scene: Scene, *, address: str = "127.0.0.1", port: int = 0) -> Iterator[Any]:
-    """A ``neuroglancer.Viewer`` that serves a scene until the context ends.
-
-    Args and raises as ``serve``.
-    """
+    """A ``neuroglancer.Viewer`` that serves a scene until the context ends."""
     neuroglancer = _neuroglancer()
     neuroglancer.set_server_bind_address(address, port)
     try:
@@ -217,7 +102,7 @@ def _fill(neuroglancer: Any, state: Any, scene: Scene) -> None:
     state.display_dimensions = ["x", "y", "z"]  # rightwards, downwards, into the screen
     # Voxel i is the interval [i, i + 1): its centre is half a voxel further.
     state.position = [a + b + 0.5 for a, b in zip(scene.start, scene.offset, strict=True)]
-    size = np.asarray(scene.voxel_size or (1.0, 1.0, 1.0))
+    size = np.asarray(scene.pixel)
     extent = np.asarray(scene.shape) * size / size.min()
     state.cross_section_scale = float(min(extent[1:].max(), 512) / _PANEL_PIXELS)
     state.projection_scale = float(2.5 * extent.max())
@@ -225,8 +110,10 @@ def _fill(neuroglancer: Any, state: Any, scene: Scene) -> None:
     for name, layer in scene.layers.items():
         state.layers.append(name=name, layer=_layer(neuroglancer, space, layer, scene))
         state.layers[name].visible = name not in hidden
-    for name, kind, segments in ((SPLITS, "split", TRUTH), (MERGES, "merge", SEGMENTATION)):
-        errors = scene.worst(kind, _MOST_PLACES)  # type: ignore[arg-type]  # mypy widens the tuple
+    for name, errors, segments in (
+        (SPLITS, scene.worst("split", _MOST_PLACES), TRUTH),
+        (MERGES, scene.worst("merge", _MOST_PLACES), SEGMENTATION),
+    ):
         if errors:
             places = _places(neuroglancer, space, name, errors, segments)
             state.layers.append(name=name, layer=places)
@@ -244,28 +131,27 @@ def _space(neuroglancer: Any, scene: Scene, *, channels: bool = False) -> Any:
     return neuroglancer.CoordinateSpace(
         names=[*leading, "z", "y", "x"],
         units=["" for _ in leading] + [units] * 3,
-        scales=[1.0 for _ in leading] + list(scene.voxel_size or (1.0, 1.0, 1.0)),
+        scales=[1.0 for _ in leading] + list(scene.pixel),
     )
 
 
 def _layer(neuroglancer: Any, space: Any, layer: Layer, scene: Scene) -> Any:
-    if layer.kind == "affinities":
+    if layer.kind != "labels":
+        coloured = layer.kind == "affinities"
+        # Integers up to 32 bits neuroglancer has; all else becomes float32.
+        dtype = layer.voxels.dtype
+        fits = dtype.kind in "iu" and dtype.itemsize <= 4 and not coloured
         source = neuroglancer.LocalVolume(
-            _Converted(layer.voxels, np.dtype(np.float32)),
-            dimensions=_space(neuroglancer, scene, channels=True),
-            voxel_offset=(0, *scene.offset),
+            _Converted(layer.voxels, dtype if fits else np.dtype(np.float32)),
+            dimensions=_space(neuroglancer, scene, channels=coloured),
+            voxel_offset=(*([0] if coloured else []), *scene.offset),
             volume_type="image",
         )
-        return neuroglancer.ImageLayer(source=source, shader=_AFFINITY_SHADER, opacity=1.0)
-    if layer.kind == "grey":
-        source = neuroglancer.LocalVolume(
-            _Converted(layer.voxels, _grey_dtype(layer.voxels.dtype)),
-            dimensions=space,
-            voxel_offset=scene.offset,
-            volume_type="image",
-        )
-        controls = {"normalized": {"range": _grey_range(layer.voxels, scene)}}
-        return neuroglancer.ImageLayer(source=source, shader_controls=controls, opacity=1.0)
+        look: dict[str, Any] = {"shader": _AFFINITY_SHADER}
+        if not coloured:
+            black_white = {"range": _grey_range(layer.voxels, scene)}
+            look = {"shader_controls": {"normalized": black_white}}
+        return neuroglancer.ImageLayer(source=source, opacity=1.0, **look)
     meshed = _has_meshes(layer)
     kind = neuroglancer.LocalVolume if meshed else _without_meshes(neuroglancer)
     # Meshes are made of the very array; 64 bits hold any id.
@@ -294,11 +180,6 @@ def _highlighted(name: str, scene: Scene) -> list[int]:
     if (worst.kind == "split") == (name == TRUTH):
         return [worst.label]
     return [piece.label for piece in worst.pieces[:_HIGHLIGHTED_PIECES]]
-
-
-def _grey_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype itself where neuroglancer has it: integers up to 32 bits; else float32."""
-    return dtype if dtype.kind in "iu" and dtype.itemsize <= 4 else np.dtype(np.float32)
 
 
 def _grey_range(voxels: Voxels, scene: Scene) -> list[float]:
@@ -338,7 +219,10 @@ def _places(
         neuroglancer.PointAnnotation(
             id=f"{i:03d}",
             point=[position + 0.5 for position in error.location],
-            description=f"{error.bits:.4f} bits: {_what(error)}",
+            description=f"{error.bits:.4f} bits: {error.label} "
+            + ("in {} pieces" if error.kind == "split" else "joins {} bodies").format(
+                len(error.pieces)
+            ),
             segments=[[error.label]],
         )
         for i, error in enumerate(errors)
@@ -353,12 +237,6 @@ def _places(
     )
 
 
-def _what(error: BodyError) -> str:
-    if error.kind == "split":
-        return f"{error.label} in {len(error.pieces)} pieces"
-    return f"{error.label} joins {len(error.pieces)} bodies"
-
-
 def _layout(neuroglancer: Any, scene: Scene, names: Sequence[str]) -> Any:
     """Panels that move together: what went in, what came out, what was wanted, and all in 3D."""
     places = [name for name in names if name in (SPLITS, MERGES)]
@@ -370,21 +248,13 @@ def _layout(neuroglancer: Any, scene: Scene, names: Sequence[str]) -> Any:
     meshed = any(_has_meshes(layer) for layer in scene.layers.values() if layer.kind == "labels")
     below = RAW if RAW in names else AFFINITIES
     other = TRUTH if TRUTH in names else FRAGMENTS
+    raw = [panel("xy", RAW, *places)] if RAW in names else []
+    pieces = [FRAGMENTS] if other == TRUTH else []
     columns = [
-        [
-            *([panel("xy", RAW, *places)] if RAW in names else []),
-            panel("xy", below, other, *places),
-        ],
+        [*raw, panel("xy", below, other, *places)],
         [
             panel("xy", AFFINITIES, *places),
-            panel(
-                "xy",
-                below,
-                *([FRAGMENTS] if other == TRUTH else []),
-                BASELINE,
-                SEGMENTATION,
-                *places,
-            ),
+            panel("xy", below, *pieces, BASELINE, SEGMENTATION, *places),
         ],
         [panel("3d", SEGMENTATION, *places)]
         if meshed

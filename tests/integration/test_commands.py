@@ -34,14 +34,14 @@ def records(folder):
 
 
 @pytest.mark.slow
-def test_multirun_leaves_one_record_per_run_and_summarize_compares_them(tiny_run, tmp_path):
+def test_multirun_leaves_one_record_per_run_and_compare_shows_them(tiny_run, tmp_path):
     result = call("train.py", "--multirun", *tiny_run, "block=3d,p1sc1")
     assert result.returncode == 0, result.stderr
     found = records(tmp_path / "runs")
     assert [record.config["block"]["name"] for record in found] == ["3d", "p1sc1"]
     assert found[0].parameters != found[1].parameters
 
-    summary = call("scripts/summarize.py", str(tmp_path / "runs"))
+    summary = call("scripts/compare.py", str(tmp_path / "runs"))
     assert summary.returncode == 0, summary.stderr
     for record in found:
         assert f"{record.parameters:,}" in summary.stdout

@@ -1,4 +1,4 @@
-"""scripts/summary.py: one real call, its formats, and what it refuses."""
+"""scripts/account.py: one real call, its formats, and what it refuses."""
 
 import json
 import subprocess

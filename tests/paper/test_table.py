@@ -9,7 +9,6 @@ import pytest
 
 from psc.errors import ConfigError, DataError
 from psc.paper.experiments import chosen_tables, read_experiment
-from psc.paper.grid import escape
 from psc.paper.records import read_records
 from psc.paper.table import (
     claims,
@@ -22,6 +21,7 @@ from psc.paper.table import (
     to_markdown,
     write_tables,
 )
+from psc.paper.text import escape
 
 
 def cells(table):

@@ -13,8 +13,8 @@ from psc.config.schema import ViewConfig
 from psc.errors import ConfigError, DataError
 from psc.viewing import command
 from psc.viewing.command import view
-from psc.viewing.neuroglancer import Layer, Scene
 from psc.viewing.report import overview, report_html
+from psc.viewing.scene import Layer, Scene
 
 
 class Page(HTMLParser):

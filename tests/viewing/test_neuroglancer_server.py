@@ -15,8 +15,8 @@ import pytest
 
 from psc.em.bodies import body_errors
 from psc.errors import ConfigError
-from psc.viewing.neuroglancer import Layer, Scene, opened_viewer
-from psc.viewing.outputs import evaluation_folder, open_evaluation
+from psc.viewing.neuroglancer import opened_viewer
+from psc.viewing.scene import Layer, Scene, evaluation_folder, open_evaluation
 
 PROJECT = Path(__file__).parents[2]
 

@@ -10,7 +10,7 @@ from psc.blockwise.grid import Grid
 from psc.blockwise.pipeline import BlockwiseOptions, segment_blockwise
 from psc.em.watershed import SegmentationOptions
 from psc.errors import ConfigError, DataError
-from psc.viewing.outputs import is_blockwise_output, open_blockwise_output
+from psc.viewing.scene import is_blockwise_output, open_blockwise_output
 
 SHAPE = (12, 20, 17)
 

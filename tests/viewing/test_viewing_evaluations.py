@@ -10,8 +10,7 @@ import pytest
 
 from psc.errors import ConfigError, DataError
 from psc.training.records import read_record, write_record
-from psc.viewing.neuroglancer import Layer, Scene
-from psc.viewing.outputs import evaluation_folder, open_evaluation
+from psc.viewing.scene import Layer, Scene, evaluation_folder, open_evaluation
 from psc.volumes import output
 
 

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from psc.em.bodies import body_errors
-from psc.errors import ConfigError
-from psc.viewing.neuroglancer import Layer, Scene
 from psc.viewing.report import overview, worst_places
+from psc.viewing.scene import Layer, Scene
 
 
 def scene_of(truth, segmentation, tmp_path, voxel_size=(8.0, 8.0, 8.0), **others):
@@ -108,10 +107,3 @@ def test_large_sections_are_thinned_out(tmp_path):
     picture = overview(scene)[0].pictures[0]
     assert picture.image.shape == (2, 434, 3)
     assert picture.pixel_size == (3.0, 3.0)
-    assert not picture.in_nm
-
-
-def test_a_negative_number_of_places_is_refused(split):
-    with pytest.raises(ConfigError, match="worst=-1"):
-        worst_places(split, -1)
-    assert worst_places(split, 0) == []

@@ -1,10 +1,14 @@
-"""Grids of cells as text: Markdown to read, aligned for a terminal, LaTeX to print.
+"""Results as text: grids of cells as Markdown, aligned or as LaTeX, pages of HTML by templates.
 
-Written here and not by a library: Markdown is not padded, so that one changed number changes one
-line of a committed table, and LaTeX escapes what our texts hold, such as ±, ³ and “”.
+Grids are written here and not by a library: Markdown is not padded, so that one changed number
+changes one line of a committed table, and LaTeX escapes what our texts hold, such as ±, ³ and “”.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 Cells = Sequence[str]
 
@@ -106,3 +110,15 @@ def latex_table(grid: Sequence[Cells], *, caption: str, label: str, notes: Cells
             "",
         )
     )
+
+
+def render_html(template: Path, **shown: Any) -> str:
+    """A page from a jinja2 template and what it shows, all of it escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(template.parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    return environment.get_template(template.name).render(shown)

@@ -1,0 +1,327 @@
+"""What is shown of a segmentation: its layers, where they lie, and where to look first.
+
+Axes are z, y, x as everywhere. A scene comes from an evaluation (``psc.em.testing``), which is read
+into memory, or from an output of scripts/segment.py (``psc.blockwise.pipeline``), whose voxels stay
+on disk and are read where somebody looks: the volume may be larger than memory.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from psc.em.bodies import BodyError, body_errors
+from psc.errors import ConfigError, DataError
+from psc.paper.compare import data_name
+from psc.paper.measures import measures_of
+from psc.training.provenance import code_version
+from psc.training.records import FILE_NAME, Record, read_record
+from psc.volumes import output, stores
+from psc.volumes.reading import attribute_vector, datasets_in, read_array
+from psc.volumes.stores import ZarrVolume, open_volume
+from psc.volumes.tiling import Size3
+
+RAW = "raw"
+AFFINITIES = "affinities"
+FRAGMENTS = "fragments"
+SEGMENTATION = "segmentation"
+BASELINE = "no network"
+TRUTH = "ground truth"
+
+LayerKind = Literal["grey", "affinities", "labels"]
+ErrorKind = Literal["split", "merge"]
+
+_LAYERS: Mapping[str, tuple[str, LayerKind]] = {
+    RAW: (output.RAW, "grey"),
+    AFFINITIES: (output.AFFINITIES, "affinities"),
+    FRAGMENTS: (output.FRAGMENTS, "labels"),
+    SEGMENTATION: (output.SEGMENTATION, "labels"),
+    BASELINE: (output.BASELINE, "labels"),
+    TRUTH: (output.TRUTH, "labels"),
+}
+_REQUIRED = (RAW, SEGMENTATION, TRUTH)
+_SUMMARY, _FINEST = "summary.json", "0"
+
+
+class Voxels(Protocol):
+    """An array in memory or on disk; slices along all axes, without steps, read a box."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+    @property
+    def dtype(self) -> np.dtype[Any]: ...  # noqa: D102
+    def __getitem__(self, index: Any, /) -> npt.NDArray[Any]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One volume.
+
+    Attributes:
+        name: one of the names above.
+        kind: "grey" values of any real dtype; "affinities" in [0, 1], channels z, y, x; "labels".
+        voxels: (D, H, W), of affinities (3, D, H, W).
+    """
+
+    name: str
+    kind: LayerKind
+    voxels: Voxels
+
+    @property
+    def in_memory(self) -> npt.NDArray[Any] | None:
+        """The voxels, unless they are on disk and perhaps larger than memory."""
+        return self.voxels if isinstance(self.voxels, np.ndarray) else None
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """Volumes of one place; one without layers, or with layers that do not fit, is refused.
+
+    Attributes:
+        title: what it is, in a few words.
+        path: where it was read.
+        layers: by name, in the order in which they are shown.
+        voxel_size: nm (z, y, x); None where it is unknown.
+        offset: first voxel of the layers within their source volume (z, y, x).
+        errors: splits and merges, the worst first; none without a ground truth. Locations are
+            voxels of the source volume.
+        scores: rows of a table: name, then score by column.
+        facts: where it comes from, by name.
+    """
+
+    title: str
+    path: Path
+    layers: Mapping[str, Layer]
+    voxel_size: tuple[float, float, float] | None
+    offset: Size3 = (0, 0, 0)
+    errors: tuple[BodyError, ...] = ()
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise DataError(f"{self.path} holds no volume to show")
+        for name, layer in self.layers.items():
+            leading = (3,) if layer.kind == "affinities" else ()
+            if layer.voxels.shape != (*leading, *self.shape) or 0 in self.shape:
+                shapes = ", ".join(f"{n} {one.voxels.shape}" for n, one in self.layers.items())
+                raise DataError(
+                    f"{self.path}: {name} does not cover the same voxels as the others ({shapes});"
+                    " they were not written together: evaluate the checkpoint again"
+                )
+
+    @property
+    def shape(self) -> Size3:
+        """Voxels along z, y, x."""
+        z, y, x = next(iter(self.layers.values())).voxels.shape[-3:]
+        return z, y, x
+
+    @property
+    def box(self) -> tuple[slice, slice, slice]:
+        """All of it, as an index."""
+        z, y, x = self.shape
+        return slice(0, z), slice(0, y), slice(0, x)
+
+    @property
+    def start(self) -> Size3:
+        """The voxel to look at first, within the layers: the worst error, else the middle."""
+        if self.errors:
+            return self.within(self.errors[0].location)
+        z, y, x = (size // 2 for size in self.shape)
+        return z, y, x
+
+    @property
+    def pixel(self) -> tuple[float, float, float]:
+        """Extent of a voxel; 1 where it is unknown."""
+        return self.voxel_size or (1.0, 1.0, 1.0)
+
+    def within(self, location: Size3) -> Size3:
+        """A voxel of the source volume as an index into the layers."""
+        z, y, x = (a - b for a, b in zip(location, self.offset, strict=True))
+        return z, y, x
+
+    def worst(self, kind: ErrorKind, count: int | None = None) -> tuple[BodyError, ...]:
+        """The worst errors of one kind; all of them without a count."""
+        return tuple(error for error in self.errors if error.kind == kind)[:count]
+
+    def bits(self, kind: ErrorKind) -> float:
+        """VI split or VI merge of this place: the sum over all its errors of that kind."""
+        return sum(error.bits for error in self.worst(kind))
+
+
+def evaluation_folder(run: Path) -> Path:
+    """The folder with test-<i>.h5: a run's own evaluation, or ``run`` itself."""
+    for folder in (run, run / "evaluation"):
+        if any(folder.glob("test-*.h5")):
+            return folder
+    if (run / FILE_NAME).is_file() and not measures_of(record := read_record(run)).segmentations:
+        raise DataError(
+            f"{run} is a run of {measures_of(record).title.lower()}; only segmentations of neurons"
+            f" are shown here. What it left is in {run / 'evaluation'}"
+        )
+    raise DataError(
+        f"{run} holds neither test-*.h5 nor evaluation/test-*.h5 nor segmentation.zarr; wait for"
+        " the run to finish, or evaluate one of its checkpoints: python evaluate.py"
+        f" checkpoint={run}/checkpoints/best.ckpt"
+    )
+
+
+def open_evaluation(folder: Path, region: int) -> Scene:
+    """Read one test region of an evaluation into memory.
+
+    Args:
+        folder: as ``evaluation_folder`` gives it; its record is there or one folder up.
+        region: number i of test-<i>.h5.
+    """
+    path = folder / f"test-{region}.h5"
+    if not path.is_file():
+        found = (re.fullmatch(r"test-(\d+)\.h5", p.name) for p in folder.iterdir())
+        numbers = sorted(int(match[1]) for match in found if match)
+        raise ConfigError(
+            f"region={region}: {folder} has the test regions {', '.join(map(str, numbers))}"
+        )
+    record = read_record(folder if (folder / FILE_NAME).is_file() else folder.parent)
+    present = datasets_in(path)
+    arrays = {
+        name: read_array(path, key)
+        for name, (key, _) in _LAYERS.items()
+        if key in present or name in _REQUIRED
+    }
+    attributes = arrays[RAW].attributes
+    offset = _offset(attributes, path)
+    layers = {name: Layer(name, _LAYERS[name][1], a.values) for name, a in arrays.items()}
+    voxel_size = attribute_vector(attributes, "resolution", f"{path}: {output.RAW}")
+    Scene(record.run, path, layers, voxel_size, offset)  # refuses what does not fit together
+    truth, segmentation = arrays[TRUTH].values, arrays[SEGMENTATION].values
+    return Scene(
+        title=record.run,
+        path=path,
+        layers=layers,
+        voxel_size=voxel_size,
+        offset=offset,
+        errors=tuple(body_errors(truth, segmentation, offset=offset)),
+        scores=_scores(record),
+        facts=_facts(record, arrays[RAW].file_attributes),
+    )
+
+
+def _offset(attributes: Mapping[str, Any], path: Path) -> Size3:
+    value = np.asarray(attributes.get("offset_voxels", (0, 0, 0)))
+    if value.shape != (3,) or value.dtype.kind not in "iu":
+        raise DataError(
+            f"{path}: attribute 'offset_voxels' must be three whole numbers (z, y, x), found"
+            f" {value!r}; evaluate the checkpoint again"
+        )
+    z, y, x = (int(number) for number in value)
+    return z, y, x
+
+
+def _scores(record: Record) -> dict[str, dict[str, float]]:
+    """Test scores of the network and of what needs none, with the thresholds behind them."""
+    measures = measures_of(record)
+    parts = {"network": record.metrics, measures.floor_name: record.metrics["baseline"]}
+    return {
+        name: {score.label: float(part["test"][score.key]) for score in measures.scores}
+        | {"threshold": float(part["threshold"])}
+        for name, part in parts.items()
+    }
+
+
+def _facts(record: Record, attributes: Mapping[str, Any]) -> dict[str, str]:
+    files = [f"{file['name']} (sha256 {file['sha256'][:12]}…)" for file in record.data["files"]]
+    return {
+        "run": record.run,
+        "data": data_name(record),
+        "test region": str(attributes.get("region", "unknown")),
+        "regions scored": str(len(record.data.get("splits", {}).get("test", [0]))),
+        "files": ", ".join(files) or "none: synthetic",
+        "checkpoint": str(attributes.get("checkpoint", "unknown")),
+        "network": f"{record.config['backbone']['name']}, {record.config['block']['name']}:"
+        f" {record.parameters:,} parameters, {record.iterations:,} iterations, seed {record.seed}",
+        "code": code_version(record.git),
+        "hardware": str(record.hardware["device"]),
+        "finished": record.finished,
+    }
+
+
+def is_blockwise_output(folder: Path) -> bool:
+    """Whether a folder holds what scripts/segment.py writes, finished or not."""
+    return any((folder / name).exists() for name in (stores.AFFINITIES, stores.SEGMENTATION))
+
+
+def open_blockwise_output(folder: Path, raw: Path | None, raw_key: str | None) -> Scene:
+    """Open an output without reading its voxels.
+
+    Args:
+        folder: of the output.
+        raw: the volume that was segmented, as its ``input`` was; None to do without.
+        raw_key: the dataset within it, where it is not recognised.
+    """
+    try:
+        summary = json.loads((folder / _SUMMARY).read_text())
+    except FileNotFoundError:
+        raise DataError(
+            f"{folder} is not finished (it has no {_SUMMARY}); start the same scripts/segment.py"
+            " again, it goes on where it was"
+        ) from None
+    except ValueError as error:
+        raise DataError(f"{folder / _SUMMARY} is damaged ({error}); segment again") from error
+    below = [] if raw is None else [Layer(RAW, "grey", open_volume(raw, raw_key))]
+    layers = [
+        *below,
+        Layer(AFFINITIES, "affinities", _Affinities(folder / stores.AFFINITIES)),
+        Layer(FRAGMENTS, "labels", _Stored(folder / stores.FRAGMENTS)),
+        Layer(SEGMENTATION, "labels", _Stored(folder / stores.SEGMENTATION)),
+    ]
+    if below and layers[0].voxels.shape != layers[-1].voxels.shape:
+        raise ConfigError(
+            f"raw={raw} has {layers[0].voxels.shape} voxels and {folder} {layers[-1].voxels.shape};"
+            " give the volume that was segmented"
+        )
+    return Scene(
+        title=folder.resolve().name,
+        path=folder,
+        layers={layer.name: layer for layer in layers},
+        voxel_size=ZarrVolume(folder / stores.SEGMENTATION, missing_chunks="fill").voxel_size,
+        facts={name: str(value) for name, value in summary.items()},
+    )
+
+
+class _Stored:
+    """An array of the output at its finest; what is unreadable says which file it is of."""
+
+    def __init__(self, store: Path) -> None:
+        self._path = store / _FINEST
+        try:
+            self._array: Any = zarr.open_array(str(self._path), mode="r")
+        except Exception as error:  # zarr has a dozen ways to say it
+            raise DataError(
+                f"{self._path} is missing or damaged ({error}); segment again with overwrite=true"
+            ) from error
+        self.shape: tuple[int, ...] = tuple(self._array.shape)
+        self.dtype: np.dtype[Any] = np.dtype(self._array.dtype)
+
+    def __getitem__(self, index: Any, /) -> npt.NDArray[Any]:
+        try:
+            return np.asarray(self._array[index])
+        except Exception as error:  # codecs raise what they like
+            raise DataError(
+                f"{self._path} is damaged at {index} ({error}); segment again with overwrite=true"
+            ) from error
+
+
+class _Affinities(_Stored):
+    """Stored 0..255 as affinities in [0, 1]."""
+
+    def __init__(self, store: Path) -> None:
+        super().__init__(store)
+        self.dtype = np.dtype(np.float32)
+
+    def __getitem__(self, index: Any, /) -> npt.NDArray[np.float32]:
+        return stores.dequantised(super().__getitem__(index))
