@@ -24,7 +24,7 @@ from psc.blockwise.engine import open_engine
 from psc.blockwise.grid import Box, Grid
 from psc.blockwise.pipeline import BlockwiseOptions, segment_blockwise
 from psc.em.affinities import affinities_from_labels
-from psc.em.synthetic import grow_neuropil
+from psc.em.synthetic import grow_bodies
 from psc.em.watershed import SegmentationOptions
 from psc.errors import ConfigError
 from psc.volumes.tiling import reflected_indices
@@ -142,7 +142,7 @@ def _mapped(path: Path) -> npt.NDArray[np.float32]:
 def _neuropil_affinities(size: int, seed: int) -> npt.NDArray[np.float32]:
     """Affinities (3, size, size, size) in [0, 1] as a middling network would give them."""
     rng = np.random.default_rng(seed)
-    labels = grow_neuropil((size, size, size), rng).labels
+    labels = grow_bodies((size, size, size), rng)
     labels[_boundaries(labels)] = 0  # membranes, two voxels thick
     affinities = affinities_from_labels(labels, zero_label="boundary")[0].astype(np.float32)
     noise = gaussian_filter(

@@ -5,7 +5,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from psc.em import synthetic
 from psc.em.labels import split_disconnected
-from psc.em.synthetic import VOXEL_SIZE, synthetic_fibsem, write_synthetic_volume
+from psc.em.synthetic import VOXEL_SIZE, grow_bodies, synthetic_fibsem, write_synthetic_volume
 from psc.errors import ConfigError
 from psc.volumes.reading import read_volume
 
@@ -42,6 +42,21 @@ def test_labels_are_complete_and_connected(volume):
     assert labels.min() == 1
     assert 20 < labels.max() < 200
     assert split_disconnected(labels).max() == labels.max()
+    sizes = np.bincount(labels.astype(int).reshape(-1))[1:]
+    assert sizes.min() >= 50  # no specks, which no reconstruction could get right
+    assert sizes.max() > 15 * np.median(sizes)  # calibres differ
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 40, 3), (30, 30, 30)])
+def test_any_shape(shape):
+    raw, labels = synthetic_fibsem(shape, 0)
+    assert raw.shape == labels.shape == shape
+    assert labels.min() == 1
+
+
+def test_even_small_blocks_hold_several_bodies():
+    for seed in range(3):
+        assert grow_bodies((40, 40, 40), np.random.default_rng(seed)).max() >= 5
 
 
 def test_grey_values_are_those_of_fibsem(volume):
