@@ -7,7 +7,6 @@ with a voxel where two of its pieces touch.
 
 import csv
 import io
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from psc.em.labels import relabel_consecutive
+from psc.em.labels import Pieces, pieces_of
 from psc.errors import ConfigError, DataError
-from psc.metrics import contingency_table
+from psc.files import replacing
 
 _Indices = npt.NDArray[np.int64]
 _Voxel = tuple[int, int, int]
@@ -26,13 +25,7 @@ _Voxel = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Piece:
-    """What a body and a segment share.
-
-    Attributes:
-        label: id of the segment (of a split) or of the body (of a merge); segment 0 is one like
-            any other.
-        voxels: how many.
-    """
+    """What a body and a segment share: the id of the other one of the two, and how many voxels."""
 
     label: int
     voxels: int
@@ -68,24 +61,22 @@ def body_errors(
     *,
     offset: _Voxel = (0, 0, 0),
 ) -> list[BodyError]:
-    """Every split and every merge of a segmentation.
+    """Every split and every merge of a segmentation, the worst first.
+
+    The bits of all splits sum to VI split, those of all merges to VI merge (``psc.metrics``); a
+    body that is one segment, or a segment of one body, adds nothing and is left out.
 
     Args:
         truth: integer labels (D, H, W), 0 = unknown.
         predicted: integer labels of the same shape, 0 = one segment like any other.
         offset: added to locations: where the arrays begin in their volume.
-
-    Returns:
-        Sorted by bits, the worst first. The bits of all splits sum to VI split, those of all
-        merges to VI merge (``psc.metrics``); a body that is one segment, or a segment of one
-        body, adds nothing and is left out.
-
-    Raises:
-        DataError: labels are not (D, H, W), or as ``psc.metrics.contingency_table`` raises.
     """
-    pieces = _Pieces(truth, predicted)
-    first, second, positions = pieces.contacts()
+    pieces = pieces_of(truth, predicted)
+    if truth.ndim != 3:
+        raise DataError(f"labels must have shape (D, H, W) to find places, found {truth.shape}")
+    first, second, positions = _contacts(pieces)
     errors: list[BodyError] = []
+    z, y, x = offset
     for kind, owner, owner_labels, labels in (
         ("split", pieces.body, pieces.body_labels, pieces.segment_labels[pieces.segment]),
         ("merge", pieces.segment, pieces.segment_labels, pieces.body_labels[pieces.body]),
@@ -99,7 +90,7 @@ def body_errors(
         )
         members = {row: group for row, group in _groups(owner, pieces.voxels) if group.size > 1}
         apart = {group[0]: row for row, group in members.items() if row not in touching}
-        centres = pieces.centres(np.array(list(apart), dtype=np.int64))
+        centres = _centres(pieces, np.array(list(apart), dtype=np.int64))
         location = touching | {apart[piece]: voxel for piece, voxel in centres.items()}
         errors += [
             BodyError(
@@ -108,7 +99,7 @@ def body_errors(
                 voxels=int(sizes[row]),
                 bits=float(owner_bits[row]),
                 pieces=tuple(Piece(int(labels[p]), int(pieces.voxels[p])) for p in group),
-                location=_shifted(location[row], offset),
+                location=(location[row][0] + z, location[row][1] + y, location[row][2] + x),
                 touching=row in touching,
             )
             for row, group in members.items()
@@ -116,70 +107,36 @@ def body_errors(
     return sorted(errors, key=lambda error: (-error.bits, error.kind, error.label))
 
 
-class _Pieces:
-    """The voxels that a body and a segment share are a piece, connected or not.
+def _contacts(pieces: Pieces) -> tuple[_Indices, _Indices, _Indices]:
+    """Faces between two pieces of one body or segment: both, and the later one's flat position."""
+    depth, height, width = pieces.volume.shape
+    found: list[tuple[_Indices, _Indices, _Indices]] = []
+    for z in range(depth):  # plane by plane: the volume is large
+        plane, start = pieces.volume[z], z * height * width
+        along = [(plane[:-1], plane[1:], width), (plane[:, :-1], plane[:, 1:], 1)]
+        if z:
+            along.append((pieces.volume[z - 1], plane, 0))
+        for before, here, step in along:
+            y, x = np.nonzero((before != here) & (before > 0) & (here > 0))
+            first, second = (side[y, x].astype(np.int64) - 1 for side in (before, here))
+            related = pieces.body[first] == pieces.body[second]
+            related |= pieces.segment[first] == pieces.segment[second]
+            positions = (start + step + y * width + x)[related]
+            found.append((first[related], second[related], positions))
+    first, second, positions = (np.concatenate(part) for part in zip(*found, strict=True))
+    return first, second, positions
 
-    Attributes:
-        volume: int32 (D, H, W), 1 + number of the piece, 0 where the truth is unknown.
-        voxels: of each piece.
-        body: number of each piece's body in ``body_labels``.
-        segment: number of each piece's segment in ``segment_labels``.
-        body_labels: uint64, ids of the truth.
-        segment_labels: uint64, ids of the prediction.
-    """
 
-    def __init__(
-        self, truth: npt.NDArray[np.integer[Any]], predicted: npt.NDArray[np.integer[Any]]
-    ) -> None:
-        table = contingency_table(truth, predicted)  # refuses what are no labels
-        if truth.ndim != 3:
-            raise DataError(f"labels must have shape (D, H, W) to find places, found {truth.shape}")
-        bodies, self.body_labels = relabel_consecutive(truth)
-        segments, self.segment_labels = relabel_consecutive(predicted)
-        pairs = bodies.astype(np.int64)
-        pairs *= self.segment_labels.size
-        pairs += segments
-        pairs[bodies == 0] = 0
-        self.volume, pair_ids = relabel_consecutive(pairs)
-        self.body, self.segment = np.divmod(pair_ids[1:].astype(np.int64), self.segment_labels.size)
-        # The table counts the same pairs, in the order of their ids.
-        order = np.lexsort((self.segment_labels[self.segment], self.body_labels[self.body]))
-        self.voxels = np.empty(order.size, dtype=np.int64)
-        self.voxels[order] = table.counts
-
-    def contacts(self) -> tuple[_Indices, _Indices, _Indices]:
-        """Faces between two pieces of one body or of one segment.
-
-        Returns:
-            The two pieces, and the flat position of the later one's voxel, of every face.
-        """
-        depth, height, width = self.volume.shape
-        found: list[tuple[_Indices, _Indices, _Indices]] = []
-        for z in range(depth):  # plane by plane: the volume is large
-            plane, start = self.volume[z], z * height * width
-            along = [(plane[:-1], plane[1:], width), (plane[:, :-1], plane[:, 1:], 1)]
-            if z:
-                along.append((self.volume[z - 1], plane, 0))
-            for before, here, step in along:
-                y, x = np.nonzero((before != here) & (before > 0) & (here > 0))
-                first, second = (side[y, x].astype(np.int64) - 1 for side in (before, here))
-                related = self.body[first] == self.body[second]
-                related |= self.segment[first] == self.segment[second]
-                positions = (start + step + y * width + x)[related]
-                found.append((first[related], second[related], positions))
-        first, second, positions = (np.concatenate(part) for part in zip(*found, strict=True))
-        return first, second, positions
-
-    def centres(self, pieces: _Indices) -> dict[int, _Voxel]:
-        """The voxel in the middle of each of some pieces."""
-        if not pieces.size:
-            return {}
-        number = np.full(self.voxels.size + 1, -1)
-        number[pieces + 1] = np.arange(pieces.size)
-        groups = number[self.volume.reshape(-1)]
-        positions = np.flatnonzero(groups >= 0)
-        middle = _middle(groups[positions], positions, self.volume.shape)
-        return dict(zip(pieces.tolist(), middle, strict=True))
+def _centres(pieces: Pieces, numbers: _Indices) -> dict[int, _Voxel]:
+    """The voxel in the middle of each of some pieces."""
+    if not numbers.size:
+        return {}
+    number = np.full(pieces.voxels.size + 1, -1)
+    number[numbers + 1] = np.arange(numbers.size)
+    groups = number[pieces.volume.reshape(-1)]
+    positions = np.flatnonzero(groups >= 0)
+    middle = _middle(groups[positions], positions, pieces.volume.shape)
+    return dict(zip(numbers.tolist(), middle, strict=True))
 
 
 def _touching(
@@ -224,15 +181,6 @@ def _groups(owner: _Indices, voxels: _Indices) -> Iterator[tuple[int, _Indices]]
     yield from zip(owners.tolist(), np.split(order, starts[1:]), strict=True)
 
 
-def _shifted(voxel: _Voxel, offset: _Voxel) -> _Voxel:
-    z, y, x = (a + b for a, b in zip(voxel, offset, strict=True))
-    return z, y, x
-
-
-# ----------------------------------------
-# The table of splits and merges as a file: CSV with every error, Markdown with the worst.
-
-
 _HEADER = ("kind", "label", "bits", "voxels", "pieces", "z", "y", "x", "touching", "largest_pieces")
 _LARGEST = 20  # pieces of an error by name; a shattered body has thousands
 
@@ -249,10 +197,6 @@ def write_body_errors(path: Path, errors: Sequence[BodyError], *, worst: int | N
         path: a .csv or a .md; replaced. Missing folders are made.
         errors: as ``body_errors`` sorts them; none leaves the header alone.
         worst: rows at most; None = all. Only all of them sum to VI.
-
-    Raises:
-        ConfigError: another kind of file, or ``worst`` below 1.
-        DataError: the file cannot be written.
     """
     if worst is not None and worst < 1:
         raise ConfigError(f"worst={worst}: must be at least 1 row, or None for all")
@@ -260,18 +204,11 @@ def write_body_errors(path: Path, errors: Sequence[BodyError], *, worst: int | N
     if path.suffix not in texts:
         raise ConfigError(f"{path} is no table; name it .csv or .md")
     text = texts[path.suffix](errors[:worst])
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(text, encoding="utf-8", newline="")
-        unfinished.replace(path)
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="")
     except OSError as error:
-        raise DataError(
-            f"could not write {path}: {error}; free disk space or correct the folder's permissions,"
-            " run it again"
-        ) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+        raise DataError(f"could not write {path}: {error}") from error
 
 
 def _csv(errors: Sequence[BodyError]) -> str:

@@ -1,4 +1,4 @@
-"""Make label volumes dense and connected, as every later step of the pipeline wants them.
+"""Label volumes made dense, cut into connected pieces, and laid over each other.
 
 Body ids of EM volumes are sparse 64-bit numbers, and a crop cuts one body into several pieces.
 Tables indexed by id want ids 1..N; a segmentation that grows from local evidence can only
@@ -6,6 +6,7 @@ recover connected pieces.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import skimage.measure
 from numba import njit
 
 from psc.errors import DataError
+from psc.metrics import contingency_table
 
 _INITIAL_SLOTS = 1024
 _FIBONACCI = np.uint64(11400714819323198485)  # 2**64 / golden ratio: spreads neighbouring ids
@@ -36,9 +38,6 @@ def relabel_consecutive(
     Returns:
         The relabelled array, int32 and of the same shape, and the original ids, uint64 (N + 1),
         such that ``original_ids[relabelled] == labels``; ``original_ids[0]`` is 0.
-
-    Raises:
-        DataError: labels are not integers, or some are negative.
     """
     labels = np.ascontiguousarray(_checked(labels))
     relabelled = np.empty(labels.shape, dtype=np.int32)
@@ -47,19 +46,10 @@ def relabel_consecutive(
 
 
 def split_disconnected(labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int32]:
-    """Give every connected piece of every body an id of its own.
+    """Give every connected piece of every body of (D, H, W) or (H, W) an id of its own.
 
-    Two voxels are connected if they share a face (6-connectivity in 3D) and have the same id;
-    bodies that touch are not merged.
-
-    Args:
-        labels: integer array (D, H, W) or (H, W), 0 = background.
-
-    Returns:
-        Array of the same shape, int32, ids 1..N in order of first appearance; 0 stays 0.
-
-    Raises:
-        DataError: labels are not integers, some are negative, or dimensions are not two or three.
+    Voxels are connected if they share a face and have the same id. Returns int32, ids 1..N in
+    order of first appearance; 0 stays 0.
     """
     if labels.ndim not in (2, 3):
         raise DataError(f"labels must have two or three dimensions, found shape {labels.shape}")
@@ -67,6 +57,44 @@ def split_disconnected(labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.i
         return np.zeros(labels.shape, dtype=np.int32)
     dense, _ = relabel_consecutive(labels)
     return _connected_components(dense, background=0, connectivity=1).astype(np.int32, copy=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Pieces:
+    """What a body of the truth and a segment share is a piece, connected or not.
+
+    Attributes:
+        volume: int32, 1 + number of the piece, 0 where the truth is unknown.
+        voxels: of each piece.
+        body: number of each piece's body in ``body_labels``.
+        segment: number of each piece's segment in ``segment_labels``.
+        body_labels: uint64, ids of the truth.
+        segment_labels: uint64, ids of the prediction.
+    """
+
+    volume: npt.NDArray[np.int32]
+    voxels: npt.NDArray[np.int64]
+    body: npt.NDArray[np.int64]
+    segment: npt.NDArray[np.int64]
+    body_labels: npt.NDArray[np.uint64]
+    segment_labels: npt.NDArray[np.uint64]
+
+
+def pieces_of(
+    truth: npt.NDArray[np.integer[Any]], predicted: npt.NDArray[np.integer[Any]]
+) -> Pieces:
+    """Lay two label volumes of one shape over each other; segment 0 is one like any other."""
+    contingency_table(truth, predicted)  # refuses what are no labels
+    bodies, body_labels = relabel_consecutive(truth)
+    segments, segment_labels = relabel_consecutive(predicted)
+    pairs = bodies.astype(np.int64)
+    pairs *= segment_labels.size
+    pairs += segments
+    pairs[bodies == 0] = 0
+    volume, pair_ids = relabel_consecutive(pairs)
+    body, segment = np.divmod(pair_ids[1:].astype(np.int64), segment_labels.size)
+    voxels = np.bincount(volume.reshape(-1))[1:]
+    return Pieces(volume, voxels, body, segment, body_labels, segment_labels)
 
 
 def _checked(labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.integer[Any]]:
