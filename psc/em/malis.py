@@ -7,6 +7,14 @@ maximum spanning tree is built (Kruskal), so one pass over the sorted edges coun
 Where affinities are equal, the edge that comes first in the flattened (3, D, H, W) array is taken
 first; so the counts are a function of the input and of nothing else. A voxel of label 0 is in no
 pair, but paths lead through it.
+
+Edge e = a · D·H·W + v joins voxel v to its predecessor along axis a (z, y, x): the place of its
+affinity in the flattened array. Voxels of an axis's first plane have no predecessor, so no edge.
+
+A component of the union-find has a content: nothing, one label, or a table of labels and their
+voxel counts. Tables are hash tables in one pool of rows (label, count), 2**k rows each, of which
+the first is a header (k, number of labels). A smaller table is emptied into the larger one, and
+its rows are used again.
 """
 
 from dataclasses import dataclass
@@ -19,14 +27,6 @@ from numba import njit
 from psc.em.affinities import checked_affinities
 from psc.em.labels import relabel_consecutive
 from psc.errors import DataError
-
-# ----------------------------------------
-# The edges of a grid of voxels: what the labels say about each, and their order by affinity.
-#
-# Edge e = a · D·H·W + v joins voxel v to its predecessor along axis a (z, y, x); it is the place of
-# its affinity in a flattened (3, D, H, W) array. Voxels of an axis's first plane have no
-# predecessor, so no edge.
-
 
 SAME = 1
 """Both voxels have the same label, not 0: the target affinity is 1."""
@@ -46,15 +46,10 @@ _VALUES = 1 << _DIGIT
 
 @njit(nogil=True, cache=True)
 def edge_kinds(labels: Any, mask: Any) -> Any:
-    """What the labels say about every edge.
+    """SAME, DIFFERENT, UNKNOWN or 0 (no edge) for every edge, uint8 (3, D, H, W).
 
-    Args:
-        labels: int32 (D, H, W).
-        mask: bool (3, D, H, W), False where nothing is known; or with no element: an edge is then
-            known where neither voxel has label 0.
-
-    Returns:
-        uint8 (3, D, H, W): SAME, DIFFERENT, UNKNOWN, or 0 where there is no edge.
+    ``mask``: bool of that shape, False where nothing is known; or with no element: an edge is then
+    known where neither voxel has label 0.
     """
     depth, height, width = labels.shape
     kinds = np.zeros((3, depth, height, width), dtype=np.uint8)
@@ -81,9 +76,6 @@ def edges_by_affinity(bits: Any, kinds: Any, counted: Any, uncounted: Any) -> An
         kinds: uint8 (3·D·H·W,), see ``edge_kinds``.
         counted: kinds that are sorted, joined by |.
         uncounted: kinds that are sorted with them, each edge as -1 - edge; others are left out.
-
-    Returns:
-        int32 (number of sorted edges,).
     """
     counts = np.zeros((3, _VALUES), dtype=np.int64)
     wanted = counted | uncounted
@@ -121,15 +113,6 @@ def edges_by_affinity(bits: Any, kinds: Any, counted: Any, uncounted: Any) -> An
     return edges
 
 
-# ----------------------------------------
-# Kruskal's algorithm that counts the pairs of voxels every edge joins.
-#
-# A component of the union-find has a content: nothing, one label, or a table of labels and their
-# voxel counts. Tables are hash tables in one pool of rows (label, count), 2**k rows each, of which
-# the first is a header (k, number of labels). A smaller table is emptied into the larger one, and
-# its rows are used again.
-
-
 _CONTENT, _LABELLED = 0, 1
 """Columns of ``contents``, for roots: 0, a label, or -1 - the row of a table; and how many of the
 component's voxels have a label."""
@@ -141,13 +124,11 @@ _FIRST_ROWS = 1 << 12
 
 @njit(nogil=True, cache=True)
 def singletons(labels: Any) -> Any:
-    """Components of one voxel each, of flat dense labels.
+    """Components of one voxel each, of flat dense labels: parents and contents.
 
-    Returns:
-        parents: int32 (voxels,), a voxel of the same component, or at its root minus its size.
-            Apart from the rest: most of the time is spent in following parents, and a short array
-            stays in the cache.
-        contents: int32 (voxels, 2), at a root what the component holds.
+    ``parents``, int32 (voxels,): a voxel of the same component, or at its root minus its size.
+    Apart from ``contents``, int32 (voxels, 2), which says at a root what the component holds: most
+    of the time is spent in following parents, and a short array stays in the cache.
     """
     parents = np.full(labels.size, -1, dtype=np.int32)
     contents = np.empty((labels.size, 2), dtype=np.int32)
@@ -159,13 +140,9 @@ def singletons(labels: Any) -> Any:
 
 @njit(nogil=True, cache=True)
 def join_objects(parents: Any, contents: Any, kinds: Any, steps: Any) -> None:
-    """Join all voxels that edges of kind SAME connect.
+    """Join all voxels that edges of kind SAME connect; parents and contents are changed.
 
-    Args:
-        parents: of ``singletons``; changed.
-        contents: of ``singletons``; changed.
-        kinds: uint8 (3 · voxels,), see ``edge_kinds``.
-        steps: int64 (3,), from a voxel back to its predecessor along z, y and x.
+    ``steps``, int64 (3,): from a voxel back to its predecessor along z, y and x.
     """
     voxels = parents.size
     for axis in range(3):
@@ -178,21 +155,16 @@ def join_objects(parents: Any, contents: Any, kinds: Any, steps: Any) -> None:
 
 @njit(nogil=True, cache=True)
 def count_pairs(
-    edges: Any,
-    parents: Any,
-    contents: Any,
-    steps: Any,
-    positive: Any,
-    negative: Any,
+    edges: Any, parents: Any, contents: Any, steps: Any, positive: Any, negative: Any
 ) -> None:
     """Take edges in their order; write to each that joins two components how many pairs it joins.
 
     Args:
         edges: int32, in the order in which they are taken. One that is given as -1 - edge joins
             like any other, but its pairs are not written.
-        parents: what is joined already, see ``singletons``; changed.
-        contents: of the same; changed.
-        steps: int64 (3,), from a voxel back to its predecessor along z, y and x.
+        parents: what is joined already, see ``singletons``; changed, as ``contents``.
+        contents: of the same.
+        steps: see ``join_objects``.
         positive: int64 (3 · voxels,) of 0; gets the pairs of equal labels.
         negative: the same; gets those of different labels.
     """
@@ -202,17 +174,7 @@ def count_pairs(
     done = 0
     while True:
         # The pool grows out here: arrays that may be replaced inside the hot loop slow it down.
-        done = _take_edges(
-            edges,
-            done,
-            parents,
-            contents,
-            steps,
-            positive,
-            negative,
-            rows,
-            free,
-        )
+        done = _take_edges(edges, done, parents, contents, steps, positive, negative, rows, free)
         if done == edges.size:
             return
         larger = np.empty((2 * rows.shape[0], 2), dtype=np.int32)
@@ -381,11 +343,9 @@ _Counts = npt.NDArray[np.int64]
 
 
 class PairCounts(NamedTuple):
-    """Pairs of labelled voxels by the edge that joins them.
+    """Pairs of voxels with the same and with different labels by the edge that joins them.
 
-    Attributes:
-        positive: int64 (3, D, H, W), pairs of voxels with the same label.
-        negative: int64 (3, D, H, W), pairs with different labels.
+    Both int64 (3, D, H, W).
     """
 
     positive: _Counts
@@ -402,9 +362,6 @@ def malis_pairs(affinities: npt.NDArray[Any], labels: _Labels) -> PairCounts:
 
     Returns:
         Counts; together they are all pairs of labelled voxels, since a grid is connected.
-
-    Raises:
-        DataError: affinities outside [0, 1], labels that are no ids, or shapes that differ.
     """
     return VoxelGraph.of(affinities, labels).all_counts()
 
@@ -433,24 +390,13 @@ def constrained_counts(
 
     Returns:
         Positive counts of the first pass, negative ones of the second.
-
-    Raises:
-        DataError: as ``malis_pairs``, or a mask of another dtype or shape.
     """
     graph = VoxelGraph.of(affinities, labels, mask)
     return PairCounts(graph.positive_counts(), graph.negative_counts())
 
 
 def pair_weights(counts: _Counts, pairs: int | None = None) -> npt.NDArray[np.float32]:
-    """Counts as fractions of a number of pairs.
-
-    Args:
-        counts: positive or negative ones, int64.
-        pairs: their number; None: the sum of the counts.
-
-    Returns:
-        float32 of the same shape; 0 where there are no pairs.
-    """
+    """Counts as fractions, float32, of a number of pairs; None: of their sum. 0 without pairs."""
     total = int(counts.sum()) if pairs is None else pairs
     weights = np.empty(counts.shape, dtype=np.float32)
     np.multiply(counts, 1 / max(total, 1), out=weights, dtype=np.float64, casting="unsafe")
@@ -477,11 +423,7 @@ class VoxelGraph:
     def of(
         affinities: npt.NDArray[Any], labels: _Labels, mask: _Mask | None = None
     ) -> "VoxelGraph":
-        """Check the arguments of ``constrained_counts`` and bring them into form.
-
-        Raises:
-            DataError: see there.
-        """
+        """Check the arguments of ``constrained_counts`` and bring them into form."""
         affinities = checked_affinities(affinities)
         dense, _ = relabel_consecutive(labels)
         if dense.shape != affinities.shape[1:]:
