@@ -34,10 +34,6 @@ def affinities_from_labels(
         affinities: uint8 (3, D, H, W), 1 where both voxels have the same non-zero label, else 0.
         mask: bool (3, D, H, W), False where the affinity is unknown: where the predecessor is
             outside the array, and as ``zero_label`` says.
-
-    Raises:
-        DataError: labels are not integers or not three-dimensional.
-        ConfigError: ``zero_label`` is neither of the two.
     """
     labels = np.asarray(labels)
     if labels.ndim != 3 or labels.dtype.kind not in "iu":
@@ -70,10 +66,6 @@ def intensity_affinities(raw: npt.NDArray[Any], sigma: float) -> npt.NDArray[np.
 
     Returns:
         float32 (3, D, H, W) in [0, 1].
-
-    Raises:
-        DataError: raw is not three-dimensional, empty, not finite, or without contrast.
-        ConfigError: sigma is negative or not finite.
     """
     if raw.ndim != 3 or raw.size == 0:
         raise DataError(f"raw must have shape (D, H, W) with voxels in it, found {raw.shape}")
@@ -102,17 +94,7 @@ def intensity_affinities(raw: npt.NDArray[Any], sigma: float) -> npt.NDArray[np.
 
 
 def checked_affinities(affinities: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Refuse what would give a silently wrong segmentation.
-
-    Args:
-        affinities: (3, D, H, W) in [0, 1], any real dtype.
-
-    Returns:
-        The same as C-contiguous float32; no copy where it already was.
-
-    Raises:
-        DataError: the shape is another or empty, or values are NaN or outside [0, 1].
-    """
+    """Affinities as C-contiguous float32; refuses what would give a silently wrong segmentation."""
     if affinities.ndim != 4 or affinities.shape[0] != 3 or affinities.size == 0:
         raise DataError(
             "affinities must have shape (3, D, H, W), channels z, y, x, with voxels in it; found"

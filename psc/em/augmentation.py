@@ -1,9 +1,13 @@
-"""Augmentations of the connectomics field that the paper's training does not use: all are off.
+"""Intensity scaling and augmentation of EM volumes.
 
-Deformation moves raw and labels alike, before affinities are taken of the labels: an elastic
-deformation and a rotation (Ronneberger et al. 2015; Funke et al. 2018 in gunpowder), and sections
-out of alignment. Defects change raw alone: sections that are missing, of low contrast, or out of
-focus (Lee et al., arXiv 1706.00120). A section is a slice across axis 0 of the volume.
+The published training (Funke et al., TPAMI 2018) augments every patch by reflections and axis
+swaps, contrast and brightness. Geometry acts on raw and labels alike, and before affinities are
+taken: an affinity points to a predecessor, and a reflection makes a successor of it.
+
+Augmentations of the field that the paper's training does not use are off. Deformation moves raw and
+labels alike: an elastic deformation and a rotation (Ronneberger et al. 2015; Funke et al. 2018 in
+gunpowder), and sections out of alignment. Defects change raw alone: sections that are missing, of
+low contrast, or out of focus (Lee et al., arXiv 1706.00120). A section is a slice across axis 0.
 """
 
 import itertools
@@ -16,10 +20,18 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
+from psc.em.affinities import neighbours
 from psc.errors import ConfigError, DataError
 from psc.volumes.resampling import Sources, control_points, smooth_field
 
 _Triple = tuple[int, int, int]
+_IntegerT = TypeVar("_IntegerT", bound=np.integer[Any])
+_FULL_SCALE = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
+_PERMUTATIONS: dict[str, list[_Triple]] = {
+    "none": [(0, 1, 2)],
+    "yx": [(0, 1, 2), (0, 2, 1)],
+    "all": list(itertools.permutations(range(3))),  # type: ignore[arg-type]
+}
 _LARGEST_JITTER = 0.4
 """Of the spacing. A cubic B-spline of coefficients below 0.403 of it cannot fold the tissue (Choi
 and Lee, Graphical Models 62, 2000)."""
@@ -39,9 +51,6 @@ class Deformation:
             to lie further from its place either.
         slip: probability that a section is out of place alone.
         shift: probability that from a section on all are.
-
-    Raises:
-        ConfigError: a value outside its domain, or a jitter that could fold the tissue.
     """
 
     spacing: tuple[int, int, int] = (40, 40, 40)
@@ -107,12 +116,9 @@ class Deformation:
         As many numbers are drawn whatever is switched on, so that one setting does not change what
         another one draws; only ``spacing`` says how many control points there are.
 
-        Args:
-            shape: of the patch (D, H, W), in the volume's order of axes.
-            rng: source of randomness.
-
         Returns:
-            float32 (3, D, H, W): positions along z, y and x in voxels from the patch's first.
+            float32 (3, D, H, W): positions along z, y and x in voxels from the patch's first, for
+            a patch of this shape in the volume's order of axes.
         """
         angle = math.radians(self.rotation * rng.uniform(-1, 1))
         offsets = self._draw_offsets(shape[0], rng)
@@ -165,9 +171,6 @@ class SectionDefects:
         blur: probability that a section is out of focus.
         blur_sd: largest standard deviation of the Gaussian there, along y and x, in voxels,
             uniform; beyond the patch it sees the patch reflected.
-
-    Raises:
-        ConfigError: a value outside its domain.
     """
 
     missing: float = 0.0
@@ -195,13 +198,9 @@ class SectionDefects:
         return max(self.missing, self.low_contrast, self.blur) > 0
 
     def apply(self, sections: npt.NDArray[np.float32], rng: np.random.Generator) -> None:
-        """Change sections at random, in place, each by itself; one may have several defects.
+        """Change sections (n, H, W) at random, in place, each by itself.
 
-        As many numbers are drawn whatever is switched on.
-
-        Args:
-            sections: float32 (sections, H, W), any order in memory.
-            rng: source of randomness.
+        One may have several defects. As many numbers are drawn whatever is switched on.
         """
         blurred, faint, missing = (
             rng.random(len(sections)) < chance
@@ -229,25 +228,6 @@ def _turned(along: float, across: float, most: float) -> float:
     """Largest extent along an axis of a rectangle turned by up to an angle, all from its centre."""
     angle = min(most, math.atan2(across, along))
     return along * math.cos(angle) + across * math.sin(angle)
-
-
-# ----------------------------------------
-# Intensity scaling and augmentation of EM volumes, as the paper's U-Net was trained with.
-#
-# The published training code (Funke et al., TPAMI 2018) augments every patch by reflections and
-# axis
-# swaps, contrast and brightness. Geometry acts on raw and labels alike, and before affinities are
-# taken: an affinity points to a predecessor, and a reflection makes a successor of it.
-
-
-_IntegerT = TypeVar("_IntegerT", bound=np.integer[Any])
-_FULL_SCALE = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
-_Permutation = tuple[int, int, int]
-_PERMUTATIONS: dict[str, list[_Permutation]] = {
-    "none": [(0, 1, 2)],
-    "yx": [(0, 1, 2), (0, 2, 1)],
-    "all": list(itertools.permutations(range(3))),  # type: ignore[arg-type]
-}
 
 
 @dataclass(frozen=True)
@@ -282,9 +262,6 @@ class Augmentation:
         brightness: range of b in x ← x + b, for x in [0, 1].
         deformation: where voxels come from, before reflections and swaps; off, as published.
         defects: of sections of the volume, after contrast and brightness; off, as published.
-
-    Raises:
-        ConfigError: an unknown ``axis_swaps``, or a range that is not ordered and finite.
     """
 
     reflections: bool = True
@@ -325,15 +302,9 @@ class Augmentation:
         rng: np.random.Generator,
         out: npt.NDArray[np.float32] | None = None,
     ) -> npt.NDArray[np.float32]:
-        """Random contrast and brightness; the result is not clipped, as in the published training.
+        """Random contrast and brightness of values in [0, 1]; not clipped, as published.
 
-        Args:
-            raw: float32, any shape, values in [0, 1].
-            rng: source of randomness.
-            out: where to put the result, ``raw`` itself for instance; None = a new array.
-
-        Returns:
-            float32 array of the same shape.
+        ``out``: where to put the result, ``raw`` itself for instance; None = a new array.
         """
         contrast = rng.uniform(*self.contrast)
         brightness = rng.uniform(*self.brightness)
@@ -355,10 +326,6 @@ def scale_intensity(
 
     Returns:
         float32, same shape, in C order, never a view of ``raw``.
-
-    Raises:
-        DataError: the dtype needs a range, or floats lie outside [0, 1] and no range is given.
-        ConfigError: the range is not increasing.
     """
     scaled = np.empty(raw.shape, dtype=np.float32)
     if intensity_range is not None:
@@ -389,18 +356,9 @@ def scale_intensity(
 def thicken_boundaries(labels: npt.NDArray[_IntegerT], thickness: int) -> npt.NDArray[_IntegerT]:
     """Set voxels near another label to 0, so that touching bodies get a boundary between them.
 
-    Distance is counted in steps from voxel to voxel across faces. Label 0 is a label like others.
-    What lies outside the array is unknown and makes no boundary.
-
-    Args:
-        labels: integer array (D, H, W).
-        thickness: voxels within this many steps of a different label become 0; 0 changes nothing.
-
-    Returns:
-        Labels of the same dtype and shape; ``labels`` itself if ``thickness`` is 0.
-
-    Raises:
-        ConfigError: thickness is negative.
+    Within ``thickness`` steps from voxel to voxel across faces. Label 0 is a label like others;
+    what lies outside the array is unknown and makes no boundary. With 0 ``labels`` itself is
+    returned.
     """
     if thickness < 0:
         raise ConfigError(f"boundary thickness must be at least 0 voxels, found {thickness}")
@@ -410,22 +368,16 @@ def thicken_boundaries(labels: npt.NDArray[_IntegerT], thickness: int) -> npt.ND
     # on the way to a different label, some voxel of one's own stands next to the change.
     near = np.zeros(labels.shape, dtype=np.bool_)
     for axis in range(3):
-        here, before = _pairs(axis)
+        here, before = neighbours(axis)
         change = labels[here] != labels[before]
         near[here] |= change
         near[before] |= change
     for _ in range(thickness - 1):
         nearer = near.copy()
         for axis in range(3):
-            here, before = _pairs(axis)
+            here, before = neighbours(axis)
             near[here] |= nearer[before]
             near[before] |= nearer[here]
     thickened = labels.copy()
     thickened[near] = 0
     return thickened
-
-
-def _pairs(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    here = (*[slice(None)] * axis, slice(1, None))
-    before = (*[slice(None)] * axis, slice(None, -1))
-    return here, before

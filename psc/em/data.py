@@ -1,4 +1,4 @@
-"""The EM data sets: random training patches and a fixed grid of validation patches."""
+"""The EM data sets: slabs of volumes, random training patches, fixed validation patches."""
 
 import itertools
 import os
@@ -18,10 +18,6 @@ from psc.em.synthetic import write_synthetic_volume
 from psc.errors import ConfigError, DataError
 from psc.volumes.patches import PatchCutter, Slab, Triple, size_triple
 from psc.volumes.reading import Region, Volume, check_disjoint, read_volume
-
-# ----------------------------------------
-# From a data set's configuration to regions in memory, and what a record says about them.
-
 
 REAL, SAMPLE, SYNTHETIC = "real", "real sample", "synthetic"
 """Kinds of data; only the first may fill a cell of the paper's tables."""
@@ -56,11 +52,7 @@ class Splits:
 
 
 def locate(path: str) -> Path:
-    """A configured path as a path: ``$VARIABLE`` expanded, relative ones tried from the checkout.
-
-    Raises:
-        DataError: if an environment variable is not set.
-    """
+    """A configured path: ``$VARIABLE`` expanded, relative ones tried from the checkout too."""
     expanded = os.path.expandvars(path)
     if "$" in expanded:
         raise DataError(f"{path}: the environment variable is not set; export it, or give a path")
@@ -79,12 +71,7 @@ def prepare_synthetic(config: FibsemConfig) -> None:
 
 
 def read_splits(config: FibsemConfig) -> Splits:
-    """Read every volume once and cut it into the configured slabs.
-
-    Raises:
-        DataError: for files that are missing, damaged or without labels.
-        ConfigError: for slabs outside their volume, or data shared between splits.
-    """
+    """Read every volume once and cut it into the configured slabs."""
     volumes: dict[tuple[Any, ...], Volume] = {}
 
     def region(slab: SlabConfig) -> Region:
@@ -153,11 +140,6 @@ class AffinityPatches(Dataset[dict[str, torch.Tensor]]):
 
     Items are dictionaries of tensors: ``raw`` float32 (1, D, H, W), ``affinities`` float32
     (3, d, h, w), ``mask`` bool (3, d, h, w) and ``labels`` int32 (d, h, w).
-
-    Raises:
-        ConfigError: sizes, length, thickness or axis swaps that cannot work.
-        DataError: a region without labels, smaller than the output, or with grey values that need
-            an ``intensity_range``.
     """
 
     def __init__(
@@ -200,11 +182,7 @@ class AffinityPatches(Dataset[dict[str, torch.Tensor]]):
         return self._length
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """Patch ``index``, always the same.
-
-        Raises:
-            IndexError: index is negative or not below ``len(self)``.
-        """
+        """Patch ``index``, always the same."""
         if not 0 <= index < self._length:
             raise IndexError(f"patch {index} of {self._length}")
         rng = np.random.default_rng([self._seed, index])
@@ -225,18 +203,9 @@ class ValidationPatches(Dataset[dict[str, torch.Tensor]]):
 
     Args:
         regions: slabs with labels.
-        input_size: as for ``AffinityPatches``.
-        output_size: as for ``AffinityPatches``.
         maximum: if the grid has more boxes, this many of them, evenly chosen; None = all.
-        zero_label: as for ``AffinityPatches``.
-        boundary_thickness: as for ``AffinityPatches``.
-        intensity_range: as for ``AffinityPatches``.
 
-    Items are as those of ``AffinityPatches``.
-
-    Raises:
-        ConfigError: sizes, maximum or thickness that cannot work.
-        DataError: a region without labels, or with grey values that need an ``intensity_range``.
+    All else, and the items, are as for ``AffinityPatches``.
     """
 
     def __init__(
@@ -273,11 +242,7 @@ class ValidationPatches(Dataset[dict[str, torch.Tensor]]):
         return len(self._boxes)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """Patch ``index`` of the grid.
-
-        Raises:
-            IndexError: index is negative or not below ``len(self)``.
-        """
+        """Patch ``index`` of the grid."""
         if not 0 <= index < len(self._boxes):
             raise IndexError(f"patch {index} of {len(self._boxes)}")
         return self.cutter.cut(*self._boxes[index])

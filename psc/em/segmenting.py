@@ -82,20 +82,12 @@ def _loaded(source: CheckpointNetwork) -> LoadedNetwork:
 def segment_neurons(
     config: SegmentConfig, checkpoint: Mapping[str, Any], trained: TrainConfig
 ) -> Path:
-    """Segment an EM volume; see ``psc.blockwise.pipeline`` for what is written.
+    """Segment an EM volume into a folder; see ``psc.blockwise.pipeline`` for what is written.
 
     Args:
         config: what the command line said.
         checkpoint: the one that it names.
         trained: the configuration that the checkpoint holds.
-
-    Returns:
-        The output folder.
-
-    Raises:
-        CheckpointError: the network does not give three affinities, or is damaged.
-        ConfigError: an option cannot work, or the output may not be touched.
-        DataError: the volume cannot be read, the disk is full, or workers die.
     """
     path = Path(config.checkpoint).resolve()
     _check_network(trained, path)

@@ -53,9 +53,6 @@ def synthetic_fibsem(
     Returns:
         Grey values uint8 (D, H, W), membranes dark, and labels uint64 (D, H, W), ids 1..N, every
         body connected, no 0.
-
-    Raises:
-        ConfigError: shape or seed is not positive.
     """
     if len(shape) != 3 or min(shape) < 1 or seed < 0:
         raise ConfigError(
@@ -79,9 +76,6 @@ def write_synthetic_volume(path: Path, shape: tuple[int, int, int], seed: int) -
 
     Returns:
         True if it was written, False if the file was there, from the same shape, seed and version.
-
-    Raises:
-        ConfigError: as ``synthetic_fibsem``; or the file exists and is not a synthetic volume.
     """
     description = json.dumps({"shape": list(shape), "seed": seed, "version": _VERSION})
     if path.exists() and _description(path) == description:

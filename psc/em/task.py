@@ -1,4 +1,10 @@
-"""Affinity prediction (Section 4.3): loss, optimiser and logging around a network."""
+"""Affinity prediction (Section 4.3): losses, and the task around a network.
+
+Stage 2 of the published training is MALIS: squared errors weighted by the pairs of voxels that they
+decide (``psc.em.malis``). An affinity that joins many pairs of one object must rise, one that joins
+many pairs of different objects must fall. The weights are constants to the gradient: which edge is
+a pair's maximin edge does not change with small changes of the affinities.
+"""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +19,6 @@ from psc.config.schema import AffinityRecipeConfig
 from psc.em.malis import VoxelGraph, pair_weights
 from psc.errors import ConfigError, DataError
 from psc.training.task import Task
-
-# ----------------------------------------
-# Losses on affinities: pure functions of logits, targets and a mask.
-
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -76,14 +78,6 @@ LOSSES: dict[str, Loss] = {
 """
 
 
-# ----------------------------------------
-# MALIS, stage 2 of the published training: squared errors weighted by the pairs they decide.
-#
-# An affinity that joins many pairs of voxels of one object must rise, one that joins many pairs of
-# different objects must fall (``psc.em.malis``). The weights are constants to the gradient:
-# which edge is a pair's maximin edge does not change with small changes of the affinities.
-
-
 NORMALIZATIONS = ("counted", "labelled")
 """What weights are divided by, for positive and negative pairs each: the pairs that some edge got
 (TuragaLab/malis, the authors' code for TensorFlow), or all pairs of labelled voxels in the patch
@@ -107,10 +101,6 @@ def malis_loss(
 
     Returns:
         A scalar, float32 (float64 for such logits); 0 for samples without pairs.
-
-    Raises:
-        DataError: shapes that differ, labels that are no ids, or logits with NaN.
-        ConfigError: unknown normalization.
     """
     # In float32 whatever the network ran in: bf16 has 256 steps between 0.5 and 1, and many ties.
     affinities = torch.sigmoid(logits if logits.dtype == torch.float64 else logits.float())
@@ -153,20 +143,11 @@ def malis_weights(
     """Fractions of the positive and of the negative pairs that each edge decides.
 
     Counted on the CPU, in as many threads as PyTorch uses, without the GIL: the two passes of all
-    samples run at once. From a GPU each sample is copied without waiting for the next.
-
-    Args:
-        affinities: (N, 3, D, H, W) in [0, 1]; compared as float32.
-        labels: as for ``malis_loss``.
-        mask: as for ``malis_loss``.
-        normalization: as for ``malis_loss``.
+    samples run at once. From a GPU each sample is copied without waiting for the next. Arguments
+    are those of ``malis_loss``, affinities in place of logits.
 
     Returns:
         (2, N, 3, D, H, W), positive then negative, of the affinities' device and dtype.
-
-    Raises:
-        DataError: as ``malis_loss``.
-        ConfigError: as ``malis_loss``.
     """
     if normalization not in NORMALIZATIONS:
         raise ConfigError(

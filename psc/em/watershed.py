@@ -1,7 +1,14 @@
 """From affinities to a segmentation, and the choice of the one number that it hangs on.
 
-The agglomeration threshold is chosen on a validation volume with ``choose_threshold``; a test
-volume is then segmented with ``segment`` at that threshold, whatever its own best would be.
+The pipeline of Funke et al. (TPAMI 2019) that the paper adopts. First fragments, small pieces that
+lie within one object each. They can be merged later but never split, so a fragment that crosses a
+boundary is an error for good. The seeded watershed gives a few hundred voxels per fragment, that of
+waterz a few; the latter crosses fewer boundaries, and its agglomeration takes some 50 times longer
+and gigabytes. Then agglomeration: waterz merges the pair of adjacent regions with the lowest score
+1 - q, where q is a statistic of the affinities between them, until no score is below a threshold.
+
+The threshold is chosen on a validation volume with ``choose_threshold``; a test volume is then
+segmented with ``segment`` at that threshold, whatever its own best would be.
 """
 
 import contextlib
@@ -27,49 +34,151 @@ from psc.metrics import segmentation_scores
 
 log = logging.getLogger(__name__)
 
-# ----------------------------------------
-# Silence for libraries that write to standard output from C++, as waterz does.
-
-
-_STDOUT = 1
-
-
-@contextlib.contextmanager
-def silent_stdout() -> Iterator[None]:
-    """Discard everything that Python or C++ writes to standard output in the with block.
-
-    C++ does not know ``sys.stdout``, so file descriptor 1 itself is pointed at the null device and
-    restored afterwards, also after an exception. The descriptor belongs to the whole process:
-    what other threads print meanwhile is lost as well, so keep the block short.
-    """
-    sys.stdout.flush()  # what was written before the block must not end up in the null device
-    saved = os.dup(_STDOUT)
-    try:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, _STDOUT)
-        os.close(null)
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        # Through a pipe the C library buffers whole blocks; unflushed, they would come out later.
-        ctypes.CDLL(None).fflush(None)
-        os.dup2(saved, _STDOUT)
-        os.close(saved)
-
-
-# ----------------------------------------
-# Fragments: small pieces that lie within one object each, where agglomeration starts.
-#
-# Fragments can be merged later but never split, so a fragment that crosses a boundary is an error
-# for
-# good. The seeded watershed gives a few hundred voxels per fragment, waterz's own a few; the latter
-# crosses fewer boundaries, and its agglomeration takes some 50 times longer and gigabytes.
-
-
 _UInt64 = npt.NDArray[np.uint64]
 _Float32 = npt.NDArray[np.float32]
+_STDOUT = 1
 # scikit-image has no types
 _watershed: Callable[..., npt.NDArray[np.int32]] = skimage.segmentation.watershed
+
+
+def _quantile(quantile: int, highest_only: Literal["true", "false"]) -> str:
+    arguments = f"RegionGraphType, {quantile}, ScoreValue, 256, {highest_only}"
+    return f"OneMinus<HistogramQuantileAffinity<{arguments}>>"
+
+
+# Only functions that waterz ships compiled: all others need a C++ compiler at run time.
+SCORING_FUNCTIONS = {
+    "mean": "OneMinus<MeanAffinity<RegionGraphType, ScoreValue>>",
+    "aff50_his256": _quantile(50, "true"),
+    "aff75_his256": _quantile(75, "true"),
+    "aff85_his256": _quantile(85, "true"),
+    "hist_quant_25": _quantile(25, "false"),
+    "hist_quant_50": _quantile(50, "false"),
+    "hist_quant_75": _quantile(75, "false"),
+}
+"""Name → waterz's C++ type. q is the mean, or a percentile from a histogram of 256 bins.
+
+``affQ_his256``: the percentile of the *highest* affinities, one of each pair of fragments. This is
+the published choice (Q = 50) and suits the tiny fragments of waterz's own watershed; between the
+large ones of the seeded watershed a single high affinity would suffice to merge.
+``hist_quant_Q``: the percentile of all affinities between two regions."""
+
+# Regions are merged in the order of their scores, rounded to as many bins as the histogram has:
+# an exact queue gives nearly the same segmentation and takes longer.
+_QUEUE_BINS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationOptions:
+    """How affinities become a segmentation.
+
+    Attributes:
+        fragments: "seeded" = ``seeded_watershed``, "waterz" = ``waterz_watershed``.
+        boundary_threshold: of the seeded watershed, a mean affinity.
+        seed_smoothing: of the seeded watershed, voxels.
+        minimum_seed_distance: of the seeded watershed, voxels.
+        low: of waterz's watershed, an affinity.
+        high: of waterz's watershed, an affinity.
+        scoring: a key of ``SCORING_FUNCTIONS``. The published aff50_his256 goes with the fragments
+            "waterz"; with "seeded" use one that looks at all affinities.
+        thresholds: agglomeration thresholds to try, scores 1 - affinity.
+    """
+
+    fragments: Literal["seeded", "waterz"] = "seeded"
+    boundary_threshold: float = 0.5
+    seed_smoothing: float = 1.0
+    minimum_seed_distance: int = 1
+    low: float = 0.0001
+    high: float = 0.9999
+    scoring: str = "mean"
+    thresholds: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+    def __post_init__(self) -> None:
+        if self.fragments not in ("seeded", "waterz"):
+            raise ConfigError(f"fragments must be 'seeded' or 'waterz', found {self.fragments!r}")
+        _check_seed_options(
+            self.boundary_threshold, self.seed_smoothing, self.minimum_seed_distance
+        )
+        _check_watershed_options(self.low, self.high)
+        check_scoring(self.scoring)
+        checked_thresholds(self.thresholds)
+
+
+@dataclass(frozen=True)
+class ThresholdScore:
+    """What a segmentation at one threshold is worth: VI in bits, and the adapted Rand error."""
+
+    threshold: float
+    split: float
+    merge: float
+    total: float
+    adapted_rand_error: float
+
+
+@dataclass(frozen=True)
+class ThresholdSweep:
+    """Scores of all thresholds that were tried, at least one, in ascending order of threshold."""
+
+    scores: tuple[ThresholdScore, ...]
+
+    @property
+    def best(self) -> ThresholdScore:
+        """The lowest total variation of information; among equals, the lowest threshold."""
+        return min(self.scores, key=lambda score: (score.total, score.threshold))
+
+
+def choose_threshold(
+    affinities: npt.NDArray[Any], truth: npt.NDArray[np.integer[Any]], options: SegmentationOptions
+) -> ThresholdSweep:
+    """Score every threshold of the options on a validation volume.
+
+    Never on the volume that is reported: its score would then be that of a threshold which was
+    fitted to it.
+
+    Args:
+        affinities: float (3, D, H, W) in [0, 1], channels z, y, x.
+        truth: integer labels (D, H, W); voxels with label 0 are not scored.
+        options: how to segment, and the thresholds to try.
+    """
+    if np.shape(truth) != np.shape(affinities)[1:]:
+        raise DataError(
+            f"truth has shape {np.shape(truth)}, affinities {np.shape(affinities)}; they must cover"
+            " the same voxels: crop the truth to the region that was predicted"
+        )
+    scores = []
+    for threshold, segmentation in segment(affinities, options):
+        s = segmentation_scores(truth, segmentation)
+        scores.append(ThresholdScore(threshold, s.split, s.merge, s.total, s.adapted_rand_error))
+    return ThresholdSweep(tuple(scores))
+
+
+def segment(
+    affinities: npt.NDArray[Any],
+    options: SegmentationOptions,
+    thresholds: Sequence[float] | None = None,
+) -> Iterator[tuple[float, _UInt64]]:
+    """Segment a volume: fragments once, then agglomeration up to each threshold.
+
+    Args:
+        affinities: float (3, D, H, W) in [0, 1], channels z, y, x.
+        options: how.
+        thresholds: instead of those of the options, such as the one that validation chose.
+
+    Returns:
+        Iterator of (threshold, segmentation uint64 (D, H, W)), in ascending order of threshold;
+        every voxel has a positive id. The fragments are made at the call.
+    """
+    chosen = checked_thresholds(options.thresholds if thresholds is None else thresholds)
+    if options.fragments == "waterz":
+        fragments = waterz_watershed(affinities, options.low, options.high)
+    else:
+        fragments = seeded_watershed(
+            affinities,
+            boundary_threshold=options.boundary_threshold,
+            seed_smoothing=options.seed_smoothing,
+            minimum_seed_distance=options.minimum_seed_distance,
+        )
+    return agglomerate(affinities, fragments, chosen, scoring=options.scoring)
 
 
 def seeded_watershed(
@@ -100,13 +209,9 @@ def seeded_watershed(
 
     Returns:
         uint64 (D, H, W), ids 1..N.
-
-    Raises:
-        DataError: affinities are not as above.
-        ConfigError: an option is impossible.
     """
     affinities = checked_affinities(affinities)
-    check_seed_options(boundary_threshold, seed_smoothing, minimum_seed_distance)
+    _check_seed_options(boundary_threshold, seed_smoothing, minimum_seed_distance)
     mean = voxel_affinities(affinities)
     interior = mean > boundary_threshold
     if interior.all() or not interior.any():
@@ -142,16 +247,10 @@ def _bioimage_cpp() -> Any:
 
 
 def voxel_affinities(affinities: _Float32) -> _Float32:
-    """Mean affinity of every voxel to its face neighbours inside the volume.
+    """Mean affinity (D, H, W) of every voxel to its face neighbours inside the volume.
 
     Up to six edges count, not only the three to the predecessors: their mean alone is shifted by
     half a voxel and not defined at the volume's first planes. A lone voxel has mean 1.
-
-    Args:
-        affinities: float32 (3, D, H, W).
-
-    Returns:
-        float32 (D, H, W).
     """
     total = np.zeros(affinities.shape[1:], dtype=np.float32)
     edges = np.zeros(affinities.shape[1:], dtype=np.float32)
@@ -180,15 +279,11 @@ def waterz_watershed(
 
     Returns:
         uint64 (D, H, W), ids 1..N.
-
-    Raises:
-        DataError: affinities are not as above.
-        ConfigError: not 0 <= low < high <= 1.
     """
     import waterz  # here, so that a machine without it can still train
 
     affinities = checked_affinities(affinities)
-    check_watershed_options(low, high)
+    _check_watershed_options(low, high)
     with silent_stdout():
         # No score, 1 - mean affinity, is below a negative threshold: nothing is agglomerated.
         steps: Iterator[Any] = waterz.agglomerate(
@@ -201,81 +296,13 @@ def waterz_watershed(
     return fragments
 
 
-def check_seed_options(
-    boundary_threshold: float, seed_smoothing: float, minimum_seed_distance: int
-) -> None:
-    """Refuse impossible options of ``seeded_watershed``.
-
-    Raises:
-        ConfigError: one of them is out of its range.
-    """
-    if not 0 <= boundary_threshold <= 1:
-        raise ConfigError(f"boundary_threshold must be in [0, 1], found {boundary_threshold}")
-    if not 0 <= seed_smoothing < np.inf:
-        raise ConfigError(
-            f"seed_smoothing must be a finite number of voxels, at least 0, found {seed_smoothing}"
-        )
-    if minimum_seed_distance < 1:
-        raise ConfigError(
-            f"minimum_seed_distance must be at least 1 voxel, found {minimum_seed_distance}"
-        )
-
-
-def check_watershed_options(low: float, high: float) -> None:
-    """Refuse impossible options of ``waterz_watershed``.
-
-    Raises:
-        ConfigError: not 0 <= low < high <= 1.
-    """
-    if not 0 <= low < high <= 1:
-        raise ConfigError(
-            f"waterz's watershed needs affinities 0 <= low < high <= 1, found {low} and {high}"
-        )
-
-
-# ----------------------------------------
-# Agglomeration: merge fragments across the boundaries that the affinities do not support.
-#
-# The pipeline of Funke et al. (TPAMI 2019) that the paper adopts: waterz merges the pair of
-# adjacent
-# regions with the lowest score 1 - q, where q is a statistic of the affinities between them, until
-# no score is below the threshold.
-
-
-def _quantile(quantile: int, highest_only: Literal["true", "false"]) -> str:
-    arguments = f"RegionGraphType, {quantile}, ScoreValue, 256, {highest_only}"
-    return f"OneMinus<HistogramQuantileAffinity<{arguments}>>"
-
-
-# Only functions that waterz ships compiled: all others need a C++ compiler at run time.
-SCORING_FUNCTIONS = {
-    "mean": "OneMinus<MeanAffinity<RegionGraphType, ScoreValue>>",
-    "aff50_his256": _quantile(50, "true"),
-    "aff75_his256": _quantile(75, "true"),
-    "aff85_his256": _quantile(85, "true"),
-    "hist_quant_25": _quantile(25, "false"),
-    "hist_quant_50": _quantile(50, "false"),
-    "hist_quant_75": _quantile(75, "false"),
-}
-"""Name → waterz's C++ type. q is the mean, or a percentile from a histogram of 256 bins.
-
-``affQ_his256``: the percentile of the *highest* affinities, one of each pair of fragments. This is
-the published choice (Q = 50) and suits the tiny fragments of waterz's own watershed; between the
-large ones of the seeded watershed a single high affinity would suffice to merge.
-``hist_quant_Q``: the percentile of all affinities between two regions."""
-
-# Regions are merged in the order of their scores, rounded to as many bins as the histogram has:
-# an exact queue gives nearly the same segmentation and takes longer.
-_QUEUE_BINS = 256
-
-
 def agglomerate(
     affinities: npt.NDArray[Any],
     fragments: npt.NDArray[np.integer[Any]],
     thresholds: Sequence[float],
     *,
     scoring: str = "aff50_his256",
-) -> Iterator[tuple[float, npt.NDArray[np.uint64]]]:
+) -> Iterator[tuple[float, _UInt64]]:
     """Merge fragments, once up to every threshold.
 
     Each segmentation is computed when it is asked for, out of the previous one; only one is held.
@@ -293,10 +320,6 @@ def agglomerate(
     Yields:
         (threshold, segmentation), in ascending order of threshold. The segmentation is a new
         uint64 array (D, H, W); each segment carries the id of one of its fragments.
-
-    Raises:
-        DataError: affinities are not as above, or the fragments do not fit them.
-        ConfigError: a threshold or the scoring function is impossible.
     """
     affinities = checked_affinities(affinities)
     if np.shape(fragments) != affinities.shape[1:]:
@@ -309,41 +332,12 @@ def agglomerate(
     return _merge_steps(affinities, fragments, ascending, SCORING_FUNCTIONS[scoring])
 
 
-def checked_thresholds(thresholds: Sequence[float]) -> tuple[float, ...]:
-    """Agglomeration thresholds in ascending order, each once.
-
-    Raises:
-        ConfigError: there are none, or one is outside [0, 1].
-    """
-    if len(thresholds) == 0:
-        raise ConfigError("no agglomeration threshold given; give at least one, such as 0.3")
-    impossible = [t for t in thresholds if not 0 <= t <= 1]
-    if impossible:
-        raise ConfigError(
-            "agglomeration thresholds are scores, 1 - affinity, and must lie in [0, 1]; found"
-            f" {impossible}"
-        )
-    return tuple(sorted({float(t) for t in thresholds}))
-
-
-def check_scoring(scoring: str) -> None:
-    """Refuse a scoring function that is not in ``SCORING_FUNCTIONS``.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    if scoring not in SCORING_FUNCTIONS:
-        raise ConfigError(
-            f"scoring must be one of {', '.join(SCORING_FUNCTIONS)}; found {scoring!r}"
-        )
-
-
 def _merge_steps(
-    affinities: npt.NDArray[np.float32],
+    affinities: _Float32,
     fragments: npt.NDArray[np.integer[Any]],
     thresholds: tuple[float, ...],
     scoring_function: str,
-) -> Iterator[tuple[float, npt.NDArray[np.uint64]]]:
+) -> Iterator[tuple[float, _UInt64]]:
     import waterz  # here, so that a machine without it can still train
 
     # waterz's tables are as long as the largest id, so ids must be dense.
@@ -364,143 +358,67 @@ def _merge_steps(
         yield threshold, original_ids[segmentation]
 
 
-@dataclass(frozen=True, kw_only=True)
-class SegmentationOptions:
-    """How affinities become a segmentation.
+@contextlib.contextmanager
+def silent_stdout() -> Iterator[None]:
+    """Discard everything that Python or C++ writes to standard output in the with block.
 
-    Attributes:
-        fragments: "seeded" = ``seeded_watershed``, "waterz" = ``waterz_watershed``.
-        boundary_threshold: of the seeded watershed, a mean affinity.
-        seed_smoothing: of the seeded watershed, voxels.
-        minimum_seed_distance: of the seeded watershed, voxels.
-        low: of waterz's watershed, an affinity.
-        high: of waterz's watershed, an affinity.
-        scoring: a key of ``SCORING_FUNCTIONS``. The published aff50_his256 goes with the fragments
-            "waterz"; with "seeded" use one that looks at all affinities.
-        thresholds: agglomeration thresholds to try, scores 1 - affinity.
-
-    Raises:
-        ConfigError: a value is impossible.
+    C++ does not know ``sys.stdout``, so file descriptor 1 itself is pointed at the null device and
+    restored afterwards, also after an exception. The descriptor belongs to the whole process:
+    what other threads print meanwhile is lost as well, so keep the block short.
     """
-
-    fragments: Literal["seeded", "waterz"] = "seeded"
-    boundary_threshold: float = 0.5
-    seed_smoothing: float = 1.0
-    minimum_seed_distance: int = 1
-    low: float = 0.0001
-    high: float = 0.9999
-    scoring: str = "mean"
-    thresholds: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-
-    def __post_init__(self) -> None:
-        if self.fragments not in ("seeded", "waterz"):
-            raise ConfigError(f"fragments must be 'seeded' or 'waterz', found {self.fragments!r}")
-        check_seed_options(self.boundary_threshold, self.seed_smoothing, self.minimum_seed_distance)
-        check_watershed_options(self.low, self.high)
-        check_scoring(self.scoring)
-        checked_thresholds(self.thresholds)
+    sys.stdout.flush()  # what was written before the block must not end up in the null device
+    saved = os.dup(_STDOUT)
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, _STDOUT)
+        os.close(null)
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        # Through a pipe the C library buffers whole blocks; unflushed, they would come out later.
+        ctypes.CDLL(None).fflush(None)
+        os.dup2(saved, _STDOUT)
+        os.close(saved)
 
 
-@dataclass(frozen=True)
-class ThresholdScore:
-    """What a segmentation at one threshold is worth.
-
-    Attributes:
-        threshold: agglomeration threshold, a score 1 - affinity.
-        split: variation of information by over-segmentation, bits.
-        merge: variation of information by under-segmentation, bits.
-        total: split + merge, bits.
-        adapted_rand_error: in [0, 1].
-    """
-
-    threshold: float
-    split: float
-    merge: float
-    total: float
-    adapted_rand_error: float
-
-
-@dataclass(frozen=True)
-class ThresholdSweep:
-    """Scores of all thresholds that were tried.
-
-    Attributes:
-        scores: in ascending order of threshold, at least one.
-    """
-
-    scores: tuple[ThresholdScore, ...]
-
-    @property
-    def best(self) -> ThresholdScore:
-        """The lowest total variation of information; among equals, the lowest threshold."""
-        return min(self.scores, key=lambda score: (score.total, score.threshold))
-
-
-def segment(
-    affinities: npt.NDArray[Any],
-    options: SegmentationOptions,
-    thresholds: Sequence[float] | None = None,
-) -> Iterator[tuple[float, npt.NDArray[np.uint64]]]:
-    """Segment a volume: fragments once, then agglomeration up to each threshold.
-
-    Args:
-        affinities: float (3, D, H, W) in [0, 1], channels z, y, x.
-        options: how.
-        thresholds: instead of those of the options, such as the one that validation chose.
-
-    Returns:
-        Iterator of (threshold, segmentation uint64 (D, H, W)), in ascending order of threshold;
-        every voxel has a positive id. The fragments are made at the call.
-
-    Raises:
-        DataError: affinities are not as above.
-        ConfigError: a threshold is outside [0, 1], or there is none.
-    """
-    chosen = checked_thresholds(options.thresholds if thresholds is None else thresholds)
-    if options.fragments == "waterz":
-        fragments = waterz_watershed(affinities, options.low, options.high)
-    else:
-        fragments = seeded_watershed(
-            affinities,
-            boundary_threshold=options.boundary_threshold,
-            seed_smoothing=options.seed_smoothing,
-            minimum_seed_distance=options.minimum_seed_distance,
+def checked_thresholds(thresholds: Sequence[float]) -> tuple[float, ...]:
+    """Agglomeration thresholds in ascending order, each once."""
+    if len(thresholds) == 0:
+        raise ConfigError("no agglomeration threshold given; give at least one, such as 0.3")
+    impossible = [t for t in thresholds if not 0 <= t <= 1]
+    if impossible:
+        raise ConfigError(
+            "agglomeration thresholds are scores, 1 - affinity, and must lie in [0, 1]; found"
+            f" {impossible}"
         )
-    return agglomerate(affinities, fragments, chosen, scoring=options.scoring)
+    return tuple(sorted({float(t) for t in thresholds}))
 
 
-def choose_threshold(
-    affinities: npt.NDArray[Any],
-    truth: npt.NDArray[np.integer[Any]],
-    options: SegmentationOptions,
-) -> ThresholdSweep:
-    """Score every threshold of the options on a validation volume.
-
-    Never on the volume that is reported: its score would then be that of a threshold which was
-    fitted to it.
-
-    Args:
-        affinities: float (3, D, H, W) in [0, 1], channels z, y, x.
-        truth: integer labels (D, H, W); voxels with label 0 are not scored.
-        options: how to segment, and the thresholds to try.
-
-    Returns:
-        The scores, and the best of them.
-
-    Raises:
-        DataError: affinities or truth are not as above, or all of the truth is 0.
-    """
-    if np.shape(truth) != np.shape(affinities)[1:]:
-        raise DataError(
-            f"truth has shape {np.shape(truth)}, affinities {np.shape(affinities)}; they must cover"
-            " the same voxels: crop the truth to the region that was predicted"
+def check_scoring(scoring: str) -> None:
+    """Refuse a scoring function that is not in ``SCORING_FUNCTIONS``."""
+    if scoring not in SCORING_FUNCTIONS:
+        raise ConfigError(
+            f"scoring must be one of {', '.join(SCORING_FUNCTIONS)}; found {scoring!r}"
         )
-    scores = []
-    for threshold, segmentation in segment(affinities, options):
-        score = segmentation_scores(truth, segmentation)
-        scores.append(
-            ThresholdScore(
-                threshold, score.split, score.merge, score.total, score.adapted_rand_error
-            )
+
+
+def _check_seed_options(
+    boundary_threshold: float, seed_smoothing: float, minimum_seed_distance: int
+) -> None:
+    if not 0 <= boundary_threshold <= 1:
+        raise ConfigError(f"boundary_threshold must be in [0, 1], found {boundary_threshold}")
+    if not 0 <= seed_smoothing < np.inf:
+        raise ConfigError(
+            f"seed_smoothing must be a finite number of voxels, at least 0, found {seed_smoothing}"
         )
-    return ThresholdSweep(tuple(scores))
+    if minimum_seed_distance < 1:
+        raise ConfigError(
+            f"minimum_seed_distance must be at least 1 voxel, found {minimum_seed_distance}"
+        )
+
+
+def _check_watershed_options(low: float, high: float) -> None:
+    if not 0 <= low < high <= 1:
+        raise ConfigError(
+            f"waterz's watershed needs affinities 0 <= low < high <= 1, found {low} and {high}"
+        )
