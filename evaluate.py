@@ -1,16 +1,15 @@
 """Evaluate a checkpoint by the test protocol: ``python evaluate.py checkpoint=…``."""
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from psc.cli import run
-from psc.config import EvaluateConfig
+from psc.config.compose import typed_node
 
 
 def main(config: DictConfig) -> None:
     """Choose the threshold on the validation part, report the test part."""
-    typed = OmegaConf.to_object(config)
-    assert isinstance(typed, EvaluateConfig)
-    from psc.training.evaluation import evaluate_checkpoint
+    typed = typed_node(config)
+    from psc.training.evaluation import evaluate_checkpoint  # seconds, after a wrong key
 
     evaluate_checkpoint(typed)
 

@@ -3,13 +3,13 @@
 from omegaconf import DictConfig
 
 from psc.cli import run
-from psc.config import to_typed
+from psc.config.compose import to_typed
 
 
 def main(config: DictConfig) -> None:
     """Check the composed configuration, then train, evaluate and record."""
     typed = to_typed(config)
-    from psc.training.training import train
+    from psc.training.training import train  # seconds of libraries, after all that can be wrong
 
     train(typed)
 

@@ -1,22 +1,28 @@
 """Parallel separable 3D convolution (P_mSC_n) for video and volumes."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from psc.block.block import PSCBlock
-from psc.block.stream import ConvolutionOptions
-from psc.block.unit import make_segment
-
 if TYPE_CHECKING:
+    from psc.block.block import PSCBlock
+    from psc.block.stream import ConvolutionOptions
+    from psc.block.unit import make_segment
     from psc.conversion import convert, merge_linear
 
 __all__ = ["ConvolutionOptions", "PSCBlock", "convert", "make_segment", "merge_linear"]
 __version__ = "0.1.0"
 
+_HOMES = {
+    "PSCBlock": "psc.block.block",
+    "ConvolutionOptions": "psc.block.stream",
+    "make_segment": "psc.block.unit",
+    "convert": "psc.conversion",
+    "merge_linear": "psc.conversion",
+}
+
 
 def __getattr__(name: str) -> Any:
-    """Import the conversion only when asked for: it takes SciPy, which takes a second."""
-    if name in ("convert", "merge_linear"):
-        from psc import conversion
-
-        return getattr(conversion, name)
+    """Import a name when it is asked for: programs set the process up before torch is loaded."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

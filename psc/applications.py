@@ -1,16 +1,14 @@
 """The paper's applications (Section 4): one file each, behind one interface."""
 
-from psc.config.schema import (
-    AffinityRecipeConfig,
-    RecipeConfig,
-    TissueRecipeConfig,
-    TrainConfig,
-    VideoRecipeConfig,
-)
+from psc.config.schema import TrainConfig
 from psc.em.application import AffinityApplication
+from psc.em.settings import AffinityRecipeConfig
 from psc.mri.application import TissueApplication
+from psc.mri.settings import TissueRecipeConfig
 from psc.training.application import Application
+from psc.training.settings import RecipeConfig
 from psc.video.application import VideoApplication
+from psc.video.settings import VideoRecipeConfig
 
 _APPLICATIONS: dict[type[RecipeConfig], type[Application]] = {
     AffinityRecipeConfig: AffinityApplication,

@@ -1,27 +1,55 @@
-"""The command line: Hydra's composition, with errors that say what to do instead of tracebacks."""
+"""The command line: Hydra's composition, with errors that say what to do instead of tracebacks.
 
+A run may be one job of a sweep. Hydra starts those by one of its launchers
+(``configs/hydra/launcher``): one after the other in this process, several at once in processes of
+joblib's, or through SLURM on other machines. A job that fails is noted, stops no other, and is
+told at the end.
+"""
+
+import functools
+import json
+import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any, NoReturn
+
+from psc import machine
+
+machine.set_up()  # before anything loads torch
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from psc import sweeps
 from psc.config.compose import CONFIG_DIRECTORY, register
-from psc.errors import PSCError
+from psc.errors import ConfigError, PSCError
+from psc.files import write_json
+
+log = logging.getLogger(__name__)
 
 EXIT_FAILURE = 1
 EXIT_INTERRUPTED = 130
 
+FAILURE = "failure.json"
+"""In the folder of a job that failed, ``<output_directory>/sweeps/<date>/<number>/``."""
 
-def run(config_name: str, main: Callable[[DictConfig], object]) -> None:
+Main = Callable[[DictConfig], object]
+
+
+class JobFailedError(Exception):
+    """At least one job of a sweep has failed; its only argument is the sweep's folder."""
+
+
+def run(config_name: str, main: Main) -> None:
     """Compose configs/<config_name>.yaml from the command line, call ``main``, exit.
 
     Errors of the user's (configuration, data, checkpoints) are printed as one message and exit
@@ -29,9 +57,8 @@ def run(config_name: str, main: Callable[[DictConfig], object]) -> None:
     traceback. In a sweep all failures are told at the end, which exits with 1.
     """
     register()
-    sweeps.register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of Hydra's own report
-    job = sweeps.Job(main, Path(sys.argv[0]).resolve(), explain)
+    job = Job(main, Path(sys.argv[0]).resolve())
     program = hydra.main(
         config_path=str(CONFIG_DIRECTORY), config_name=config_name, version_base="1.3"
     )(job)
@@ -39,8 +66,8 @@ def run(config_name: str, main: Callable[[DictConfig], object]) -> None:
         program()
     except (PSCError, HydraException, OmegaConfBaseException) as error:
         _fail(explain(error))
-    except sweeps.JobFailedError as error:
-        _fail(sweeps.failure_report(Path(error.args[0])))
+    except JobFailedError as error:
+        _fail(failure_report(Path(error.args[0])))
     except BrokenExecutor as error:
         _fail(
             f"a process of this sweep was killed, perhaps for want of memory ({error}). Run fewer "
@@ -49,6 +76,82 @@ def run(config_name: str, main: Callable[[DictConfig], object]) -> None:
     except KeyboardInterrupt:
         print("\ninterrupted; resume=true continues from the last checkpoint", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
+
+
+class Job:
+    """What Hydra calls for every run; it may be called in another process than it was made in.
+
+    Args:
+        main: the program of one run.
+        script: path of the program, to start it again.
+    """
+
+    def __init__(self, main: Main, script: Path) -> None:
+        functools.update_wrapper(self, main)  # Hydra takes names from it
+        self.main, self.script = main, script
+
+    def __call__(self, config: DictConfig) -> None:
+        """Run; in a sweep any exception but an interruption is noted, and raised in plain text."""
+        hydra = HydraConfig.get()
+        if hydra.mode != RunMode.MULTIRUN:
+            self.main(config)
+            return
+        overrides = [str(override) for override in hydra.overrides.task]
+        try:
+            attempts = OmegaConf.select(hydra.launcher, "max_num_timeout")
+            if attempts and config.get("resume") is False:
+                raise ConfigError(
+                    f"resume=false with hydra.launcher.max_num_timeout={attempts}: a job that is "
+                    "queued again would train from the beginning; set resume=true"
+                )
+            with _command_line(self.script, overrides):
+                self.main(config)
+        except Exception as error:
+            message = explain(error)
+            log.error("failed: %s\n%s", " ".join(overrides), message)
+            folder = Path(hydra.runtime.output_dir)
+            write_json({"overrides": overrides, "message": message}, folder / FAILURE)
+            # Not every exception survives the way back from another process.
+            raise JobFailedError(str(folder.parent)) from error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled for another process, which is prepared before Hydra composes anything there."""
+        return _job_in_a_worker, (self.main, self.script)
+
+
+def _job_in_a_worker(main: Main, script: Path) -> Job:
+    machine.prepare_worker()
+    return Job(main, script)
+
+
+@contextmanager
+def _command_line(script: Path, overrides: list[str]) -> Iterator[None]:
+    """Make the process's command line that of the job alone.
+
+    Lightning starts the other processes of a distributed run by repeating the command line, which
+    would start the whole sweep again in each of them, or a worker of the launcher's.
+    """
+    program: Any = sys.modules["__main__"]
+    saved = sys.argv, program.__spec__
+    sys.argv = [str(script), *overrides, f"hydra.mode={RunMode.RUN.name}"]
+    program.__spec__ = None  # else it is repeated as python -m <module of the launcher>
+    try:
+        yield
+    finally:
+        sys.argv, program.__spec__ = saved
+
+
+def failure_report(sweep: Path) -> str:
+    """Which jobs of a sweep have failed, with what overrides, and why; each has a folder in it."""
+    jobs = sorted((p for p in sweep.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
+    failed = [job for job in jobs if (job / FAILURE).is_file()]
+    lines = [f"{len(failed)} of {len(jobs)} runs failed; the others are finished"]
+    for job in failed:
+        failure = json.loads((job / FAILURE).read_text())
+        lines.append(f"#{job.name}: {' '.join(failure['overrides'])}")
+        lines += [f"    {line}" for line in failure["message"].splitlines()]
+    lines.append(f"(noted in {sweep}; the same sweep with resume=true runs these only)")
+    return "\n".join(lines)
 
 
 def explain(error: BaseException) -> str:
@@ -60,23 +163,13 @@ def explain(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))
 
 
-def _fail(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(EXIT_FAILURE)
-
-
-def _raised_by_a_resolver(error: BaseException) -> PSCError | None:
-    """Our own error, where a choice in the defaults list (psc.config.choices) refused."""
-    inner: BaseException | None = error
-    while inner is not None and not isinstance(inner, PSCError):
-        inner = inner.__context__
-    return inner
-
-
 def _explain_composition(error: BaseException) -> str:
     """Hydra's message, its cause, and the keys that exist where one was not found."""
-    if (ours := _raised_by_a_resolver(error)) is not None:
-        return str(ours)
+    inner: BaseException | None = error
+    while inner is not None:  # a choice in the defaults list (psc.config.choices) refused
+        if isinstance(inner, PSCError):
+            return str(inner)
+        inner = inner.__context__
     message = str(error).split("Config search path")[0]  # a list of folders that helps nobody
     lines = [line for line in message.splitlines() if not line.startswith("To append to")]
     cause = error.__cause__ or error
@@ -91,3 +184,8 @@ def _explain_composition(error: BaseException) -> str:
         if close := get_close_matches(str(key), known, n=1):
             lines.append(f"did you mean {close[0]}?")
     return "\n  ".join(dict.fromkeys(line.strip() for line in lines if line.strip()))
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(EXIT_FAILURE)

@@ -18,6 +18,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from psc import machine
+
+machine.set_up()  # before torch is loaded
+
 import torch
 from benchmarks import (
     block,

@@ -22,7 +22,7 @@ from psc.conversion.checkpoints import Correction, convert_checkpoint
 from psc.conversion.conversion import ConversionArguments
 from psc.conversion.factors import Initialisation
 from psc.errors import ConfigError, PSCError
-from psc.training.records import write_json
+from psc.files import write_json
 
 
 @dataclass

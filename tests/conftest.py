@@ -1,6 +1,12 @@
 """Shared fixtures: a tiny real HDF5 volume, and the overrides of a run that takes seconds."""
 
 import os
+
+from psc import machine
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+machine.set_up()  # before anything loads torch
+
 from collections.abc import Callable
 from pathlib import Path
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from psc.em.watershed import check_scoring, checked_thresholds
+from psc.em.settings import SegmentationOptions
 from psc.errors import ConfigError, DataError
 
 _Int32 = npt.NDArray[np.int32]
@@ -307,7 +307,7 @@ def merge_regions(
     Raises:
         ConfigError: a threshold or the scoring is impossible.
     """
-    ascending = checked_thresholds(thresholds)
+    ascending = SegmentationOptions(scoring=scoring, thresholds=thresholds).ascending
     quantile, highest_only = _meaning(scoring)
     edges = int(graph.sizes[0])
     if highest_only:
@@ -339,7 +339,6 @@ def merge_regions(
 
 def _meaning(scoring: str) -> tuple[int, bool]:
     """Percentile (-1 = mean), and whether only the highest affinity of each pair counts."""
-    check_scoring(scoring)
     if scoring == "mean":
         return _MEAN, False
     if found := re.fullmatch(r"aff(\d+)_his256", scoring):

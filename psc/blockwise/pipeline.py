@@ -27,7 +27,7 @@ from psc.blockwise.stages import (
     RelabelStage,
     half_as_fine,
 )
-from psc.em.watershed import SegmentationOptions
+from psc.em.settings import SegmentationOptions
 from psc.errors import ConfigError
 from psc.files import holder, try_lock
 from psc.volumes.stores import AFFINITIES, FRAGMENTS, SEGMENTATION, StoredArray, create_image

@@ -20,7 +20,8 @@ from psc.blockwise.graph import GraphPart, assemble, joined_roots, merge_regions
 from psc.blockwise.grid import Block, Box, Grid, within
 from psc.em.augmentation import scale_intensity
 from psc.em.labels import relabel_consecutive
-from psc.em.watershed import SegmentationOptions, seeded_watershed, waterz_watershed
+from psc.em.settings import SegmentationOptions
+from psc.em.watershed import seeded_watershed, waterz_watershed
 from psc.errors import DataError
 from psc.volumes.stores import LazyVolume, StoredArray, dequantised, quantised
 from psc.volumes.tiling import Size3, predict_volume

@@ -5,9 +5,9 @@ configuration already holds the choice, and the record of a run with it.
 """
 
 import os
+import sys
 from pathlib import Path
 
-import torch
 from omegaconf import OmegaConf
 
 from psc.errors import ConfigError
@@ -64,7 +64,19 @@ def resolve_budget(budget: str) -> str:
     """``auto`` becomes ``paper`` where there is a GPU and ``quick`` where there is none."""
     if budget != "auto":
         return budget
-    return "paper" if torch.cuda.is_available() else "quick"
+    return "paper" if gpus() else "quick"
+
+
+def gpus() -> int:
+    """How many GPUs torch can use; it is not loaded, which takes a second, where no driver is."""
+    drivers = ("nvidia", "nvhost", "nvmap", "kfd", "dxg")
+    if sys.platform == "linux" and not any(
+        device.name.startswith(drivers) for device in Path("/dev").iterdir()
+    ):
+        return 0
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def default_recipe(backbone: str, budget: str) -> str:
@@ -82,7 +94,13 @@ def default_recipe(backbone: str, budget: str) -> str:
     return f"{backbone}/{resolve_budget(budget)}"
 
 
+def parallel_runs() -> int:
+    """Runs at once on this machine, in joblib's terms: one per GPU, else -1, one per core."""
+    return gpus() or -1
+
+
 def register() -> None:
-    """Make both known to Hydra's defaults list (idempotent)."""
+    """Make them known to Hydra (idempotent)."""
+    OmegaConf.register_new_resolver("parallel_runs", parallel_runs, replace=True)
     OmegaConf.register_new_resolver("default_dataset", default_dataset, replace=True)
     OmegaConf.register_new_resolver("default_recipe", default_recipe, replace=True)

@@ -1,4 +1,4 @@
-"""From the command line's overrides to a typed, checked configuration."""
+"""From the command line's overrides, or from a checkpoint, to a typed, checked configuration."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,102 +7,54 @@ from typing import Any
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import Container, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from psc.config import choices, schema
-from psc.config.checks import check_train
-from psc.config.schema import (
-    AffinityRecipeConfig,
-    BackboneConfig,
-    DatasetConfig,
-    DenseNetConfig,
-    FibsemConfig,
-    IBSRConfig,
-    RecipeConfig,
-    ResNetConfig,
-    TissueRecipeConfig,
-    TrainConfig,
-    UCF101Config,
-    UNetConfig,
-    VideoRecipeConfig,
-)
-from psc.errors import CheckpointError
+from psc.config.schema import DenseNetConfig, ResNetConfig, TrainConfig, UNetConfig
+from psc.em.settings import AffinityRecipeConfig, FibsemConfig
+from psc.errors import CheckpointError, ConfigError
+from psc.mri.settings import IBSRConfig, TissueRecipeConfig
+from psc.training.settings import DatasetConfig, RecipeConfig
+from psc.video.settings import UCF101Config, VideoRecipeConfig
 
-# ----------------------------------------
-# A stored configuration, plain containers, back into the typed schema.
+CONFIG_DIRECTORY = choices.PROJECT / "configs"
 
-
-TYPES: dict[str, tuple[type[BackboneConfig], type[DatasetConfig], type[RecipeConfig]]] = {
-    "unet": (UNetConfig, FibsemConfig, AffinityRecipeConfig),
-    "resnet18": (ResNetConfig, UCF101Config, VideoRecipeConfig),
-    "resnet34": (ResNetConfig, UCF101Config, VideoRecipeConfig),
-    "densenet": (DenseNetConfig, IBSRConfig, TissueRecipeConfig),
-    "densenet_bui": (DenseNetConfig, IBSRConfig, TissueRecipeConfig),
+_Parts = tuple[type[schema.BackboneConfig], type[DatasetConfig], type[RecipeConfig]]
+_EM: _Parts = (UNetConfig, FibsemConfig, AffinityRecipeConfig)
+_VIDEO: _Parts = (ResNetConfig, UCF101Config, VideoRecipeConfig)
+_MRI: _Parts = (DenseNetConfig, IBSRConfig, TissueRecipeConfig)
+TYPES = {
+    "unet": _EM,
+    "resnet18": _VIDEO,
+    "resnet34": _VIDEO,
+    "densenet": _MRI,
+    "densenet_bui": _MRI,
 }
 """Backbone → types of its own, its data set's and its recipe's configuration."""
 
 
-def from_plain(plain: Mapping[str, Any], path: Path) -> TrainConfig:
-    """The typed configuration that a checkpoint holds.
-
-    Args:
-        plain: as ``dataclasses.asdict`` made it.
-        path: the checkpoint, for messages.
-
-    Raises:
-        CheckpointError: if it does not fit the schema of this version of the code.
-    """
-    try:
-        types = TYPES[plain["backbone"]["name"]]
-        schema = OmegaConf.structured(TrainConfig)
-        for key, kind in zip(("backbone", "dataset", "recipe"), types, strict=True):
-            schema[key] = OmegaConf.structured(kind)
-        config = OmegaConf.to_object(OmegaConf.merge(schema, dict(plain)))
-    except (KeyError, TypeError, OmegaConfBaseException) as error:
-        raise CheckpointError(
-            f"{path} was written by another version of this code: {error}"
-        ) from error
-    assert isinstance(config, TrainConfig)
-    return config
-
-
-CONFIG_DIRECTORY = choices.PROJECT / "configs"
-
-
 def register() -> None:
-    """Make the schema and the machine-dependent choices known to Hydra (idempotent)."""
+    """Make the tree and the machine-dependent choices known to Hydra (idempotent)."""
     choices.register()
     store = ConfigStore.instance()
     for name, node in (
-        ("train", schema.TrainConfig),
+        ("train", TrainConfig),
         ("evaluate", schema.EvaluateConfig),
-        ("account", schema.AccountConfig),
-        ("unet", schema.UNetConfig),
-        ("resnet", schema.ResNetConfig),
-        ("densenet", schema.DenseNetConfig),
-        ("fibsem", schema.FibsemConfig),
-        ("affinity_recipe", schema.AffinityRecipeConfig),
-        ("ucf101", schema.UCF101Config),
-        ("video_recipe", schema.VideoRecipeConfig),
-        ("ibsr", schema.IBSRConfig),
-        ("tissue_recipe", schema.TissueRecipeConfig),
         ("segment", schema.SegmentConfig),
+        ("account", schema.AccountConfig),
         ("view", schema.ViewConfig),
+        ("unet", UNetConfig),
+        ("resnet", ResNetConfig),
+        ("densenet", DenseNetConfig),
+        ("fibsem", FibsemConfig),
+        ("affinity_recipe", AffinityRecipeConfig),
+        ("ucf101", UCF101Config),
+        ("video_recipe", VideoRecipeConfig),
+        ("ibsr", IBSRConfig),
+        ("tissue_recipe", TissueRecipeConfig),
     ):
         store.store(group="schema", name=name, node=node)
-
-
-def to_typed(config: DictConfig) -> TrainConfig:
-    """The resolved dataclass of a composed configuration, checked.
-
-    Raises:
-        ConfigError: if a value or a combination cannot work.
-    """
-    typed = OmegaConf.to_object(config)
-    assert isinstance(typed, TrainConfig)
-    check_train(typed)
-    return typed
 
 
 def compose(overrides: Sequence[str] = ()) -> TrainConfig:
@@ -118,3 +70,51 @@ def compose(overrides: Sequence[str] = ()) -> TrainConfig:
     register()
     with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
         return to_typed(hydra_compose("train", overrides=list(overrides)))
+
+
+def to_typed(config: DictConfig) -> TrainConfig:
+    """The dataclass of a composed configuration, checked as a whole."""
+    typed = typed_node(config)
+    assert isinstance(typed, TrainConfig)
+    # Not above: it builds networks, and a wrong key is to be refused before torch is loaded.
+    from psc.config.checks import check_train
+
+    check_train(typed)
+    return typed
+
+
+def typed_node(node: Container, key: str = "") -> Any:
+    """The object of a node; whatever is impossible in it is refused by its whole key."""
+    names = range(len(node)) if isinstance(node, ListConfig) else list(node)
+    for name in names:
+        if not OmegaConf.is_missing(node, name) and isinstance(child := node[name], Container):
+            below = f"{key}[{name}]" if isinstance(name, int) else f"{key}.{name}".lstrip(".")
+            typed_node(child, below)
+    try:
+        return OmegaConf.to_object(node)
+    except ConfigError as error:
+        raise ConfigError(f"{key}.{error}" if key else str(error)) from error
+
+
+def from_plain(plain: Mapping[str, Any], path: Path) -> TrainConfig:
+    """The typed configuration that a checkpoint holds.
+
+    Args:
+        plain: as ``dataclasses.asdict`` made it.
+        path: the checkpoint, for messages.
+
+    Raises:
+        CheckpointError: if it does not fit the schema of this version of the code.
+    """
+    try:
+        types = TYPES[plain["backbone"]["name"]]
+        tree = OmegaConf.structured(TrainConfig)
+        for key, kind in zip(("backbone", "dataset", "recipe"), types, strict=True):
+            tree[key] = OmegaConf.structured(kind)
+        config = typed_node(OmegaConf.merge(tree, dict(plain)))
+    except (KeyError, TypeError, ConfigError, OmegaConfBaseException) as error:
+        raise CheckpointError(
+            f"{path} was written by another version of this code: {error}"
+        ) from error
+    assert isinstance(config, TrainConfig)
+    return config

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import gaussian_filter
 
 from psc.errors import ConfigError, DataError
 
@@ -75,6 +74,8 @@ def intensity_affinities(raw: npt.NDArray[Any], sigma: float) -> npt.NDArray[np.
     if not np.isfinite(smooth).all():
         raise DataError("raw contains NaN or infinity; repair the volume before segmenting it")
     if sigma > 0:
+        from scipy.ndimage import gaussian_filter  # not above: settings import this module
+
         gaussian_filter(smooth, sigma, output=smooth)
     darkest, brightest = np.percentile(smooth, [_DARKEST_PERCENTILE, _BRIGHTEST_PERCENTILE])
     if not darkest < brightest:

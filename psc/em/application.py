@@ -6,16 +6,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from psc.config.checks import build_affinity_augmentation
-from psc.config.schema import AffinityRecipeConfig, FibsemConfig, TrainConfig
+from psc.config.schema import TrainConfig
 from psc.em.data import AffinityPatches, ValidationPatches, prepare_synthetic, read_splits
+from psc.em.settings import AffinityRecipeConfig, FibsemConfig
 from psc.em.task import AffinityTask
 from psc.em.testing import evaluate_affinities
 from psc.errors import ConfigError
-from psc.networks.build import build_volume_network, patch_input_size
-from psc.networks.densenet import DenseNet
 from psc.networks.geometry import VolumeNetwork
-from psc.networks.unet import UNet
 from psc.training.application import Application
 from psc.training.data import TrainingData
 
@@ -34,14 +31,10 @@ class AffinityApplication(Application):
         prepare_synthetic(config.dataset)
         self._splits = read_splits(config.dataset)
 
-    def build_network(self) -> UNet | DenseNet:
-        """A network from volumes to volumes."""
-        return build_volume_network(self.config.backbone, self.config.block)
-
     def training_data(self, network: nn.Module, workers: int) -> TrainingData:
         """Random patches, and fixed ones to validate on."""
         assert isinstance(network, VolumeNetwork)
-        input_size = patch_input_size(self._recipe, network)
+        input_size = self._recipe.patch_input(network)
         common: dict[str, Any] = {
             "input_size": input_size,
             "output_size": network.output_size(input_size),
@@ -53,7 +46,7 @@ class AffinityApplication(Application):
             self._splits.train,
             seed=self.config.seed,
             length=2**62,
-            augmentation=build_affinity_augmentation(self._recipe.augmentation),
+            augmentation=self._recipe.augmentation,
             **common,
         )
         validation = ValidationPatches(

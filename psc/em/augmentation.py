@@ -14,30 +14,32 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import gaussian_filter
 
 from psc.em.affinities import neighbours
 from psc.errors import ConfigError, DataError
-from psc.volumes.resampling import Sources, control_points, smooth_field
+from psc.training.settings import at_least, interval, require, share
+
+if TYPE_CHECKING:
+    from psc.volumes.resampling import Sources
 
 _Triple = tuple[int, int, int]
 _IntegerT = TypeVar("_IntegerT", bound=np.integer[Any])
 _FULL_SCALE = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
 _PERMUTATIONS: dict[str, list[_Triple]] = {
-    "none": [(0, 1, 2)],
-    "yx": [(0, 1, 2), (0, 2, 1)],
     "all": list(itertools.permutations(range(3))),  # type: ignore[arg-type]
+    "yx": [(0, 1, 2), (0, 2, 1)],
+    "none": [(0, 1, 2)],
 }
 _LARGEST_JITTER = 0.4
 """Of the spacing. A cubic B-spline of coefficients below 0.403 of it cannot fold the tissue (Choi
 and Lee, Graphical Models 62, 2000)."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Deformation:
     """Where the voxels of a patch come from.
 
@@ -63,13 +65,13 @@ class Deformation:
     def __post_init__(self) -> None:
         if len(self.spacing) != 3 or any(step < 1 or step != int(step) for step in self.spacing):
             raise ConfigError(
-                f"spacing={self.spacing}: must be three whole numbers of voxels (z, y, x), at least"
-                " 1"
+                f"spacing={list(self.spacing)}: must be three whole numbers of voxels (z, y, x), at"
+                " least 1"
             )
         if len(self.jitter) != 3 or not all(0 <= most < math.inf for most in self.jitter):
             raise ConfigError(
-                f"jitter={self.jitter}: must be three finite distances in voxels (z, y, x), at"
-                " least 0"
+                f"jitter={list(self.jitter)}: must be three finite distances in voxels (z, y, x),"
+                " at least 0"
             )
         for most, step in zip(self.jitter, self.spacing, strict=True):
             if most > _LARGEST_JITTER * step:
@@ -85,8 +87,7 @@ class Deformation:
                 f"offset={self.offset}: must be a whole number of voxels, at least 1; slip=0 and"
                 " shift=0 leave sections in place"
             )
-        _check_probability("slip", self.slip)
-        _check_probability("shift", self.shift)
+        share(self, "slip", "shift")
         if self.slip + self.shift > 1:
             raise ConfigError(
                 f"slip={self.slip}: must not exceed 1 together with shift={self.shift}; a section"
@@ -110,7 +111,7 @@ class Deformation:
             math.ceil(_turned(wide_x, wide_y, angle) - x + offset),
         )
 
-    def draw(self, shape: _Triple, rng: np.random.Generator) -> Sources:
+    def draw(self, shape: _Triple, rng: np.random.Generator) -> "Sources":
         """Where each voxel takes its values from.
 
         As many numbers are drawn whatever is switched on, so that one setting does not change what
@@ -120,6 +121,9 @@ class Deformation:
             float32 (3, D, H, W): positions along z, y and x in voxels from the patch's first, for
             a patch of this shape in the volume's order of axes.
         """
+        # Not above: numba takes a second, and the configuration imports this.
+        from psc.volumes.resampling import control_points, smooth_field
+
         angle = math.radians(self.rotation * rng.uniform(-1, 1))
         offsets = self._draw_offsets(shape[0], rng)
         phase = rng.uniform(size=3)
@@ -160,7 +164,7 @@ class Deformation:
         return offsets
 
 
-@dataclass(frozen=True)
+@dataclass
 class SectionDefects:
     """Sections that were not imaged well; their labels stay, so the network has to bridge them.
 
@@ -180,17 +184,11 @@ class SectionDefects:
     blur_sd: float = 2.0
 
     def __post_init__(self) -> None:
-        for name in ("missing", "low_contrast", "blur"):
-            _check_probability(name, getattr(self, name))
-        if len(self.contrast) != 2 or not 0 <= self.contrast[0] <= self.contrast[1] <= 1:
-            raise ConfigError(
-                f"contrast={self.contrast}: must be a range (low, high) within 0 (flat) to 1"
-                " (unchanged)"
-            )
-        if not 0 <= self.blur_sd < math.inf:
-            raise ConfigError(
-                f"blur_sd={self.blur_sd}: must be a finite number of voxels, at least 0"
-            )
+        share(self, "missing", "low_contrast", "blur")
+        interval(self, "contrast", lowest=0)
+        if self.contrast[1] > 1:
+            raise ConfigError(f"contrast={self.contrast}: must lie in 0 (flat) to 1 (unchanged)")
+        at_least(self, 0, "blur_sd")
 
     @property
     def active(self) -> bool:
@@ -202,6 +200,8 @@ class SectionDefects:
 
         One may have several defects. As many numbers are drawn whatever is switched on.
         """
+        from scipy.ndimage import gaussian_filter  # not above, as in Deformation.draw
+
         blurred, faint, missing = (
             rng.random(len(sections)) < chance
             for chance in (self.blur, self.low_contrast, self.missing)
@@ -217,11 +217,6 @@ class SectionDefects:
             if faint[i]:
                 mean = section.mean()
                 section[...] = mean + (section - mean) * contrasts[i]
-
-
-def _check_probability(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ConfigError(f"{name}={value}: must be a probability, 0 to 1")
 
 
 def _turned(along: float, across: float, most: float) -> float:
@@ -250,7 +245,7 @@ class Geometry:
         return array.transpose(axes)[(..., *flips)]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Augmentation:
     """What is done at random to a training patch; the defaults are the published training's.
 
@@ -265,27 +260,16 @@ class Augmentation:
     """
 
     reflections: bool = True
-    axis_swaps: Literal["all", "yx", "none"] = "all"
+    axis_swaps: str = "all"
     contrast: tuple[float, float] = (0.8, 1.2)
     brightness: tuple[float, float] = (-0.2, 0.2)
     deformation: Deformation = field(default_factory=Deformation)
     defects: SectionDefects = field(default_factory=SectionDefects)
 
     def __post_init__(self) -> None:
-        if self.axis_swaps not in _PERMUTATIONS:
-            raise ConfigError(
-                f"axis_swaps must be one of {', '.join(_PERMUTATIONS)}, found {self.axis_swaps!r}"
-            )
-        for name, (low, high) in (("contrast", self.contrast), ("brightness", self.brightness)):
-            if not -np.inf < low <= high < np.inf:
-                raise ConfigError(
-                    f"{name} must be a finite range (low, high), found ({low}, {high})"
-                )
-        if self.contrast[0] < 0:
-            raise ConfigError(
-                f"contrast must not be negative, found {self.contrast}: it would swap dark and"
-                " bright"
-            )
+        require(self, "axis_swaps", tuple(_PERMUTATIONS))
+        interval(self, "brightness")
+        interval(self, "contrast", lowest=0)  # a negative one would swap dark and bright
 
     def draw_geometry(self, rng: np.random.Generator) -> Geometry:
         """A symmetry, uniform over those that are switched on."""

@@ -12,8 +12,8 @@ import torch
 from torch.utils.data import Dataset
 
 from psc.config.choices import PROJECT
-from psc.config.schema import FibsemConfig, SlabConfig
 from psc.em.augmentation import Augmentation
+from psc.em.settings import FibsemConfig, SlabConfig
 from psc.em.synthetic import write_synthetic_volume
 from psc.errors import ConfigError, DataError
 from psc.volumes.patches import PatchCutter, Slab, Triple, size_triple

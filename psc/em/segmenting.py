@@ -3,7 +3,7 @@
 import logging
 import multiprocessing
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,22 +15,14 @@ from psc.blockwise.engine import open_engine
 from psc.blockwise.grid import Grid, block_size
 from psc.blockwise.pipeline import BlockwiseOptions, segment_blockwise
 from psc.blockwise.stages import LoadedNetwork, NetworkAffinities
-from psc.config.checks import check_segmentation
 from psc.config.compose import from_plain
-from psc.config.schema import (
-    DenseNetConfig,
-    FibsemConfig,
-    SegmentationConfig,
-    SegmentConfig,
-    TrainConfig,
-    UNetConfig,
-)
+from psc.config.schema import DenseNetConfig, SegmentConfig, TrainConfig, UNetConfig
 from psc.em.augmentation import scale_intensity
+from psc.em.settings import FibsemConfig
 from psc.em.testing import prediction_tiles
 from psc.errors import CheckpointError, ConfigError, DataError
-from psc.networks.build import build_segmentation_options
+from psc.machine import claim_gpu
 from psc.networks.geometry import VolumeNetwork
-from psc.sweeps import claim_gpu
 from psc.training.checkpoints import (
     checkpoint_network,
     conversion_record,
@@ -91,9 +83,9 @@ def segment_neurons(
     """
     path = Path(config.checkpoint).resolve()
     _check_network(trained, path)
-    trained = replace(trained, segmentation=_segmentation(config, trained))
+    trained = replace(trained, segmentation=trained.segmentation.changed(config.segmentation))
     options = BlockwiseOptions(
-        segmentation=build_segmentation_options(trained.segmentation),
+        segmentation=trained.segmentation.options,
         threshold=_threshold(config, checkpoint, path),
         context=config.context,
         levels=config.levels,
@@ -155,16 +147,6 @@ def _check_network(trained: TrainConfig, path: Path) -> None:
             f"{path}: its network turns {backbone.in_channels} channels into {given}; neurons need"
             f" one channel of grey values and {_AFFINITIES} affinities (z, y, x)"
         )
-
-
-def _segmentation(config: SegmentConfig, trained: TrainConfig) -> SegmentationConfig:
-    """What the checkpoint was trained with, and what the command line changes of it."""
-    changes = asdict(config.segmentation)
-    segmentation = replace(
-        trained.segmentation, **{key: value for key, value in changes.items() if value is not None}
-    )
-    check_segmentation(segmentation)
-    return segmentation
 
 
 def _threshold(config: SegmentConfig, checkpoint: Mapping[str, Any], path: Path) -> float:

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from psc.config.schema import AffinityRecipeConfig
 from psc.em.malis import VoxelGraph, pair_weights
+from psc.em.settings import AffinityRecipeConfig
 from psc.errors import ConfigError, DataError
 from psc.training.task import Task
 

@@ -16,15 +16,15 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from psc.config.schema import AffinityRecipeConfig, FibsemConfig, TrainConfig
+from psc.config.schema import TrainConfig
 from psc.em.affinities import intensity_affinities
 from psc.em.augmentation import scale_intensity
 from psc.em.bodies import body_errors, write_body_errors
 from psc.em.data import Splits
 from psc.em.pictures import affinity_figure, segmentation_figure
-from psc.em.watershed import SegmentationOptions, choose_threshold, segment
+from psc.em.settings import AffinityRecipeConfig, FibsemConfig, SegmentationOptions
+from psc.em.watershed import choose_threshold, segment
 from psc.metrics import segmentation_scores
-from psc.networks.build import build_segmentation_options, patch_input_size
 from psc.networks.geometry import VolumeNetwork
 from psc.paper.curves import threshold_figure
 from psc.training.provenance import git_state
@@ -105,7 +105,7 @@ def evaluate_affinities(
         Metrics for the record: ``validation`` and ``test`` scores, the ``threshold``, the
         validation ``sweep``, and the same for the ``baseline``.
     """
-    options = build_segmentation_options(config.segmentation)
+    options = config.segmentation
     outcome = run_protocol(
         lambda region: predict_affinities(network, region, config, device), splits, options
     )
@@ -127,7 +127,7 @@ def prediction_tiles(
     assert isinstance(config.recipe, AffinityRecipeConfig)  # psc.config.checks
     largest = config.segmentation.tile_input
     if largest is None:
-        largest = round(_TILE_TO_PATCH ** (1 / 3) * patch_input_size(config.recipe, network))
+        largest = round(_TILE_TO_PATCH ** (1 / 3) * config.recipe.patch_input(network))
     network = network.unpadded()
     return network, *tile_sizes(network, shape, largest, margin=network.spoilt_margin)
 

@@ -18,9 +18,9 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,8 @@ from scipy import ndimage
 
 from psc.em.affinities import checked_affinities, neighbours
 from psc.em.labels import relabel_consecutive
-from psc.errors import ConfigError, DataError
+from psc.em.settings import SCORING_FUNCTIONS, SegmentationOptions
+from psc.errors import DataError
 from psc.metrics import segmentation_scores
 
 log = logging.getLogger(__name__)
@@ -41,67 +42,9 @@ _STDOUT = 1
 _watershed: Callable[..., npt.NDArray[np.int32]] = skimage.segmentation.watershed
 
 
-def _quantile(quantile: int, highest_only: Literal["true", "false"]) -> str:
-    arguments = f"RegionGraphType, {quantile}, ScoreValue, 256, {highest_only}"
-    return f"OneMinus<HistogramQuantileAffinity<{arguments}>>"
-
-
-# Only functions that waterz ships compiled: all others need a C++ compiler at run time.
-SCORING_FUNCTIONS = {
-    "mean": "OneMinus<MeanAffinity<RegionGraphType, ScoreValue>>",
-    "aff50_his256": _quantile(50, "true"),
-    "aff75_his256": _quantile(75, "true"),
-    "aff85_his256": _quantile(85, "true"),
-    "hist_quant_25": _quantile(25, "false"),
-    "hist_quant_50": _quantile(50, "false"),
-    "hist_quant_75": _quantile(75, "false"),
-}
-"""Name → waterz's C++ type. q is the mean, or a percentile from a histogram of 256 bins.
-
-``affQ_his256``: the percentile of the *highest* affinities, one of each pair of fragments. This is
-the published choice (Q = 50) and suits the tiny fragments of waterz's own watershed; between the
-large ones of the seeded watershed a single high affinity would suffice to merge.
-``hist_quant_Q``: the percentile of all affinities between two regions."""
-
 # Regions are merged in the order of their scores, rounded to as many bins as the histogram has:
 # an exact queue gives nearly the same segmentation and takes longer.
 _QUEUE_BINS = 256
-
-
-@dataclass(frozen=True, kw_only=True)
-class SegmentationOptions:
-    """How affinities become a segmentation.
-
-    Attributes:
-        fragments: "seeded" = ``seeded_watershed``, "waterz" = ``waterz_watershed``.
-        boundary_threshold: of the seeded watershed, a mean affinity.
-        seed_smoothing: of the seeded watershed, voxels.
-        minimum_seed_distance: of the seeded watershed, voxels.
-        low: of waterz's watershed, an affinity.
-        high: of waterz's watershed, an affinity.
-        scoring: a key of ``SCORING_FUNCTIONS``. The published aff50_his256 goes with the fragments
-            "waterz"; with "seeded" use one that looks at all affinities.
-        thresholds: agglomeration thresholds to try, scores 1 - affinity.
-    """
-
-    fragments: Literal["seeded", "waterz"] = "seeded"
-    boundary_threshold: float = 0.5
-    seed_smoothing: float = 1.0
-    minimum_seed_distance: int = 1
-    low: float = 0.0001
-    high: float = 0.9999
-    scoring: str = "mean"
-    thresholds: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-
-    def __post_init__(self) -> None:
-        if self.fragments not in ("seeded", "waterz"):
-            raise ConfigError(f"fragments must be 'seeded' or 'waterz', found {self.fragments!r}")
-        _check_seed_options(
-            self.boundary_threshold, self.seed_smoothing, self.minimum_seed_distance
-        )
-        _check_watershed_options(self.low, self.high)
-        check_scoring(self.scoring)
-        checked_thresholds(self.thresholds)
 
 
 @dataclass(frozen=True)
@@ -168,7 +111,7 @@ def segment(
         Iterator of (threshold, segmentation uint64 (D, H, W)), in ascending order of threshold;
         every voxel has a positive id. The fragments are made at the call.
     """
-    chosen = checked_thresholds(options.thresholds if thresholds is None else thresholds)
+    chosen = options if thresholds is None else replace(options, thresholds=thresholds)
     if options.fragments == "waterz":
         fragments = waterz_watershed(affinities, options.low, options.high)
     else:
@@ -178,7 +121,7 @@ def segment(
             seed_smoothing=options.seed_smoothing,
             minimum_seed_distance=options.minimum_seed_distance,
         )
-    return agglomerate(affinities, fragments, chosen, scoring=options.scoring)
+    return agglomerate(affinities, fragments, chosen.thresholds, scoring=options.scoring)
 
 
 def seeded_watershed(
@@ -211,7 +154,11 @@ def seeded_watershed(
         uint64 (D, H, W), ids 1..N.
     """
     affinities = checked_affinities(affinities)
-    _check_seed_options(boundary_threshold, seed_smoothing, minimum_seed_distance)
+    SegmentationOptions(  # refuses what cannot work
+        boundary_threshold=boundary_threshold,
+        seed_smoothing=seed_smoothing,
+        minimum_seed_distance=minimum_seed_distance,
+    )
     mean = voxel_affinities(affinities)
     interior = mean > boundary_threshold
     if interior.all() or not interior.any():
@@ -283,7 +230,7 @@ def waterz_watershed(
     import waterz  # here, so that a machine without it can still train
 
     affinities = checked_affinities(affinities)
-    _check_watershed_options(low, high)
+    SegmentationOptions(low=low, high=high)  # refuses what cannot work
     with silent_stdout():
         # No score, 1 - mean affinity, is below a negative threshold: nothing is agglomerated.
         steps: Iterator[Any] = waterz.agglomerate(
@@ -327,8 +274,7 @@ def agglomerate(
             f"fragments must have the shape of the affinities {affinities.shape[1:]}, found"
             f" {np.shape(fragments)}"
         )
-    ascending = checked_thresholds(thresholds)
-    check_scoring(scoring)
+    ascending = SegmentationOptions(scoring=scoring, thresholds=thresholds).ascending
     return _merge_steps(affinities, fragments, ascending, SCORING_FUNCTIONS[scoring])
 
 
@@ -379,46 +325,3 @@ def silent_stdout() -> Iterator[None]:
         ctypes.CDLL(None).fflush(None)
         os.dup2(saved, _STDOUT)
         os.close(saved)
-
-
-def checked_thresholds(thresholds: Sequence[float]) -> tuple[float, ...]:
-    """Agglomeration thresholds in ascending order, each once."""
-    if len(thresholds) == 0:
-        raise ConfigError("no agglomeration threshold given; give at least one, such as 0.3")
-    impossible = [t for t in thresholds if not 0 <= t <= 1]
-    if impossible:
-        raise ConfigError(
-            "agglomeration thresholds are scores, 1 - affinity, and must lie in [0, 1]; found"
-            f" {impossible}"
-        )
-    return tuple(sorted({float(t) for t in thresholds}))
-
-
-def check_scoring(scoring: str) -> None:
-    """Refuse a scoring function that is not in ``SCORING_FUNCTIONS``."""
-    if scoring not in SCORING_FUNCTIONS:
-        raise ConfigError(
-            f"scoring must be one of {', '.join(SCORING_FUNCTIONS)}; found {scoring!r}"
-        )
-
-
-def _check_seed_options(
-    boundary_threshold: float, seed_smoothing: float, minimum_seed_distance: int
-) -> None:
-    if not 0 <= boundary_threshold <= 1:
-        raise ConfigError(f"boundary_threshold must be in [0, 1], found {boundary_threshold}")
-    if not 0 <= seed_smoothing < np.inf:
-        raise ConfigError(
-            f"seed_smoothing must be a finite number of voxels, at least 0, found {seed_smoothing}"
-        )
-    if minimum_seed_distance < 1:
-        raise ConfigError(
-            f"minimum_seed_distance must be at least 1 voxel, found {minimum_seed_distance}"
-        )
-
-
-def _check_watershed_options(low: float, high: float) -> None:
-    if not 0 <= low < high <= 1:
-        raise ConfigError(
-            f"waterz's watershed needs affinities 0 <= low < high <= 1, found {low} and {high}"
-        )

@@ -6,17 +6,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from psc.config.checks import build_tissue_augmentation
-from psc.config.schema import IBSRConfig, TissueRecipeConfig, TrainConfig
+from psc.config.schema import TrainConfig
 from psc.errors import ConfigError
 from psc.mri.data import prepare_synthetic, read_cohort
 from psc.mri.patches import GridPatches, TissuePatches
+from psc.mri.settings import IBSRConfig, TissueRecipeConfig
 from psc.mri.task import TissueTask
-from psc.mri.testing import evaluate_tissues
+from psc.mri.testing import evaluate_tissues, windows_of
 from psc.mri.tissues import TISSUES
-from psc.networks.build import build_volume_network, build_windows
-from psc.networks.densenet import DenseNet
-from psc.networks.unet import UNet
 from psc.training.application import Application
 from psc.training.data import TrainingData
 
@@ -40,10 +37,6 @@ class TissueApplication(Application):
         prepare_synthetic(config.dataset)
         self._cohort = read_cohort(config.dataset)
 
-    def build_network(self) -> UNet | DenseNet:
-        """A network from volumes to volumes of the same size."""
-        return build_volume_network(self.config.backbone, self.config.block)
-
     def training_data(self, network: nn.Module, workers: int) -> TrainingData:
         """Random patches, and fixed ones to validate on."""
         recipe = self._recipe
@@ -54,7 +47,7 @@ class TissueApplication(Application):
                 seed=self.config.seed,
                 length=2**62,
                 foreground_share=recipe.foreground_share,
-                augmentation=build_tissue_augmentation(recipe.augmentation),
+                augmentation=recipe.augmentation,
             ),
             GridPatches(
                 self._cohort.validation,
@@ -84,7 +77,7 @@ class TissueApplication(Application):
             network,
             {"validation": self._cohort.validation, "test": self._cohort.test},
             folder,
-            windows=build_windows(self._recipe),
+            windows=windows_of(self._recipe),
             device=device,
             title=f"{self.config.dataset.name} ({self._cohort.kind})",
             progress=self.config.trainer.progress_bar,

@@ -23,7 +23,6 @@ import numpy.typing as npt
 import yaml
 from tqdm import tqdm
 
-from psc.config.schema import IBSRConfig
 from psc.em.data import REAL, SAMPLE, SYNTHETIC, locate
 from psc.errors import ConfigError, DataError
 from psc.files import locked
@@ -37,6 +36,7 @@ from psc.mri.nifti import (
     resized_affine,
     to_voxel_size,
 )
+from psc.mri.settings import IBSRConfig
 from psc.mri.synthetic import SyntheticBrains, write_synthetic_brains
 from psc.mri.tissues import BACKGROUND, CLASSES, CSF
 

@@ -4,19 +4,17 @@ Subjects are in memory, and so is all that is needed to draw from them: no patch
 """
 
 import itertools
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from numba import njit
-from scipy.spatial.transform import Rotation
 from torch.utils.data import Dataset
 
 from psc.errors import ConfigError, DataError
+from psc.mri.augmentation import Pose, TissueAugmentation
 from psc.mri.data import Subject
 from psc.mri.tissues import BACKGROUND
 from psc.volumes.patches import Triple, size_triple
@@ -124,138 +122,6 @@ def _take_nearest(box: Any, matrix: Any, offset: Any, turned: Any) -> Any:
                 y = matrix[1, 0] * d + matrix[1, 1] * h + matrix[1, 2] * w + offset[1]
                 x = matrix[2, 0] * d + matrix[2, 1] * h + matrix[2, 2] * w + offset[2]
                 turned[d, h, w] = box[int(z + 0.5), int(y + 0.5), int(x + 0.5)]
-
-
-# ----------------------------------------
-# Augmentation of brain MRI: reflection, rotation and zoom in millimetres, changes of intensity.
-#
-# The paper says nothing about augmentation of its MRI, so all is off by default but the reflection
-# that anatomy itself suggests: left becomes right.
-
-
-@dataclass(frozen=True)
-class Pose:
-    """How the anatomy in a patch is turned, enlarged and reflected, about the patch's centre.
-
-    Attributes:
-        reflected: axes that are reversed, after turning.
-        degrees: angles about axis 0, then 1, then 2, each positive from the next axis to the one
-            after it (0 → 1 → 2 → 0).
-        zoom: enlargement, the same along all axes; 1.1 makes a brain 10 % longer.
-    """
-
-    reflected: tuple[bool, bool, bool] = (False, False, False)
-    degrees: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    zoom: float = 1.0
-
-    @property
-    def interpolates(self) -> bool:
-        """Whether voxels come to lie between voxels."""
-        return any(self.degrees) or self.zoom != 1
-
-    def matrix(self, voxel_size: tuple[float, float, float]) -> npt.NDArray[np.float64]:
-        """Where the values of a turned patch come from; reflections are not in it.
-
-        Args:
-            voxel_size: mm along D, H and W. Turning happens in mm: a sphere stays one.
-
-        Returns:
-            float64 (3, 3): V⁻¹ R⁻¹ V / zoom, V the voxel size; takes the distance of a voxel from
-            the patch's centre to that of its source, both in voxels.
-        """
-        turn = Rotation.from_euler("xyz", self.degrees, degrees=True).as_matrix()
-        millimetres = np.asarray(voxel_size)
-        matrix: npt.NDArray[np.float64] = turn.T * millimetres / millimetres[:, None] / self.zoom
-        return matrix
-
-
-@dataclass(frozen=True)
-class TissueAugmentation:
-    """What is done at random to a training patch.
-
-    Attributes:
-        reflections: axes that are reversed with probability 1/2: to the subject's right, to the
-            front, up. Brains are nearly symmetric along the first alone.
-        rotation: largest angle about each of the three axes, in degrees; 0 turns nothing.
-        scaling: range of the zoom, the same along all axes; (1, 1) changes nothing.
-        contrast: range of c in x ← x · c. Subjects are normalised: 0 is the brain's mean.
-        brightness: range of b in x ← x + b, in standard deviations of the brain.
-        noise: largest standard deviation of the Gaussian noise that is added, in the same unit.
-
-    Raises:
-        ConfigError: a range that is not ordered and finite, or a value outside its domain.
-    """
-
-    reflections: tuple[bool, bool, bool] = (True, False, False)
-    rotation: float = 0.0
-    scaling: tuple[float, float] = (1.0, 1.0)
-    contrast: tuple[float, float] = (1.0, 1.0)
-    brightness: tuple[float, float] = (0.0, 0.0)
-    noise: float = 0.0
-
-    def __post_init__(self) -> None:
-        flips = self.reflections
-        if len(flips) != 3 or any(flip not in (False, True) for flip in flips):
-            raise ConfigError(
-                "reflections must be three of true and false, one for each axis (right, anterior,"
-                f" superior), found {flips}"
-            )
-        if not 0 <= self.rotation <= 180:
-            raise ConfigError(f"rotation must be 0 to 180 degrees, found {self.rotation}")
-        if not 0 <= self.noise < math.inf:
-            raise ConfigError(
-                f"noise must be a standard deviation, finite and at least 0, found {self.noise}"
-            )
-        ranges = {name: getattr(self, name) for name in ("scaling", "contrast", "brightness")}
-        for name, values in ranges.items():
-            if len(values) != 2 or not -math.inf < values[0] <= values[1] < math.inf:
-                raise ConfigError(f"{name} must be a finite range (low, high), found {values}")
-        if self.scaling[0] <= 0:
-            raise ConfigError(f"scaling must be positive, found {self.scaling}; 1 keeps the size")
-        if self.contrast[0] < 0:
-            raise ConfigError(
-                f"contrast must not be negative, found {self.contrast}: it would swap dark and"
-                " bright"
-            )
-
-    def draw_pose(self, rng: np.random.Generator) -> Pose:
-        """A pose: every reflection, angle and zoom by itself, uniform in its range.
-
-        As many numbers are drawn whatever is switched on, so that one setting does not change what
-        another one draws.
-        """
-        right, anterior, superior = (
-            bool(drawn) and allowed
-            for drawn, allowed in zip(rng.integers(2, size=3), self.reflections, strict=True)
-        )
-        first, second, third = (self.rotation * rng.uniform(-1, 1, size=3)).tolist()
-        zoom = float(rng.uniform(*self.scaling))
-        return Pose((right, anterior, superior), (first, second, third), zoom)
-
-    def change_intensity(
-        self, image: npt.NDArray[np.float32], background: float, rng: np.random.Generator
-    ) -> None:
-        """Random contrast, brightness and noise, in place.
-
-        Voxels that are exactly background keep their value: skull stripping leaves a constant, and
-        so it is at test time.
-
-        Args:
-            image: float32, any shape, mean 0 and standard deviation 1 inside the brain.
-            background: the value outside the brain.
-            rng: source of randomness.
-        """
-        contrast, brightness = rng.uniform(*self.contrast), rng.uniform(*self.brightness)
-        deviation = rng.uniform(0, self.noise)
-        if contrast == 1 and brightness == 0 and deviation == 0:
-            return
-        inside = image != np.float32(background)
-        np.multiply(image, np.float32(contrast), out=image, where=inside)
-        np.add(image, np.float32(brightness), out=image, where=inside)
-        if deviation:
-            noise = rng.standard_normal(image.shape, dtype=np.float32)
-            noise *= np.float32(deviation)
-            np.add(image, noise, out=image, where=inside)
 
 
 _Labels = npt.NDArray[np.uint8]

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from psc.config.schema import TissueRecipeConfig
+from psc.mri.settings import TissueRecipeConfig
 from psc.mri.tissues import CLASSES, TISSUES
 from psc.training.task import Task
 

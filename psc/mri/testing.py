@@ -30,6 +30,7 @@ from psc.mri.pictures import (
     volumes_figure,
     write_subject_scores,
 )
+from psc.mri.settings import TissueRecipeConfig
 from psc.mri.tissues import BACKGROUND, CLASSES, TISSUES
 
 # ----------------------------------------
@@ -70,6 +71,16 @@ class Windows:
             )
         if self.blending not in ("gaussian", "constant"):
             raise ConfigError(f"blending={self.blending}: allowed are gaussian, constant")
+
+
+def windows_of(recipe: TissueRecipeConfig) -> Windows:
+    """Of the training patches' size."""
+    return Windows(
+        recipe.patch_size,
+        recipe.overlap,
+        "constant" if recipe.blending == "constant" else "gaussian",
+        recipe.evaluation_batch_size,
+    )
 
 
 def predict_probabilities(

@@ -9,23 +9,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from psc.block.unit import SegmentFactory, make_segment
-from psc.config.schema import (
-    AffinityRecipeConfig,
-    BackboneConfig,
-    BlockConfig,
-    DenseNetConfig,
-    RecipeConfig,
-    ResNetConfig,
-    SegmentationConfig,
-    TissueRecipeConfig,
-    UNetConfig,
-    VideoRecipeConfig,
-)
-from psc.em.watershed import SegmentationOptions
+from psc.config.schema import BackboneConfig, BlockConfig, DenseNetConfig, ResNetConfig, UNetConfig
 from psc.errors import ConfigError
-from psc.mri.testing import Windows
 from psc.networks.densenet import DenseNet
-from psc.networks.geometry import VolumeNetwork
 from psc.networks.pretrained import load_torchvision_weights, read_weights
 from psc.networks.resnet import ResNet
 from psc.networks.unet import UNet
@@ -72,20 +58,6 @@ def build_network(backbone: BackboneConfig, block: BlockConfig) -> UNet | ResNet
         if isinstance(backbone, kind):
             return build(backbone, block)
     raise ConfigError(f"backbone={backbone.name}: there is no network of that name")
-
-
-def build_volume_network(
-    backbone: BackboneConfig, block: BlockConfig, *, meta: bool = False
-) -> UNet | DenseNet:
-    """The same for tasks whose result is a volume; ``meta``: on the meta device.
-
-    Raises:
-        ConfigError: as ``build_network``, and for a classifier.
-    """
-    network = (build_network_on_meta if meta else build_network)(backbone, block)
-    if isinstance(network, ResNet):
-        raise ConfigError(f"backbone={backbone.name} classifies; this task needs a volume out")
-    return network
 
 
 def build_network_on_meta(backbone: BackboneConfig, block: BlockConfig) -> UNet | ResNet | DenseNet:
@@ -166,68 +138,6 @@ def paper_input_shape(backbone: BackboneConfig, network: nn.Module) -> tuple[int
         return (1, backbone.in_channels, *(network.input_size_for(PAPER_OUTPUT_SIZE),) * 3)
     assert isinstance(backbone, ResNetConfig | DenseNetConfig)
     return (1, backbone.in_channels, *(PAPER_INPUT_SIZE,) * 3)
-
-
-def patch_input_size(recipe: AffinityRecipeConfig, network: VolumeNetwork) -> int:
-    """Voxels along each axis of a training patch's input.
-
-    Raises:
-        ConfigError: if the network cannot take ``recipe.input_size``; the nearest are named.
-    """
-    if recipe.input_size is None:
-        return network.input_size_for(recipe.output_size)
-    return _fitting_size("input_size", recipe.input_size, network)
-
-
-def _fitting_size(key: str, size: int, network: VolumeNetwork) -> int:
-    try:
-        network.output_size(size)
-    except ConfigError as error:
-        raise ConfigError(f"recipe.{key}={size}: {error}") from None
-    return size
-
-
-def sample_shape(recipe: RecipeConfig, network: nn.Module) -> tuple[int, ...]:
-    """(1, C, D, H, W) of one training sample's input.
-
-    Raises:
-        ConfigError: if the network cannot take what the recipe asks for.
-    """
-    if isinstance(recipe, AffinityRecipeConfig) and isinstance(network, VolumeNetwork):
-        return (1, 1, *(patch_input_size(recipe, network),) * 3)
-    if isinstance(recipe, VideoRecipeConfig) and isinstance(network, ResNet):
-        return (1, 3, recipe.frames, recipe.size, recipe.size)
-    if isinstance(recipe, TissueRecipeConfig) and isinstance(network, VolumeNetwork):
-        return (1, 1, *(_fitting_size("patch_size", recipe.patch_size, network),) * 3)
-    raise ConfigError(f"recipe={recipe.name} does not train a {type(network).__name__}")
-
-
-def build_segmentation_options(config: SegmentationConfig) -> SegmentationOptions:
-    """The core's options of a configuration.
-
-    Raises:
-        ConfigError: if a value is impossible.
-    """
-    return SegmentationOptions(
-        fragments="waterz" if config.fragments == "waterz" else "seeded",
-        boundary_threshold=config.boundary_threshold,
-        seed_smoothing=config.seed_smoothing,
-        minimum_seed_distance=config.minimum_seed_distance,
-        low=config.low,
-        high=config.high,
-        scoring=config.scoring,
-        thresholds=tuple(config.thresholds),
-    )
-
-
-def build_windows(recipe: TissueRecipeConfig) -> Windows:
-    """The windows that a whole volume is predicted in: of the training patches' size."""
-    return Windows(
-        size=recipe.patch_size,
-        overlap=recipe.overlap,
-        blending="constant" if recipe.blending == "constant" else "gaussian",
-        batch_size=recipe.evaluation_batch_size,
-    )
 
 
 def forward_flops(network: nn.Module, input_shape: tuple[int, ...]) -> int:

@@ -76,6 +76,14 @@ class VolumeNetwork(nn.Module, ABC):
             )
         return size
 
+    def fitting(self, key: str, size: int) -> int:
+        """A size that the key of a configuration asks for, or its refusal."""
+        try:
+            self.output_size(size)
+        except ConfigError as error:
+            raise ConfigError(f"{key}={size}: {error}") from None
+        return size
+
     def valid_input_sizes(self, minimum: int, maximum: int) -> list[int]:
         """All sizes in [minimum, maximum] that the network can take, ascending."""
         return [n for n in range(max(1, minimum), maximum + 1) if self._trace(n) is not None]

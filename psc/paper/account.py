@@ -15,13 +15,13 @@ from typing import Any
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
 from psc.accounting import Account, ActivationMemory, Layer, account, activation_memory
 from psc.block.stream import AXES
-from psc.config.checks import check_backbone, check_block
-from psc.config.compose import CONFIG_DIRECTORY, register
+from psc.config.checks import check_network
+from psc.config.compose import CONFIG_DIRECTORY, register, typed_node
 from psc.config.schema import AccountConfig, BackboneConfig, BlockConfig
 from psc.errors import ConfigError
 from psc.networks.build import build_network_on_meta, paper_input_shape
@@ -77,10 +77,9 @@ def compose_account(overrides: Sequence[str] = ()) -> AccountConfig:
 
 def to_account(config: DictConfig) -> AccountConfig:
     """The resolved dataclass of a composed configuration, checked."""
-    typed = OmegaConf.to_object(config)
+    typed = typed_node(config)
     assert isinstance(typed, AccountConfig)
-    check_block(typed.block)
-    check_backbone(typed.backbone, typed.block)
+    check_network(typed.backbone, typed.block)
     if typed.format not in FORMATS:
         raise ConfigError(f"format={typed.format}: allowed are {', '.join(FORMATS)}")
     if typed.batch_size < 1:

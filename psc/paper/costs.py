@@ -9,7 +9,7 @@ from typing import Any
 from psc.config.compose import from_plain
 from psc.config.schema import TrainConfig
 from psc.errors import CheckpointError, ConfigError
-from psc.networks.build import build_network_on_meta, forward_flops, sample_shape
+from psc.networks.build import build_network_on_meta, forward_flops
 from psc.paper.experiments import read_experiment, table_names
 from psc.paper.records import read_records
 from psc.paper.text import markdown_table
@@ -44,7 +44,7 @@ def network_cost(config: TrainConfig) -> Cost:
     key = repr((config.backbone, config.block, config.recipe))
     if key not in _KNOWN:
         network = build_network_on_meta(config.backbone, config.block)
-        shape = sample_shape(config.recipe, network)
+        shape = config.recipe.sample_shape(network)
         parameters = sum(p.numel() for p in network.parameters())
         _KNOWN[key] = Cost(parameters, forward_flops(network, shape) // 2, shape)
     return _KNOWN[key]

@@ -19,7 +19,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse, Patch
 
 from psc.config.compose import from_plain
-from psc.config.schema import IBSRConfig
 from psc.em.data import SYNTHETIC, locate
 from psc.em.labels import relabel_consecutive
 from psc.em.pictures import (
@@ -36,6 +35,7 @@ from psc.errors import ConfigError, DataError
 from psc.mri.data import Subject, find_subjects, prepare_synthetic, read_subject
 from psc.mri.nifti import check_same_space, read_nifti
 from psc.mri.pictures import tissue_colour
+from psc.mri.settings import IBSRConfig
 from psc.mri.tissues import GM, TISSUES
 from psc.paper.measures import AFFINITY, TISSUE, Measures
 from psc.paper.pictures import (

@@ -26,10 +26,6 @@ class Application(ABC):
         self.config = config
 
     @abstractmethod
-    def build_network(self) -> nn.Module:
-        """The network, freshly initialised."""
-
-    @abstractmethod
     def training_data(self, network: nn.Module, workers: int) -> TrainingData:
         """Batches to train and validate on; ``workers`` processes load them."""
 

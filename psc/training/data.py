@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from psc.config.schema import RecipeConfig
+from psc.training.settings import RecipeConfig
 
 
 class EpochSampler(Sampler[int]):

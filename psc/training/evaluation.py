@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from psc.applications import build_application
-from psc.config.checks import check_dataset, check_segmentation
 from psc.config.compose import from_plain
 from psc.config.schema import EvaluateConfig
 from psc.errors import ConfigError
@@ -40,12 +39,7 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Record:
     checkpoint = load_checkpoint(path)
     trained = from_plain(stored_config(checkpoint, path), path)
     dataset = config.dataset or trained.dataset
-    changes = asdict(config.segmentation)
-    segmentation = replace(
-        trained.segmentation, **{key: value for key, value in changes.items() if value is not None}
-    )
-    check_dataset(dataset)
-    check_segmentation(segmentation)
+    segmentation = trained.segmentation.changed(config.segmentation)
     folder = _output_folder(config, path, dataset.name)
     changed = replace(trained, dataset=dataset, segmentation=segmentation)
     network = checkpoint_network(trained, checkpoint, path)

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from psc.config.schema import LoggerConfig
 from psc.training.records import FILE_NAME, Record
+from psc.training.settings import LoggerConfig
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import WandbLogger

@@ -6,19 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from psc.config.compose import from_plain
-from psc.config.schema import (
-    AffinityRecipeConfig,
-    IBSRConfig,
-    SegmentConfig,
-    TissueRecipeConfig,
-    TrainConfig,
-)
+from psc.config.schema import SegmentConfig, TrainConfig
 from psc.em.segmenting import segment_neurons
+from psc.em.settings import AffinityRecipeConfig
 from psc.errors import CheckpointError, ConfigError
 from psc.mri.data import SubjectFiles, read_subject
 from psc.mri.nifti import write_nifti
-from psc.mri.testing import predict_tissues
-from psc.networks.build import build_windows
+from psc.mri.settings import IBSRConfig, TissueRecipeConfig
+from psc.mri.testing import predict_tissues, windows_of
 from psc.training.checkpoints import checkpoint_network, load_checkpoint, stored_config
 from psc.training.evaluation import inference_device
 
@@ -81,7 +76,7 @@ def _segment_tissues(
     )
     network = checkpoint_network(trained, checkpoint, path)
     labels = predict_tissues(
-        network.to(device).eval(), subject, build_windows(trained.recipe), device=device
+        network.to(device).eval(), subject, windows_of(trained.recipe), device=device
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     write_nifti(output, labels, like=subject.native, dtype=labels.dtype)

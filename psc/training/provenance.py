@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from psc import machine
+
 # ----------------------------------------
 # Which version of the code a result is of, in a few characters, and when to say that it is not.
 
@@ -110,6 +112,7 @@ def hardware(accelerator: str) -> dict[str, Any]:
         "cpu": _processor(),
         "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "torch_threads": torch.get_num_threads(),
+        "settings": machine.in_force(),
     }
 
 

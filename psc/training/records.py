@@ -19,6 +19,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from psc.errors import DataError
+from psc.files import replacing, write_json
 
 # ----------------------------------------
 # metrics.csv: the numbers of a training, one row per logged step, kept across a resume.
@@ -60,12 +61,10 @@ class MetricsFile(Logger):
     @rank_zero_only
     def _prepare(self, first_step: int) -> None:
         rows = [row for row in read_metrics(self.path) if int(row["step"]) < first_step]
-        partial = self.path.with_name(f".{self.path.name}.tmp")
-        with partial.open("w", newline="") as file:
+        with replacing(self.path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(rows)
-        partial.replace(self.path)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -160,14 +159,6 @@ def seal_of(content: Mapping[str, Any]) -> str:
 def write_record(record: Record, folder: Path) -> Path:
     """Seal a record and write ``folder/result.json`` atomically; returns its path."""
     return write_json({**asdict(record), SEAL: record.seal}, folder / FILE_NAME)
-
-
-def write_json(content: Any, path: Path) -> Path:
-    """Write JSON to a temporary name beside ``path``, then rename."""
-    partial = path.with_name(f".{path.name}.tmp")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    partial.replace(path)
-    return path
 
 
 def read_record(path: Path) -> Record:

@@ -9,8 +9,8 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
-from psc.config.schema import OptimizerConfig, RecipeConfig, ScheduleConfig
 from psc.errors import DivergenceError
+from psc.training.settings import OptimizerConfig, RecipeConfig, ScheduleConfig
 
 # ----------------------------------------
 # End a training that has diverged instead of computing on.

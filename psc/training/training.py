@@ -19,9 +19,10 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from psc.applications import build_application
-from psc.config.schema import TrainConfig, TrainerConfig
+from psc.config.schema import TrainConfig
 from psc.errors import ConfigError
-from psc.networks.build import forward_flops, sample_shape
+from psc.files import write_json
+from psc.networks.build import build_network, forward_flops
 from psc.training.application import Application
 from psc.training.callbacks import IterationProgress, StoreConfig, Throughput
 from psc.training.checkpoints import (
@@ -44,14 +45,8 @@ from psc.training.folder import (
 )
 from psc.training.loggers import log_outcome, wandb_loggers
 from psc.training.provenance import difference, git_state, hardware, versions
-from psc.training.records import (
-    MetricsFile,
-    Record,
-    read_metrics,
-    read_record,
-    write_json,
-    write_record,
-)
+from psc.training.records import MetricsFile, Record, read_metrics, read_record, write_record
+from psc.training.settings import TrainerConfig
 
 # ----------------------------------------
 # Lightning's Trainer for our runs, and what "auto" means on this machine.
@@ -214,7 +209,7 @@ def _train(
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     initial = initial_weights(config)
     application = build_application(config)
-    network = application.build_network()
+    network = build_network(config.backbone, config.block)
     if initial is not None:
         initial.copy_into(network)
     data = application.training_data(network, loader_workers(config.trainer))
@@ -340,7 +335,7 @@ def _finish(
         source={"checkpoint": str(best.relative_to(folder.path)), "run": folder.path.name},
     )
     # Backward costs twice the forward pass: a gradient of the input and one of the weights.
-    sample = forward_flops(on_meta, sample_shape(config.recipe, on_meta))
+    sample = forward_flops(on_meta, config.recipe.sample_shape(on_meta))
     record = Record(
         run=folder.path.name,
         config=asdict(config),

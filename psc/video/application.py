@@ -6,19 +6,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from psc.config.schema import TrainConfig, UCF101Config, VideoRecipeConfig
+from psc.config.schema import TrainConfig
 from psc.em.data import REAL, SAMPLE, SYNTHETIC, locate
 from psc.errors import ConfigError
 from psc.files import locked
-from psc.networks.build import build_network
-from psc.networks.densenet import DenseNet
-from psc.networks.resnet import ResNet
-from psc.networks.unet import UNet
 from psc.training.application import Application
 from psc.training.data import TrainingData, loader
 from psc.video.clips import EvaluationClips, TrainingClips
 from psc.video.data import ActionSplit, read_split
 from psc.video.preparation import prepare_videos
+from psc.video.settings import UCF101Config, VideoRecipeConfig
 from psc.video.store import PreparationSettings, PreparedVideos
 from psc.video.synthetic import SyntheticVideos, write_synthetic_videos
 from psc.video.task import ClassificationTask
@@ -61,10 +58,6 @@ class VideoApplication(Application):
                 f"the network has {classes} classes, {self._split.description} has"
                 f" {len(self._split.classes)}; use the data set that it was trained for"
             )
-
-    def build_network(self) -> UNet | ResNet | DenseNet:
-        """A classifier of as many classes as the data set has."""
-        return build_network(self.config.backbone, self.config.block)
 
     def training_data(self, network: nn.Module, workers: int) -> TrainingData:
         """Random clips, and fixed ones to validate on."""

@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from psc.config.schema import VideoRecipeConfig
 from psc.training.task import Task
 from psc.video.clips import ClipNormalisation
+from psc.video.settings import VideoRecipeConfig
 
 
 class ClassificationTask(Task):

@@ -24,8 +24,8 @@ from psc.blockwise.engine import open_engine
 from psc.blockwise.grid import Box, Grid
 from psc.blockwise.pipeline import BlockwiseOptions, segment_blockwise
 from psc.em.affinities import affinities_from_labels
+from psc.em.settings import SegmentationOptions
 from psc.em.synthetic import grow_bodies
-from psc.em.watershed import SegmentationOptions
 from psc.errors import ConfigError
 from psc.volumes.tiling import reflected_indices
 

@@ -11,8 +11,9 @@ import numpy as np
 from benchmarks.report import Report, Row
 from benchmarks.timing import Timing, interleave
 from psc.errors import ConfigError
+from psc.mri.augmentation import TissueAugmentation
 from psc.mri.data import Subject
-from psc.mri.patches import TissueAugmentation, TissuePatches
+from psc.mri.patches import TissuePatches
 
 __all__ = ["run"]
 

@@ -10,8 +10,8 @@ from scipy import ndimage
 from psc.blockwise.grid import Grid
 from psc.blockwise.pipeline import BlockwiseOptions
 from psc.em.affinities import affinities_from_labels
+from psc.em.settings import SegmentationOptions
 from psc.em.synthetic import synthetic_fibsem
-from psc.em.watershed import SegmentationOptions
 from psc.volumes.stores import dequantised, quantised
 
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from psc.blockwise.graph import GraphPart, assemble, joined_roots, merge_regions, needs_histograms
 from psc.blockwise.stages import Numbering, joined_pairs, region_graph
-from psc.em.watershed import SCORING_FUNCTIONS, agglomerate
+from psc.em.settings import SCORING_FUNCTIONS
+from psc.em.watershed import agglomerate
 from psc.errors import ConfigError, DataError
 from psc.volumes.stores import dequantised
 
@@ -201,7 +202,7 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(DataError, match="too large for one process"):
         assemble(roots, [], edges=2**30 + 1, entries=0, histograms=True)
     graph = assemble(roots, [], edges=0, entries=0, histograms=True)
-    with pytest.raises(ConfigError, match="scoring must be one of"):
+    with pytest.raises(ConfigError, match="scoring=best: allowed are"):
         list(merge_regions(graph, roots, [0.5], "best"))
     ((_, segments),) = merge_regions(graph, roots, [0.5], "mean")
     assert segments.tolist() == [1, 2]

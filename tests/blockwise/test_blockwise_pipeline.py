@@ -18,7 +18,8 @@ from psc.blockwise.engine import Engine, open_engine
 from psc.blockwise.grid import Grid
 from psc.blockwise.pipeline import BlockwiseOptions, segment_blockwise
 from psc.blockwise.stages import halved_mode
-from psc.em.watershed import SegmentationOptions, agglomerate, seeded_watershed
+from psc.em.settings import SegmentationOptions
+from psc.em.watershed import agglomerate, seeded_watershed
 from psc.errors import ConfigError, DataError
 from psc.metrics import segmentation_scores
 from psc.volumes.stores import StoredArray, dequantised, quantised

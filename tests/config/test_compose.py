@@ -15,7 +15,6 @@ from psc.networks.build import (
     build_network,
     build_network_on_meta,
     paper_input_shape,
-    patch_input_size,
 )
 from psc.paper.account import compose_account
 
@@ -167,7 +166,7 @@ def test_paper_patches_are_132_voxels_except_where_n_is_3():
     for block, expected in (("3d", 132), ("p1sc1", 132), ("p2sc2", 132), ("p2sc3", 178)):
         config = compose(["budget=paper", f"block={block}"])
         network = build_network_on_meta(config.backbone, config.block)
-        assert patch_input_size(config.recipe, network) == expected
+        assert config.recipe.patch_input(network) == expected
 
 
 def test_free_m_and_n_name_themselves():
@@ -199,9 +198,9 @@ def test_the_command_line_wins_over_the_budget():
         (["recipe.schedule.name=linear"], "allowed are constant, inverse, step, cosine"),
         (["recipe.augmentation.axis_swaps=xy"], "allowed are all, yx, none"),
         (["recipe.augmentation.contrast=[2,1]"], "contrast"),
-        (["segmentation.thresholds=[]"], "no agglomeration threshold"),
+        (["segmentation.thresholds=[]"], "segmentation.thresholds=.*at least one"),
         (["segmentation.thresholds=[1.5]"], "thresholds"),
-        (["segmentation.scoring=foo"], "segmentation: scoring must be one of"),
+        (["segmentation.scoring=foo"], "segmentation.scoring=foo: allowed are mean"),
         (["segmentation.boundary_threshold=1.5"], "boundary_threshold"),
         (["trainer.accelerator=tpu"], "allowed are auto, cpu, gpu, mps"),
         (["trainer.precision=fp8"], "trainer.precision=fp8: allowed are auto, 32-true"),
@@ -285,8 +284,8 @@ def test_default_dataset_takes_what_is_on_disk(tmp_path, monkeypatch):
 
 
 def test_auto_budget_follows_the_device(monkeypatch):
-    for gpu, expected in ((True, "paper"), (False, "quick")):
-        monkeypatch.setattr("torch.cuda.is_available", lambda gpu=gpu: gpu)
+    for gpus, expected in ((1, "paper"), (0, "quick")):
+        monkeypatch.setattr(choices, "gpus", lambda gpus=gpus: gpus)
         assert choices.default_recipe("unet", "auto") == f"unet/{expected}"
         assert compose([]).recipe.name == f"unet/{expected}"
     assert choices.default_recipe("unet", "paper") == "unet/paper"

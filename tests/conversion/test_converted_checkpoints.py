@@ -21,7 +21,7 @@ from psc.config import compose
 from psc.config.schema import EvaluateConfig, SegmentConfig
 from psc.conversion import SeparableConv3d, SeparableRun3d
 from psc.errors import CheckpointError, ConfigError
-from psc.networks.build import build_network, sample_shape
+from psc.networks.build import build_network
 from psc.paper.groups import differences, record_settings, settings
 from psc.training.callbacks import Throughput
 from psc.training.checkpoints import (
@@ -294,7 +294,7 @@ def test_a_converted_network_is_fine_tuned_resumed_evaluated_and_begun_with_agai
     assert any(not torch.equal(moved[k], v) for k, v in network.state_dict().items())
     assert record.parameters == sum(p.numel() for p in network.parameters())
     assert record.parameters != original.parameters
-    shape = sample_shape(config.recipe, network)
+    shape = config.recipe.sample_shape(network)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(torch.zeros(shape))
     flops = 3 * config.recipe.batch_size * counter.get_total_flops()

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from psc.config.checks import AFFINITY_LOSSES, MALIS_NORMALIZATIONS
-from psc.config.schema import AffinityRecipeConfig, OptimizerConfig
 from psc.em.affinities import affinities_from_labels
+from psc.em.settings import AFFINITY_LOSSES, MALIS_NORMALIZATIONS, AffinityRecipeConfig
 from psc.em.task import LOSSES, NORMALIZATIONS, AffinityTask, malis_loss
+from psc.training.settings import OptimizerConfig
 
 
 def recipe(**options):

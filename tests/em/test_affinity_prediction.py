@@ -4,11 +4,12 @@ import torch
 import zarr
 
 from psc.config import compose
-from psc.config.schema import SegmentationChanges, SegmentConfig
+from psc.config.schema import SegmentConfig
+from psc.em.settings import SegmentationChanges
 from psc.em.testing import predict_affinities
 from psc.em.watershed import seeded_watershed
 from psc.errors import CheckpointError, ConfigError, DataError
-from psc.networks.build import build_volume_network
+from psc.networks.build import build_network
 from psc.training.checkpoints import CONFIG_KEY, load_checkpoint, load_network_weights
 from psc.training.prediction import segment_file
 from psc.volumes.reading import Region, read_volume
@@ -37,7 +38,7 @@ def test_a_volume_is_segmented_as_the_evaluation_would(finished_run, config, tin
     assert segment_file(config()) == tmp_path / "neurons"
     affinities = zarr.open_array(str(tmp_path / "neurons/affinities.zarr/0"), mode="r")[...]
     trained = compose(overrides)
-    network = build_volume_network(trained.backbone, trained.block).eval()
+    network = build_network(trained.backbone, trained.block).eval()
     path = folder / "checkpoints" / "best.ckpt"
     load_network_weights(network, load_checkpoint(path), path)
     expected = predict_affinities(

@@ -5,8 +5,8 @@ import pytest
 
 from psc.em.affinities import affinities_from_labels
 from psc.em.data import Splits
+from psc.em.settings import SegmentationOptions
 from psc.em.testing import run_protocol, truth_of
-from psc.em.watershed import SegmentationOptions
 from psc.metrics import segmentation_scores
 from psc.volumes.reading import Region, read_volume
 

@@ -4,7 +4,8 @@ import sys
 import numpy as np
 import pytest
 
-from psc.em.watershed import SCORING_FUNCTIONS, agglomerate
+from psc.em.settings import SCORING_FUNCTIONS
+from psc.em.watershed import agglomerate
 from psc.errors import ConfigError, DataError
 
 THRESHOLDS = (0.05, 0.2, 0.8)
@@ -130,7 +131,7 @@ def test_refuses_no_threshold():
 
 
 def test_refuses_unknown_scoring_and_names_the_known():
-    with pytest.raises(ConfigError, match=r"aff50_his256.*found 'median'"):
+    with pytest.raises(ConfigError, match=r"scoring=median.*aff50_his256"):
         agglomerate(*three_fragments(), [0.5], scoring="median")
 
 

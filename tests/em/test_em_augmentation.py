@@ -471,7 +471,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("change", "problem"),
         [
-            ({"spacing": (40, 40)}, r"spacing=\(40, 40\): must be three"),
+            ({"spacing": (40, 40)}, r"spacing=\[40, 40\]: must be three"),
             ({"spacing": (0, 40, 40)}, "spacing"),
             ({"spacing": (1.5, 40, 40)}, "whole numbers"),
             ({"jitter": (1.0, 1.0)}, "jitter=.*three"),
@@ -482,7 +482,7 @@ class TestErrors:
             ({"rotation": 181.0}, "rotation"),
             ({"offset": 0}, "offset=0: .*at least 1; slip=0"),
             ({"offset": 1.5}, "offset"),
-            ({"slip": 1.1}, "slip=1.1: must be a probability"),
+            ({"slip": 1.1}, "slip=1.1: must lie in"),
             ({"shift": float("nan")}, "shift"),
             ({"slip": 0.6, "shift": 0.6}, "together with shift=0.6"),
         ],
@@ -494,10 +494,10 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("change", "problem"),
         [
-            ({"missing": -0.1}, "missing=-0.1: must be a probability"),
+            ({"missing": -0.1}, "missing=-0.1: must lie in"),
             ({"low_contrast": 2.0}, "low_contrast"),
             ({"blur": float("nan")}, "blur"),
-            ({"contrast": (0.5, 0.1)}, r"contrast=\(0.5, 0.1\): must be a range"),
+            ({"contrast": (0.5, 0.1)}, r"contrast=\[0.5, 0.1\]: must be \[low, high\]"),
             ({"contrast": (0.5, 1.5)}, "contrast"),
             ({"contrast": (0.5,)}, "contrast"),
             ({"blur_sd": -1.0}, "blur_sd=-1.0"),

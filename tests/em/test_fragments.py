@@ -9,13 +9,8 @@ import pytest
 
 from psc.em import watershed as module
 from psc.em.affinities import intensity_affinities
-from psc.em.watershed import (
-    SegmentationOptions,
-    seeded_watershed,
-    segment,
-    voxel_affinities,
-    waterz_watershed,
-)
+from psc.em.settings import SegmentationOptions
+from psc.em.watershed import seeded_watershed, segment, voxel_affinities, waterz_watershed
 from psc.errors import ConfigError, DataError
 from psc.metrics import segmentation_scores
 
@@ -221,7 +216,7 @@ def test_refuses_impossible_seed_options(options):
 
 @pytest.mark.parametrize(("low", "high"), [(0.5, 0.5), (-0.1, 0.9), (0.1, 1.1)])
 def test_refuses_impossible_watershed_options(low, high):
-    with pytest.raises(ConfigError, match=f"found {low} and {high}"):
+    with pytest.raises(ConfigError, match=f"low={low}, high={high}"):
         waterz_watershed(random_affinities(), low, high)
 
 

@@ -1,13 +1,8 @@
 import numpy as np
 import pytest
 
-from psc.em.watershed import (
-    SegmentationOptions,
-    ThresholdScore,
-    ThresholdSweep,
-    choose_threshold,
-    segment,
-)
+from psc.em.settings import SegmentationOptions
+from psc.em.watershed import ThresholdScore, ThresholdSweep, choose_threshold, segment
 from psc.errors import ConfigError, DataError
 
 BOTH = pytest.mark.parametrize("fragments", ["seeded", "waterz"])
@@ -84,12 +79,12 @@ def test_options_reach_the_watershed(blobs, smooth_affinities):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fragments": "mutex"}, "'mutex'"),
+        ({"fragments": "mutex"}, "fragments=mutex"),
         ({"boundary_threshold": 2.0}, "boundary_threshold"),
         ({"seed_smoothing": -0.5}, "seed_smoothing"),
         ({"minimum_seed_distance": 0}, "minimum_seed_distance"),
-        ({"low": 0.9, "high": 0.1}, "0.9 and 0.1"),
-        ({"scoring": "median"}, "'median'"),
+        ({"low": 0.9, "high": 0.1}, "low=0.9, high=0.1"),
+        ({"scoring": "median"}, "scoring=median"),
         ({"thresholds": ()}, "at least one"),
         ({"thresholds": (0.5, 1.5)}, "1.5"),
     ],

@@ -11,7 +11,8 @@ import pytest
 
 from psc.em.affinities import affinities_from_labels
 from psc.em.labels import split_disconnected
-from psc.em.watershed import SegmentationOptions, segment
+from psc.em.settings import SegmentationOptions
+from psc.em.watershed import segment
 from psc.metrics import segmentation_scores
 
 

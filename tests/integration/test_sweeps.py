@@ -21,8 +21,8 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from psc import cli, sweeps
-from psc.config import compose
+from psc import cli, machine
+from psc.config import choices, compose
 from psc.config.compose import CONFIG_DIRECTORY, register
 from psc.errors import ConfigError
 from psc.training import training
@@ -32,7 +32,6 @@ from psc.training.records import write_record
 def with_hydra(*overrides):
     """The composed configuration and Hydra's own, resolved."""
     register()
-    sweeps.register()
     with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
         return hydra_compose("train", overrides=list(overrides), return_hydra_config=True)
 
@@ -76,7 +75,7 @@ def test_the_command_line_wins():
 
 @pytest.mark.parametrize(("gpus", "expected"), [(0, -1), (4, 4)])
 def test_local_runs_one_job_per_gpu_or_core(monkeypatch, gpus, expected):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    monkeypatch.setattr(choices, "gpus", lambda: gpus)
     launcher = with_hydra("hydra/launcher=local").hydra.launcher
     assert launcher.n_jobs == expected
     assert launcher.batch_size == "1"
@@ -137,7 +136,7 @@ def sweep(tmp_path, monkeypatch):
         runtime=SimpleNamespace(output_dir=str(folder)),
         launcher=OmegaConf.create({}),
     )
-    monkeypatch.setattr(sweeps.HydraConfig, "get", lambda: hydra)
+    monkeypatch.setattr(cli.HydraConfig, "get", lambda: hydra)
     return hydra
 
 
@@ -145,7 +144,7 @@ CONFIG = OmegaConf.create({"resume": False})
 
 
 def job(main):
-    return sweeps.Job(main, Path("/there/train.py"), cli.explain)
+    return cli.Job(main, Path("/there/train.py"))
 
 
 def raising(error):
@@ -159,11 +158,11 @@ def test_a_failure_is_noted_with_its_overrides_and_reported(sweep, tmp_path):
     for number in (0, 1, 10):
         (tmp_path / "sweep" / str(number)).mkdir()
     (tmp_path / "sweep" / "multirun.yaml").touch()
-    with pytest.raises(sweeps.JobFailedError) as failed:
+    with pytest.raises(cli.JobFailedError) as failed:
         job(raising(ConfigError("block.m=4: allowed are 1, 2 and 3")))(CONFIG)
     # What reaches the process that started the sweep is pickled
     (folder,) = pickle.loads(pickle.dumps(failed.value)).args
-    report = sweeps.failure_report(Path(folder))
+    report = cli.failure_report(Path(folder))
     assert report.startswith("1 of 4 runs failed")
     assert "#3: block=3d seed=1" in report
     assert "    block.m=4: allowed are 1, 2 and 3" in report
@@ -171,9 +170,9 @@ def test_a_failure_is_noted_with_its_overrides_and_reported(sweep, tmp_path):
 
 
 def test_a_defect_of_ours_keeps_its_traceback(sweep):
-    with pytest.raises(sweeps.JobFailedError) as failed:
+    with pytest.raises(cli.JobFailedError) as failed:
         job(raising(ZeroDivisionError("oh")))(CONFIG)
-    report = sweeps.failure_report(Path(failed.value.args[0]))
+    report = cli.failure_report(Path(failed.value.args[0]))
     assert "Traceback" in report
     assert "ZeroDivisionError: oh" in report
 
@@ -205,9 +204,9 @@ def test_a_job_s_command_line_is_its_own(sweep, monkeypatch):
 def test_a_job_that_is_queued_again_must_resume(sweep):
     sweep.launcher = OmegaConf.create({"max_num_timeout": 20})
     done = []
-    with pytest.raises(sweeps.JobFailedError):
+    with pytest.raises(cli.JobFailedError):
         job(done.append)(CONFIG)
-    note = json.loads((Path(sweep.runtime.output_dir) / sweeps.FAILURE).read_text())
+    note = json.loads((Path(sweep.runtime.output_dir) / cli.FAILURE).read_text())
     assert "set resume=true" in note["message"]
     job(done.append)(OmegaConf.create({"resume": True}))
     assert done == [{"resume": True}]
@@ -216,7 +215,7 @@ def test_a_job_that_is_queued_again_must_resume(sweep):
 def test_a_job_prepares_the_process_that_receives_it(monkeypatch):
     prepared = []
     pickled = cloudpickle.dumps(job(lambda config: None))
-    monkeypatch.setattr(sweeps, "prepare_worker", lambda: prepared.append(True))
+    monkeypatch.setattr(machine, "prepare_worker", lambda: prepared.append(True))
     received = pickle.load(io.BytesIO(pickled))
     assert prepared == [True]
     assert received.script == Path("/there/train.py")

@@ -8,8 +8,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from psc.errors import ConfigError, DataError
+from psc.mri.augmentation import Pose, TissueAugmentation
 from psc.mri.data import Subject, find_subjects, read_subject
-from psc.mri.patches import GridPatches, Pose, TissueAugmentation, TissuePatches, resample
+from psc.mri.patches import GridPatches, TissuePatches, resample
 from psc.mri.tissues import CLASSES
 
 BACKGROUND = -2.5

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from psc.mri.patches import Pose, read_padded, resample
+from psc.mri.augmentation import Pose
+from psc.mri.patches import read_padded, resample
 
 IDENTITY = np.eye(3)
 

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader
 
-from psc.config.schema import OptimizerConfig, TissueRecipeConfig
 from psc.errors import DivergenceError
+from psc.mri.settings import TissueRecipeConfig
 from psc.mri.task import TissueTask
+from psc.training.settings import OptimizerConfig
 
 
 def recipe(**options):

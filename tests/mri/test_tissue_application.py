@@ -13,6 +13,7 @@ from psc.applications import build_application
 from psc.config import compose
 from psc.config.schema import EvaluateConfig, SegmentConfig
 from psc.errors import CheckpointError, ConfigError, DataError
+from psc.networks.build import build_network
 from psc.paper.compare import compare_runs
 from psc.training.evaluation import evaluate_checkpoint
 from psc.training.prediction import segment_file
@@ -181,7 +182,7 @@ def test_resampled_subjects_are_scored_on_their_own_grid(finished):
     _, folder = finished
     config = compose(tiny_brains.overrides(folder, "dataset.voxel_size=[1.25,1.25,1.25]"))
     application = build_application(config)
-    network = application.build_network().eval()
+    network = build_network(config.backbone, config.block).eval()
     output = folder / "resampled"
     metrics = application.evaluate(network, output, device=torch.device("cpu"), source={})
     written = nibabel.load(output / "IBSR_04_tissues.nii.gz")

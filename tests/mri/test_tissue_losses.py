@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from psc.config.checks import TISSUE_LOSSES
+from psc.mri.settings import TISSUE_LOSSES
 from psc.mri.task import LOSSES
 
 SHAPE = (2, 4, 5, 3, 4)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from psc.config import compose
-from psc.config.schema import EvaluateConfig, SegmentationChanges
+from psc.config.schema import EvaluateConfig
 from psc.em.data import read_splits
+from psc.em.settings import SegmentationChanges
 from psc.em.testing import truth_of
 from psc.errors import ConfigError
 from psc.metrics import segmentation_scores

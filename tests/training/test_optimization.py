@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from psc.config.schema import OptimizerConfig, ScheduleConfig
+from psc.training.settings import OptimizerConfig, ScheduleConfig
 from psc.training.task import build_optimizer, learning_rate_factor
 
 

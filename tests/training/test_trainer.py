@@ -2,7 +2,7 @@
 
 import pytest
 
-from psc.config.schema import TrainerConfig
+from psc.training.settings import TrainerConfig
 from psc.training.training import compiles, loader_workers, precision
 
 

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader
 
-from psc.config.schema import OptimizerConfig, VideoRecipeConfig
 from psc.errors import DivergenceError
+from psc.training.settings import OptimizerConfig
+from psc.video.settings import VideoRecipeConfig
 from psc.video.task import ClassificationTask
 
 

@@ -8,7 +8,7 @@ import zarr
 from psc.blockwise.engine import open_engine
 from psc.blockwise.grid import Grid
 from psc.blockwise.pipeline import BlockwiseOptions, segment_blockwise
-from psc.em.watershed import SegmentationOptions
+from psc.em.settings import SegmentationOptions
 from psc.errors import ConfigError, DataError
 from psc.viewing.scene import is_blockwise_output, open_blockwise_output
 

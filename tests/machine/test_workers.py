@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from psc import sweeps as workers
+from psc import machine as workers
 
 
 @pytest.fixture

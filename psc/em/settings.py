@@ -1,0 +1,260 @@
+"""What affinities and neurons may be told (``psc.training.settings`` says how).
+
+Sizes are in voxels, intensities in [0, 1] after scaling.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import MISSING
+
+from psc.em.augmentation import Augmentation
+from psc.errors import ConfigError
+from psc.training.settings import DatasetConfig, RecipeConfig, at_least, require, share
+
+if TYPE_CHECKING:
+    from psc.networks.geometry import VolumeNetwork
+
+
+@dataclass
+class SyntheticVolumeConfig:
+    """A volume that ``psc.em.synthetic`` writes where ``raw`` says, if it is not there."""
+
+    shape: list[int] = MISSING
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.shape) != 3 or min(self.shape) < 1:
+            raise ConfigError(f"shape={self.shape}: must be three sizes ≥ 1")
+
+
+@dataclass
+class SlabConfig:
+    """One volume, or the slab z[0] ≤ z < z[1] of it.
+
+    ``labels`` null: in the same file as ``raw``. Keys null: recognised layouts (data/README.md).
+    """
+
+    raw: str = MISSING
+    labels: str | None = None
+    raw_key: str | None = None
+    labels_key: str | None = None
+    z: list[int] | None = None
+    synthetic: SyntheticVolumeConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.z is not None and not (len(self.z) == 2 and 0 <= self.z[0] < self.z[1]):
+            raise ConfigError(f"z={self.z}: must be [start, stop] with 0 ≤ start < stop")
+
+    def overlaps(self, other: "SlabConfig") -> bool:
+        """Whether both hold a slice of the same volume; ``z`` null is all of it."""
+        if (self.raw, self.raw_key) != (other.raw, other.raw_key):
+            return False
+        a, b = self.z, other.z
+        return a is None or b is None or (a[0] < b[1] and b[0] < a[1])
+
+
+@dataclass
+class FibsemConfig(DatasetConfig):
+    """Electron-microscopy volumes with neuron labels, for affinities."""
+
+    train: list[SlabConfig] = MISSING
+    validation: list[SlabConfig] = MISSING
+    test: list[SlabConfig] = MISSING
+    zero_label: str = "ignore"
+    boundary_thickness: int = 0
+    intensity_range: list[float] | None = None
+    context_across_border: bool = True
+    voxel_size: list[float] | None = None
+    sample: bool = False
+    """A real but small sample: its records go into the tables of reduced protocols only."""
+
+    def __post_init__(self) -> None:
+        require(self, "zero_label", ("ignore", "boundary"))
+        at_least(self, 0, "boundary_thickness")
+        bounds, voxel = self.intensity_range, self.voxel_size
+        if bounds is not None and not (len(bounds) == 2 and bounds[0] < bounds[1]):
+            raise ConfigError(
+                f"intensity_range={bounds}: must be [low, high] with low < high, or null"
+            )
+        if voxel is not None and not (len(voxel) == 3 and min(voxel) > 0):
+            raise ConfigError(f"voxel_size={voxel}: must be three positive nm, or null")
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        for name, slabs in splits.items():
+            if not slabs:
+                raise ConfigError(f"{name} is empty: name at least one volume or slab")
+        for (name, slabs), (other, others) in combinations(splits.items(), 2):
+            for a in slabs:
+                for b in others:
+                    if a.overlaps(b):
+                        raise ConfigError(
+                            f"{name} and {other} overlap: both hold {a.raw}, z={a.z} and z={b.z}; "
+                            "give them slabs that share no slice"
+                        )
+
+
+AFFINITY_LOSSES = (
+    "balanced_squared_error",
+    "balanced_cross_entropy",
+    "squared_error",
+    "cross_entropy",
+)
+MALIS_NORMALIZATIONS = ("counted", "labelled")
+
+
+@dataclass
+class AffinityRecipeConfig(RecipeConfig):
+    """Affinities from electron microscopy: ``psc.em.task``.
+
+    ``output_size`` is the number of affinities that a patch teaches, along each axis: the input is
+    the smallest that the network turns into at least as many, whatever the block. ``input_size``,
+    where it is set, is taken as it is, or refused.
+    """
+
+    output_size: int = MISSING
+    input_size: int | None = None
+    loss: str = "balanced_squared_error"
+    malis_from: int | None = None
+    """Iteration at which MALIS takes the place of ``loss`` (stage 2); null: never."""
+    malis_normalization: str = "labelled"
+    validation_patches: int = 32
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, "loss", AFFINITY_LOSSES)
+        require(self, "malis_normalization", MALIS_NORMALIZATIONS)
+        if self.malis_from is not None and not 0 <= self.malis_from < self.iterations:
+            raise ConfigError(
+                f"malis_from={self.malis_from}: must lie in [0, {self.iterations}), the number of "
+                "recipe.iterations; null trains without MALIS"
+            )
+        at_least(self, 1, "output_size", "validation_patches")
+
+    def patch_input(self, network: "VolumeNetwork") -> int:
+        """Voxels along each axis of a training patch's input."""
+        if self.input_size is None:
+            return network.input_size_for(self.output_size)
+        return network.fitting("recipe.input_size", self.input_size)
+
+    def sample_shape(self, network: Any) -> tuple[int, ...]:
+        """(1, 1, D, H, W) of a training patch's input."""
+        return (1, 1, *(self.patch_input(network),) * 3)
+
+
+def _quantile(percent: int, initialise_with_maximum: str) -> str:
+    return (
+        f"OneMinus<HistogramQuantileAffinity<RegionGraphType, {percent}, ScoreValue, 256, "
+        f"{initialise_with_maximum}>>"
+    )
+
+
+SCORING_FUNCTIONS = {
+    "mean": "OneMinus<MeanAffinity<RegionGraphType, ScoreValue>>",
+    "aff50_his256": _quantile(50, "true"),
+    "aff75_his256": _quantile(75, "true"),
+    "aff85_his256": _quantile(85, "true"),
+    "hist_quant_25": _quantile(25, "false"),
+    "hist_quant_50": _quantile(50, "false"),
+    "hist_quant_75": _quantile(75, "false"),
+}
+"""Name → waterz's C++ type. q is the mean, or a percentile from a histogram of 256 bins.
+
+``affQ_his256``: the percentile of the *highest* affinities, one of each pair of fragments. This is
+the published choice (Q = 50) and suits the tiny fragments of waterz's own watershed; between the
+large ones of the seeded watershed a single high affinity would suffice to merge.
+``hist_quant_Q``: the percentile of all affinities between two regions."""
+
+
+@dataclass(kw_only=True)
+class SegmentationOptions:
+    """How affinities become a segmentation.
+
+    Attributes:
+        fragments: "seeded" = ``seeded_watershed``, "waterz" = ``waterz_watershed``.
+        boundary_threshold: of the seeded watershed, a mean affinity.
+        seed_smoothing: of the seeded watershed, voxels.
+        minimum_seed_distance: of the seeded watershed, voxels.
+        low: of waterz's watershed, an affinity.
+        high: of waterz's watershed, an affinity.
+        scoring: a key of ``SCORING_FUNCTIONS``. The published aff50_his256 goes with the fragments
+            "waterz"; with "seeded" use one that looks at all affinities.
+        thresholds: agglomeration thresholds to try, scores 1 - affinity.
+
+    Raises:
+        ConfigError: a value is impossible.
+    """
+
+    fragments: str = "seeded"
+    boundary_threshold: float = 0.5
+    seed_smoothing: float = 1.0
+    minimum_seed_distance: int = 1
+    low: float = 0.0001
+    high: float = 0.9999
+    scoring: str = "mean"
+    thresholds: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+    def __post_init__(self) -> None:
+        require(self, "fragments", ("seeded", "waterz"))
+        require(self, "scoring", SCORING_FUNCTIONS)
+        share(self, "boundary_threshold")
+        at_least(self, 0, "seed_smoothing")
+        at_least(self, 1, "minimum_seed_distance")
+        if not 0 <= self.low < self.high <= 1:
+            raise ConfigError(
+                f"low={self.low}, high={self.high}: waterz's watershed needs affinities 0 <= low < "
+                "high <= 1"
+            )
+        if len(self.thresholds) == 0:
+            raise ConfigError("thresholds=[]: give at least one agglomeration threshold, as 0.3")
+        if not all(0 <= threshold <= 1 for threshold in self.thresholds):
+            raise ConfigError(
+                f"thresholds={list(self.thresholds)}: agglomeration thresholds are scores, 1 - "
+                "affinity, and must lie in [0, 1]"
+            )
+
+    @property
+    def ascending(self) -> tuple[float, ...]:
+        """The thresholds in ascending order, each once."""
+        return tuple(sorted({float(threshold) for threshold in self.thresholds}))
+
+
+@dataclass(kw_only=True)
+class SegmentationConfig(SegmentationOptions):
+    """Affinities to neurons: how they are predicted and segmented."""
+
+    scoring: str = "hist_quant_50"
+    thresholds: list[float] = field(
+        default_factory=lambda: [round(0.05 * i, 2) for i in range(1, 20)]
+    )
+    tile_input: int | None = None
+    """Largest input of a tile in voxels; null: the training patch's."""
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "batch_size")
+
+    @property
+    def options(self) -> SegmentationOptions:
+        """Without what concerns prediction."""
+        return SegmentationOptions(
+            **{f.name: getattr(self, f.name) for f in fields(SegmentationOptions)}
+        )
+
+    def changed(self, changes: Any) -> "SegmentationConfig":
+        """With what of ``SegmentationChanges`` is not null."""
+        values = {key: value for key, value in asdict(changes).items() if value is not None}
+        try:
+            return replace(self, **values)
+        except ConfigError as error:
+            raise ConfigError(f"segmentation.{error}") from error
+
+
+SegmentationChanges = make_dataclass(
+    "SegmentationChanges",
+    [(f.name, f.type | None, None) for f in fields(SegmentationConfig)],  # type: ignore[operator]
+)
+"""The keys of SegmentationConfig, all null: what evaluate.py is to change of a trained one."""
