@@ -63,7 +63,6 @@ def test_missing_seeds(experiment_folder, add_record):
     [
         ({"recipe__iterations": 50}, "recipe.iterations=50 and not 1200"),
         ({"backbone__base_width": 24}, "backbone.base_width=24 and not 8"),
-        ({"block__merge": "sum"}, "block.merge=sum: plain 3D"),
         ({"segmentation__scoring": "mean"}, "segmentation.scoring=mean and not hist_quant_50"),
         ({"dataset__test": [{"raw": "x.h5", "z": [0, 9]}]}, "dataset.test="),
     ],
