@@ -308,7 +308,7 @@ def _attempt(partial: _Partial, sha256: str | None, bar: "tqdm[NoReturn]", timeo
     with response:
         _join(partial, response, trusted=sha256 is not None)
         whole = partial.version["size"]
-        require_free_space(partial.path.parent, (whole or 0) - partial.size, f"{partial.url}")
+        require_free_space(partial.path.parent, (whole or 0) - partial.size, partial.url)
         bar.reset(whole)
         bar.initial = bar.n = partial.size
         bar.refresh()

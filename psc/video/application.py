@@ -23,12 +23,7 @@ from psc.video.testing import evaluate_videos
 
 
 class VideoApplication(Application):
-    """Reads prepared videos and the official split, trains on clips, tests on whole videos.
-
-    Raises:
-        ConfigError: for a data set without videos, or another number of classes than configured.
-        DataError: for videos, lists or a store that are missing or damaged.
-    """
+    """Reads prepared videos and the official split, trains on clips, tests on whole videos."""
 
     measures = ("train/error", "validation/top1", "validation/top5")
 

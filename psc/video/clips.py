@@ -38,22 +38,7 @@ class Clip(TypedDict):
 
 
 class _Clips(Dataset[Clip]):
-    """Clips of fixed length and size; a video shorter than one is looped.
-
-    Args:
-        store: the prepared videos.
-        videos: which of them.
-        frames: T, frames of a clip.
-        stride: from one frame of a clip to the next, in frames of the video.
-        size: height and width of a clip in pixels, or one number for both.
-        shuffle_frames: put each clip's frames into random order. A control: what is learned then
-            is appearance, not motion.
-        seed: of all randomness.
-
-    Raises:
-        ConfigError: numbers below 1, a negative seed, or clips larger than the prepared frames.
-        DataError: no videos, or some that the store does not have.
-    """
+    """What training and evaluation clips have in common; described with the former."""
 
     def __init__(
         self,
@@ -140,13 +125,21 @@ class TrainingClips(_Clips):
     seen. ``psc.training.data.EpochSampler`` shares the sequence out.
 
     Args:
-        store, videos, options: as of every kind of clips: frames (64), stride (1), size (64),
-            shuffle_frames (False); a video shorter than a clip is looped.
+        store: the prepared videos.
+        videos: which of them; one that is shorter than a clip is looped.
         seed: of all randomness.
         random_crop: False cuts the centre.
         flip: mirror every other clip (at random).
+        options: ``frames`` of a clip (64), ``stride`` from one to the next in frames of the video
+            (1), ``size`` in pixels, of both sides or as (height, width) (64), ``shuffle_frames``
+            (False): put each clip's frames into random order. A control: what is learned then is
+            appearance, not motion.
 
     Items are ``Clip``.
+
+    Raises:
+        ConfigError: numbers below 1, a negative seed, or clips larger than the prepared frames.
+        DataError: no videos, or some that the store does not have.
     """
 
     def __init__(
@@ -195,10 +188,8 @@ class EvaluationClips(_Clips):
     another; nothing is random, but the order of frames where it is shuffled.
 
     Args:
-        store, videos, options: as of ``TrainingClips``; seed (0), of shuffled frames.
+        store, videos, options: as of ``TrainingClips``; ``seed`` (0) is that of shuffled frames.
         clips_per_video: 20 in the paper.
-
-    Items are ``Clip``.
     """
 
     def __init__(

@@ -1,18 +1,16 @@
-"""Which videos there are and what for: UCF101's file names and official lists, and splits by group.
+"""UCF101's file names and official lists (Soomro et al. 2012), and splits that keep groups apart.
 
-Soomro et al. 2012, "UCF101: A dataset of 101 human actions classes from videos in the wild". Clips
-of one group were cut from the same recording. On a split at random a network recognises the
-recording instead of the action, which is worth tens of points of accuracy; so a group is never in
-two parts. The data set spells one class two ways (folder HandstandPushups, files
-v_HandStandPushups_…), so names are compared without regard to case.
+Clips of one group were cut from the same recording. On a split at random a network recognises the
+recording instead of the action, which is worth tens of points of accuracy. The data set spells one
+class two ways (HandstandPushups, v_HandStandPushups_…), so names are compared without their case.
 """
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,11 +20,9 @@ SPLITS = (1, 2, 3)
 """Numbers of the official splits; the paper uses split 1."""
 
 _NAME = re.compile(r"v_(?P<action>\w+?)_g(?P<group>\d+)_c(?P<clip>\d+)", re.ASCII)
-_MOST_LISTED = 10
 
 
-@dataclass(frozen=True)
-class VideoName:
+class VideoName(NamedTuple):
     """What the name ``v_<class>_g<group>_c<clip>.avi`` says."""
 
     action: str
@@ -36,7 +32,7 @@ class VideoName:
 
 @dataclass(frozen=True)
 class ListedVideo:
-    """A video of a split: file name without ending, as listed; class (from 0) and group."""
+    """A video of a list: its file name without ending, class (from 0) and group."""
 
     name: str
     label: int
@@ -50,15 +46,10 @@ class ListedVideo:
 
 @dataclass(frozen=True)
 class ActionSplit:
-    """Videos to train on, to choose on and to test on.
+    """Videos to train on, to choose on (of training groups that are held out) and to test on.
 
-    Attributes:
-        classes: names; a label is a position in it.
-        train: videos for gradient steps.
-        validation: videos of training groups that are held out.
-        test: videos for the reported numbers.
-        missing: names of listed videos that were left out because they are not at hand.
-        description: where the split comes from, for a record.
+    A label is a position in ``classes``; ``missing`` are the names of listed videos that were left
+    out because they are not at hand; ``description`` says where the split comes from.
     """
 
     classes: tuple[str, ...]
@@ -92,59 +83,48 @@ class ActionSplit:
     ) -> "ActionSplit":
         """The split without the videos that are not at hand.
 
-        Args:
-            available: keys of the videos at hand (``PreparedVideos.videos``).
-            allow_missing: whether to go on without the others.
-            unreadable: why some are not: reasons by key (``PreparedVideos.unreadable``).
-
-        Raises:
-            DataError: videos are missing and may not be, or nothing remains to train or test on.
+        Refused if they may not be missing, or if nothing remains to train or test on. Both
+        arguments are by key: of the videos at hand, and why others are ``unreadable``.
         """
         reasons = unreadable or {}
         everything = [video for part in self.parts.values() for video in part]
         missing = [video for video in everything if video.key not in available]
         if missing and not allow_missing:
-            listed = (
+            listed = [
                 v.name + (f" ({reasons[v.key]})" if v.key in reasons else "") for v in missing
-            )
+            ]
             raise DataError(
                 f"{self.description}: {len(missing)} of {len(everything)} videos are missing:"
                 f" {_first(listed)}. Prepare them (scripts/data.py ucf101 reports what it could not"
                 " decode), or set dataset.allow_missing=true to go on without them"
             )
-        kept = {
-            name: tuple(video for video in part if video.key in available)
-            for name, part in self.parts.items()
-        }
+        kept = self._map(lambda video: video if video.key in available else None)
         for name in ("train", "test"):
-            if not kept[name]:
+            if not kept.parts[name]:
                 raise DataError(
                     f"{self.description}: none of the {name} videos is at hand"
                     f" ({len(self.parts[name])} are listed); prepare the data set first"
                 )
-        gone = tuple(video.name for video in missing)
-        return replace(self._with(kept), missing=(*self.missing, *gone))
+        return replace(kept, missing=(*self.missing, *(video.name for video in missing)))
 
     def only_shared_classes(self) -> "ActionSplit":
         """Only the classes that are both trained and tested, with labels counted anew from 0.
 
         For a part of the data set: a class that stands on one side only teaches nothing.
-
-        Raises:
-            DataError: no class stands on both sides.
         """
         shared = sorted({v.label for v in self.train} & {v.label for v in self.test})
         if not shared:
             raise DataError(f"{self.description}: no class has both training and test videos")
         labels = {old: new for new, old in enumerate(shared)}
-        kept = {
-            name: tuple(replace(v, label=labels[v.label]) for v in part if v.label in labels)
-            for name, part in self.parts.items()
-        }
-        return replace(self._with(kept), classes=tuple(self.classes[old] for old in shared))
+        kept = self._map(lambda v: replace(v, label=labels[v.label]) if v.label in labels else None)
+        return replace(kept, classes=tuple(self.classes[old] for old in shared))
 
-    def _with(self, parts: Mapping[str, tuple[ListedVideo, ...]]) -> "ActionSplit":
-        train, validation, test = (parts[name] for name in self.parts)
+    def _map(self, change: Callable[[ListedVideo], ListedVideo | None]) -> "ActionSplit":
+        """Every video changed, or left out."""
+        train, validation, test = (
+            tuple(new for video in part if (new := change(video)) is not None)
+            for part in self.parts.values()
+        )
         return replace(self, train=train, validation=validation, test=test)
 
 
@@ -192,11 +172,6 @@ def read_split(
         validation_groups: how many group numbers are held out of training, in all classes; chosen
             by ``seed``. Never single clips: they have their twins in their group. 0: none.
         seed: of that choice.
-
-    Raises:
-        ConfigError: a split that does not exist, or so many validation groups that none is left.
-        DataError: lists that are missing, malformed, name a class that ``classInd.txt`` does not
-            have, or have a group on both sides.
     """
     if number not in SPLITS:
         raise ConfigError(f"split must be one of {SPLITS}, found {number}")
@@ -225,13 +200,12 @@ def read_split(
 def check_groups_apart(split: ActionSplit) -> None:
     """Refuse a split in which a group of a class, or a video, stands in two parts."""
     seen: dict[tuple[int, int], str] = {}
-    shared: dict[str, None] = {}  # a set that keeps the order
+    shared = []
     for name, part in split.parts.items():
-        for video in part:
-            before = seen.setdefault((video.label, video.group), name)
+        for label, group in sorted({(video.label, video.group) for video in part}):
+            before = seen.setdefault((label, group), name)
             if before != name:
-                group = f"{split.classes[video.label]} group {video.group} ({before}, {name})"
-                shared[group] = None
+                shared.append(f"{split.classes[label]} group {group} ({before}, {name})")
     if shared:
         raise DataError(
             f"{split.description}: {len(shared)} groups stand on both sides: {_first(shared)}."
@@ -251,20 +225,17 @@ def _read_list(path: Path, classes: Sequence[str]) -> tuple[ListedVideo, ...]:
             parsed = parse_name(name)
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
-        label = labels.get(parsed.action.casefold())
-        if label is None:
-            raise DataError(
-                f"{where}: class {parsed.action!r} is not in {path.parent / 'classInd.txt'}; both"
-                " must come from the same archive"
-            )
-        if rest and rest != [str(label + 1)]:
-            raise DataError(
-                f"{where}: {name} is given class {' '.join(rest)!r}, but classInd.txt numbers"
-                f" {classes[label]} {label + 1}; both must come from the same archive"
-            )
-        video = ListedVideo(_stem(name), label, parsed.group)
-        if video.key in videos:
-            raise DataError(f"{where}: {name} is listed twice; restore the official file")
+        label = labels.get(parsed.action.casefold(), -1)
+        video, problem = ListedVideo(_stem(name), label, parsed.group), None
+        if label < 0:
+            problem = f"class {parsed.action!r} is not in {path.parent / 'classInd.txt'}"
+        elif rest and rest != [str(label + 1)]:
+            number = f"classInd.txt numbers {classes[label]} {label + 1}"
+            problem = f"{name} is given class {' '.join(rest)!r}, but {number}"
+        elif video.key in videos:
+            problem = f"{name} is listed twice"
+        if problem:
+            raise DataError(f"{where}: {problem}; restore the official lists, all of one archive")
         videos[video.key] = video
     if not videos:
         raise DataError(f"{path} lists no video; restore the official file")
@@ -289,8 +260,6 @@ def _stem(name: str) -> str:
     return re.sub(r"\.avi$", "", PurePosixPath(name.replace("\\", "/")).name, flags=re.IGNORECASE)
 
 
-def _first(items: Iterable[str]) -> str:
+def _first(items: Sequence[str]) -> str:
     """The first ten, and how many more there are."""
-    listed = list(items)
-    more = len(listed) - _MOST_LISTED
-    return ", ".join(listed[:_MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(items[:10]) + (f" and {len(items) - 10} more" if len(items) > 10 else "")

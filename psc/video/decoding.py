@@ -7,6 +7,7 @@ before"; a picture that is not coded, or of which damage left nothing) then show
 it once more, and is counted.
 """
 
+import mmap
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -42,12 +43,9 @@ class AviHeader:
 
 @dataclass(frozen=True, eq=False)
 class Video:
-    """A decoded video.
+    """A decoded video: ``frames`` uint8 (3, T, H, W) in RGB, ``fps`` of them per second.
 
-    Attributes:
-        frames: uint8 (3, T, H, W) in RGB.
-        fps: frames per second.
-        concealed: how many of the frames show the picture before them again, for want of their own.
+    ``concealed`` of them show the picture before them again, for want of their own.
     """
 
     frames: npt.NDArray[np.uint8]
@@ -97,17 +95,9 @@ def decode_video(path: Path, frame_size: _FrameSize | None = None) -> Video:
 
 
 def resize_frames(frames: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Resize frames with ``KERNEL``: a triangle as wide as two target pixels, in source pixels.
+    """Resize uint8 (T, C, H, W) to ``size``, (height, width), with ``KERNEL``.
 
-    Args:
-        frames: uint8 (T, C, H, W).
-        size: (height, width) of the result in pixels.
-
-    Returns:
-        uint8 (T, C, height, width), rounded; aspect is whatever ``size`` makes it.
-
-    Raises:
-        ConfigError: a size below 1.
+    That is a triangle as wide as two target pixels, in source pixels; the result is rounded.
     """
     if min(size) < 1:
         raise ConfigError(f"frames cannot be resized to {size} (height, width); give positive ones")
@@ -157,10 +147,10 @@ def _by_pyav(path: Path, announced: int, frame_size: _FrameSize | None) -> Video
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             if stream.codec_context is None:
-                raise ValueError("its codec is unknown")
+                raise LookupError("its codec is unknown")
             stream.codec_context.thread_count = 1
             frames, fps = _frames(pictures(), frame_size), float(stream.average_rate or 0)
-    except (av.FFmpegError, IndexError, ValueError) as error:
+    except (av.FFmpegError, LookupError) as error:
         raise DataError(f"{path}: no frame can be decoded ({error}){again}") from error
     count = frames.shape[1]
     if not whole and announced - count > TOLERATED_MISSING:
@@ -173,15 +163,17 @@ def _by_pyav(path: Path, announced: int, frame_size: _FrameSize | None) -> Video
             f"{path} is damaged: {broken} of its {chunks} frames cannot be decoded; unpack or"
             " download it again"
         )
-    # AVI numbers chunks, not pictures. Those of pictures that are decoded out of order (B-frames)
-    # come out of order, too: sorted, they tell which numbers have no picture.
-    shown = np.sort(times) - min(times)
-    slots = chunks if whole else shown[-1] + 1
-    if (np.diff(shown) < 1).any() or not shown[-1] < slots <= max(chunks, announced):
+    # AVI numbers chunks, not pictures. With pictures that are decoded out of order (B-frames) they
+    # come out of order and one too high: sorted and shifted, they tell which have no picture.
+    times.sort()
+    shown = np.array(times) - (max(0, times[-1] + 1 - chunks) if whole else times[0])
+    slots = chunks if whole else int(shown[-1]) + 1
+    if (np.diff(shown) < 1).any() or shown[0] < 0 or slots > max(chunks, announced):
         shown, slots = np.arange(count), count  # a clock that tells nothing
     if slots > count:
-        frames = frames[:, np.searchsorted(shown, np.arange(slots), side="right") - 1]
-    return Video(frames, fps, concealed=int(slots - count))
+        before = np.searchsorted(shown, np.arange(slots), side="right") - 1
+        frames = frames[:, before.clip(0)]
+    return Video(frames, fps, concealed=slots - count)
 
 
 def _frames(
@@ -195,7 +187,7 @@ def _frames(
             frames = resize_frames(frames, frame_size(*frames.shape[2:]))
         chunks.append(frames)
     if not chunks:
-        raise ValueError("it holds no picture")
+        raise LookupError("it holds no picture")
     joined: npt.NDArray[np.uint8] = torch.cat(chunks).transpose(0, 1).contiguous().numpy()
     return joined
 
@@ -205,16 +197,16 @@ def _chunks(path: Path) -> tuple[int, bool]:
 
     A film in which they do is intact, whatever its header and its index say.
     """
-    content = path.read_bytes()
-    found = re.search(rb"LIST(.{4})movi", content, re.DOTALL)
-    if found is None:
-        return 0, False
-    end, position, chunks = found.end(1) + int.from_bytes(found[1], "little"), found.end(), 0
-    while position + 8 <= min(end, len(content)):
-        name = content[position : position + 4]
-        if not re.fullmatch(rb"\d\d(dc|db|wb|tx|pc)|ix\d\d|JUNK|LIST", name):
-            return chunks, False
-        chunks += name.endswith((b"dc", b"db"))
-        size = int.from_bytes(content[position + 4 : position + 8], "little")
-        position += 12 if name == b"LIST" else 8 + size + size % 2
-    return chunks, end <= len(content) and position in (end, end + 1)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        found = re.search(rb"LIST(.{4})movi", content, re.DOTALL)
+        if found is None:
+            return 0, False
+        end, position, chunks = found.end(1) + int.from_bytes(found[1], "little"), found.end(), 0
+        while position + 8 <= min(end, len(content)):
+            name = content[position : position + 4]
+            if not re.fullmatch(rb"\d\d(dc|db|wb|tx|pc)|ix\d\d|JUNK|LIST", name):
+                return chunks, False
+            chunks += name.endswith((b"dc", b"db"))
+            size = int.from_bytes(content[position + 4 : position + 8], "little")
+            position += 12 if name == b"LIST" else 8 + size + size % 2
+        return chunks, end <= len(content) and position in (end, end + 1)

@@ -7,24 +7,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from psc.paper.style import PAGE_WIDTH, checked_png, page_style, save_png
-
-_MOST_NAMED = 30  # classes; of more, names would overlap
-_MOST_COUNTED = 12  # classes; of more, numbers would overlap
+from psc.paper.style import PAGE_WIDTH, page_style, save_png
 
 
 def confusion_figure(confusion: NDArray[np.int64], classes: Sequence[str], path: Path) -> None:
-    """Draw the share of each true class's videos (rows) that each class (columns) was given.
-
-    Args:
-        confusion: (classes, classes), videos by true and predicted class.
-        classes: names.
-        path: the PNG to write.
-
-    Raises:
-        ConfigError: a path that is no PNG.
-    """
-    path = checked_png(path)
+    """Draw the share of each true class's videos (rows) that each class (columns) was given."""
     count = confusion.sum(axis=1, keepdims=True)
     share = np.divide(confusion, count, out=np.zeros(confusion.shape), where=count > 0)
     with page_style():
@@ -33,10 +20,10 @@ def confusion_figure(confusion: NDArray[np.int64], classes: Sequence[str], path:
         image = axes.imshow(share, vmin=0, vmax=1, cmap="cividis", interpolation="nearest")
         axes.grid(visible=False)
         axes.set(xlabel="predicted", ylabel="true class")
-        if len(classes) <= _MOST_NAMED:
+        if len(classes) <= 30:  # of more, names would overlap; of more than 12, numbers
             axes.set_xticks(range(len(classes)), classes, rotation=90)
             axes.set_yticks(range(len(classes)), classes)
-        if len(classes) <= _MOST_COUNTED:
+        if len(classes) <= 12:
             for (row, column), videos in np.ndenumerate(confusion):
                 shade = "black" if share[row, column] > 0.5 else "white"
                 axes.text(column, row, str(videos), ha="center", va="center", color=shade)

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -41,10 +41,8 @@ _Prepared = dict[str, PreparedVideo | UnreadableVideo]  # by key
 class PreparationReport:
     """What became of the videos of a folder.
 
-    Attributes:
-        prepared: decoded now.
-        kept: how many were prepared before, from the same bytes.
-        unreadable: what could not be prepared, now or before, and why.
+    Those that were decoded now, how many had been before (from the same bytes), and those that
+    could not be, now or before.
     """
 
     prepared: tuple[PreparedVideo, ...]
@@ -84,7 +82,10 @@ def prepare_videos(
     if workers < 1:
         raise ConfigError(f"workers must be at least 1, found {workers}")
     settings = settings or PreparationSettings()
-    films, misnamed = _scan(folder)
+    try:
+        films, misnamed = _scan(folder)
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read ({error.strerror})") from error
     missing = _missing_bytes(films, _begin(output, folder, films, settings))
     require_free_space(output, missing, "The prepared store")
     new: _Prepared = {}
@@ -257,7 +258,7 @@ def _prepare_class(
             _, frames, height, width = video.frames.shape
             found[key] = PreparedVideo(
                 films[key].stem,
-                **asdict(parse_name(films[key].name)),
+                **parse_name(films[key].name)._asdict(),
                 frames=frames,
                 height=height,
                 width=width,

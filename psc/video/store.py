@@ -164,19 +164,13 @@ def read_index(folder: Path, wanted: PreparationSettings | None = None) -> Index
 
 
 class PreparedVideos:
-    """A store, open for reading.
+    """A store, open for reading: ``videos`` and files that were ``unreadable``, both by key.
 
     Files are mapped when first read from, so that an object may be handed to a loader's workers.
 
     Args:
         folder: where ``scripts/data.py ucf101`` wrote.
         settings: what it must have been prepared with; None takes any.
-
-    Attributes:
-        settings: what it was prepared with.
-        synthetic: whether the videos are a stand-in.
-        videos: by key.
-        unreadable: files that could not be prepared, by key.
 
     Raises:
         DataError: there is no store, it is damaged or in an earlier layout, or the settings are not
@@ -201,15 +195,7 @@ class PreparedVideos:
         self._mapped: dict[str, npt.NDArray[np.uint8]] = {}
 
     def read(self, key: str, start: int, stop: int) -> npt.NDArray[np.uint8]:
-        """Frames ``start`` to ``stop`` - 1 of a video.
-
-        Returns:
-            uint8 (3, stop - start, H, W), a new array.
-
-        Raises:
-            IndexError: frames that the video does not have.
-            DataError: its file cannot be read.
-        """
+        """Frames ``start`` to ``stop`` - 1 of a video: uint8 (3, stop - start, H, W), a copy."""
         video = self.videos[key]
         if not 0 <= start < stop <= video.frames:
             raise IndexError(f"{video.name}: frames {start} to {stop} of {video.frames}")

@@ -14,7 +14,6 @@ film left to right does not change its class: random flips are allowed in traini
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +24,11 @@ from psc.files import replacing
 from psc.video.preparation import SYNTHETIC_MARKER
 
 HEIGHT, WIDTH = 120, 160
-FPS = 25
-VIDEOS, LISTS = "UCF-101", "ucfTrainTestlist"
-"""Folders that UCF101's two archives unpack to."""
-
 PERIOD = 16
 """Frames after which a motion to and fro, or growth, begins anew."""
+
+VIDEOS, LISTS = "UCF-101", "ucfTrainTestlist"
+"""Folders that UCF101's two archives unpack to."""
 
 _VERSION = 2  # of the generator: raise it whenever the same arguments give other films
 _TEST_SHARE = 7 / 25  # of the groups, as in UCF101
@@ -66,17 +64,7 @@ CLASSES = tuple(_MOTIONS)
 
 @dataclass(frozen=True)
 class SyntheticVideos:
-    """What to generate.
-
-    Attributes:
-        seed: of everything.
-        groups: per class; each has an appearance of its own, the same in all classes.
-        clips: per group and class.
-        frames: shortest and longest film.
-
-    Raises:
-        ConfigError: a number that is too small; three splits need four groups.
-    """
+    """What to generate: groups per class, clips per group and class, shortest and longest film."""
 
     seed: int = 0
     groups: int = 25
@@ -145,19 +133,14 @@ def draw_film(
 ) -> npt.NDArray[np.uint8]:
     """The frames of a film, uint8 (T, H, W, 3), a function of its arguments alone.
 
-    Args:
-        action: one of ``CLASSES``.
-        seed: of the whole data set.
-        group: films of a group have colours and wavelengths in common.
-        clip: films of a clip are equally long.
-        frames: shortest and longest film.
+    Films of a group have colours and wavelengths in common; those of a clip are equally long.
     """
     if action not in _MOTIONS:
         raise ConfigError(f"class must be one of {', '.join(CLASSES)}, found {action!r}")
     course, right, down, growth, turn = _MOTIONS[action]
     look = np.random.default_rng([seed, group, 1])
     dark, bright = look.uniform(10, 110, 3), look.uniform(140, 245, 3)
-    wavelength = look.uniform(20, 40)  # pixels
+    wavelength = look.uniform(35, 60)  # pixels
     length = int(np.random.default_rng([seed, group, clip, 2]).integers(frames[0], frames[1] + 1))
     rng = np.random.default_rng([seed, group, clip, CLASSES.index(action), 3])
     direction, phase = rng.uniform(0, 2 * np.pi, (2, _WAVES))
@@ -179,17 +162,12 @@ def draw_film(
 
 
 def write_avi(path: Path, frames: npt.NDArray[np.uint8]) -> None:
-    """Encode frames as UCF101's are: MPEG-4 (XviD) in AVI, 25 per second, with B-frames.
-
-    Args:
-        path: file to write; its folder is made.
-        frames: uint8 (T, H, W, 3), RGB.
-    """
+    """Encode frames, uint8 (T, H, W, 3), as UCF101's are: MPEG-4 (XviD) in AVI, with B-frames."""
     import av  # here: it is large, and only this function needs it
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", format="avi") as container:
-        stream = container.add_stream("mpeg4", rate=Fraction(FPS))
+        stream = container.add_stream("mpeg4", rate=25)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context

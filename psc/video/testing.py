@@ -24,14 +24,10 @@ from psc.video.pictures import confusion_figure
 
 @dataclass(frozen=True)
 class VideoAccuracy:
-    """Shares of 1.
+    """Shares of 1: of videos whose own class is the most probable, or one of five, and of clips.
 
-    Attributes:
-        top1: of videos whose own class has the largest mean probability.
-        top5: of videos whose own class is among the five largest.
-        clip_top1: of single clips, each judged by itself.
-        per_class: top1 of each class's videos; nan for a class without videos.
-        confusion: int64 (classes, classes), videos by true class (row) and predicted one (column).
+    ``per_class``: top1 of each class's videos; nan for a class without videos. ``confusion``:
+    (classes, classes), videos by true class (row) and predicted one (column).
     """
 
     top1: float
@@ -83,16 +79,7 @@ def video_accuracy(
 def predict_clips(
     network: nn.Module, batches: DataLoader[dict[str, Tensor]], device: torch.device
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Softmax of every clip, and the video that it is of.
-
-    Args:
-        network: (N, 3, T, H, W) → logits (N, classes), on ``device``, in evaluation mode.
-        batches: of ``psc.video.clips.EvaluationClips``.
-        device: where to predict.
-
-    Returns:
-        float64 (clips, classes) and int64 (clips,).
-    """
+    """Softmax of every clip (clips, classes), and the video that it is of (clips,)."""
     normalise = ClipNormalisation().to(device)
     probabilities, videos = [], []
     for batch in batches:
@@ -115,8 +102,8 @@ def evaluate_videos(
     """Score videos and, where a folder is given, write what was predicted.
 
     Args:
-        network: on ``device``, in evaluation mode.
-        batches: the videos' clips.
+        network: (N, 3, T, H, W) → logits (N, classes), on ``device``, in evaluation mode.
+        batches: the videos' clips, of ``EvaluationClips``.
         videos: in the order of the batches' ``video``.
         classes: names.
         device: where to predict.
