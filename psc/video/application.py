@@ -17,7 +17,7 @@ from psc.video.data import ActionSplit, read_split
 from psc.video.preparation import prepare_videos
 from psc.video.settings import UCF101Config, VideoRecipeConfig
 from psc.video.store import PreparationSettings, PreparedVideos
-from psc.video.synthetic import SyntheticVideos, write_synthetic_videos
+from psc.video.synthetic import write_synthetic_videos
 from psc.video.task import ClassificationTask
 from psc.video.testing import evaluate_videos
 
@@ -127,12 +127,7 @@ def _prepare(config: UCF101Config, prepared: Path, settings: PreparationSettings
     """Write synthetic films where they are wanted, and bring the store up to date."""
     videos = locate(config.videos)
     if config.synthetic is not None:
-        films = SyntheticVideos(
-            seed=config.synthetic.seed,
-            groups=config.synthetic.groups,
-            clips=config.synthetic.clips,
-        )
-        write_synthetic_videos(videos.parent, films)
+        write_synthetic_videos(videos.parent, config.synthetic)
     # In this process: others would import the caller's main program, whatever that is.
     prepare_videos(videos, prepared, settings)
 

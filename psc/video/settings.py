@@ -12,8 +12,15 @@ class SyntheticVideosConfig:
     """Films that ``psc.video.synthetic`` writes where ``dataset.videos`` says."""
 
     groups: int = 25
+    """Per class; each has an appearance of its own, the same in all classes."""
     clips: int = 1
+    """Per group and class."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        at_least(self, 4, "groups")  # for three splits
+        at_least(self, 1, "clips")
+        at_least(self, 0, "seed")
 
 
 @dataclass

@@ -12,8 +12,8 @@ film left to right does not change its class: random flips are allowed in traini
 """
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,9 @@ import numpy.typing as npt
 
 from psc.errors import ConfigError, DataError
 from psc.files import replacing
+from psc.video.data import SPLITS
 from psc.video.preparation import SYNTHETIC_MARKER
+from psc.video.settings import SyntheticVideosConfig
 
 HEIGHT, WIDTH = 120, 160
 PERIOD = 16
@@ -31,8 +33,6 @@ VIDEOS, LISTS = "UCF-101", "ucfTrainTestlist"
 """Folders that UCF101's two archives unpack to."""
 
 _VERSION = 2  # of the generator: raise it whenever the same arguments give other films
-_TEST_SHARE = 7 / 25  # of the groups, as in UCF101
-_SPLITS = 3
 _WAVES = 12
 _QUANTISER = 2
 
@@ -62,32 +62,9 @@ _MOTIONS = {
 CLASSES = tuple(_MOTIONS)
 
 
-@dataclass(frozen=True)
-class SyntheticVideos:
-    """What to generate: groups per class, clips per group and class, shortest and longest film."""
-
-    seed: int = 0
-    groups: int = 25
-    clips: int = 1
-    frames: tuple[int, int] = (64, 96)
-
-    def __post_init__(self) -> None:
-        shortest, longest = self.frames
-        if self.seed < 0 or self.groups < _SPLITS + 1 or self.clips < 1:
-            raise ConfigError(
-                f"need seed >= 0, groups >= {_SPLITS + 1} and clips >= 1, found {self.seed},"
-                f" {self.groups} and {self.clips}"
-            )
-        if not 1 <= shortest <= longest:
-            raise ConfigError(f"frames must be an increasing range, found {self.frames}")
-
-    def test_groups(self, split: int) -> range:
-        """Groups that split 1, 2 or 3 tests on: the first, the next, the next but one seventh."""
-        count = max(1, round(self.groups * _TEST_SHARE))
-        return range((split - 1) * count + 1, split * count + 1)
-
-
-def write_synthetic_videos(folder: Path, videos: SyntheticVideos | None = None) -> bool:
+def write_synthetic_videos(
+    folder: Path, videos: SyntheticVideosConfig, frames: tuple[int, int] = (64, 96)
+) -> bool:
     """Write films and split lists, unless they are there already.
 
     Everything appears at once, when it is complete: ``UCF-101/<class>/v_<class>_g<group>_c<clip>
@@ -95,7 +72,8 @@ def write_synthetic_videos(folder: Path, videos: SyntheticVideos | None = None) 
 
     Args:
         folder: to write; must not be there, or be what an earlier call wrote.
-        videos: None: the defaults (10 classes × 25 groups × 1 clip).
+        videos: how many, and the seed.
+        frames: of the shortest and of the longest film.
 
     Returns:
         True if it was written, False if it was there, from the same arguments and version.
@@ -104,8 +82,7 @@ def write_synthetic_videos(folder: Path, videos: SyntheticVideos | None = None) 
         ConfigError: the folder holds something else; it is not overwritten.
         DataError: it cannot be written.
     """
-    videos = videos or SyntheticVideos()
-    description = json.dumps({"version": _VERSION, **asdict(videos)})
+    description = json.dumps({"version": _VERSION, **asdict(videos), "frames": frames})
     if folder.exists():
         marker = folder / VIDEOS / SYNTHETIC_MARKER
         if marker.is_file() and marker.read_text() == description:
@@ -114,14 +91,18 @@ def write_synthetic_videos(folder: Path, videos: SyntheticVideos | None = None) 
             f"{folder} holds something else than the synthetic videos asked for ({description});"
             " it is not overwritten: choose another folder or move it away"
         )
+    clips = [
+        (action, group, clip)
+        for action in CLASSES
+        for group in range(1, videos.groups + 1)
+        for clip in range(1, videos.clips + 1)
+    ]
     try:
         with replacing(folder) as temporary:
-            for action in CLASSES:
-                for group, clip in _clips(videos):
-                    name = f"v_{action}_g{group:02d}_c{clip:02d}.avi"
-                    frames = draw_film(action, videos.seed, group, clip, videos.frames)
-                    write_avi(temporary / VIDEOS / action / name, frames)
-            _write_lists(temporary / LISTS, videos)
+            for action, group, clip in clips:
+                film = draw_film(action, videos.seed, group, clip, frames)
+                write_avi(temporary / VIDEOS / _path(action, group, clip), film)
+            _write_lists(temporary / LISTS, clips, videos.groups)
             (temporary / VIDEOS / SYNTHETIC_MARKER).write_text(description)
     except OSError as error:
         raise DataError(f"{folder} cannot be written ({error}); make room, run again") from error
@@ -181,26 +162,26 @@ def write_avi(path: Path, frames: npt.NDArray[np.uint8]) -> None:
         container.mux(stream.encode())
 
 
-def _clips(videos: SyntheticVideos) -> Iterator[tuple[int, int]]:
-    """Group and clip numbers of a class."""
-    for group in range(1, videos.groups + 1):
-        for clip in range(1, videos.clips + 1):
-            yield group, clip
+def test_groups(groups: int, split: int) -> range:
+    """Those that a split tests on: 1 the first 7 of 25, as in UCF101, 2 the next, 3 the next."""
+    count = max(1, round(groups * 7 / 25))
+    return range((split - 1) * count + 1, split * count + 1)
 
 
-def _write_lists(folder: Path, videos: SyntheticVideos) -> None:
+def _path(action: str, group: int, clip: int) -> str:
+    return f"{action}/v_{action}_g{group:02d}_c{clip:02d}.avi"
+
+
+def _write_lists(folder: Path, clips: list[tuple[str, int, int]], groups: int) -> None:
     """Lists in UCF101's form: training lines end with the number of the class, from 1."""
+    numbers = {action: number for number, action in enumerate(CLASSES, 1)}
+    lines = {"classInd.txt": [f"{number} {action}" for action, number in numbers.items()]}
+    for split in SPLITS:
+        tested = test_groups(groups, split)
+        lines[f"trainlist{split:02d}.txt"] = [
+            f"{_path(*clip)} {numbers[clip[0]]}" for clip in clips if clip[1] not in tested
+        ]
+        lines[f"testlist{split:02d}.txt"] = [_path(*clip) for clip in clips if clip[1] in tested]
     folder.mkdir(parents=True)
-    lines = {"classInd.txt": [f"{number} {action}" for number, action in enumerate(CLASSES, 1)]}
-    for split in range(1, _SPLITS + 1):
-        train = lines[f"trainlist{split:02d}.txt"] = []
-        test = lines[f"testlist{split:02d}.txt"] = []
-        for number, action in enumerate(CLASSES, 1):
-            for group, clip in _clips(videos):
-                film = f"{action}/v_{action}_g{group:02d}_c{clip:02d}.avi"
-                if group in videos.test_groups(split):
-                    test.append(film)
-                else:
-                    train.append(f"{film} {number}")
     for name, listed in lines.items():
         (folder / name).write_text("".join(f"{line}\n" for line in listed))

@@ -3,7 +3,6 @@
 import csv
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import pytest
 
@@ -48,7 +47,7 @@ def written():
     returned, write = [], application.write_synthetic_videos
 
     def write_short_films(folder, films):
-        returned.append(write(folder, replace(films, frames=(12, 16))))
+        returned.append(write(folder, films, frames=(12, 16)))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(application, "write_synthetic_videos", write_short_films)
