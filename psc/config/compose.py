@@ -33,28 +33,17 @@ TYPES = {
 }
 """Backbone → types of its own, its data set's and its recipe's configuration."""
 
+_PROGRAMS = ("Train", "Evaluate", "Segment", "Account", "View")
+
 
 def register() -> None:
     """Make the tree and the machine-dependent choices known to Hydra (idempotent)."""
     choices.register()
     store = ConfigStore.instance()
-    for name, node in (
-        ("train", TrainConfig),
-        ("evaluate", schema.EvaluateConfig),
-        ("segment", schema.SegmentConfig),
-        ("account", schema.AccountConfig),
-        ("view", schema.ViewConfig),
-        ("unet", UNetConfig),
-        ("resnet", ResNetConfig),
-        ("densenet", DenseNetConfig),
-        ("fibsem", FibsemConfig),
-        ("affinity_recipe", AffinityRecipeConfig),
-        ("ucf101", UCF101Config),
-        ("video_recipe", VideoRecipeConfig),
-        ("ibsr", IBSRConfig),
-        ("tissue_recipe", TissueRecipeConfig),
-    ):
-        store.store(group="schema", name=name, node=node)
+    programs = {getattr(schema, f"{name}Config") for name in _PROGRAMS}
+    for kind in programs.union(*TYPES.values()):
+        name = kind.__name__.removesuffix("Config").lower().replace("recipe", "_recipe")
+        store.store(group="schema", name=name, node=kind)
 
 
 def compose(overrides: Sequence[str] = ()) -> TrainConfig:
