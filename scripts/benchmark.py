@@ -14,144 +14,117 @@ Prints Markdown tables. ``--out FILE.json`` keeps the numbers together with vers
 """
 
 import argparse
+import inspect
+import re
 import sys
+import typing
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union
 
 from psc import machine
 
 machine.set_up()  # before torch is loaded
 
 import torch
-from benchmarks import (
-    block,
-    blockwise,
-    conversion,
-    crops,
-    malis,
-    metrics,
-    networks,
-    tissue_patches,
-)
-from benchmarks.conditions import CLOCKS, LAYOUTS, PRECISIONS
-from benchmarks.report import Report, write_csv, write_json, write_markdown
+from benchmarks import blockwise, conversion, host, networks, operator
+from benchmarks.timing import Report, conditions_on
 
-from psc.block.folding import FORMULATIONS
 from psc.errors import PSCError
 
-_BENCHMARKS = {
-    "metrics": metrics,
-    "crops": crops,
-    "patches": tissue_patches,
-    "malis": malis,
-    "blockwise": blockwise,
-    "block": block,
-    "networks": networks,
-    "conversion": conversion,
+_BENCHMARKS: dict[str, Callable[..., Report]] = {
+    "metrics": host.metrics,
+    "crops": host.crops,
+    "patches": host.patches,
+    "malis": host.malis,
+    "blockwise": blockwise.run,
+    "block": operator.run,
+    "networks": networks.run,
+    "conversion": conversion.run,
 }
-_WRITERS: dict[str, Callable[[Report, Path], None]] = {
-    "out": write_json,
-    "csv": write_csv,
-    "markdown": write_markdown,
+_WRITERS = {"out": Report.write_json, "csv": Report.write_csv, "markdown": Report.write_markdown}
+_HELP = {
+    "repeats": "rounds per contestant",
+    "seed": "of everything random",
+    "layouts": "of tensors in memory",
+    "device": "default: a GPU if there is one",
+    "precisions": "default: all that the device has instructions for",
+    "clock": "whose seconds are compared; default: wall on a GPU, cpu on a CPU",
 }
+"""Of what several benchmarks take; their own arguments are told in their docstrings."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one benchmark; the exit status is 1 where the user's input was refused."""
     options = vars(_parser().parse_args(arguments))
-    run: Callable[..., Report] = options.pop("run")
-    paths: dict[str, Path | None] = {name: options.pop(name) for name in _WRITERS}
+    name: str = options.pop("benchmark")
+    paths: dict[str, Path | None] = {writer: options.pop(writer) for writer in _WRITERS}
     if (threads := options.pop("threads")) is not None:
         torch.set_num_threads(threads)
+    asked = {key: str(v) if isinstance(v, Path) else v for key, v in options.items()}
     try:
-        report = run(**{name: value for name, value in options.items() if value is not None})
+        if "device" in options:
+            machine = {key: options.pop(key) for key in _machine(name)}
+            options["on"] = conditions_on(**machine)
+        report = _BENCHMARKS[name](**options)
     except PSCError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    report = replace(report, benchmark=name, settings=asked | dict(report.settings))
     print(report.as_markdown())
-    for name, path in paths.items():
+    for writer, path in paths.items():
         if path is not None:
-            _WRITERS[name](report, path)
+            _WRITERS[writer](report, path)
     return 0
 
 
+def _machine(name: str) -> list[str]:
+    """Arguments of the conditions that a benchmark is run under, if it takes any."""
+    if "on" not in inspect.signature(_BENCHMARKS[name]).parameters:
+        return []
+    return ["device", "clock", *([] if name == "conversion" else ["precisions"])]
+
+
 def _parser() -> argparse.ArgumentParser:
+    """A command for each benchmark, with the arguments of its function."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(required=True)
-    for name, module in _BENCHMARKS.items():
-        command = commands.add_parser(name, help=(module.__doc__ or "").splitlines()[0])
-        command.set_defaults(run=module.run)
+    commands = parser.add_subparsers(required=True, dest="benchmark")
+    for name, function in _BENCHMARKS.items():
+        text = inspect.getdoc(function) or ""
+        command = commands.add_parser(name, help=text.splitlines()[0])
         command.add_argument("--out", type=Path, help="write the results to this JSON file")
         command.add_argument("--csv", type=Path, help="write the tables to this CSV file")
         command.add_argument("--markdown", type=Path, help="write the tables to this Markdown file")
-        if module is not blockwise:
-            command.add_argument("--repeats", type=_positive, help="rounds per contestant")
-        if module not in (malis, blockwise):
-            command.add_argument(
-                "--size",
-                type=_positive,
-                help="voxels per axis (block, conversion: at most; patches: of the longer)",
-            )
-        command.add_argument("--seed", type=int, help="seed of everything random")
         command.add_argument("--threads", type=_positive, help="CPU threads of PyTorch")
-        if module in (crops, tissue_patches):
-            command.add_argument("--input-size", type=_positive, help="voxels per axis of a patch")
-        if module in (malis, blockwise):
-            command.add_argument("--sizes", nargs="+", type=_positive, help="voxels per axis")
-        if module is blockwise:
-            command.add_argument("--workers", nargs="+", type=_positive, help="local processes")
-            command.add_argument("--block-size", type=_positive, help="voxels per axis of a block")
-            command.add_argument("--piece", type=_positive, help="voxels per axis that repeat")
-            command.add_argument("--figure", type=Path, help="draw the growth into this PNG file")
-            command.add_argument("--folder", type=Path, help="existing folder to write to")
-        if module is malis:
-            command.add_argument("--reference", type=Path, help="Python file with malis_pairs")
-        if module in (block, networks):
-            _add_conditions(command)
-        if module is block:
-            command.add_argument("--segments", nargs="+", help="unet, resnet, or channels: 24-72")
-            command.add_argument("--formulations", nargs="+", choices=FORMULATIONS)
-            command.add_argument("--padding", choices=("same", "valid"), help="of the U-Net's")
-        if module is networks:
-            command.add_argument("--backbones", nargs="+", help="names of configs/backbone")
-            command.add_argument("--formulation", choices=FORMULATIONS, help="of the blocks")
-        if module is conversion:
-            _add_conversion(command)
+        own = dict(inspect.signature(function).parameters)
+        machine = {key: inspect.signature(conditions_on).parameters[key] for key in _machine(name)}
+        hints = typing.get_type_hints(function) | typing.get_type_hints(conditions_on)
+        own.pop("on", None)
+        for key, parameter in (own | machine).items():
+            found = re.search(rf"^    {key}: (.+(?:\n {{8}}.+)*)", text, re.MULTILINE)
+            told = " ".join(found[1].split()) if found else _HELP[key]
+            command.add_argument(
+                f"--{key.replace('_', '-')}",
+                default=parameter.default,
+                help=told.replace("%", "%%"),
+                **_typed(hints[key], key),
+            )
     return parser
 
 
-def _add_conversion(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--parts", nargs="+", choices=conversion.PARTS)
-    command.add_argument("--networks", nargs="+", help="to convert: r3d_18, unet, ...")
-    command.add_argument("--layers", nargs="+", help="with random kernels: 64-64, stem, ...")
-    command.add_argument("--checkpoint", type=Path, help="of train.py: trained kernels too")
-    command.add_argument("--iterations", type=_positive, help="at most, of CP and Tucker")
-    command.add_argument("--memory", type=float, help="gigabytes that CP may take at once")
-    _add_machine(command)
-
-
-def _add_conditions(command: argparse.ArgumentParser) -> None:
-    """What both benchmarks of networks take."""
-    precisions = list(dict.fromkeys(p for names in PRECISIONS.values() for p in names))
-    command.add_argument("--blocks", nargs="+", help="names of configs/block; 3d is always there")
-    command.add_argument("--batch-size", type=_positive, help="samples per input")
-    command.add_argument("--precisions", nargs="+", choices=precisions)
-    _add_machine(command)
-
-
-def _add_machine(command: argparse.ArgumentParser) -> None:
-    """Where, in which layouts and by which clock."""
-    command.add_argument(
-        "--device", choices=tuple(PRECISIONS), help="default: a GPU if there is one"
-    )
-    command.add_argument("--layouts", nargs="+", choices=tuple(LAYOUTS))
-    command.add_argument(
-        "--clock",
-        choices=sorted(set(CLOCKS.values())),
-        help="whose seconds are compared; default: wall on a GPU, cpu on a CPU",
-    )
+def _typed(hint: Any, key: str) -> dict[str, Any]:
+    """What argparse is told of a parameter's type."""
+    if typing.get_origin(hint) in (Union, UnionType):
+        (hint,) = (kind for kind in typing.get_args(hint) if kind is not NoneType)
+    if typing.get_origin(hint) is Sequence:
+        return {"nargs": "+"} | _typed(typing.get_args(hint)[0], key)
+    if typing.get_origin(hint) is Literal:
+        return {"choices": typing.get_args(hint)}
+    return {"type": _positive if hint is int and key != "seed" else hint}
 
 
 def _positive(text: str) -> int:

@@ -1,1 +1,1 @@
-"""The benchmarks behind ``scripts/benchmark.py``: one module each, and what they share."""
+"""What ``scripts/benchmark.py`` measures: a module per field, ``timing`` for all of them."""

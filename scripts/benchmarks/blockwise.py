@@ -10,16 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import psutil
 import skimage.segmentation
+from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_filter
 
-from benchmarks.growth_figure import draw
-from benchmarks.report import Report, Row
+from benchmarks.timing import Report, Row, ratio
 from psc.blockwise.engine import open_engine
 from psc.blockwise.grid import Box, Grid
 from psc.blockwise.pipeline import BlockwiseOptions, segment_blockwise
@@ -27,15 +26,19 @@ from psc.em.affinities import affinities_from_labels
 from psc.em.settings import SegmentationOptions
 from psc.em.synthetic import grow_bodies
 from psc.errors import ConfigError
+from psc.paper.style import PAGE_WIDTH, checked_png, page_style, save_png
 from psc.volumes.tiling import reflected_indices
-
-__all__ = ["run"]
 
 # scikit-image has no types
 _boundaries: Callable[..., npt.NDArray[np.bool_]] = skimage.segmentation.find_boundaries
 _SAMPLING_SECONDS = 0.1
 _BLUR, _NOISE = 1.0, 0.1  # fragments of some thousand voxels, as networks give
 _THRESHOLD = 0.4
+_PANELS = {
+    "cpu_seconds": "CPU seconds",
+    "process_mb": "memory of a process at its peak (MB)",
+    "disk_mb": "written (MB)",
+}
 
 
 def run(
@@ -48,51 +51,50 @@ def run(
     figure: Path | None = None,
     seed: int = 0,
 ) -> Report:
-    """Segment synthetic volumes of ``size``**3 voxels: everything after the network.
+    """Segment synthetic volumes of growing size: everything after the network.
 
     Their affinities are those of one synthetic neuropil, blurred and noisy, and continued by
     reflection: growing a whole volume would take hours, and it would have to lie somewhere.
 
-    Args:
+    Memory is resident, MB = 1e6 bytes, sampled ten times a second; CPU seconds are of all
+    processes, their start included; growth is the power of the voxels by which the clock's seconds
+    have grown since the smallest volume.
+
+    Options:
         sizes: voxels per axis of the volumes, at least 2.
         workers: local processes, each number in turn.
         block_size: voxels per axis of a block.
-        piece: voxels per axis of the neuropil, at least 2.
+        piece: voxels per axis of the neuropil that repeats, at least 2.
         folder: an existing folder on the disk to write to, about 2 bytes per voxel, removed at once
             afterwards; default: the system's temporary one.
         figure: a PNG to draw time, memory and disk against volume into.
         seed: of the neuropil.
-
-    Returns:
-        Seconds by the clock and of CPU time (all processes, their start included), per million
-        voxels too, the power of the voxels by which the clock's have grown since the smallest
-        volume; the most memory that one process, and that all together held (resident, MB = 1e6
-        bytes, sampled ten times a second); MB on disk; fragments and segments.
-
-    Raises:
-        ConfigError: a size is too small, or there is no such folder.
     """
     if min(*sizes, piece) < 2:
         raise ConfigError(f"sizes {sizes} and piece {piece} must be at least 2")
     if folder is not None and not folder.is_dir():
         raise ConfigError(f"folder = {folder}: no such folder")
+    if figure is not None:
+        checked_png(figure)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(dir=folder, prefix="psc-blockwise-") as scratch:
         affinities = Path(scratch) / "affinities.npy"
         np.save(affinities, _neuropil_affinities(piece, seed))
         for count in workers:
-            smallest: Row | None = None
+            first: Row | None = None
             for size in sorted(set(sizes)):
                 task = _Task(affinities, size, count, block_size, Path(scratch) / "output")
                 row = _measured(task)
-                smallest = smallest or row
-                row["growth"] = _growth(row, smallest)
+                grown = first and ratio(row["seconds"], first["seconds"])
+                row["growth"] = (
+                    math.log(grown, (size / first["size"]) ** 3) if first and grown else None
+                )
+                first = first or row
                 rows.append(row)
                 shutil.rmtree(task.output)
     if figure is not None:
-        draw(rows, figure)
-    settings = {"block_size": block_size, "piece": piece, "seed": seed}
-    return Report("blockwise", settings, {"after the network": rows})
+        _draw(rows, figure)
+    return Report({"after the network": rows})
 
 
 @dataclass(frozen=True)
@@ -107,12 +109,11 @@ class _Task:
 
     def __call__(self) -> None:
         options = BlockwiseOptions(segmentation=SegmentationOptions(), threshold=_THRESHOLD)
-        shape, core = (self.size,) * 3, (self.block_size,) * 3
         with open_engine(self.workers) as engine:
             segment_blockwise(
                 _ReflectedAffinities(self.affinities),
                 {"input": "synthetic"},
-                Grid(shape, core),
+                Grid((self.size,) * 3, (self.block_size,) * 3),
                 options,
                 self.output,
                 engine=engine,
@@ -145,10 +146,10 @@ def _neuropil_affinities(size: int, seed: int) -> npt.NDArray[np.float32]:
     labels = grow_bodies((size, size, size), rng)
     labels[_boundaries(labels)] = 0  # membranes, two voxels thick
     affinities = affinities_from_labels(labels, zero_label="boundary")[0].astype(np.float32)
-    noise = gaussian_filter(
-        rng.standard_normal(affinities.shape).astype(np.float32), (0, _BLUR, _BLUR, _BLUR)
+    noise, blurred = (
+        gaussian_filter(values, (0, _BLUR, _BLUR, _BLUR))
+        for values in (rng.standard_normal(affinities.shape).astype(np.float32), affinities)
     )
-    blurred = gaussian_filter(affinities, (0, _BLUR, _BLUR, _BLUR))
     result: npt.NDArray[np.float32] = np.clip(blurred + _NOISE * noise / noise.std(), 0, 1)
     return result.astype(np.float32)
 
@@ -158,66 +159,69 @@ def _measured(task: _Task) -> Row:
     # spawn: a forked process would begin with this one's memory
     process = multiprocessing.get_context("spawn").Process(target=task)
     process.start()
-    usage = _Usage()
+    largest = together = 0
+    cpu: dict[int, float] = {}
     while process.is_alive():
-        usage.sample(process.pid)
+        sizes = []
+        for member in _family(process.pid):
+            try:
+                times = member.cpu_times()
+                sizes.append(member.memory_info().rss)
+            except psutil.NoSuchProcess:
+                continue
+            cpu[member.pid] = times.user + times.system
+        largest, together = max(largest, *sizes, 0), max(together, sum(sizes))
         process.join(_SAMPLING_SECONDS)
     seconds = time.perf_counter() - began
     if process.exitcode:
         raise ConfigError(f"size {task.size} with {task.workers} workers failed; see above")
-    millions = task.size**3 / 1e6
+    millions, cpu_seconds = task.size**3 / 1e6, sum(cpu.values())
+    summary = json.loads((task.output / "summary.json").read_text(encoding="utf-8"))
     return {
         "size": task.size,
         "workers": task.workers,
         "million_voxels": millions,
         "seconds": seconds,
         "seconds_per_million": seconds / millions,
-        "cpu_seconds": usage.cpu_seconds,
-        "cpu_seconds_per_million": usage.cpu_seconds / millions,
-        "process_mb": usage.largest_process / 1e6,
-        "all_mb": usage.largest_sum / 1e6,
+        "cpu_seconds": cpu_seconds,
+        "cpu_seconds_per_million": cpu_seconds / millions,
+        "process_mb": largest / 1e6,
+        "all_mb": together / 1e6,
         "disk_mb": sum(f.stat().st_size for f in task.output.rglob("*") if f.is_file()) / 1e6,
-        **_counts(task.output),
+        **{name: summary[name] for name in ("fragments", "segments")},
     }
 
 
-class _Usage:
-    """What a process and those that it started have used, as far as samples show."""
-
-    def __init__(self) -> None:
-        self.largest_process = self.largest_sum = 0
-        self._seconds: dict[int, float] = {}
-
-    @property
-    def cpu_seconds(self) -> float:
-        return sum(self._seconds.values())
-
-    def sample(self, pid: int | None) -> None:
-        sizes = []
-        try:
-            process = psutil.Process(pid)
-            family = [process, *process.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return  # just ended
-        for member in family:
-            try:
-                times = member.cpu_times()
-                sizes.append(member.memory_info().rss)
-            except psutil.NoSuchProcess:
-                continue
-            self._seconds[member.pid] = times.user + times.system
-        self.largest_process = max(self.largest_process, *sizes, 0)
-        self.largest_sum = max(self.largest_sum, sum(sizes))
+def _family(pid: int | None) -> list[psutil.Process]:
+    """A process and those that it started; none if it has just ended."""
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
-def _counts(output: Path) -> dict[str, Any]:
-    summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
-    return {name: summary[name] for name in ("fragments", "segments")}
-
-
-def _growth(row: Row, smallest: Row) -> float | None:
-    if row is smallest:
-        return None
-    return math.log(row["seconds"] / smallest["seconds"]) / (
-        3 * math.log(row["size"] / smallest["size"])
-    )
+def _draw(rows: Sequence[Row], path: Path) -> None:
+    """A panel each, both axes logarithmic, a line per workers; dashed: as the volume grows."""
+    with page_style():
+        figure = Figure(figsize=(PAGE_WIDTH, PAGE_WIDTH / 3), layout="constrained")
+        panels = figure.subplots(1, len(_PANELS))
+        for axes, (key, label) in zip(panels, _PANELS.items(), strict=True):
+            for workers in dict.fromkeys(row["workers"] for row in rows):
+                own = [row for row in rows if row["workers"] == workers]
+                volumes, values = ([row[k] for row in own] for k in ("million_voxels", key))
+                word = "process" if workers == 1 else "processes"
+                axes.plot(volumes, values, marker="o", label=f"{workers} {word}")
+                if key != "process_mb":
+                    line = [values[-1] * volume / volumes[-1] for volume in volumes]
+                    axes.plot(volumes, line, color="0.5", linestyle=(0, (4, 2)), linewidth=0.8)
+            volumes = sorted({row["million_voxels"] for row in rows})
+            axes.set(xscale="log", xlabel="million voxels", title=label)
+            axes.set_xticks(volumes, [f"{volume:.3g}" for volume in volumes], minor=False)
+            if key == "process_mb":
+                axes.set_ylim(0, 1.1 * max(row[key] for row in rows))
+            else:
+                axes.set_yscale("log")
+            axes.minorticks_off()
+        figure.axes[0].legend()
+        save_png(figure, path)

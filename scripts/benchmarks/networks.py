@@ -7,238 +7,310 @@ forward in training mode, backward from the mean square of the result, and a ste
 count as three forward passes. Throughput is per wall second, whatever clock the ratios are of.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.candidates import BACKBONES, Candidate, Input, candidates_for, default_input
-from benchmarks.conditions import Conditions, conditions_on
-from benchmarks.configurations import BLOCKS, PEER, with_peer
-from benchmarks.memory import peak_extra_mb
-from benchmarks.report import Report, Row
-from benchmarks.steps import Contestant, MatrixProduct, OptimizerSteps, race
-from benchmarks.timing import Clock, Timing, failure
+from benchmarks import timing
+from benchmarks.operator import BLOCKS, PEER, block_configuration, configuration, with_peer
+from benchmarks.timing import Conditions, Layout, Row, Steps, Timing, ratio
+from psc.block.block import PSCBlock
 from psc.block.folding import Formulation
+from psc.config.schema import BackboneConfig, DenseNetConfig, ResNetConfig, UNetConfig
 from psc.errors import ConfigError
+from psc.networks.build import build_network
 
-__all__ = ["run"]
+BACKBONES = ("unet", "resnet18", "resnet34", "densenet")
 
-_MATRIX_SIZE = {"cuda": 8192, "cpu": 1536}
+MATRIX_SIZE = {"cuda": 8192, "cpu": 1536}
 _SHORTEST = 0.1  # seconds
-_TRAINING_PASSES = 3  # FLOPs of forward and backward, in forward passes
+
+# N, D, H, W. On a GPU the paper's inputs; the U-Net's 132 voxels become 128, which "same" padding
+# needs. Batches: the paper's 1, that of Bui et al. (whom it follows) for DenseNet, ours for video.
+_INPUTS: dict[str, dict[type[BackboneConfig], tuple[int, ...]]] = {
+    "cuda": {
+        UNetConfig: (1, 128, 128, 128),
+        DenseNetConfig: (4, 64, 64, 64),
+        ResNetConfig: (8, 64, 64, 64),
+    },
+    "cpu": {
+        UNetConfig: (1, 48, 48, 48),
+        DenseNetConfig: (1, 32, 32, 32),
+        ResNetConfig: (1, 16, 64, 64),
+    },
+}
 
 
 @dataclass(frozen=True)
-class _Entry:
-    """A candidate with its input, and with what is known before it runs."""
+class Candidate:
+    """A network that can be built.
+
+    Attributes:
+        network: the backbone's name, or the other library's.
+        block: the block's name; None for other libraries' networks.
+        build: builds it on the current default device.
+    """
+
+    network: str
+    block: str | None
+    build: Callable[[], nn.Module]
+
+    def cost(self, shape: Sequence[int]) -> tuple[int, int]:
+        """Parameters, and FLOPs (two per multiply-add) of a forward pass, computing nothing."""
+        with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
+            network = self.build().eval()
+            network(torch.zeros(*shape))
+        return sum(p.numel() for p in network.parameters()), counter.get_total_flops()
+
+    def ready(self, shape: Sequence[int], device: str, seed: int) -> tuple[nn.Module, Tensor]:
+        """The network and an input on the device; the same weights and values at every call."""
+        torch.manual_seed(seed)
+        with torch.device(device):
+            return self.build(), torch.randn(*shape)
+
+
+class Entry(NamedTuple):
+    """A candidate, and what is known before it runs; ``failure``: why it cannot run at all."""
 
     candidate: Candidate
-    given: Input
     parameters: int | None = None
     flops: int | None = None
     failure: str | None = None
-    """Why it cannot run at all."""
 
 
-@dataclass(frozen=True)
-class _Measurement:
-    """What one entry did in one layout and precision, and what a matrix product did beside it.
+class Measurement(NamedTuple):
+    """What an entry did in a layout: forward and training, and a matrix product beside each."""
 
-    Attributes:
-        entry: who.
-        layout: a name of ``LAYOUTS``.
-        timings: of its forward pass and of its training step.
-        matrix: FLOPs per second of the matrix product, beside the one and beside the other.
-        peak_mb: of a training step.
-    """
-
-    entry: _Entry
+    entry: Entry
     layout: str
     timings: tuple[Timing, Timing]
     matrix: tuple[float | None, float | None]
     peak_mb: float | None
 
 
+class MatrixProduct:
+    """A product of square matrices: what the device reaches where nothing holds it up.
+
+    bf16 multiplies matrices of that type, without casts.
+    """
+
+    def __init__(self, size: int, precision: timing.Precision, device: str) -> None:
+        self._precision, self._device = precision, device
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self._matrix = torch.randn(size, size).to(device, dtype)
+        self.flops = 2 * size**3
+
+    def forward(self) -> Tensor:
+        """The product."""
+        with torch.no_grad(), timing.arithmetic(self._precision, self._device):
+            return self._matrix @ self._matrix
+
+    train = forward
+
+
 def run(
+    on: Conditions,
     *,
     backbones: Sequence[str] = BACKBONES,
     blocks: Sequence[str] = BLOCKS,
     formulation: Formulation = "auto",
     size: int | None = None,
     batch_size: int | None = None,
-    device: str | None = None,
-    precisions: Sequence[str] | None = None,
-    layouts: Sequence[str] = ("channels_last_3d",),
-    clock: Clock | None = None,
+    layouts: Sequence[Layout] = ("channels_last_3d",),
     repeats: int = 3,
     seed: int = 0,
-) -> Report:
+) -> timing.Report:
     """Time forward passes and training steps of all networks.
 
-    Args:
-        backbones: names of ``configs/backbone``.
-        blocks: names of ``configs/block``; 3d is always among them.
-        formulation: of the blocks; see ``psc.block.folding``.
-        size: voxels, or frames, along each axis of an input; None = the paper's inputs on a GPU,
-            smaller ones on a CPU (``benchmarks.candidates``).
-        batch_size: None = 1, but 4 for DenseNet and 8 for the ResNets on a GPU.
-        device: "cuda" or "cpu"; None = a GPU if there is one.
-        precisions: of "fp32", "tf32" (GPU) and "bf16"; None = all that the device has
-            instructions for.
-        layouts: of "contiguous" and "channels_last_3d".
-        clock: "cpu" or "wall"; None = wall seconds on a GPU, CPU seconds on a CPU.
-        repeats: rounds per contestant.
-        seed: of weights and inputs.
-
-    Returns:
-        Times, throughput, memory, speed as a fraction of a matrix product's, ratios to 3D.
-
-    Raises:
-        ConfigError: for a name that does not exist, a precision or GPU that is not there, or an
-            input that a network of ours cannot take.
+    Options:
+        backbones: names of configs/backbone.
+        blocks: names of configs/block; 3d is always among them.
+        formulation: of the blocks.
+        size: voxels, or frames, along each axis; default: the paper's on a GPU, fewer on a CPU.
+        batch_size: default: 1, but 4 for DenseNet and 8 for the ResNets on a GPU.
     """
-    conditions = conditions_on(device, precisions, layouts, clock)
     entries = {}  # all before any of them runs: what cannot work is refused at once
     for backbone in dict.fromkeys(backbones):
-        given = default_input(backbone, conditions.device, size=size, batch_size=batch_size)
+        shape = input_shape(backbone, on.device, size=size, batch_size=batch_size)
         candidates = candidates_for(backbone, with_peer(blocks), formulation)
-        entries[backbone] = [_enter(candidate, given) for candidate in candidates]
+        entries[backbone] = shape, [_enter(candidate, shape) for candidate in candidates]
     rows: list[Row] = []
     matrix: list[Row] = []
-    for backbone, of_backbone in entries.items():
-        for precision in conditions.precisions:
+    for backbone, (shape, of_backbone) in entries.items():
+        for precision in on.precisions:
             measured = [
                 measurement
-                for layout in conditions.layouts
+                for layout in layouts
                 for measurement in _measure(
-                    of_backbone, layout, precision, conditions, repeats, seed
+                    of_backbone, shape, layout, precision, on, repeats, seed
                 )
             ]
-            rows += [_row(m, measured, precision, conditions) for m in measured]
-            matrix += _matrix_rows(backbone, measured, precision)
+            rows += [_row(m, shape, measured, precision, on) for m in measured]
+            for layout, (forward, training) in {m.layout: m.matrix for m in measured}.items():
+                speed = {"forward": forward, "training": training}
+                matrix.append(
+                    {"beside": backbone, "precision": precision, "layout": layout}
+                    | {f"{k}_gflops_per_second": v and v / 1e9 for k, v in speed.items()}
+                )
     settings = {
-        "device": conditions.device,
+        "device": on.device,
         "unet_padding": "same",
-        "formulation": formulation,
-        "precisions": list(conditions.precisions),
-        "layouts": list(conditions.layouts),
-        "repeats": repeats,
-        "seed": seed,
-        "cudnn_benchmark": True,
-        "matrix_size": _MATRIX_SIZE[conditions.device],
-        "ratios_of": conditions.clock_name,
-        "throughput": "per wall second",
+        "matrix_size": MATRIX_SIZE[on.device],
+        "ratios_of": on.clock_name,
     }
-    return Report("networks", settings, {"networks": rows, "matrix product": matrix})
+    return timing.Report({"networks": rows, "matrix product": matrix}, settings)
 
 
-def _enter(candidate: Candidate, given: Input) -> _Entry:
+def input_shape(
+    backbone: str, device: str, *, size: int | None, batch_size: int | None
+) -> tuple[int, ...]:
+    """(N, C, D, H, W) of a backbone's input, and of the networks' that it is compared with."""
+    config = _backbone(backbone)
+    batch, *volume = _INPUTS[device][type(config)]
+    channels: int = config.in_channels  # type: ignore[attr-defined]
+    return (batch_size or batch, channels, *([size] * 3 if size else volume))
+
+
+def candidates_for(
+    backbone: str, blocks: Sequence[str], formulation: Formulation
+) -> list[Candidate]:
+    """A backbone with each block, then the networks of other libraries for the same input."""
+
+    def build(block: str) -> nn.Module:
+        network = build_network(_backbone(backbone), block_configuration(block))
+        for module in network.modules():
+            if isinstance(module, PSCBlock):
+                module.formulation = formulation  # no configuration has it: "auto" is for users
+        return network
+
+    ours = [Candidate(backbone, block, partial(build, block)) for block in blocks]
+    return [*ours, *_PEERS.get(type(_backbone(backbone)), ())]
+
+
+def _backbone(name: str) -> BackboneConfig:
+    found = configuration("backbone", name)
+    assert isinstance(found, BackboneConfig)
+    if isinstance(found, UNetConfig):  # one input size for all blocks and for MONAI
+        return replace(found, padding="same")
+    return found
+
+
+def torchvision_network(name: str, **options: object) -> nn.Module:
+    """One of torchvision's video networks, with random weights."""
+    from torchvision.models import video
+
+    network: nn.Module = getattr(video, name)(**options)
+    return network
+
+
+def _basic_unet() -> nn.Module:
+    """MONAI's, at its default widths (32 to 256): equal input and output, not equal size."""
     try:
-        parameters, flops = candidate.cost(given.shape)
+        from monai.networks.nets.basic_unet import BasicUNet
+    except ImportError:
+        raise ConfigError("monai is not installed: pip install monai") from None
+    network: nn.Module = BasicUNet(spatial_dims=3, in_channels=1, out_channels=3)
+    return network
+
+
+_PEERS: Mapping[type[BackboneConfig], tuple[Candidate, ...]] = {
+    UNetConfig: (Candidate("MONAI BasicUNet", None, _basic_unet),),
+    ResNetConfig: tuple(
+        Candidate(f"torchvision {name}", None, partial(torchvision_network, name, num_classes=101))
+        for name in ("r3d_18", "r2plus1d_18")
+    ),
+}
+
+
+def _enter(candidate: Candidate, shape: Sequence[int]) -> Entry:
+    try:
+        return Entry(candidate, *candidate.cost(shape))
     except Exception as error:
         if candidate.block is not None:  # what a network of ours refuses, the user has to change
             raise
-        message = str(error) if isinstance(error, ConfigError) else failure(error)
-        return _Entry(candidate, given, failure=message)
-    return _Entry(candidate, given, parameters, flops)
+        message = str(error) if isinstance(error, ConfigError) else timing.failure(error)
+        return Entry(candidate, failure=message)
 
 
 def _measure(
-    entries: Sequence[_Entry],
-    layout: str,
-    precision: str,
-    conditions: Conditions,
+    entries: Sequence[Entry],
+    shape: Sequence[int],
+    layout: Layout,
+    precision: timing.Precision,
+    on: Conditions,
     repeats: int,
     seed: int,
-) -> list[_Measurement]:
-    device = conditions.device
-    product = MatrixProduct(_MATRIX_SIZE[device], precision, device)
-    contestants: dict[Candidate | None, OptimizerSteps] = {
-        entry.candidate: OptimizerSteps(
-            partial(entry.candidate.ready, entry.given.shape, device, seed),
+) -> list[Measurement]:
+    device = on.device
+    product = MatrixProduct(MATRIX_SIZE[device], precision, device)
+    contestants: dict[Candidate | None, Steps] = {
+        entry.candidate: Steps(
+            partial(entry.candidate.ready, shape, device, seed),
             layout,
             precision,
             device,
+            network=True,
         )
         for entry in entries
         if entry.failure is None
     }
-    everybody: dict[Candidate | None, Contestant] = {None: product, **contestants}
-    timings = race(everybody, conditions, repeats, _SHORTEST)
-    beside_forward, beside_training = (t[None].median(conditions.clock) for t in timings)
-    matrix = (
-        _per_second(product.flops, beside_forward),
-        _per_second(product.flops, beside_training),
-    )
+    everybody: dict[Candidate | None, Steps | MatrixProduct] = {None: product, **contestants}
+    timings = timing.race(everybody, on, repeats, _SHORTEST)
+    forward, training = (ratio(product.flops, t[None].median(on.clock)) for t in timings)
     found = []
     for entry in entries:
         steps = contestants.get(entry.candidate)
-        if steps is None:
-            found.append(_Measurement(entry, layout, (Timing(), Timing()), matrix, None))
-            continue
-        forward, training = (t[entry.candidate] for t in timings)
-        peak = None if training.failure else peak_extra_mb(steps.train, device)
-        found.append(_Measurement(entry, layout, (forward, training), matrix, peak))
+        own = (Timing(), Timing())
+        peak = None
+        if steps is not None:
+            own = timings[0][entry.candidate], timings[1][entry.candidate]
+            peak = None if own[1].failure else timing.peak_extra_mb(steps.train, device)
+        found.append(Measurement(entry, layout, own, (forward, training), peak))
     return found
 
 
 def _row(
-    mine: _Measurement, measured: Sequence[_Measurement], precision: str, conditions: Conditions
+    mine: Measurement,
+    shape: Sequence[int],
+    measured: Sequence[Measurement],
+    precision: str,
+    on: Conditions,
 ) -> Row:
-    entry, clock = mine.entry, conditions.clock
+    entry, clock = mine.entry, on.clock
     peers = [m for m in measured if m.entry.candidate.block == PEER]
-    unit, units = entry.given.units
+    batch, channels, d, h, w = shape
+    unit, units = ("clips", batch) if channels == 3 else ("voxels", batch * d * h * w)
     row: Row = {
         "network": entry.candidate.network,
         "block": entry.candidate.block,
-        "input": "x".join(map(str, entry.given.shape[1:])),
-        "batch_size": entry.given.shape[0],
+        "input": "x".join(map(str, shape[1:])),
+        "batch_size": batch,
         "precision": precision,
         "layout": mine.layout,
         "parameters": entry.parameters,
         "forward_gflops": entry.flops and entry.flops / 1e9,
-        "flop_ratio": _ratio(entry.flops, peers[0].entry.flops),
+        "flop_ratio": ratio(entry.flops, peers[0].entry.flops),
     }
-    for kind, what, passes in ((0, "forward", 1), (1, "training", _TRAINING_PASSES)):
+    for kind, what, passes in ((0, "forward", 1), (1, "training", 3)):
         timing = mine.timings[kind]
         seconds = timing.median(clock)
         peer = [s for m in peers if (s := m.timings[kind].median(clock)) is not None]
-        speed = _per_second(entry.flops and passes * entry.flops, seconds)
+        speed = ratio(entry.flops and passes * entry.flops, seconds)
         row |= {
             f"{what}_seconds": seconds,
-            f"{what}_time_ratio": _ratio(seconds, min(peer, default=None)),
-            f"{what}_throughput": _per_second(units, timing.wall_median),
-            f"{what}_fraction_of_matrix_product": _ratio(speed, mine.matrix[kind]),
+            f"{what}_time_ratio": ratio(seconds, min(peer, default=None)),
+            f"{what}_throughput": ratio(units, timing.median("wall")),
+            f"{what}_fraction_of_matrix_product": ratio(speed, mine.matrix[kind]),
         }
     return row | {
         "throughput_of": unit,
         "training_peak_extra_mb": mine.peak_mb,
         "threads": torch.get_num_threads(),
-        "clock": conditions.clock_name,
+        "clock": on.clock_name,
         "fails": entry.failure or mine.timings[1].failure,
     }
-
-
-def _matrix_rows(backbone: str, measured: Sequence[_Measurement], precision: str) -> list[Row]:
-    """The yardstick of each layout's race: its own speed."""
-    by_layout = {m.layout: m.matrix for m in measured}
-    return [
-        {
-            "beside": backbone,
-            "precision": precision,
-            "layout": layout,
-            "forward_gflops_per_second": forward and forward / 1e9,
-            "training_gflops_per_second": training and training / 1e9,
-        }
-        for layout, (forward, training) in by_layout.items()
-    ]
-
-
-def _per_second(count: float | None, seconds: float | None) -> float | None:
-    return count / seconds if count is not None and seconds else None
-
-
-def _ratio(mine: float | None, theirs: float | None) -> float | None:
-    return mine / theirs if mine is not None and theirs else None

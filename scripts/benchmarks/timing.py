@@ -1,4 +1,4 @@
-"""Time contestants against each other, and measure the memory that each takes.
+"""How everything is timed, what memory it takes, and what a benchmark leaves behind.
 
 Contestants run A B A B ... in one process, so that a change of clock speed or a busy neighbour
 meets all of them alike. Process CPU seconds are the figure to compare on a shared machine, wall
@@ -6,20 +6,53 @@ seconds on a GPU; both are reported as medians. CPU seconds add up over threads,
 included: with several threads they say what a call costs the machine, not how long it takes.
 """
 
+import contextlib
+import csv
+import ctypes
 import gc
+import io
+import json
 import math
+import os
+import platform
 import statistics
 import time
 import tracemalloc
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
-from typing import Literal, TypeVar
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
-__all__ = ["Clock", "Timing", "failure", "interleave", "peak_python_memory", "timed"]
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from psc.errors import ConfigError
+from psc.files import replacing
+from psc.paper.text import markdown_table
+from psc.training.provenance import hardware
 
 Clock = Literal["cpu", "wall"]
+Device = Literal["cuda", "cpu"]
+Layout = Literal["contiguous", "channels_last_3d"]
+Precision = Literal["fp32", "tf32", "bf16"]
 Name = TypeVar("Name", bound=Hashable)
 Result = TypeVar("Result")
+Row = dict[str, Any]
+
+PRECISIONS: dict[str, tuple[Precision, ...]] = {
+    "cuda": ("fp32", "tf32", "bf16"),
+    "cpu": ("fp32", "bf16"),
+}
+LAYOUTS: dict[Layout, torch.memory_format] = {
+    "contiguous": torch.contiguous_format,
+    "channels_last_3d": torch.channels_last_3d,
+}
+
+LEARNING_RATE = 1e-4  # Adam's; no number here depends on it
 
 
 @dataclass(frozen=True)
@@ -36,19 +69,10 @@ class Timing:
     wall: tuple[float, ...] = ()
     failure: str | None = None
 
-    @property
-    def cpu_median(self) -> float | None:
-        """Median CPU seconds per call, None after a failure."""
-        return statistics.median(self.cpu) if self.cpu else None
-
-    @property
-    def wall_median(self) -> float | None:
-        """Median wall seconds per call, None after a failure."""
-        return statistics.median(self.wall) if self.wall else None
-
     def median(self, clock: Clock) -> float | None:
-        """Median seconds per call by the clock, None after a failure."""
-        return self.cpu_median if clock == "cpu" else self.wall_median
+        """Median seconds per call, None after a failure."""
+        seconds = self.cpu if clock == "cpu" else self.wall
+        return statistics.median(seconds) if seconds else None
 
 
 def interleave(
@@ -66,9 +90,6 @@ def interleave(
         repeats: rounds that count.
         finish: waits for what a call has only begun (kernels on a GPU); its time counts.
         shortest: seconds that a measurement takes at least; short calls are repeated within it.
-
-    Returns:
-        Timings by name, in the order of the contestants.
     """
     wait = finish or (lambda: None)
     calls: dict[Name, int] = {}
@@ -95,23 +116,12 @@ def interleave(
 
 
 def timed(
-    function: Callable[[], Result], *, finish: Callable[[], object] | None = None
+    function: Callable[[], Result], finish: Callable[[], object] | None = None
 ) -> tuple[Result, Timing]:
-    """The result of a single call and its seconds, for what takes too long to be repeated.
-
-    Args:
-        function: without arguments; what it raises is raised.
-        finish: as of ``interleave``.
-    """
+    """The result of a single call and its seconds, for what takes too long to be repeated."""
     results: list[Result] = []
     cpu, wall = _measure(lambda: results.append(function()), 1, finish or (lambda: None))
     return results[0], Timing((cpu,), (wall,))
-
-
-def failure(error: Exception) -> str:
-    """Type and first line of an error."""
-    message = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {''.join(message[:1])}"
 
 
 def _measure(
@@ -124,6 +134,17 @@ def _measure(
         function()
     wait()
     return (time.process_time() - cpu) / calls, (time.perf_counter() - wall) / calls
+
+
+def failure(error: Exception) -> str:
+    """Type and first line of an error."""
+    message = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {''.join(message[:1])}"
+
+
+def ratio(mine: float | None, theirs: float | None) -> float | None:
+    """Of two measurements, if both are there."""
+    return mine / theirs if mine is not None and theirs else None
 
 
 def peak_python_memory(function: Callable[[], object]) -> int:
@@ -139,3 +160,306 @@ def peak_python_memory(function: Callable[[], object]) -> int:
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+
+
+def peak_extra_mb(function: Callable[[], object], device: str) -> float | None:
+    """Megabytes (1e6 bytes) at the peak of a call, less those held when it began.
+
+    On a GPU those of PyTorch's allocator. On a CPU the resident set of the process, which Linux
+    alone tells (None elsewhere): with libraries' own buffers, and with what the C library does not
+    return at once, tens of megabytes of freed memory. None if the call fails.
+    """
+
+    def resident_kilobytes(key: str) -> int:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return int(dict(line.split(":", 1) for line in lines)[key].split()[0])
+
+    try:
+        if device == "cuda":
+            torch.cuda.synchronize()
+            before = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            function()
+            torch.cuda.synchronize()
+            return (torch.cuda.max_memory_allocated() - before) / 1e6
+        with contextlib.suppress(OSError, AttributeError):  # not the GNU C library
+            ctypes.CDLL("libc.so.6").malloc_trim(0)  # what it kept would be used again unseen
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc(5): resets the peak
+        before = resident_kilobytes("VmRSS")
+        function()
+        return max(0, resident_kilobytes("VmHWM") - before) * 1024 / 1e6
+    except (RuntimeError, OSError, KeyError):  # out of memory is a RuntimeError of torch's
+        return None
+
+
+def slow_convolutions(function: Callable[[], object], device: str) -> int | None:
+    """How many convolutions of a call go to PyTorch's slow kernels; None on a GPU, without any.
+
+    It gives some fp32 convolutions not to oneDNN but to kernels of its own (unfold, then a
+    product), by their sizes, the batch and the number of threads: 3D ones whose last two kernel
+    sizes are 1 on one thread, and those of batch 1 on small inputs (3D: channels · D · H ≤ 20,480).
+    """
+    if device != "cpu":
+        return None
+    watch = _Watch()  # type: ignore[no-untyped-call]
+    with watch:
+        function()
+    return watch.slow
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Asks PyTorch, for every convolution that passes, which kernel it will take."""
+
+    slow = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if function is torch.ops.aten.convolution.default:
+            backend = torch._C._select_conv_backend(*args, None)  # its bias has no sizes
+            self.slow += "Slow" in str(backend)
+        return function(*args, **(kwargs or {}))
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Where something is measured, in which precisions, and whose seconds are compared."""
+
+    device: str
+    precisions: tuple[Precision, ...]
+    clock: Clock
+
+    @property
+    def finish(self) -> Callable[[], object] | None:
+        """Waits for the kernels that a call has only begun; None where there are none."""
+        return torch.cuda.synchronize if self.device == "cuda" else None
+
+    @property
+    def clock_name(self) -> str:
+        """The clock in words."""
+        threads = torch.get_num_threads()
+        if self.clock == "wall":
+            return "wall seconds"
+        return "CPU seconds" if threads == 1 else f"CPU seconds, summed over {threads} threads"
+
+
+def conditions_on(
+    device: Device | None = None,
+    precisions: Sequence[Precision] | None = None,
+    clock: Clock | None = None,
+) -> Conditions:
+    """Complete what the user asked for, and refuse what cannot be.
+
+    By default a GPU if there is one, and all precisions that the device has instructions for: a CPU
+    without those for bf16 takes up to 100 times longer in it.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device cuda: PyTorch finds no GPU; use --device cpu")
+    if precisions is None:
+        fast_bf16 = device == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        precisions = [p for p in PRECISIONS[device] if p != "bf16" or fast_bf16]
+    if unknown := set(precisions) - set(PRECISIONS[device]):
+        known = ", ".join(PRECISIONS[device])
+        raise ConfigError(f"precisions {sorted(unknown)}: on {device} there are {known}")
+    usual: Clock = "wall" if device == "cuda" else "cpu"
+    return Conditions(device, tuple(precisions), clock or usual)
+
+
+@contextlib.contextmanager
+def arithmetic(precision: Precision, device: str) -> Iterator[None]:
+    """Exact fp32, fp32 with TF32 convolutions and products (GPU), or bf16 autocast."""
+    tf32 = precision == "tf32"
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    cudnn = torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=tf32)
+    autocast = torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16")
+    try:
+        with cudnn, autocast:
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+class Steps:
+    """A module and its input, in one layout and precision.
+
+    Both are built at the first call, so that a lack of memory is the failure of that call.
+
+    Args:
+        build: gives the module and its input, on the device.
+        layout: a name of ``LAYOUTS``; parameters and input get it.
+        precision: see ``arithmetic``. Backward runs under its flags too: they choose algorithms.
+        device: "cuda" or "cpu".
+        network: whether a training step ends with a step of Adam; its loss is then the mean square
+            of the result, which costs next to nothing. A part of a network has random gradients.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[], tuple[nn.Module, Tensor]],
+        layout: Layout,
+        precision: Precision,
+        device: str,
+        *,
+        network: bool = False,
+    ) -> None:
+        self._build, self._layout = build, layout
+        self._precision, self._device, self._network = precision, device, network
+        self._gradient: Tensor | None = None
+
+    @cached_property
+    def _built(self) -> tuple[nn.Module, Tensor]:
+        module, x = self._build()
+        layout = LAYOUTS[self._layout]
+        module = module.to(memory_format=layout)
+        return module, x.detach().to(memory_format=layout).requires_grad_(x.requires_grad)
+
+    @cached_property
+    def _optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self._built[0].parameters(), lr=LEARNING_RATE)
+
+    def forward(self) -> Tensor:
+        """One forward pass in evaluation mode, without gradients."""
+        module, x = self._built
+        if module.training:
+            module.eval()
+        with torch.no_grad(), arithmetic(self._precision, self._device):
+            y: Tensor = module(x)
+        return y
+
+    def train(self) -> None:
+        """One training step; its gradients are not kept."""
+        module, x = self._built
+        if not module.training:
+            module.train()
+        try:
+            with arithmetic(self._precision, self._device):
+                y = module(x)
+                if self._network:
+                    y.float().square().mean().backward()
+                    self._optimizer.step()
+                    return
+                if self._gradient is None:
+                    # Not constant: batch norm makes zeros of a constant gradient.
+                    self._gradient = torch.randn_like(y)
+                y.backward(self._gradient)
+        finally:
+            module.zero_grad(set_to_none=True)
+            x.grad = None
+
+
+def race(
+    contestants: Mapping[Name, Any], on: Conditions, repeats: int, shortest: float
+) -> tuple[dict[Name, Timing], dict[Name, Timing]]:
+    """Time all contestants in turn: first their ``forward``, then their ``train``.
+
+    Whoever fails in the first does not start in the second and has the same failure there.
+    """
+    gc.collect()  # what failed before may hold memory in a cycle
+    how: dict[str, Any] = {"finish": on.finish, "shortest": shortest}
+    forward = interleave({name: c.forward for name, c in contestants.items()}, repeats, **how)
+    left = {name: c.train for name, c in contestants.items() if forward[name].failure is None}
+    training = interleave(left, repeats, **how)
+    return forward, {name: training.get(name, forward[name]) for name in contestants}
+
+
+@dataclass(frozen=True)
+class Report:
+    """Result of one benchmark.
+
+    Attributes:
+        tables: measurements by table; every row maps a column to a number, a text or None.
+        settings: what was measured under, beside what was asked for.
+        benchmark: name of the subcommand, which the script fills in.
+    """
+
+    tables: Mapping[str, Sequence[Row]]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    benchmark: str = ""
+
+    def as_markdown(self) -> str:
+        """The tables, each under its name."""
+        return "\n\n".join(
+            f"### {self.benchmark}: {name}\n\n{_markdown(rows)}"
+            for name, rows in self.tables.items()
+        )
+
+    @property
+    def hardware(self) -> str:
+        """What it ran on."""
+        found = environment()
+        return str(found["gpu"] if self.settings.get("device") == "cuda" else found["cpu"])
+
+    def write_json(self, path: Path) -> None:
+        """Everything, with date, machine and versions."""
+        content = {
+            "benchmark": self.benchmark,
+            "settings": dict(self.settings),
+            "environment": environment(),
+            "tables": {name: list(rows) for name, rows in self.tables.items()},
+        }
+        _write(path, json.dumps(content, indent=2) + "\n")
+
+    def write_csv(self, path: Path) -> None:
+        """All tables in one file: the columns of all, empty where a table does not have them.
+
+        Before them come the table's name and the processor or GPU.
+        """
+        columns = ["table", "hardware"]
+        for rows in self.tables.values():
+            columns += [column for column in (rows[0] if rows else ()) if column not in columns]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        for name, rows in self.tables.items():
+            writer.writerows({"table": name, "hardware": self.hardware, **row} for row in rows)
+        _write(path, text.getvalue())
+
+    def write_markdown(self, path: Path) -> None:
+        """The tables under one line about settings and machine."""
+        found = environment()
+        settings = ", ".join(f"{key} {_text(value)}" for key, value in self.settings.items())
+        machine = f"{self.hardware}, {found['threads']} threads, torch {torch.__version__}"
+        _write(path, f"{machine}, {found['date']}; {settings}\n\n{self.as_markdown()}\n")
+
+
+def environment() -> dict[str, Any]:
+    """Date, machine and versions of this run; MONAI and TensorLy need not be there."""
+    versions = {}
+    for name in (
+        *("torch", "torchvision", "monai", "tensorly", "tensorly-torch"),
+        *("numpy", "numba", "scipy", "scikit-image"),
+    ):
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cpu": hardware("cpu")["cpu"],
+        "cpus": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def _markdown(rows: Sequence[Row]) -> str:
+    """The columns are those of the first row."""
+    if not rows:
+        return "(nothing was measured)"
+    header = [column.replace("_", " ") for column in rows[0]]
+    return markdown_table(header, [[_text(row[column]) for column in rows[0]] for row in rows])
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return str(value).replace("|", "/")
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
