@@ -20,8 +20,8 @@ from psc.em.data import AffinityPatches
 from psc.em.malis import PairCounts, constrained_counts, malis_pairs
 from psc.errors import ConfigError
 from psc.metrics import segmentation_scores
-from psc.mri.data import Subject
 from psc.mri.augmentation import TissueAugmentation
+from psc.mri.data import Subject
 from psc.mri.patches import TissuePatches
 from psc.volumes.patches import Triple, read_reflected
 from psc.volumes.reading import Region, Volume

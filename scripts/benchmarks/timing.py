@@ -166,8 +166,8 @@ def peak_extra_mb(function: Callable[[], object], device: str) -> float | None:
     """Megabytes (1e6 bytes) at the peak of a call, less those held when it began.
 
     On a GPU those of PyTorch's allocator. On a CPU the resident set of the process, which Linux
-    alone tells (None elsewhere): with libraries' own buffers, and with what the C library does not
-    return at once, tens of megabytes of freed memory. None if the call fails.
+    alone tells (None elsewhere): with libraries' own buffers, and with what the C library keeps of
+    freed arrays, as in training (``psc.machine``). None if the call fails.
     """
 
     def resident_kilobytes(key: str) -> int:

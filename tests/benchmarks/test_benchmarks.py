@@ -497,13 +497,14 @@ def test_one_step_of_adam_and_no_gradients_left():
 )
 def test_peak_memory():
     def hold():
-        torch.ones(50_000_000)  # 200 MB, freed at once
+        torch.ones(50_000_000)  # 200 MB, freed at once, and kept by the C library (psc.machine)
         torch.ones(50_000_000)
 
     def fails():
         raise torch.OutOfMemoryError("no memory")
 
-    assert 199 < timing.peak_extra_mb(hold, "cpu") < 300
+    assert 199 < timing.peak_extra_mb(hold, "cpu") < 450
+    assert timing.peak_extra_mb(lambda: None, "cpu") < 10
     assert timing.peak_extra_mb(fails, "cpu") is None
     held = timing.peak_python_memory(lambda: np.zeros(4_000_000, dtype=np.uint8).sum())
     assert 4_000_000 <= held < 4_100_000
