@@ -43,21 +43,11 @@ class ContingencyTable:
         return int(self.counts.sum())
 
     def truth_sizes(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.intp]]:
-        """Voxels of each truth segment.
-
-        Returns:
-            sizes: int64 (T,), in ascending order of truth id.
-            index: intp (P,), position in ``sizes`` of each pair's truth segment.
-        """
+        """Voxels of each truth segment in ascending order of id, and each pair's place there."""
         return _segment_sizes(self.truth_ids, self.counts)
 
     def predicted_sizes(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.intp]]:
-        """Voxels of each predicted segment.
-
-        Returns:
-            sizes: int64 (S,), in ascending order of predicted id.
-            index: intp (P,), position in ``sizes`` of each pair's predicted segment.
-        """
+        """The same of each predicted segment."""
         return _segment_sizes(self.predicted_ids, self.counts)
 
 

@@ -1,4 +1,7 @@
-"""Every score of one subject's tissue segmentation, and their mean over subjects."""
+"""Scores of a tissue segmentation: Dice, surface distance and volumes per subject, and their means.
+
+All that follows from counts of voxels (Dice, volumes) is taken from one pass over the volume.
+"""
 
 import math
 import warnings
@@ -9,182 +12,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from psc.errors import ConfigError, DataError
 
-# ----------------------------------------
-# Distance between the surfaces of a true and a predicted structure, in mm.
-
-
-_Mask = npt.NDArray[np.bool_]
-
-
-def hausdorff95(
-    labels: npt.NDArray[np.integer[Any]],
-    prediction: npt.NDArray[np.integer[Any]],
-    value: int,
-    voxel_size: Sequence[float],
-) -> float:
-    """95 % Hausdorff distance between the surfaces of one class, by MONAI.
-
-    A surface are the voxels that share a face with another class or with the outside of the volume;
-    a distance is that of voxel centres. Of each surface's distances to the other one the 95th
-    percentile is taken, and of these two the larger.
-
-    A structure that one side lacks has no distance to it. Leaving such a subject out would reward
-    losing the structure, and infinity would swallow every mean, so it counts as the diagonal of the
-    volume, more than which no distance can be (see ``TissueScores.missed``).
-
-    Args:
-        labels: true classes, integers (D, H, W).
-        prediction: predicted classes of the same shape.
-        value: the class.
-        voxel_size: mm along D, H and W.
-
-    Returns:
-        mm; ``volume_diagonal`` where one of both lacks the class, nan where both do.
-
-    Raises:
-        DataError: the shapes differ or are not (D, H, W), or the voxel size is not positive.
-    """
-    if labels.ndim != 3 or labels.shape != prediction.shape:
-        raise DataError(
-            f"labels have shape {labels.shape}, the prediction {prediction.shape}; both must be"
-            " (D, H, W) and cover the same voxels"
-        )
-    diagonal = volume_diagonal(labels.shape, voxel_size)
-    truth, predicted = labels == value, prediction == value
-    boxes = [box for box in (_bounding_box(truth), _bounding_box(predicted)) if box is not None]
-    if len(boxes) < 2:
-        return diagonal if boxes else math.nan
-    both = tuple(
-        slice(min(one.start, other.start), max(one.stop, other.stop))
-        for one, other in zip(*boxes, strict=True)
-    )
-    return _percentile95(truth[both], predicted[both], voxel_size)
-
-
-def volume_diagonal(shape: Sequence[int], voxel_size: Sequence[float]) -> float:
-    """Length in mm of the diagonal of a volume.
-
-    Args:
-        shape: voxels along D, H and W.
-        voxel_size: mm along D, H and W.
-
-    Raises:
-        DataError: a voxel size is not positive and finite, or there are not as many as axes.
-    """
-    if len(voxel_size) != len(shape) or not all(0 < size < math.inf for size in voxel_size):
-        raise DataError(
-            f"voxel_size must be {len(shape)} positive numbers in mm, found {tuple(voxel_size)};"
-            " correct the header"
-        )
-    return math.hypot(*(count * size for count, size in zip(shape, voxel_size, strict=True)))
-
-
-def _bounding_box(mask: _Mask) -> tuple[slice, ...] | None:
-    """Smallest box around what is True, None if nothing is."""
-    box = []
-    for axis in range(mask.ndim):
-        others = tuple(other for other in range(mask.ndim) if other != axis)
-        occupied = np.flatnonzero(mask.any(axis=others))
-        if occupied.size == 0:
-            return None
-        box.append(slice(int(occupied[0]), int(occupied[-1]) + 1))
-    return tuple(box)
-
-
-def _percentile95(truth: _Mask, predicted: _Mask, voxel_size: Sequence[float]) -> float:
-    # It takes seconds to import: only where it is used.
-    from monai.metrics.hausdorff_distance import compute_hausdorff_distance
-
-    with warnings.catch_warnings():
-        # MONAI 1.6 warns of an argument that it passes to itself.
-        warnings.filterwarnings("ignore", "(?s).*always_return_as_numpy", FutureWarning)
-        distance = compute_hausdorff_distance(
-            y_pred=predicted[None, None],
-            y=truth[None, None],
-            include_background=True,  # the only channel is the structure
-            percentile=95,
-            spacing=[float(size) for size in voxel_size],
-        )
-    return float(distance)
-
-
-# ----------------------------------------
-# Overlap of two tissue label volumes: their confusion matrix, and Dice per class.
-#
-# All that follows from counts of voxels (Dice, volumes) is taken from one pass over the volume.
-
-
 _Labels = npt.NDArray[np.integer[Any]]
-
-
-def confusion(labels: _Labels, prediction: _Labels, classes: int) -> npt.NDArray[np.int64]:
-    """Count the voxels of each pair of a true and a predicted class, in one pass.
-
-    Args:
-        labels: true classes, integers 0 … classes − 1, at least one axis, any memory order.
-        prediction: predicted classes, of the same shape.
-        classes: number of classes, background included; at least 1.
-
-    Returns:
-        int64 (classes, classes): voxels by true class (row) and predicted class (column).
-
-    Raises:
-        DataError: a label is no integer or outside 0 … classes − 1, there are none, or the shapes
-            differ.
-        ConfigError: ``classes`` is less than 1.
-    """
-    if classes < 1:
-        raise ConfigError(f"classes must be at least 1, found {classes}")
-    _check(labels, prediction, classes)
-    # Planes of what lies together in memory: no copy as large as the volume, in any axis order.
-    order = np.argsort(labels.strides)[::-1]
-    planes = zip(labels.transpose(order), prediction.transpose(order), strict=True)
-    counts = np.zeros(classes**2, dtype=np.int64)
-    for true, predicted in planes:
-        pairs = true.astype(np.intp) * classes + predicted.astype(np.intp)
-        counts += np.bincount(pairs.ravel(), minlength=classes**2)
-    return counts.reshape(classes, classes)
-
-
-def _check(labels: _Labels, prediction: _Labels, classes: int) -> None:
-    if labels.shape != prediction.shape or labels.size == 0:
-        raise DataError(
-            f"labels have shape {labels.shape}, the prediction {prediction.shape}; both must cover"
-            " the same voxels, at least one"
-        )
-    for name, volume in (("labels", labels), ("prediction", prediction)):
-        if volume.dtype.kind not in "iu":
-            raise DataError(f"{name} must hold integers, found {volume.dtype}; convert explicitly")
-        lowest, highest = int(volume.min()), int(volume.max())
-        if lowest < 0 or highest >= classes:
-            wrong = lowest if lowest < 0 else highest
-            raise DataError(
-                f"{name} holds the value {wrong}, but there are {classes} classes, 0 to"
-                f" {classes - 1}; correct the labels, or the number of classes"
-            )
-
-
-def dice(confusion: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float64]:
-    """Dice coefficient 2 |A ∩ B| / (|A| + |B|) of each class (Dice, Ecology 1945).
-
-    A class that is absent from both volumes has no Dice: nan. One that only the prediction lacks
-    was missed, one that only the truth lacks was invented: 0 for both. MONAI's DiceMetric agrees,
-    except that with its default (``ignore_empty=True``) an invented class goes unpunished, as nan.
-
-    Args:
-        confusion: (classes, classes), voxels by true (row) and predicted class, of ``confusion``.
-
-    Returns:
-        float64 (classes,), in [0, 1] or nan.
-    """
-    both = confusion.sum(axis=0) + confusion.sum(axis=1)
-    scores = np.full(len(confusion), np.nan)
-    np.divide(2.0 * confusion.diagonal(), both, out=scores, where=both > 0)
-    return scores
-
+_Mask = npt.NDArray[np.bool_]
 
 MEASURES = ("dice", "hd95", "volume_truth", "volume_predicted", "volume_difference")
 """Measures of a tissue; ``dice_csf`` is the name of one of them for one tissue."""
@@ -259,12 +92,9 @@ class TissueScores:
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and spread of one measure over subjects.
+    """Mean and sample standard deviation (n − 1) of a measure over ``count`` subjects that have it.
 
-    Attributes:
-        mean: over the subjects where the measure is defined; nan if there are none.
-        sd: sample standard deviation (n − 1) over them; nan for fewer than two.
-        count: number of these subjects.
+    nan where there are none, the deviation for fewer than two.
     """
 
     mean: float
@@ -317,13 +147,6 @@ def tissue_scores(
         prediction: predicted classes of the same shape.
         voxel_size: mm along D, H and W.
         tissues: value of each tissue's class by name, at least one; no label may exceed them all.
-
-    Returns:
-        The scores of every tissue.
-
-    Raises:
-        DataError: no tissue, the shapes differ or are not three-dimensional, a label is no integer
-            or larger than any tissue's, or the voxel size is not positive.
     """
     if not tissues:
         raise DataError("no tissue to score; name at least one, such as {'gm': 2}")
@@ -353,9 +176,6 @@ def summarise(subjects: Sequence[TissueScores]) -> Summary:
 
     Args:
         subjects: scores of at least one subject, all of the same tissues.
-
-    Raises:
-        DataError: no subject, or not all have the same tissues.
     """
     if not subjects:
         raise DataError("no subject to summarise; score at least one")
@@ -386,3 +206,129 @@ def _spread(values: Sequence[float]) -> Spread:
 
 def _without_nan(values: Mapping[str, float]) -> dict[str, float | int | None]:
     return {name: None if math.isnan(value) else value for name, value in values.items()}
+
+
+def confusion(labels: _Labels, prediction: _Labels, classes: int) -> npt.NDArray[np.int64]:
+    """Count the voxels of each pair of a true and a predicted class, in one pass.
+
+    Args:
+        labels: true classes, integers 0 … classes − 1, at least one axis, any memory order.
+        prediction: predicted classes, of the same shape.
+        classes: number of classes, background included; at least 1.
+
+    Returns:
+        int64 (classes, classes): voxels by true class (row) and predicted class (column).
+    """
+    if classes < 1:
+        raise ConfigError(f"classes must be at least 1, found {classes}")
+    _check(labels, prediction, classes)
+    # Planes of what lies together in memory: no copy as large as the volume, in any axis order.
+    order = np.argsort(labels.strides)[::-1]
+    planes = zip(labels.transpose(order), prediction.transpose(order), strict=True)
+    counts = np.zeros(classes**2, dtype=np.int64)
+    for true, predicted in planes:
+        pairs = true.astype(np.intp) * classes + predicted.astype(np.intp)
+        counts += np.bincount(pairs.ravel(), minlength=classes**2)
+    return counts.reshape(classes, classes)
+
+
+def _check(labels: _Labels, prediction: _Labels, classes: int) -> None:
+    if labels.shape != prediction.shape or labels.size == 0:
+        raise DataError(
+            f"labels have shape {labels.shape}, the prediction {prediction.shape}; both must cover"
+            " the same voxels, at least one"
+        )
+    for name, volume in (("labels", labels), ("prediction", prediction)):
+        if volume.dtype.kind not in "iu":
+            raise DataError(f"{name} must hold integers, found {volume.dtype}; convert explicitly")
+        lowest, highest = int(volume.min()), int(volume.max())
+        if lowest < 0 or highest >= classes:
+            wrong = lowest if lowest < 0 else highest
+            raise DataError(
+                f"{name} holds the value {wrong}, but there are {classes} classes, 0 to"
+                f" {classes - 1}; correct the labels, or the number of classes"
+            )
+
+
+def dice(confusion: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float64]:
+    """Dice coefficient 2 |A ∩ B| / (|A| + |B|) of each class (Dice, Ecology 1945).
+
+    A class that is absent from both volumes has no Dice: nan. One that only the prediction lacks
+    was missed, one that only the truth lacks was invented: 0 for both. MONAI's DiceMetric agrees,
+    except that with its default (``ignore_empty=True``) an invented class goes unpunished, as nan.
+
+    Args:
+        confusion: (classes, classes), voxels by true (row) and predicted class, of ``confusion``.
+
+    Returns:
+        float64 (classes,), in [0, 1] or nan.
+    """
+    both = confusion.sum(axis=0) + confusion.sum(axis=1)
+    scores = np.full(len(confusion), np.nan)
+    np.divide(2.0 * confusion.diagonal(), both, out=scores, where=both > 0)
+    return scores
+
+
+def hausdorff95(
+    labels: _Labels, prediction: _Labels, value: int, voxel_size: Sequence[float]
+) -> float:
+    """95 % Hausdorff distance in mm between the surfaces of one class, by MONAI.
+
+    A surface are the voxels that share a face with another class or with the outside of the volume;
+    a distance is that of voxel centres. Of each surface's distances to the other one the 95th
+    percentile is taken, and of these two the larger.
+
+    A structure that one side lacks has no distance to it. Leaving such a subject out would reward
+    losing the structure, and infinity would swallow every mean, so it counts as the diagonal of the
+    volume, more than which no distance can be (see ``TissueScores.missed``).
+
+    Args:
+        labels: true classes, integers (D, H, W).
+        prediction: predicted classes of the same shape.
+        value: the class.
+        voxel_size: mm along D, H and W.
+
+    Returns:
+        mm; ``volume_diagonal`` where one of both lacks the class, nan where both do.
+    """
+    if labels.ndim != 3 or labels.shape != prediction.shape:
+        raise DataError(
+            f"labels have shape {labels.shape}, the prediction {prediction.shape}; both must be"
+            " (D, H, W) and cover the same voxels"
+        )
+    diagonal = volume_diagonal(labels.shape, voxel_size)
+    truth, predicted = labels == value, prediction == value
+    either = ndimage.find_objects((truth | predicted).astype(np.uint8))
+    if not either:
+        return math.nan
+    truth, predicted = truth[either[0]], predicted[either[0]]
+    if not truth.any() or not predicted.any():
+        return diagonal
+    return _percentile95(truth, predicted, voxel_size)
+
+
+def volume_diagonal(shape: Sequence[int], voxel_size: Sequence[float]) -> float:
+    """Length in mm of the diagonal of a volume of (D, H, W) voxels of this size in mm."""
+    if len(voxel_size) != len(shape) or not all(0 < size < math.inf for size in voxel_size):
+        raise DataError(
+            f"voxel_size must be {len(shape)} positive numbers in mm, found {tuple(voxel_size)};"
+            " correct the header"
+        )
+    return math.hypot(*(count * size for count, size in zip(shape, voxel_size, strict=True)))
+
+
+def _percentile95(truth: _Mask, predicted: _Mask, voxel_size: Sequence[float]) -> float:
+    # It takes seconds to import: only where it is used.
+    from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+
+    with warnings.catch_warnings():
+        # MONAI 1.6 warns of an argument that it passes to itself.
+        warnings.filterwarnings("ignore", "(?s).*always_return_as_numpy", FutureWarning)
+        distance = compute_hausdorff_distance(
+            y_pred=predicted[None, None],
+            y=truth[None, None],
+            include_background=True,  # the only channel is the structure
+            percentile=95,
+            spacing=[float(size) for size in voxel_size],
+        )
+    return float(distance)

@@ -12,7 +12,7 @@ segment factory.
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +20,13 @@ from torch import Tensor, nn
 from psc.block.stream import ConvolutionOptions, Padding, Segment
 from psc.block.unit import SegmentFactory
 from psc.errors import ConfigError
-from psc.networks.geometry import VolumeNetwork
-from psc.networks.unet import Upsampling, sources, tent, upsampler
+from psc.networks.geometry import VolumeNetwork, check_at_least
 
-# ----------------------------------------
-# What a DenseNet is made of besides its ends: dense layers, blocks of them, transitions.
-#
-# Everything here puts batch norm and ReLU before its convolution, as in Huang et al. (2017).
+Upsampling = Literal["interpolation", "transposed"]
+"""The paper's reproduction ("simple up-sampling layers") or Bui et al.'s learned one."""
 
 
+# Batch norm and ReLU come before their convolution, as in Huang et al. (2017).
 _OPTIONS = ConvolutionOptions(norm=nn.BatchNorm3d, pre_activation=True, bias=False)
 
 
@@ -119,6 +117,53 @@ def transition(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(layers)
 
 
+def upsampler(channels: int, classes: int, factor: int, upsampling: Upsampling) -> nn.Module:
+    """(N, channels, D, H, W) → (N, classes, factor·D, factor·H, factor·W), without bias.
+
+    "interpolation" takes the channels to the classes by 1×1×1 and interpolates linearly;
+    "transposed" convolves a group of channels for each class. The factor is even.
+    """
+    if upsampling == "interpolation":
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        layers["conv"] = nn.Conv3d(channels, classes, 1, bias=False)
+        layers["interpolate"] = nn.Upsample(
+            scale_factor=factor, mode="trilinear", align_corners=False
+        )
+        return nn.Sequential(layers)
+    if channels % classes:
+        raise ConfigError(
+            f"backbone.upsampling=transposed needs equally many channels for each class, but a "
+            f"dense block ends in {channels} channels for {classes} classes; change "
+            "backbone.initial_channels, growth or compression, or take "
+            "backbone.upsampling=interpolation"
+        )
+    return nn.ConvTranspose3d(
+        channels, classes, factor + 2, factor, padding=1, groups=classes, bias=False
+    )
+
+
+def tent(size: int) -> Tensor:
+    """Weights (size, size, size) that fall linearly from the centre, for a transposed one's start.
+
+    The paper mentions "bilinear weight fillers" (Section 4.2). That of Bui et al. lies half a voxel
+    off the centre of the kernels of 6, 10 and 18 voxels; ours does not. With 4 voxels both
+    interpolate linearly.
+    """
+    distance = (torch.arange(size) - (size - 1) / 2).abs()
+    line = 1 - distance / (size / 2)
+    return line[:, None, None] * line[:, None] * line
+
+
+def sources(position: int, factor: int, upsampling: Upsampling) -> tuple[int, int]:
+    """First and last coarse voxel that the upsampled voxel at ``position`` depends on."""
+    if upsampling == "interpolation":
+        # It lies at (position + 1/2) / factor − 1/2 of the coarse grid, never on one of its voxels.
+        low = (2 * position + 1 - factor) // (2 * factor)
+        return low, low + 1
+    # Coarse voxel j reaches from j·factor − 1 to (j + 1)·factor: one beyond its own on both sides.
+    return -((factor - position) // factor), (position + 1) // factor
+
+
 STEM_CONVOLUTIONS = 3
 """Consecutive 3×3×3 convolutions at full resolution."""
 
@@ -181,11 +226,6 @@ class DenseNet(VolumeNetwork):
 
     ``forward`` takes (N, in_channels, D, H, W) with every axis a multiple of 2^``dense_blocks`` and
     returns logits (N, classes, D, H, W).
-
-    Raises:
-        ConfigError: for a size below 1, a compression outside (0, 1], a dropout outside [0, 1), an
-            unknown upsampling, layers that do not divide into segments, or channels that do not
-            divide into classes where upsampling is transposed.
     """
 
     padding: Padding = "same"
@@ -207,7 +247,7 @@ class DenseNet(VolumeNetwork):
         layers_per_segment: int = 1,
     ) -> None:
         super().__init__()
-        _check_at_least(
+        check_at_least(
             1,
             classes=classes,
             initial_channels=initial_channels,
@@ -216,8 +256,18 @@ class DenseNet(VolumeNetwork):
             dense_blocks=dense_blocks,
             layers_per_segment=layers_per_segment,
         )
-        _check_at_least(0, bottleneck=bottleneck)
-        _check_options(compression, dropout, upsampling)
+        check_at_least(0, bottleneck=bottleneck)
+        if not 0 < compression <= 1:
+            raise ConfigError(
+                f"backbone.compression must be above 0 and at most 1 (keeps all), got {compression}"
+            )
+        if not 0 <= dropout < 1:
+            raise ConfigError(f"backbone.dropout must be at least 0 and below 1, got {dropout}")
+        if upsampling not in get_args(Upsampling):
+            raise ConfigError(
+                f"backbone.upsampling must be one of {', '.join(get_args(Upsampling))}, "
+                f"got {upsampling!r}"
+            )
         if layers_per_block % layers_per_segment:
             raise ConfigError(
                 f"backbone.layers_per_block={layers_per_block} does not divide into segments of "
@@ -314,23 +364,3 @@ def _compressed(channels: int, compression: float) -> int:
             f"backbone.compression={compression} leaves none of {channels} channels; raise it"
         )
     return kept
-
-
-def _check_at_least(minimum: int, **values: int) -> None:
-    for name, value in values.items():
-        if value < minimum:
-            raise ConfigError(f"backbone.{name} must be at least {minimum}, got {value}")
-
-
-def _check_options(compression: float, dropout: float, upsampling: str) -> None:
-    if not 0 < compression <= 1:
-        raise ConfigError(
-            f"backbone.compression must be above 0 and at most 1 (keeps all), got {compression}"
-        )
-    if not 0 <= dropout < 1:
-        raise ConfigError(f"backbone.dropout must be at least 0 and below 1, got {dropout}")
-    if upsampling not in get_args(Upsampling):
-        raise ConfigError(
-            f"backbone.upsampling must be one of {', '.join(get_args(Upsampling))}, "
-            f"got {upsampling!r}"
-        )

@@ -54,20 +54,12 @@ class VolumeNetwork(nn.Module, ABC):
         return self
 
     def check_input(self, x: Tensor) -> None:
-        """Refuse an input (N, C, D, H, W) of a size that the network cannot take.
-
-        Raises:
-            ConfigError: as ``output_size``.
-        """
+        """Refuse an input (N, C, D, H, W) of a size that the network cannot take."""
         for size in x.shape[2:]:
             self.output_size(size)
 
     def output_size(self, input_size: int) -> int:
-        """Voxels that leave, along one axis, for ``input_size`` voxels that enter.
-
-        Raises:
-            ConfigError: if the network cannot take that size; the nearest ones are named.
-        """
+        """Voxels that leave, along one axis, for ``input_size`` voxels that enter."""
         size = self._trace(input_size)
         if size is None:
             raise ConfigError(
@@ -101,3 +93,10 @@ class VolumeNetwork(nn.Module, ABC):
         below = [n for n in sizes if n < size][-1:]
         above = [n for n in sizes if n > size][:1]
         return ", ".join(f"{n} (output {self._trace(n)})" for n in below + above)
+
+
+def check_at_least(minimum: int, **values: int) -> None:
+    """Refuse sizes of a backbone that are too small; keys are its configuration's."""
+    for name, value in values.items():
+        if value < minimum:
+            raise ConfigError(f"backbone.{name} must be at least {minimum}, got {value}")

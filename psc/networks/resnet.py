@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from psc.block.stream import ConvolutionOptions, Segment, Triple, convolution
 from psc.block.unit import SegmentFactory
 from psc.errors import ConfigError
+from psc.networks.geometry import check_at_least
 
 Stem = Literal["conv3d", "factorised"]
 Shortcut = Literal["projection", "identity"]
@@ -66,10 +67,6 @@ class ResNet(nn.Module):
     8-fold and H, W 16-fold, to 1 at least. Small clips then see little but padding, and in training
     mode batch norm (a ValueError of torch) refuses a single clip whose last feature map is one
     voxel: D ≤ 8 and H, W ≤ 16.
-
-    Raises:
-        ConfigError: for layers, a stem or a shortcut that do not exist, for sizes below 1, and for
-            what ``segment`` refuses (a width below its streams).
     """
 
     def __init__(
@@ -87,13 +84,7 @@ class ResNet(nn.Module):
         super().__init__()
         if not 0 <= dropout < 1:
             raise ConfigError(f"backbone.dropout={dropout}: must lie in [0, 1)")
-        for key, value in (
-            ("in_channels", in_channels),
-            ("classes", classes),
-            ("backbone.base_width", base_width),
-        ):
-            if value < 1:
-                raise ConfigError(f"{key} must be at least 1, got {value}")
+        check_at_least(1, in_channels=in_channels, classes=classes, base_width=base_width)
         if layers not in BLOCKS_PER_STAGE:
             known = ", ".join(map(str, BLOCKS_PER_STAGE))
             raise ConfigError(f"backbone.layers={layers}: known are {known}")

@@ -9,9 +9,8 @@ This file holds no block logic: every level's pair of convolutions comes from a 
 """
 
 import copy
-from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,70 +19,7 @@ from torch import Tensor, nn
 from psc.block.block import balance_sums
 from psc.block.stream import ConvolutionOptions, Padding, Segment
 from psc.block.unit import SegmentFactory
-from psc.errors import ConfigError
-from psc.networks.geometry import VolumeNetwork
-
-# ----------------------------------------
-# From a dense block's resolution to the full one in one step: interpolated or transposed.
-
-
-Upsampling = Literal["interpolation", "transposed"]
-"""The paper's reproduction ("simple up-sampling layers") or Bui et al.'s learned one."""
-
-
-def upsampler(channels: int, classes: int, factor: int, upsampling: Upsampling) -> nn.Module:
-    """(N, channels, D, H, W) → (N, classes, factor·D, factor·H, factor·W), without bias.
-
-    Args:
-        channels: channels that enter.
-        classes: channels that leave.
-        factor: of the resolution; even.
-        upsampling: "interpolation" takes the channels to the classes by 1×1×1 and interpolates
-            linearly; "transposed" convolves a group of channels for each class.
-
-    Raises:
-        ConfigError: if transposed, and the channels do not divide into the classes.
-    """
-    if upsampling == "interpolation":
-        layers: OrderedDict[str, nn.Module] = OrderedDict()
-        layers["conv"] = nn.Conv3d(channels, classes, 1, bias=False)
-        layers["interpolate"] = nn.Upsample(
-            scale_factor=factor, mode="trilinear", align_corners=False
-        )
-        return nn.Sequential(layers)
-    if channels % classes:
-        raise ConfigError(
-            f"backbone.upsampling=transposed needs equally many channels for each class, but a "
-            f"dense block ends in {channels} channels for {classes} classes; change "
-            "backbone.initial_channels, growth or compression, or take "
-            "backbone.upsampling=interpolation"
-        )
-    return nn.ConvTranspose3d(
-        channels, classes, factor + 2, factor, padding=1, groups=classes, bias=False
-    )
-
-
-def tent(size: int) -> Tensor:
-    """Weights (size, size, size) that fall linearly from the centre, for a transposed one's start.
-
-    The paper mentions "bilinear weight fillers" (Section 4.2). That of Bui et al. lies half a voxel
-    off the centre of the kernels of 6, 10 and 18 voxels; ours does not. With 4 voxels both
-    interpolate linearly.
-    """
-    distance = (torch.arange(size) - (size - 1) / 2).abs()
-    line = 1 - distance / (size / 2)
-    return line[:, None, None] * line[:, None] * line
-
-
-def sources(position: int, factor: int, upsampling: Upsampling) -> tuple[int, int]:
-    """First and last coarse voxel that the upsampled voxel at ``position`` depends on."""
-    if upsampling == "interpolation":
-        # It lies at (position + 1/2) / factor − 1/2 of the coarse grid, never on one of its voxels.
-        low = (2 * position + 1 - factor) // (2 * factor)
-        return low, low + 1
-    # Coarse voxel j reaches from j·factor − 1 to (j + 1)·factor: one beyond its own on both sides.
-    return -((factor - position) // factor), (position + 1) // factor
-
+from psc.networks.geometry import VolumeNetwork, check_at_least
 
 LEAKY_SLOPE = 0.005
 """Negative slope of the published network's leaky ReLU."""
@@ -111,9 +47,6 @@ class UNet(VolumeNetwork):
     ``forward`` takes (N, in_channels, D, H, W) with every axis a valid input size and returns
     LOGITS (N, out_channels, D', H', W'); the published sigmoid is the task's, so that losses can
     be computed stably.
-
-    Raises:
-        ConfigError: for a base width, growth or depth below 1.
     """
 
     def __init__(
@@ -128,9 +61,7 @@ class UNet(VolumeNetwork):
         padding: Padding = "valid",
     ) -> None:
         super().__init__()
-        for name, value in (("base_width", base_width), ("growth", growth), ("depth", depth)):
-            if value < 1:
-                raise ConfigError(f"backbone.{name} must be at least 1, got {value}")
+        check_at_least(1, base_width=base_width, growth=growth, depth=depth)
         options = ConvolutionOptions(padding=padding, activation=_leaky_relu)
         widths = [base_width * growth**level for level in range(depth + 1)]
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from psc import make_segment
 from psc.errors import ConfigError
-from psc.networks.densenet import DenseLayer, DenseNet
+from psc.networks.densenet import DenseLayer, DenseNet, sources, upsampler
 
 BLOCKS = {
     "3d": make_segment("conv3d"),
@@ -355,3 +355,20 @@ def test_compiles_in_one_graph_to_the_same_numbers_and_names(block, form):
     network.compile(backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(network(x), expected)
     assert list(network.state_dict()) == names  # checkpoints do not depend on compilation
+
+
+@pytest.mark.parametrize("upsampling", ["interpolation", "transposed"])
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_sources_are_the_coarse_voxels_that_a_gradient_reaches(factor, upsampling):
+    up = upsampler(4, 2, factor, upsampling)
+    for parameter in up.parameters():
+        parameter.data.abs_()  # nothing cancels
+    x = torch.rand(1, 4, 1, 5, 1, requires_grad=True)
+    y = up(x)
+    assert y.shape == (1, 2, factor, 5 * factor, factor)
+    for position in range(factor, 4 * factor):  # away from the border
+        voxel = y[0, :, 0, position, 0].sum()
+        (gradient,) = torch.autograd.grad(voxel, x, retain_graph=True)
+        reached = gradient.abs().sum((0, 1, 2, 4)).nonzero().flatten().tolist()
+        first, last = sources(position, factor, upsampling)
+        assert reached == list(range(first, last + 1))

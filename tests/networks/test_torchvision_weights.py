@@ -19,7 +19,7 @@ from torchvision.models.video.resnet import (
 
 from psc import make_segment
 from psc.errors import CheckpointError
-from psc.networks.pretrained import load_torchvision_weights, read_weights, to_resnet_names
+from psc.networks.pretrained import load_torchvision_weights, read_weights
 from psc.networks.resnet import ResNet
 
 CLASSES = 7
@@ -103,27 +103,23 @@ def test_training_step_is_torchvisions(torchvisions, formulation, dtype, toleran
     assert relative(logits, expected) <= tolerance
     logits.square().sum().backward()
     expected.square().sum().backward()
-    gradients = to_resnet_names({name: p.grad for name, p in theirs.named_parameters()})
-    for name, parameter in mine.named_parameters():
-        assert relative(parameter.grad, gradients.pop(name)) <= tolerance, name
-    assert not gradients
-    for name, tensor in to_resnet_names(theirs.state_dict()).items():  # running statistics too
-        torch.testing.assert_close(mine.state_dict()[name], tensor)
+    for (name, p), q in zip(mine.named_parameters(), theirs.parameters(), strict=True):
+        assert relative(p.grad, q.grad) <= tolerance, name
+    tensors = zip(mine.state_dict().values(), theirs.state_dict().values(), strict=True)
+    for ours_, tensor in tensors:  # running statistics too
+        torch.testing.assert_close(ours_, tensor)
 
 
 @pytest.mark.parametrize(
     ("kind", "convolution", "stem"),
     [("r3d", Conv3DSimple, BasicStem), ("r2plus1d", Conv2Plus1D, R2Plus1dStem)],
 )
-def test_names_and_shapes_of_34_layers(kind, convolution, stem):
+def test_order_and_shapes_of_34_layers(kind, convolution, stem):
     theirs = on_meta(
         VideoResNet, BasicBlock, [convolution] * 4, [3, 4, 6, 3], stem, num_classes=101
     )
-    translated = to_resnet_names(theirs.state_dict())
     network = on_meta(ours, kind, layers=34, classes=101)
-    assert {n: t.shape for n, t in translated.items()} == {
-        n: t.shape for n, t in network.state_dict().items()
-    }
+    assert load_torchvision_weights(network, theirs.state_dict(), "x") == []
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +134,6 @@ def narrow(**options):
 
 
 def test_our_own_naming_is_accepted(state):
-    assert to_resnet_names(state) == state
     torch.manual_seed(2)
     network = narrow()
     assert load_torchvision_weights(network, state, "ours") == []
@@ -178,12 +173,12 @@ THEIRS_MIXED = on_meta(mc3_18, num_classes=CLASSES).state_dict()
         (
             lambda: ours("r3d"),
             THEIRS_FACTORISED,
-            r"has no stem\.conv\.weight \(the network needs shape \(64, 3, 3, 7, 7\)\)",
+            r"stem\.0\.weight \(the network's stem\.conv\.weight\) has shape \(45, 3, 1, 7, 7\)",
         ),
         (
             lambda: ours("r2plus1d"),
             THEIRS_3D,
-            r"no stem\.plane\.conv\.weight .*\(45, 3, 1, 7, 7\)",
+            r"stem\.0\.weight .*\(64, 3, 3, 7, 7\), the network needs \(45, 3, 1, 7, 7\)",
         ),
         (
             lambda: ResNet(make_segment(m=1, n=1), stem="factorised", layers=18, classes=CLASSES),
@@ -194,17 +189,17 @@ THEIRS_MIXED = on_meta(mc3_18, num_classes=CLASSES).state_dict()
         (
             lambda: ResNet(make_segment(m=2, n=2), layers=18, classes=CLASSES),
             THEIRS_3D,
-            r"no stages\.0\.0\.segment\.blocks\.0\.streams\.0\.plane_1",
+            r" has shape ",
         ),
         (
             lambda: ours("r3d", layers=34),
             THEIRS_3D,
-            r"no stages\.0\.2\.segment\.layers\.conv_1\.conv\.weight",
+            r" has shape ",
         ),
         (
             lambda: ours("r3d", shortcut="identity"),
             THEIRS_3D,
-            r"has layer2\.0\.downsample\.0\.weight of shape \(128, 64, 1, 1, 1\), which",
+            r"layer2\.0\.downsample\.0\.weight .* has shape \(128, 64, 1, 1, 1\)",
         ),
         (
             lambda: ours("r3d"),
@@ -221,11 +216,16 @@ def test_the_first_mismatch_is_named_with_the_remedy(network, weights, message):
     assert "block=p1sc1 block.maximum_width=null" in str(error.value)
 
 
-def test_names_of_other_networks_are_refused():
+def test_other_networks_are_refused():
     theirs = on_meta(VideoResNet, Bottleneck, [Conv3DSimple] * 4, [1, 1, 1, 1], BasicStem)
-    message = "x: layer1.0.conv3.0.weight is a name of neither"
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match="x: "):
         load_torchvision_weights(on_meta(narrow), theirs.state_dict(), "x")
+
+
+def test_tensors_in_another_order_are_refused():
+    network = on_meta(ours, "r3d")
+    with pytest.raises(CheckpointError, match="the network needs"):
+        load_torchvision_weights(network, dict(sorted(THEIRS_3D.items())), "x")
 
 
 def test_nothing_is_loaded_where_something_does_not_fit(state):
@@ -279,11 +279,3 @@ def test_missing_and_damaged_files_are_refused(state, tmp_path):
     for name in ("text.pt", "half.pt", "module.pt"):
         with pytest.raises(CheckpointError, match=f"{name} is damaged or not a checkpoint"):
             read_weights(tmp_path / name)
-
-
-def test_every_tensor_of_torchvisions_gets_a_name_of_its_own():
-    for theirs in (THEIRS_3D, THEIRS_FACTORISED):
-        translated = to_resnet_names(theirs)
-        assert len(translated) == len(theirs)
-        assert not translated.keys() & theirs.keys()
-        assert all(a is b for a, b in zip(translated.values(), theirs.values(), strict=True))
