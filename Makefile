@@ -65,7 +65,7 @@ data-fibsem: $(STAMP) ## Download the FIB-25 volumes
 	$(BIN)/python scripts/data.py fibsem $(ARGS)
 
 data-ibsr: $(STAMP) ## Verify IBSR, which you fetch at NITRC, and put it in place (ARGS: the archive)
-	$(BIN)/python scripts/prepare_ibsr.py $(ARGS)
+	$(BIN)/python scripts/data.py ibsr $(ARGS)
 
 test: $(STAMP) ## Run the tests (ARGS: to pytest, e.g. ARGS="-k unet")
 	$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 8 --dist worksteal $(ARGS)

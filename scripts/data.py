@@ -29,6 +29,7 @@ from psc.download.archives import require_rar_tool, unpack
 from psc.download.download import PROJECT, SOURCES, SourceFile, fetch, source_files
 from psc.errors import DataError, PSCError
 from psc.files import in_words, require_free_space
+from psc.mri.prepare import INSTRUCTIONS, MANIFEST, prepare_ibsr, table
 from psc.video.data import read_split, video_key
 from psc.video.preparation import PreparationReport, prepare_videos
 from psc.video.store import PreparationSettings
@@ -82,6 +83,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     ucf101.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     ucf101.add_argument("--strict", action="store_true", help="fail if a clip cannot be decoded")
+    ibsr = verbs.add_parser("ibsr", help="verify IBSR, fetched at NITRC, and put it in place")
+    ibsr.set_defaults(run=get_ibsr)
+    ibsr.add_argument(
+        "archives", type=Path, nargs="*", metavar="ARCHIVE_OR_FOLDER", help="zip, tar, RAR, folder"
+    )
+    ibsr.add_argument("--output", type=Path, default=DATA / "ibsr")
+    ibsr.add_argument(
+        "--allow-missing", action="store_true", help="take a copy without some subjects or labels"
+    )
+    ibsr.add_argument(
+        "--overwrite", action="store_true", help="replace what this command put there before"
+    )
     return parser
 
 
@@ -126,6 +139,21 @@ def get_ucf101(chosen: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     return int(bool(report.unreadable) and chosen.strict)
+
+
+def get_ibsr(chosen: argparse.Namespace) -> int:
+    """Put IBSR in place, or say where it is to be had."""
+    if not chosen.archives:
+        sys.exit(INSTRUCTIONS)
+    subjects = prepare_ibsr(
+        chosen.archives,
+        chosen.output,
+        allow_missing=chosen.allow_missing,
+        overwrite=chosen.overwrite,
+    )
+    print(table(subjects))
+    print(f"{chosen.output}: {len(subjects)} subjects, listed in {MANIFEST}")
+    return 0
 
 
 def get_part(part: str, listing: Path, folder: Path, *, keep_archives: bool) -> None:

@@ -175,7 +175,7 @@ class EvaluateConfig:
 
 @dataclass
 class SegmentConfig:
-    """Everything that ``scripts/segment.py`` takes; what follows ``accelerator`` is for EM.
+    """Everything that ``scripts/segment.py`` takes; what follows ``brain_above`` is for EM.
 
     ``threshold`` null: the one that the checkpoint's run chose; ``block_size`` in voxels, a number
     or (z, y, x); ``segmentation``: what to change of the trained one; ``address``: of a dask
@@ -187,6 +187,8 @@ class SegmentConfig:
     output: str = MISSING
     overwrite: bool = False
     accelerator: str = "auto"
+    brain_above: float | None = None
+    """Tissues: brighter voxels are brain; null: as in training, see ``psc.mri.brain``."""
     input_key: str | None = None
     missing_chunks: str = "refuse"
     voxel_size: list[float] | None = None

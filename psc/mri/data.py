@@ -1,36 +1,38 @@
-"""A subject: its T1 volume, normalised, with tissue labels, on the grid that a network sees.
+"""From a folder of brain volumes to subjects in memory, in parts for training and testing.
 
-The brain is where the skull-stripped volume is not zero. Intensities are normalised to mean 0 and
-standard deviation 1 inside it, one subject at a time, as Bui et al. do; the zeros around it get the
-same shift and scale, so that they stay what is darkest.
+Intensities are normalised to mean 0 and standard deviation 1 inside the brain, one subject at a
+time, as Bui et al. do; what is around it gets the same shift and scale, so that it stays what is
+darkest. Splits are by subject, never by slice or patch: neighbouring slices of one brain are nearly
+the same, and on a split by them a network is tested on what it has seen.
 
 IBSR has labels of two kinds: in the unfilled ones cerebrospinal fluid is that of the ventricles, in
 the filled ones that around the brain as well. Where only the unfilled ones are at hand, the filled
-ones are approximated: unlabelled voxels inside the brain become fluid.
+ones can be approximated: unlabelled voxels inside the brain become fluid.
 """
 
 import logging
 import re
-import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import yaml
-from tqdm import tqdm
 
 from psc.em.data import REAL, SAMPLE, SYNTHETIC, locate
 from psc.errors import ConfigError, DataError
-from psc.files import locked
+from psc.files import entries, locked
+from psc.mri.brain import Brain, find_brain
 from psc.mri.nifti import (
     LINEAR,
     NEAREST,
     SYNTHETIC_STAMP,
+    Affine,
     NiftiVolume,
+    VoxelSize,
     check_same_space,
     read_nifti,
     resized_affine,
@@ -40,30 +42,25 @@ from psc.mri.settings import IBSRConfig
 from psc.mri.synthetic import SyntheticBrains, write_synthetic_brains
 from psc.mri.tissues import BACKGROUND, CLASSES, CSF
 
-# ----------------------------------------
-# Which files a subject has, under the names that IBSR is known by.
-
-
-log = logging.getLogger(__name__)
+LabelKind = Literal["filled", "unfilled", "given"]
+"""Which labels a subject gets: of one of IBSR's kinds, or those that it has, as they are."""
 
 GETTING_IBSR = (
     "IBSR is given out after registration at https://www.nitrc.org/projects/ibsr: fetch the"
     " skull-stripped NIfTI files of IBSR V2.0, then run make data-ibsr ARGS=ARCHIVE"
 )
-"""What to do where there is no data, for messages."""
-
 RECOGNISED_NAMES = (
     "IBSR_01_ana_strip.nii.gz (image), IBSR_01_segTRI_fill_ana.nii.gz (filled labels) and"
     " IBSR_01_segTRI_ana.nii.gz (unfilled labels), as from NITRC, or IBSR_01.nii.gz and"
     " IBSR_01_seg.nii.gz (unfilled labels)"
 )
-"""The names that ``find_subjects`` knows, for messages."""
 
+_Labels = npt.NDArray[np.uint8]
 _NAME = re.compile(
     r"(?P<prefix>[a-z]+)_(?P<number>[0-9]{2,})(?P<role>_[a-z_]+)?\.nii(\.gz)?", re.ASCII | re.I
 )
 _IMAGE, _FILLED, _UNFILLED, _WITH_SKULL = "image", "filled labels", "unfilled labels", "with skull"
-_ROLES = {
+_ROLES = {  # what follows the subject's name, without case; all else is somebody else's file
     "": _IMAGE,
     "_ana_strip": _IMAGE,
     "_segtri_fill_ana": _FILLED,
@@ -71,7 +68,13 @@ _ROLES = {
     "_seg": _UNFILLED,
     "_ana": _WITH_SKULL,
 }
-"""What follows the subject's name in a file's, without case; all else is somebody else's file."""
+_PARTS = ("train", "validation", "test")
+_KEYS = ("description", *_PARTS)
+_LEAST_DEVIATION = 1e-6  # relative to the mean; rounding alone makes less
+_SCALING_ERROR = 1e-3  # programs that store labels as floats scale them, and a 1 comes back 0.99998
+_MOST_LISTED = 5
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,8 @@ class SubjectFiles:
 
     name: str
     image: Path
-    filled: Path | None
-    unfilled: Path | None
+    filled: Path | None = None
+    unfilled: Path | None = None
 
 
 def find_subjects(folder: Path, *more: Path) -> dict[str, SubjectFiles]:
@@ -115,14 +118,17 @@ def find_subjects(folder: Path, *more: Path) -> dict[str, SubjectFiles]:
     subjects: dict[str, dict[str, Path]] = {}
     for place in (folder, *more):
         for path in _files_below(place):
-            if recognised := _recognise(path.name):
-                name, role = recognised
-                other = subjects.setdefault(name, {}).setdefault(role, path)
-                if other != path and role != _WITH_SKULL:
-                    raise DataError(
-                        f"{name} has two files of one kind ({role}): {other} and {path}; move away"
-                        " the one that is not to be used"
-                    )
+            match = _NAME.fullmatch(path.name)
+            role = _ROLES.get((match["role"] or "").lower()) if match else None
+            if match is None or role is None:
+                continue
+            name = f"{match['prefix'].upper()}_{int(match['number']):02d}"
+            other = subjects.setdefault(name, {}).setdefault(role, path)
+            if other != path and role != _WITH_SKULL:
+                raise DataError(
+                    f"{name} has two files of one kind ({role}): {other} and {path}; move away the"
+                    " one that is not to be used"
+                )
     found = {
         name: SubjectFiles(name, files[_IMAGE], files.get(_FILLED), files.get(_UNFILLED))
         for name, files in sorted(subjects.items())
@@ -136,17 +142,8 @@ def find_subjects(folder: Path, *more: Path) -> dict[str, SubjectFiles]:
     return found
 
 
-def _recognise(file_name: str) -> tuple[str, str] | None:
-    """Name and role, None for other files."""
-    match = _NAME.fullmatch(file_name)
-    role = _ROLES.get((match["role"] or "").lower()) if match else None
-    if match is None or role is None:
-        return None
-    return f"{match['prefix'].upper()}_{int(match['number']):02d}", role
-
-
 def _files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """All that is not hidden below a folder, in order; ``above`` guards against links in circles.
+    """All files below a folder, in order; ``above`` guards against links in circles.
 
     A link that leads nowhere is a file here: reading it says that it is missing.
     """
@@ -154,60 +151,40 @@ def _files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
     if real in above:
         return
     try:
-        entries = sorted(folder.iterdir())
+        inside = entries(folder)
     except OSError as error:
         raise DataError(
             f"{folder} cannot be searched for subjects ({error.strerror}); correct the path."
             f" Recognised are {RECOGNISED_NAMES}. {GETTING_IBSR}"
         ) from error
-    for path in entries:
-        if path.name.startswith("."):
-            continue
+    for path in inside:
         if path.is_dir():
             yield from _files_below(path, (*above, real))
         else:
             yield path
 
 
-def _nothing_found(where: str, subjects: dict[str, dict[str, Path]]) -> DataError:
+def _nothing_found(where: str, subjects: Mapping[str, Mapping[str, Path]]) -> DataError:
     files = [(role, path) for roles in subjects.values() for role, path in sorted(roles.items())]
     with_skull = [path for role, path in files if role == _WITH_SKULL]
     if with_skull:
-        return DataError(
-            f"{where}: T1 volumes with the skull only ({with_skull[0].name}, …). The stripped ones"
-            f" are needed, IBSR_XX_ana_strip.nii.gz. {GETTING_IBSR}"
+        what = (
+            f": T1 volumes with the skull only ({with_skull[0].name}, …). The stripped ones are"
+            " needed"
         )
-    if files:
-        return DataError(
-            f"{where}: labels only ({files[0][1].name}, …), no image. Recognised are"
-            f" {RECOGNISED_NAMES}. {GETTING_IBSR}"
-        )
-    return DataError(f"{where} holds no subject. Recognised are {RECOGNISED_NAMES}. {GETTING_IBSR}")
-
-
-# ----------------------------------------
-# Which subjects train, which choose, which test (Section 4.2): by subject, never by slice.
-#
-# Neighbouring slices or patches of one brain are nearly the same: on a split by either of them a
-# network is tested on what it has seen.
-
-
-_PARTS = ("train", "validation", "test")
-_KEYS = ("description", *_PARTS)
+    elif files:
+        what = f": labels only ({files[0][1].name}, …), no image"
+    else:
+        what = " holds no subject"
+    return DataError(f"{where}{what}. Recognised are {RECOGNISED_NAMES}. {GETTING_IBSR}")
 
 
 @dataclass(frozen=True)
 class SubjectSplit:
-    """Names of subjects in three parts.
+    """Names of the subjects for gradient steps, for checkpoints and for the reported numbers.
 
-    Attributes:
-        train: subjects for gradient steps.
-        validation: subjects for checkpoints.
-        test: subjects for the reported numbers.
-        description: where the split comes from, for records and messages.
-
-    Raises:
-        DataError: a part is empty, or a subject stands twice.
+    ``description`` says where the split comes from, for records and messages. No part is empty, and
+    no subject stands twice.
     """
 
     train: tuple[str, ...]
@@ -219,17 +196,15 @@ class SubjectSplit:
         for name, part in self.parts.items():
             if not part:
                 raise DataError(f"{self.description}: no subject in {name}; each part needs one")
-        if twice := _twice(name for part in self.parts.values() for name in part):
-            where = {
-                subject: ", ".join(
-                    name for name in _PARTS for s in self.parts[name] if s == subject
-                )
-                for subject in twice
-            }
-            listed = "; ".join(f"{subject} ({parts})" for subject, parts in where.items())
+        where: dict[str, list[str]] = {}
+        for name, part in self.parts.items():
+            for subject in part:
+                where.setdefault(subject, []).append(name)
+        twice = [f"{name} ({', '.join(places)})" for name, places in where.items() if places[1:]]
+        if twice:
             raise DataError(
-                f"{self.description}: subjects that stand twice: {listed}. A network tested on a"
-                " brain that it was trained on shows nothing; leave each in one part"
+                f"{self.description}: subjects that stand twice: {'; '.join(twice)}. A network"
+                " tested on a brain that it was trained on shows nothing; leave each in one part"
             )
 
     @property
@@ -244,12 +219,7 @@ class SubjectSplit:
 
 
 def read_split(path: Path) -> SubjectSplit:
-    """Read a split from a YAML file: description, train, validation and test.
-
-    Raises:
-        DataError: it cannot be read; a key is unknown, missing or there twice; the description is
-            no text or a part no list of names; what ``SubjectSplit`` refuses.
-    """
+    """Read a split from a YAML file: description, train, validation and test, each once."""
     try:
         text = path.read_text(encoding="utf-8")
         content, tree = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
@@ -267,15 +237,25 @@ def read_split(path: Path) -> SubjectSplit:
             f"{path}: has the keys {', '.join(map(str, keys))}; it needs {', '.join(_KEYS)}, each"
             " once, and no others"
         )
-    if not isinstance(content["description"], str) or not content["description"].strip():
+    description = content["description"]
+    if not isinstance(description, str) or not description.strip():
         raise DataError(
-            f"{path}: description is {content['description']!r}; say in words where the split"
-            " comes from"
+            f"{path}: description is {description!r}; say in words where the split comes from"
         )
-    train, validation, test = (_names(path, key, content[key]) for key in _PARTS)
-    description = " ".join(content["description"].split())
+    for key in _PARTS:
+        names = content[key]
+        if not isinstance(names, list) or not all(isinstance(n, str) and n for n in names):
+            raise DataError(
+                f"{path}: {key} is {names!r:.80}; give a list of subjects' names, as [IBSR_01,"
+                " IBSR_02]"
+            )
     try:
-        return SubjectSplit(train, validation, test, description)
+        return SubjectSplit(
+            train=tuple(content["train"]),
+            validation=tuple(content["validation"]),
+            test=tuple(content["test"]),
+            description=" ".join(description.split()),
+        )
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
 
@@ -286,48 +266,35 @@ def k_fold(
     """One fold of a cross-validation over subjects; over all folds each is tested once.
 
     The subjects, sorted by name, are put into a random order, and that order is cut into
-    ``folds`` parts whose sizes differ by one at most. Part ``fold`` is tested; the ``validation``
-    subjects that follow it in the order, from whose end it goes on at its start, choose; all others
-    train.
-
-    Args:
-        subjects: names; their order does not matter.
-        folds: how many parts, from 2 to the number of subjects.
-        fold: which of them is tested, from 0.
-        validation: how many subjects choose, at least 1.
-        seed: of the order, at least 0; the same for all folds.
-
-    Raises:
-        ConfigError: values that are impossible together; every fold refuses alike.
+    ``folds`` parts whose sizes differ by one at most. Part ``fold`` (from 0) is tested; the
+    ``validation`` subjects that follow it in the order, from whose end it goes on at its start,
+    choose; all others train. ``seed`` decides the order, the same for all folds. What is impossible
+    every fold refuses alike.
     """
     names = sorted(subjects)
-    if twice := _twice(names):
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise ConfigError(f"subjects {', '.join(twice)} are given twice; give each once")
     if not 2 <= folds <= len(names):
         raise ConfigError(
-            f"folds is {folds}, but {len(names)} subjects are there; choose 2 to {len(names)}"
-            if len(names) >= 2
-            else f"folds is {folds}, but a cross-validation needs subjects: {len(names)} are there"
+            f"folds is {folds}; it must be at least 2, and at most the number of subjects,"
+            f" {len(names)}"
         )
     if not 0 <= fold < folds:
         raise ConfigError(f"fold is {fold}, but folds is {folds}; choose 0 to {folds - 1}")
-    most_tested = -(-len(names) // folds)
-    room = len(names) - most_tested - 1  # one subject at least trains
+    room = len(names) + (-len(names) // folds) - 1  # one subject at least trains
     if not 1 <= validation <= room:
         raise ConfigError(
             f"validation is {validation}, but with {len(names)} subjects in {folds} folds it is 1"
             f" to {room}"
             if room >= 1
-            else f"folds is {folds}: of {len(names)} subjects {most_tested} would be tested, which"
-            " leaves too few to train and to choose on; choose more folds or add subjects"
+            else f"folds is {folds}, which leaves too few of {len(names)} subjects to train and to"
+            " choose on; choose more folds or add subjects"
         )
     if seed < 0:
         raise ConfigError(f"the folds' seed is {seed}; choose 0 or more")
-    order = np.random.default_rng(seed).permutation(len(names))
-    parts = np.array_split(order, folds)
-    behind = sum(len(part) for part in parts[: fold + 1])
+    parts = np.array_split(np.random.default_rng(seed).permutation(len(names)), folds)
     # Beginning behind the part that is tested, which so comes last.
-    cycle = [names[i] for i in np.roll(order, -behind)]
+    cycle = [names[i] for part in (*parts[fold + 1 :], *parts[: fold + 1]) for i in part]
     first_tested = len(names) - len(parts[fold])
     return SubjectSplit(
         train=tuple(sorted(cycle[validation:first_tested])),
@@ -341,15 +308,7 @@ def k_fold(
 
 
 def require_present(split: SubjectSplit, found: Collection[str]) -> None:
-    """Refuse to begin without all the subjects of a split.
-
-    Args:
-        split: the split.
-        found: names of the subjects at hand.
-
-    Raises:
-        DataError: naming those that are missing.
-    """
+    """Refuse to begin without all the subjects of a split."""
     missing = {
         name: absent
         for name, part in split.parts.items()
@@ -363,33 +322,6 @@ def require_present(split: SubjectSplit, found: Collection[str]) -> None:
         )
 
 
-def _names(path: Path, key: str, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
-        raise DataError(
-            f"{path}: {key} is {value!r:.80}; give a list of subjects' names, as [IBSR_01, IBSR_02]"
-        )
-    return tuple(value)
-
-
-def _twice(names: Iterable[str]) -> list[str]:
-    return [name for name, count in Counter(names).items() if count > 1]
-
-
-LabelKind = Literal["filled", "unfilled"]
-FILLED: LabelKind = "filled"
-UNFILLED: LabelKind = "unfilled"
-
-VoxelSize = tuple[float, float, float]
-Labels = npt.NDArray[np.uint8]
-
-_MOST_BRAIN = 0.9
-"""Share of voxels that are not zero above which a volume is hardly skull-stripped; IBSR's: 0.1."""
-
-_LEAST_DEVIATION = 1e-6  # relative to the mean; rounding alone makes less
-_SCALING_ERROR = 1e-3  # programs that store labels as floats scale them, and a 1 comes back 0.99998
-_MOST_LISTED = 5
-
-
 @dataclass(frozen=True, eq=False)
 class Subject:
     """One subject's volumes; axes run to the subject's right, anterior and superior (RAS).
@@ -398,31 +330,35 @@ class Subject:
         name: IBSR_01, …
         image: float32 (D, H, W); mean 0 and standard deviation 1 inside the brain.
         labels: uint8 (D, H, W), values of ``psc.mri.tissues``; None where there are none.
-        brain: bool (D, H, W), where the stripped volume is not zero.
-        background: what zero became in ``image``; pads what lies outside.
+        brain: bool (D, H, W), see ``psc.mri.brain``.
+        background: the value around the brain in ``image``; pads what lies outside.
         voxel_size: mm along D, H and W.
         native: the volume as it is in its file, but for the order of its axes; ``image`` has its
             grid unless subjects are resampled.
+        native_brain: bool, on the grid of ``native``.
         native_labels: uint8, on the grid of ``native``; None where there are none.
         label_kind: which labels these are, and how they were filled; for records.
+        became_fluid: how many unlabelled voxels of the brain were made fluid.
         files: name, bytes and sha256 of every file read.
         synthetic: whether it is a phantom of ``psc.mri.synthetic``.
     """
 
     name: str
     image: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.uint8] | None
+    labels: _Labels | None
     brain: npt.NDArray[np.bool_]
     background: float
-    voxel_size: tuple[float, float, float]
+    voxel_size: VoxelSize
     native: NiftiVolume
-    native_labels: npt.NDArray[np.uint8] | None
+    native_brain: npt.NDArray[np.bool_]
+    native_labels: _Labels | None
     label_kind: str
+    became_fluid: int
     files: tuple[Mapping[str, Any], ...]
     synthetic: bool
 
     @property
-    def affine(self) -> npt.NDArray[np.float64]:
+    def affine(self) -> Affine:
         """float64 (4, 4), from indices of ``image`` to mm."""
         return resized_affine(self.native.affine, self.voxel_size)
 
@@ -430,51 +366,64 @@ class Subject:
 def read_subject(
     files: SubjectFiles,
     *,
-    labels: LabelKind,
-    voxel_size: VoxelSize | None = None,
+    labels: LabelKind = "given",
+    voxel_size: Sequence[float] | None = None,
+    brain_above: float | None = None,
     labels_required: bool = True,
 ) -> Subject:
     """Read, check, and normalise one subject.
 
     Args:
         files: what the subject has.
-        labels: "filled" takes the filled file as it is, or else the unfilled one with unlabelled
-            brain voxels made fluid; "unfilled" takes the unfilled file as it is.
+        labels: "given" takes the labels that there are, and as they are; "unfilled" those of the
+            unfilled kind, as they are; "filled" those of the filled kind, or else the unfilled ones
+            with unlabelled brain voxels made fluid.
         voxel_size: mm (right, anterior, superior) to resample to, linearly, labels and brain by
-            the nearest voxel; None leaves the file's grid. ``native`` and ``native_labels`` are
-            never resampled.
+            the nearest voxel; None leaves the file's grid. What is ``native`` is never resampled.
+        brain_above: the brain is what is brighter; None tells it from the volume's background.
         labels_required: False for prediction, where a subject may have no labels.
 
     Raises:
         DataError: a file cannot be read; the labels are missing, of the other kind, in another
-            space, or hold other values than 0 to 3; the volume is zero everywhere, or the same
-            everywhere in the brain.
+            space, or hold other values than 0 to 3; there is no brain, or the same intensity
+            everywhere in it.
         ConfigError: an impossible voxel size.
     """
     source = _labels_file(files, labels, required=labels_required)
     native = read_nifti(files.image)
-    brain = _brain(native)
-    records: list[Mapping[str, Any]] = [native.file]
-    native_labels, kind = None, "none"
+    found = find_brain(native, brain_above)
+    brain, records = found.mask, [native.file]
+    native_labels, kind, became_fluid = None, "none", 0
     if source is not None:
         volume = read_nifti(source)
         check_same_space(native, volume)
         records.append(volume.file)
         native_labels, kind = _tissues(volume), f"{labels} ({source.name})"
-        if labels == FILLED and files.filled is None:
-            native_labels, kind = _fill(native_labels, brain, source)
-    grid = _on_grid(native, brain, native_labels, voxel_size)
-    image, background = _normalise(grid.image, grid.brain, files.image)
+        if labels == "filled" and files.filled is None:
+            unlabelled = brain & (native_labels == BACKGROUND)
+            native_labels = np.where(unlabelled, np.uint8(CSF), native_labels)
+            became_fluid = int(np.count_nonzero(unlabelled))
+            kind = f"filled from {source.name}; {became_fluid} unlabelled brain voxels became CSF"
+    image, tissues, size = _without_background(native, found), native_labels, native.voxel_size
+    if voxel_size is not None:
+        size, affine = (voxel_size[0], voxel_size[1], voxel_size[2]), native.affine
+        image, _ = to_voxel_size(image, affine, size, order=LINEAR)
+        brain, _ = to_voxel_size(brain, affine, size, order=NEAREST)
+        if tissues is not None:
+            tissues, _ = to_voxel_size(tissues, affine, size, order=NEAREST, fill=BACKGROUND)
+    normalised, background = _normalise(image, brain, files.image)
     return Subject(
         name=files.name,
-        image=image,
-        labels=grid.labels,
-        brain=grid.brain,
+        image=normalised,
+        labels=tissues,
+        brain=brain,
         background=background,
-        voxel_size=grid.voxel_size,
+        voxel_size=size,
         native=native,
+        native_brain=found.mask,
         native_labels=native_labels,
         label_kind=kind,
+        became_fluid=became_fluid,
         files=tuple(records),
         synthetic=native.description.startswith(SYNTHETIC_STAMP),
     )
@@ -482,13 +431,18 @@ def read_subject(
 
 def _labels_file(files: SubjectFiles, labels: LabelKind, *, required: bool) -> Path | None:
     """Which file the labels come from, before any is read."""
-    if labels == UNFILLED and files.unfilled is None and files.filled is not None:
+    filled, unfilled = files.filled, files.unfilled
+    if labels == "given" and filled and unfilled:
         raise DataError(
-            f"{files.name}: dataset.labels=unfilled, but {files.filled} is of the filled kind and"
-            " filling cannot be undone; add the unfilled file (segTRI_ana), or set"
-            " dataset.labels=filled"
+            f"{files.name} has labels of two kinds, {filled} and {unfilled}; choose by"
+            " dataset.labels=filled or dataset.labels=unfilled"
         )
-    source = files.unfilled if labels == UNFILLED else files.filled or files.unfilled
+    if labels == "unfilled" and filled and not unfilled:
+        raise DataError(
+            f"{files.name}: dataset.labels=unfilled, but {filled} is of the filled kind and filling"
+            " cannot be undone; add the unfilled file (segTRI_ana), or set dataset.labels=filled"
+        )
+    source = unfilled if labels == "unfilled" else filled or unfilled
     if source is None and required:
         raise DataError(
             f"{files.name}: no tissue labels lie beside {files.image}, which can be predicted but"
@@ -497,41 +451,18 @@ def _labels_file(files: SubjectFiles, labels: LabelKind, *, required: bool) -> P
     return source
 
 
-def _brain(native: NiftiVolume) -> npt.NDArray[np.bool_]:
-    brain = np.asarray(native.data != 0)
-    share = float(brain.mean())
-    if share == 0:
-        raise DataError(
-            f"{native.path}: every voxel is zero; expected a skull-stripped T1 volume, so download"
-            " or convert it again"
-        )
-    if share > _MOST_BRAIN:
-        log.warning(
-            "%s: %.0f %% of its voxels are not zero and count as brain; expected a skull-stripped"
-            " volume with zeros around the brain",
-            native.path,
-            100 * share,
-        )
-    return brain
-
-
-def _tissues(volume: NiftiVolume) -> Labels:
+def _tissues(volume: NiftiVolume) -> _Labels:
     """Labels as uint8, refused if they hold anything but the classes."""
     data = volume.data
     rounded = np.rint(data) if data.dtype.kind == "f" else data
     for wrong, what in (
         (abs(data - rounded) > _SCALING_ERROR, "are no integers"),
-        (
-            (rounded < BACKGROUND) | (rounded >= CLASSES),
-            f"lie outside {BACKGROUND} to {CLASSES - 1}",
-        ),
+        ((rounded < BACKGROUND) | (rounded >= CLASSES), f"lie outside 0 to {CLASSES - 1}"),
     ):
         if wrong.any():
             values, counts = np.unique(data[wrong], return_counts=True)
-            found = ", ".join(
-                f"{value:g} ({count} voxels)"
-                for value, count in zip(values[:_MOST_LISTED], counts, strict=False)
-            )
+            listed = zip(values[:_MOST_LISTED], counts, strict=False)
+            found = ", ".join(f"{value:g} ({count} voxels)" for value, count in listed)
             raise DataError(
                 f"{volume.path}: labels {what}: {found}; expected 0 background, 1 CSF, 2 GM and"
                 " 3 WM, so map them (IBSR: the segTRI files, not seg_ana with its structures)"
@@ -541,38 +472,11 @@ def _tissues(volume: NiftiVolume) -> Labels:
     return rounded.astype(np.uint8)
 
 
-def _fill(labels: Labels, brain: npt.NDArray[np.bool_], source: Path) -> tuple[Labels, str]:
-    """Unlabelled brain voxels made fluid, and the record of it."""
-    unlabelled = brain & (labels == BACKGROUND)
-    count = int(np.count_nonzero(unlabelled))
-    kind = f"filled from {source.name}; {count} unlabelled brain voxels became CSF"
-    return np.where(unlabelled, np.uint8(CSF), labels), kind
-
-
-@dataclass(frozen=True, eq=False)
-class _Grid:
-    """What is on the grid that the network sees; intensities as in the file."""
-
-    image: npt.NDArray[Any]
-    brain: npt.NDArray[np.bool_]
-    labels: Labels | None
-    voxel_size: VoxelSize
-
-
-def _on_grid(
-    native: NiftiVolume,
-    brain: npt.NDArray[np.bool_],
-    labels: Labels | None,
-    voxel_size: VoxelSize | None,
-) -> _Grid:
-    if voxel_size is None:
-        return _Grid(native.data, brain, labels, native.voxel_size)
-    affine = native.affine
-    image, _ = to_voxel_size(native.data, affine, voxel_size, order=LINEAR)
-    mask, _ = to_voxel_size(brain, affine, voxel_size, order=NEAREST)
-    if labels is not None:
-        labels, _ = to_voxel_size(labels, affine, voxel_size, order=NEAREST, fill=BACKGROUND)
-    return _Grid(image, mask, labels, voxel_size)
+def _without_background(native: NiftiVolume, brain: Brain) -> npt.NDArray[Any]:
+    """Intensities with exactly zero around the brain, as stripping leaves it."""
+    if brain.is_exact:
+        return native.data
+    return np.where(brain.mask, native.data - np.float64(brain.level), 0)
 
 
 def _normalise(
@@ -593,20 +497,11 @@ def _normalise(
     return ((image - mean) / deviation).astype(np.float32), -mean / deviation
 
 
-# ----------------------------------------
-# From a data set's configuration to subjects in memory, and what a record says about them.
-
-
 @dataclass(frozen=True, eq=False)
 class Cohort:
-    """Subjects to train on, to choose on, and to test on.
+    """Subjects to train on, to choose on, and to test on; ``split`` has their names.
 
-    Attributes:
-        train: subjects for gradient steps.
-        validation: subjects for checkpoints.
-        test: subjects for the reported numbers.
-        split: their names.
-        kind: "real", "real sample" or "synthetic".
+    ``kind`` is "real", "real sample" or "synthetic".
     """
 
     train: tuple[Subject, ...]
@@ -644,45 +539,42 @@ def prepare_synthetic(config: IBSRConfig) -> None:
 
 
 def read_cohort(config: IBSRConfig) -> Cohort:
-    """Read every subject of the split once.
-
-    Raises:
-        DataError: for files that are missing, damaged or without labels.
-        ConfigError: for a cross-validation that so few subjects do not allow.
-    """
+    """Read every subject of the split once, and say what was done to its labels."""
     found = find_subjects(locate(config.folder))
-    split = _split(config, found)
-    require_present(split, found)
-
-    def read(names: Sequence[str]) -> tuple[Subject, ...]:
-        return tuple(_read(found[name], config) for name in names)
-
-    train, validation, test = read(split.train), read(split.validation), read(split.test)
-    synthetic = any(subject.synthetic for subject in (*train, *validation, *test))
-    kind = SYNTHETIC if synthetic else SAMPLE if config.sample else REAL
-    return Cohort(train, validation, test, split, kind)
-
-
-def _split(config: IBSRConfig, found: dict[str, SubjectFiles]) -> SubjectSplit:
     if config.folds is None:
-        return read_split(locate(config.split))
-    labelled = [name for name, files in found.items() if files.filled or files.unfilled]
-    return k_fold(
-        labelled,
-        folds=config.folds,
-        fold=config.fold,
-        validation=config.validation_subjects,
-        seed=config.fold_seed,
+        split = read_split(locate(config.split))
+    else:
+        split = k_fold(
+            [name for name, files in found.items() if files.filled or files.unfilled],
+            folds=config.folds,
+            fold=config.fold,
+            validation=config.validation_subjects,
+            seed=config.fold_seed,
+        )
+    require_present(split, found)
+    train, validation, test = (
+        tuple(read_configured(found[name], config) for name in part)
+        for part in split.parts.values()
     )
+    synthetic = config.synthetic is not None
+    kind = SYNTHETIC if synthetic else SAMPLE if config.sample else REAL
+    cohort = Cohort(train, validation, test, split, kind)
+    if filled := [subject for subject in cohort.subjects if subject.became_fluid]:
+        log.warning(
+            "dataset.labels=filled: unlabelled brain voxels became CSF in %d of %d subjects: %s;"
+            " dataset.labels=unfilled leaves them unlabelled",
+            len(filled),
+            len(cohort.subjects),
+            ", ".join(f"{subject.name} {subject.became_fluid:,}" for subject in filled),
+        )
+    return cohort
 
 
-def _read(files: SubjectFiles, config: IBSRConfig) -> Subject:
-    labels: Literal["filled", "unfilled"] = "filled" if config.labels == "filled" else "unfilled"
-    voxel = config.voxel_size
+def read_configured(files: SubjectFiles, config: IBSRConfig) -> Subject:
+    """A subject as a data set's configuration wants it; phantoms and recordings are not mixed."""
+    labels = next(kind for kind in get_args(LabelKind) if kind == config.labels)
     subject = read_subject(
-        files,
-        labels=labels,
-        voxel_size=(voxel[0], voxel[1], voxel[2]) if voxel is not None else None,
+        files, labels=labels, voxel_size=config.voxel_size, brain_above=config.brain_above
     )
     if subject.synthetic != (config.synthetic is not None):
         raise DataError(
@@ -691,110 +583,3 @@ def _read(files: SubjectFiles, config: IBSRConfig) -> Subject:
             "dataset.folder"
         )
     return subject
-
-
-# ----------------------------------------
-# Whether a copy of IBSR is complete, and every volume of it in order.
-
-
-EXPECTED = tuple(f"IBSR_{number:02d}" for number in range(1, 19))
-"""Names of IBSR's 18 subjects."""
-
-
-@dataclass(frozen=True)
-class Verified:
-    """A subject whose files were read and found in order.
-
-    Attributes:
-        name: IBSR_01, …
-        paths: image and labels, where they were found.
-        shape: voxels to the right, anterior and superior.
-        voxel_size: mm along the same axes.
-        labels: kinds that are there.
-        brain_voxels: how many are not zero.
-    """
-
-    name: str
-    paths: tuple[Path, ...]
-    shape: tuple[int, ...]
-    voxel_size: tuple[float, float, float]
-    labels: tuple[LabelKind, ...]
-    brain_voxels: int
-
-
-def incomplete(found: Mapping[str, SubjectFiles]) -> dict[str, str]:
-    """What is missing of the 18 subjects, in words, by name: an image, or any labels."""
-    missing = {}
-    for name in EXPECTED:
-        if name not in found:
-            missing[name] = "no image"
-        elif not _label_kinds(found[name]):
-            missing[name] = "no labels"
-    return missing
-
-
-def verify(subjects: Sequence[SubjectFiles], *, progress: bool | None = None) -> list[Verified]:
-    """Read every image and all labels of every subject.
-
-    Args:
-        subjects: with or without labels.
-        progress: show a bar; None: if standard error is a terminal.
-
-    Raises:
-        DataError: a file is damaged, labels do not fit their image or have wrong values, or a
-            subject is a phantom; the message has what is wrong with every subject.
-    """
-    disable = None if progress is None else not progress
-    verified, problems = [], []
-    for files in tqdm(subjects, "verifying", unit="subject", disable=disable, file=sys.stderr):
-        try:
-            verified.append(_verify(files))
-        except DataError as error:
-            problems.append(f"\n  {error}")
-    if problems:
-        raise DataError(
-            f"{len(problems)} of {len(subjects)} subjects cannot be used:{''.join(problems)}"
-        )
-    return verified
-
-
-def table(subjects: Sequence[Verified]) -> str:
-    """A heading, and a line for every subject."""
-    rows = [("subject", "shape", "voxel size [mm]", "labels", "brain voxels")]
-    rows += [
-        (
-            subject.name,
-            "×".join(map(str, subject.shape)),
-            "×".join(f"{size:.4g}" for size in subject.voxel_size),
-            ", ".join(subject.labels) or "none",
-            f"{subject.brain_voxels:,}",
-        )
-        for subject in subjects
-    ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
-
-
-def _label_kinds(files: SubjectFiles) -> tuple[LabelKind, ...]:
-    by_kind = {FILLED: files.filled, UNFILLED: files.unfilled}
-    return tuple(kind for kind, path in by_kind.items() if path is not None)
-
-
-def _verify(files: SubjectFiles) -> Verified:
-    kinds = _label_kinds(files)
-    for kind in kinds or (UNFILLED,):
-        subject = read_subject(files, labels=kind, labels_required=bool(kinds))
-    if subject.synthetic:
-        raise DataError(f"{files.image} is a phantom that psc wrote, and not IBSR; remove it")
-    paths = (files.image, files.filled, files.unfilled)
-    return Verified(
-        name=files.name,
-        paths=tuple(path for path in paths if path is not None),
-        shape=subject.native.data.shape,
-        voxel_size=subject.native.voxel_size,
-        labels=kinds,
-        brain_voxels=int(subject.brain.sum()),
-    )

@@ -33,15 +33,18 @@ class IBSRConfig(DatasetConfig):
     validation_subjects: int = 2
     """Of a cross-validation; the file has its own."""
     fold_seed: int = 0
-    labels: str = "filled"
+    labels: str = "given"
+    """given: as they are in their files; filled, unfilled: IBSR's kinds, see ``psc.mri.data``."""
     voxel_size: list[float] | None = None
     """Resample to so many mm (right, anterior, superior); null: as the files are."""
+    brain_above: float | None = None
+    """Brighter voxels are brain; null: those that differ from the background."""
     synthetic: SyntheticBrainsConfig | None = None
     sample: bool = False
     """A real but small sample: its records go into the tables of reduced protocols only."""
 
     def __post_init__(self) -> None:
-        require(self, "labels", ("filled", "unfilled"))
+        require(self, "labels", ("given", "filled", "unfilled"))
         voxel = self.voxel_size
         if voxel is not None and not (len(voxel) == 3 and min(voxel) > 0):
             raise ConfigError(f"voxel_size={voxel}: must be three positive mm, or null")

@@ -32,15 +32,17 @@ from psc.mri.pictures import (
 )
 from psc.mri.settings import TissueRecipeConfig
 from psc.mri.tissues import BACKGROUND, CLASSES, TISSUES
+from psc.paper.style import bounding_box
 
-# ----------------------------------------
-# Class probabilities of a whole volume from overlapping windows, blended smoothly.
-#
-# For networks whose zero padding reaches every voxel of a window, so that no part of a prediction
-# is that of the whole volume: windows overlap, and what each says near its faces counts little.
-# Networks
-# with a small receptive field are better served by ``psc.volumes.tiling``, whose tiles join
-# exactly.
+OUTPUT_FILES = ("*_tissues.nii.gz", "*_slices.png", "dice.png", "volumes.png", "subjects.csv")
+"""What an evaluation leaves in a folder."""
+
+MARGIN = 8
+"""Voxels around the brain that are predicted too; beyond them everything is background."""
+
+_Labels = npt.NDArray[np.uint8]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,6 @@ class Windows:
         blending: "gaussian" weighs a window's voxels by their distance from its centre, with a
             standard deviation of an eighth of its size; "constant" counts them alike.
         batch_size: windows per call of the network.
-
-    Raises:
-        ConfigError: for a value that cannot work.
     """
 
     size: int = 64
@@ -74,12 +73,12 @@ class Windows:
 
 
 def windows_of(recipe: TissueRecipeConfig) -> Windows:
-    """Of the training patches' size."""
+    """The windows that a whole volume is predicted in: of the training patches' size."""
     return Windows(
-        recipe.patch_size,
-        recipe.overlap,
-        "constant" if recipe.blending == "constant" else "gaussian",
-        recipe.evaluation_batch_size,
+        size=recipe.patch_size,
+        overlap=recipe.overlap,
+        blending="constant" if recipe.blending == "constant" else "gaussian",
+        batch_size=recipe.evaluation_batch_size,
     )
 
 
@@ -90,9 +89,12 @@ def predict_probabilities(
     *,
     background: float = 0.0,
     device: torch.device | str = "cpu",
-    progress: bool = False,
 ) -> npt.NDArray[np.float32]:
-    """Predict every voxel of a volume (MONAI's sliding-window inference).
+    """Class probabilities of a whole volume from overlapping windows, blended smoothly (MONAI).
+
+    For networks whose zero padding reaches every voxel of a window, so that no part of a prediction
+    is that of the whole volume: what each window says near its faces counts little. Networks with a
+    small receptive field are better served by ``psc.volumes.tiling``, whose tiles join exactly.
 
     Only the current windows are on ``device``; the sum and its weights stay in main memory: with
     four classes 24 bytes per voxel beside the image.
@@ -103,7 +105,6 @@ def predict_probabilities(
         windows: their size, overlap and blending.
         background: what a volume smaller than a window is padded with.
         device: where the network is.
-        progress: show a bar.
 
     Returns:
         float32 (C, D, H, W), summing to 1 at every voxel.
@@ -126,21 +127,9 @@ def predict_probabilities(
             cval=background,
             sw_device=device,
             device="cpu",
-            progress=progress,
         )
     assert isinstance(probabilities, Tensor)  # a tuple or dict if the network returned one
     return probabilities[0].numpy()
-
-
-log = logging.getLogger(__name__)
-
-Labels = npt.NDArray[np.uint8]
-
-OUTPUT_FILES = ("*_tissues.nii.gz", "*_slices.png", "dice.png", "volumes.png", "subjects.csv")
-"""What an evaluation leaves in a folder."""
-
-MARGIN = 8
-"""Voxels around the brain that are predicted too; beyond them everything is background."""
 
 
 def evaluate_tissues(
@@ -208,7 +197,7 @@ def evaluate_tissues(
 
 def predict_tissues(
     network: nn.Module, subject: Subject, windows: Windows, *, device: torch.device
-) -> Labels:
+) -> _Labels:
     """Labels of a whole subject, on the grid of its own file.
 
     Args:
@@ -221,7 +210,8 @@ def predict_tissues(
         uint8 (D, H, W) of the shape of ``subject.native.data``, values of
         ``psc.mri.tissues``.
     """
-    box = _box_around(subject.brain)
+    box = bounding_box(subject.brain, MARGIN)
+    assert box is not None  # read_subject refuses subjects without a brain
     inside = predict_probabilities(
         network, subject.image[box], windows, background=subject.background, device=device
     )
@@ -242,17 +232,7 @@ def predict_tissues(
     return np.asarray(on_native.argmax(axis=0), dtype=np.uint8)
 
 
-def _box_around(brain: npt.NDArray[np.bool_]) -> tuple[slice, slice, slice]:
-    """The brain's bounding box with ``MARGIN`` around it, inside the volume."""
-    axes = []
-    for axis, size in enumerate(brain.shape):
-        others = tuple(other for other in range(3) if other != axis)
-        present = np.flatnonzero(brain.any(axis=others))
-        axes.append(slice(max(0, present[0] - MARGIN), min(size, present[-1] + 1 + MARGIN)))
-    return axes[0], axes[1], axes[2]
-
-
-def _scored(subject: Subject, part: str, method: str, prediction: Labels) -> SubjectScores:
+def _scored(subject: Subject, part: str, method: str, prediction: _Labels) -> SubjectScores:
     assert subject.native_labels is not None  # read_subject refuses subjects without
     scores = tissue_scores(subject.native_labels, prediction, subject.native.voxel_size, TISSUES)
     return SubjectScores(subject.name, part, method, scores)
@@ -267,7 +247,7 @@ def _baseline(parts: Mapping[str, Sequence[Subject]]) -> list[SubjectScores]:
                 subject,
                 part,
                 method,
-                segment_by_intensity(subject.native.data, subject.native.data != 0, method),
+                segment_by_intensity(subject.native.data, subject.native_brain, method),
             )
             for subject in parts[part]
         ]
@@ -284,7 +264,7 @@ def _summary(rows: Sequence[SubjectScores], part: str) -> dict[str, Any]:
     return summarise([row.scores for row in rows if row.part == part]).as_row()
 
 
-def _write_prediction(folder: Path, subject: Subject, prediction: Labels, title: str) -> None:
+def _write_prediction(folder: Path, subject: Subject, prediction: _Labels, title: str) -> None:
     write_nifti(
         folder / f"{subject.name}_tissues.nii.gz", prediction, like=subject.native, dtype=np.uint8
     )

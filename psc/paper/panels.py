@@ -32,7 +32,7 @@ from psc.em.pictures import (
     worst_slice,
 )
 from psc.errors import ConfigError, DataError
-from psc.mri.data import Subject, find_subjects, prepare_synthetic, read_subject
+from psc.mri.data import Subject, find_subjects, prepare_synthetic, read_configured
 from psc.mri.nifti import check_same_space, read_nifti
 from psc.mri.pictures import tissue_colour
 from psc.mri.settings import IBSRConfig
@@ -399,9 +399,7 @@ def _test_subjects(run: Run) -> list[Subject]:
     for name in run.record.data["splits"]["test"]:
         if name not in found:
             raise DataError(f"{name}, a test subject of {where}, is not in {config.folder}")
-        subject = read_subject(
-            found[name], labels="filled" if config.labels == "filled" else "unfilled"
-        )
+        subject = read_configured(found[name], config)
         for file in subject.files:
             if file["sha256"] not in known:
                 raise DataError(

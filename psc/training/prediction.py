@@ -67,11 +67,11 @@ def _segment_tissues(
         raise ConfigError(f"output={output} exists; give another file, or overwrite=true")
     assert isinstance(trained.dataset, IBSRConfig)  # psc.config.checks
     device = inference_device(config.accelerator)
-    voxel = trained.dataset.voxel_size
+    above = config.brain_above
     subject = read_subject(
-        SubjectFiles(name=source.name, image=source, filled=None, unfilled=None),
-        labels="filled",
-        voxel_size=(voxel[0], voxel[1], voxel[2]) if voxel is not None else None,
+        SubjectFiles(name=source.name, image=source),
+        voxel_size=trained.dataset.voxel_size,
+        brain_above=trained.dataset.brain_above if above is None else above,
         labels_required=False,
     )
     network = checkpoint_network(trained, checkpoint, path)

@@ -1,44 +1,18 @@
-"""Smooth displacement fields, and the sampling of raw and labels where they lead.
+"""Windows of volumes, turned or deformed: where every voxel comes from, and its value there.
 
 Sources are float32 (3, D, H, W): for every voxel of a patch the position (z, y, x) that its value
-comes from, in voxels from the patch's first voxel.
+comes from, in voxels from the patch's first voxel (or from that of the box that is sampled).
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-# ----------------------------------------
-# Trilinear interpolation for compiled kernels that resample volumes.
-
-
-@njit(nogil=True, inline="always")
-def trilinear(box: Any, z: float, y: float, x: float) -> Any:
-    """Value of an array (D, H, W) between its voxels.
-
-    Nothing checks that the eight voxels around the point are there: callers make boxes so that
-    they are. ``scipy.ndimage`` is the oracle of those who call it, and several times slower.
-
-    Args:
-        box: array (D, H, W).
-        z: 0 ≤ z < D − 1, in voxels.
-        y: 0 ≤ y < H − 1.
-        x: 0 ≤ x < W − 1.
-    """
-    i, j, k = int(z), int(y), int(x)
-    z, y, x = z - i, y - j, x - k
-    near = box[i, j, k] * (1 - x) + box[i, j, k + 1] * x
-    far = box[i, j + 1, k] * (1 - x) + box[i, j + 1, k + 1] * x
-    here = near * (1 - y) + far * y
-    near = box[i + 1, j, k] * (1 - x) + box[i + 1, j, k + 1] * x
-    far = box[i + 1, j + 1, k] * (1 - x) + box[i + 1, j + 1, k + 1] * x
-    return here * (1 - z) + (near * (1 - y) + far * y) * z
-
-
 Sources = npt.NDArray[np.float32]
 _Triple = tuple[int, int, int]
+_ScalarT = TypeVar("_ScalarT", bound=np.generic)
 
 
 def control_points(size: int, spacing: int) -> int:
@@ -75,6 +49,15 @@ def smooth_field(
     return field
 
 
+def affine_sources(
+    matrix: npt.NDArray[np.float64], offset: npt.NDArray[np.float64], shape: _Triple
+) -> Sources:
+    """The sources ``matrix`` · voxel + ``offset`` of a patch of that shape."""
+    sources = np.empty((3, *shape), dtype=np.float32)
+    _place_affinely(matrix, offset, sources)
+    return sources
+
+
 def source_box(sources: Sources) -> tuple[_Triple, _Triple]:
     """First voxel and size of the smallest box that interpolation at the sources reads."""
     flat = sources.reshape(3, -1)
@@ -84,12 +67,12 @@ def source_box(sources: Sources) -> tuple[_Triple, _Triple]:
 
 
 def sample_linear(
-    box: npt.NDArray[np.float32], sources: Sources, origin: _Triple
+    box: npt.NDArray[np.float32], sources: Sources, origin: _Triple = (0, 0, 0)
 ) -> npt.NDArray[np.float32]:
     """Trilinear interpolation.
 
     Args:
-        box: float32, what ``source_box`` asks for.
+        box: float32, what ``source_box`` asks for, or larger.
         sources: float32 (3, D, H, W).
         origin: position of the box's first voxel, as ``source_box`` gives it.
 
@@ -102,10 +85,10 @@ def sample_linear(
 
 
 def sample_nearest(
-    box: npt.NDArray[np.int32], sources: Sources, origin: _Triple
-) -> npt.NDArray[np.int32]:
+    box: npt.NDArray[_ScalarT], sources: Sources, origin: _Triple = (0, 0, 0)
+) -> npt.NDArray[_ScalarT]:
     """The nearest voxel's value, halves rounded up; otherwise as ``sample_linear``."""
-    sampled = np.empty(sources.shape[1:], dtype=np.int32)
+    sampled = np.empty(sources.shape[1:], dtype=box.dtype)
     _take_nearest(np.ascontiguousarray(box), sources, np.asarray(origin), sampled)
     return sampled
 
@@ -130,7 +113,30 @@ def _triple(values: npt.NDArray[np.int_]) -> _Triple:
 
 
 # scipy.ndimage.map_coordinates is their oracle in the tests, and several times slower. Nothing
-# checks that sources lie in the box: source_box makes it so that they do.
+# checks that sources lie in the box: callers make it so that they do.
+
+
+@njit(nogil=True, cache=True)
+def _place_affinely(matrix: Any, offset: Any, sources: Any) -> Any:
+    _, depth, height, width = sources.shape
+    for axis in range(3):
+        for d in range(depth):
+            for h in range(height):
+                start = matrix[axis, 0] * d + matrix[axis, 1] * h + offset[axis]
+                for w in range(width):
+                    sources[axis, d, h, w] = start + matrix[axis, 2] * w
+
+
+@njit(nogil=True, inline="always")
+def _trilinear(box: Any, z: float, y: float, x: float) -> Any:
+    i, j, k = int(z), int(y), int(x)
+    z, y, x = z - i, y - j, x - k
+    near = box[i, j, k] * (1 - x) + box[i, j, k + 1] * x
+    far = box[i, j + 1, k] * (1 - x) + box[i, j + 1, k + 1] * x
+    here = near * (1 - y) + far * y
+    near = box[i + 1, j, k] * (1 - x) + box[i + 1, j, k + 1] * x
+    far = box[i + 1, j + 1, k] * (1 - x) + box[i + 1, j + 1, k + 1] * x
+    return here * (1 - z) + (near * (1 - y) + far * y) * z
 
 
 @njit(nogil=True, cache=True)
@@ -142,7 +148,7 @@ def _interpolate(box: Any, sources: Any, origin: Any, sampled: Any) -> Any:
                 z = sources[0, d, h, w] - origin[0]
                 y = sources[1, d, h, w] - origin[1]
                 x = sources[2, d, h, w] - origin[2]
-                sampled[d, h, w] = trilinear(box, z, y, x)
+                sampled[d, h, w] = _trilinear(box, z, y, x)
 
 
 @njit(nogil=True, cache=True)

@@ -419,8 +419,10 @@ def brain(shape: tuple[int, int, int], seed: int) -> Subject:
         background=-3.0,
         voxel_size=(0.9375, 1.5, 0.9375),
         native=None,  # type: ignore[arg-type]  # there is no file, and patches need none
+        native_brain=labels > 0,
         native_labels=None,
         label_kind="shells",
+        became_fluid=0,
         files=(),
         synthetic=True,
     )

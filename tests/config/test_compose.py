@@ -227,7 +227,7 @@ def test_the_command_line_wins_over_the_budget():
         (["recipe.schedule={name: step, step_size: 0}"], "recipe.schedule.step_size=0"),
         (["recipe.schedule={name: step, gamma: 2}"], "recipe.schedule.gamma=2"),
         (["backbone=densenet", "dataset=fibsem"], "allowed are ibsr, ibsr_sample, ibsr_synthetic"),
-        (["backbone=densenet", "dataset.labels=some"], "allowed are filled, unfilled"),
+        (["backbone=densenet", "dataset.labels=some"], "allowed are given, filled, unfilled"),
         (["backbone=densenet", "dataset.voxel_size=[1,1]"], "three positive mm"),
         (["backbone=densenet", "dataset.folds=1"], "dataset.folds=1: must be at least 2"),
         (["backbone=densenet", "dataset.folds=3", "dataset.fold=3"], "dataset.fold=3"),

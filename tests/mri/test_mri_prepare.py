@@ -1,12 +1,10 @@
-"""scripts/prepare_ibsr.py as a user starts and repeats it, on 18 tiny subjects."""
+"""IBSR put in place from archives and folders of 18 tiny subjects, once and again."""
 
 import gzip
 import hashlib
 import io
 import json
 import shutil
-import subprocess
-import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -15,15 +13,13 @@ import nibabel
 import numpy as np
 import pytest
 
+from psc.errors import DataError
 from psc.files import try_lock
-from psc.mri.data import find_subjects, read_split, require_present
+from psc.mri import prepare as preparation
+from psc.mri.data import SubjectFiles, find_subjects, read_split, require_present
+from psc.mri.prepare import EXPECTED, incomplete, prepare_ibsr, table, verify
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "scripts" / "prepare_ibsr.py"
-
-sys.path.insert(0, str(ROOT / "scripts"))
-import prepare_ibsr  # noqa: E402
-
+SPLIT = Path(__file__).parents[2] / "data" / "splits" / "ibsr.yaml"
 NAMES = [f"IBSR_{number:02d}" for number in range(1, 19)]
 AFFINE = np.diag([0.9375, 1.5, 0.9375, 1.0])
 IMAGE, FILLED, UNFILLED = "_ana_strip.nii.gz", "_segTRI_fill_ana.nii.gz", "_segTRI_ana.nii.gz"
@@ -76,13 +72,13 @@ def packed(folder, path):
     return path
 
 
-def run(*arguments):
-    """Exit status, or message, of the script, run in this process."""
+def run(*sources, output, **options):
+    """The message of the error, or None."""
     try:
-        prepare_ibsr.main([str(argument) for argument in arguments])
-    except SystemExit as end:
-        return end.code
-    return 0
+        prepare_ibsr(sources, output, **({"allow_missing": False, "overwrite": False} | options))
+    except DataError as error:
+        return str(error)
+    return None
 
 
 def names(folder):
@@ -96,34 +92,14 @@ def output(tmp_path):
     return tmp_path / "data" / "ibsr"
 
 
-def test_without_an_argument_it_says_where_to_register():
-    ended = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, check=False)
-    assert ended.returncode == 1
-    assert ended.stdout == ""
-    for word in (
-        "Register",
-        "https://www.nitrc.org/projects/ibsr",
-        "IBSR V2.0 nifti stripped",
-        "IBSR_XX_ana_strip.nii.gz",
-        "make data-ibsr ARGS=",
-    ):
-        assert word in ended.stderr
-
-
-def test_nitrc_s_archive_becomes_the_data_set(nitrc, tmp_path, output, capfd):
+def test_nitrc_s_archive_becomes_the_data_set(nitrc, tmp_path, output):
     archive = packed(nitrc, tmp_path / "IBSR_V2.0_nifti_stripped.tgz")
-    assert run(archive, "--output", output) == 0
-    shown = capfd.readouterr()
-    lines = shown.out.splitlines()
-    assert [line.split()[0] for line in lines[:19]] == ["subject", *NAMES]
-    assert lines[1].split(maxsplit=3)[1:] == ["6×4×5", "0.9375×1.5×0.9375", "filled, unfilled  24"]
-    assert lines[19] == f"{output}: 18 subjects, listed in ibsr.json"
-
+    assert run(archive, output=output) is None
     assert names(output.parent) == ["ibsr"]
     assert names(output) == [*NAMES, "ibsr.json"]
     assert names(output / "IBSR_07") == [f"IBSR_07{end}" for end in (IMAGE, UNFILLED, FILLED)]
     found = find_subjects(output)
-    require_present(read_split(ROOT / "data" / "splits" / "ibsr.yaml"), found)
+    require_present(read_split(SPLIT), found)
 
     manifest = json.loads((output / "ibsr.json").read_text(encoding="utf-8"))
     assert manifest["sources"] == ["IBSR_V2.0_nifti_stripped.tgz"]
@@ -143,7 +119,7 @@ def test_nitrc_s_archive_becomes_the_data_set(nitrc, tmp_path, output, capfd):
 
 def test_a_folder_is_copied_and_left_as_it_was(copy_of, output):
     before = {path: path.read_bytes() for path in copy_of.rglob("*") if path.is_file()}
-    assert run(copy_of, "--output", output) == 0
+    assert run(copy_of, output=output) is None
     assert {path: path.read_bytes() for path in copy_of.rglob("*") if path.is_file()} == before
     assert not any(path.is_symlink() for path in output.rglob("*"))
     shutil.rmtree(copy_of)
@@ -159,8 +135,8 @@ def test_images_and_labels_apart_are_merged(copy_of, tmp_path, output):
         for path in labels.rglob("*.gz"):
             file.write(path, path.relative_to(tmp_path))
     images = packed(copy_of, tmp_path / "images.tgz")
-    assert "incomplete: IBSR_01 (no labels), " in run(images, "--output", output)
-    assert run(tmp_path / "labels.zip", images, "--output", output) == 0
+    assert "incomplete: IBSR_01 (no labels), " in run(images, output=output)
+    assert run(tmp_path / "labels.zip", images, output=output) is None
     assert all(files.filled and files.unfilled for files in find_subjects(output).values())
     assert json.loads((output / "ibsr.json").read_text())["sources"] == ["labels.zip", "images.tgz"]
 
@@ -172,7 +148,7 @@ def test_course_copies(tmp_path, output):
         place = tmp_path / "course" / name
         (place / f"{name}{IMAGE}").rename(place / f"{name}.nii.gz")
         (place / f"{name}{UNFILLED}").rename(place / f"{name}_seg.nii.gz")
-    assert run(tmp_path / "course", "--output", output) == 0
+    assert run(tmp_path / "course", output=output) is None
     assert names(output / "IBSR_18") == ["IBSR_18.nii.gz", "IBSR_18_seg.nii.gz"]
     subjects = json.loads((output / "ibsr.json").read_text())["subjects"]
     assert {tuple(subject["labels"]) for subject in subjects} == {("unfilled",)}
@@ -181,49 +157,46 @@ def test_course_copies(tmp_path, output):
 def refused(message, output, *parts):
     """Whether the message is an error with these parts, and nothing was left behind."""
     assert isinstance(message, str)
-    assert message.startswith("error: ")
     for part in parts:
         assert part in message
     return names(output.parent) == []
 
 
-def test_an_incomplete_copy_is_refused_unless_allowed(copy_of, output, capfd):
+def test_an_incomplete_copy_is_refused_unless_allowed(copy_of, output, caplog):
     shutil.rmtree(copy_of / "IBSR_12")
     for ending in (FILLED, UNFILLED):
         (copy_of / "IBSR_02" / f"IBSR_02{ending}").unlink()
     listed = "2 of 18 subjects are incomplete: IBSR_02 (no labels), IBSR_12 (no image)"
-    message = run(copy_of, "--output", output)
+    message = run(copy_of, output=output)
     assert refused(message, output, str(copy_of), listed, "--allow-missing")
 
-    assert run(copy_of, "--output", output, "--allow-missing") == 0
-    shown = capfd.readouterr()
-    assert listed in shown.err
-    assert "17 subjects" in shown.out
+    assert run(copy_of, output=output, allow_missing=True) is None
+    assert listed in caplog.text
     assert json.loads((output / "ibsr.json").read_text())["missing"] == ["IBSR_12"]
     assert names(output / "IBSR_02") == [f"IBSR_02{IMAGE}"]
 
 
-def test_other_subjects_are_left_out_and_phantoms_refused(copy_of, tmp_path, output, capfd):
+def test_other_subjects_are_left_out_and_phantoms_refused(copy_of, tmp_path, output, caplog):
     write_subject(copy_of, "OTHER_01", np.random.default_rng(0))
-    assert run(copy_of, "--output", output) == 0
-    assert "left out, as they are not of IBSR: OTHER_01" in capfd.readouterr().err
+    assert run(copy_of, output=output) is None
+    assert "left out, as they are not of IBSR: OTHER_01" in caplog.text
     assert names(output) == [*NAMES, "ibsr.json"]
     shutil.rmtree(output)
 
-    message = run(copy_of / "OTHER_01", "--output", output, "--allow-missing")
+    message = run(copy_of / "OTHER_01", output=output, allow_missing=True)
     assert refused(message, output, "no subject of IBSR", "IBSR_01_ana_strip")
 
-    data = np.arange(120, dtype=np.int16).reshape(6, 4, 5)
+    data = np.pad(np.arange(24, 48, dtype=np.int16).reshape(4, 2, 3), 1)
     disguised = copy_of / "IBSR_05" / f"IBSR_05{IMAGE}"
     disguised.write_bytes(nifti(data, description=b"psc synthetic phantom, seed 0"))
-    assert refused(run(copy_of, "--output", output), output, f"{disguised} is a phantom")
+    assert refused(run(copy_of, output=output), output, f"{disguised} is a phantom")
 
 
 def test_a_truncated_volume_names_the_archive_that_it_came_in(copy_of, tmp_path, output):
     damaged = copy_of / "IBSR_03" / f"IBSR_03{IMAGE}"
     damaged.write_bytes(damaged.read_bytes()[:-20])
     archive = packed(copy_of, tmp_path / "IBSR.tgz")
-    message = run(archive, "--output", output)
+    message = run(archive, output=output)
     path = f"{archive}/IBSR_03/IBSR_03{IMAGE}"
     assert refused(message, output, "1 of 18 subjects cannot be used", path, "download")
     assert ".preparing" not in message
@@ -232,7 +205,7 @@ def test_a_truncated_volume_names_the_archive_that_it_came_in(copy_of, tmp_path,
 def test_a_damaged_archive(nitrc, tmp_path, output):
     archive = packed(nitrc, tmp_path / "IBSR.tgz")
     archive.write_bytes(archive.read_bytes()[:-2000])
-    assert refused(run(archive, "--output", output), output, str(archive), "cut off", "download it")
+    assert refused(run(archive, output=output), output, str(archive), "cut off", "download it")
 
 
 def test_an_archive_that_leaves_the_folder(nitrc, tmp_path, output):
@@ -240,7 +213,7 @@ def test_an_archive_that_leaves_the_folder(nitrc, tmp_path, output):
     with tarfile.open(archive, "w:gz") as file:
         file.add(nitrc, nitrc.name)
         file.addfile(tarfile.TarInfo("IBSR_nifti_stripped/../../evil"))
-    message = run(archive, "--output", output)
+    message = run(archive, output=output)
     assert refused(message, output, str(archive), "leads out of the folder; nothing was unpacked")
     assert not (tmp_path / "evil").exists()
 
@@ -252,49 +225,49 @@ def test_an_archive_that_leaves_the_folder(nitrc, tmp_path, output):
         (UNFILLED, np.full((6, 4, 5), 1.5, dtype=np.float32), AFFINE, ["1.5 (120 voxels)"]),
         (UNFILLED, np.ones((6, 4, 4), dtype=np.uint8), AFFINE, ["(6, 4, 5)", "(6, 4, 4)"]),
         (FILLED, np.ones((6, 4, 5), dtype=np.uint8), 2 * AFFINE, ["affine"]),
-        (IMAGE, np.zeros((6, 4, 5), dtype=np.int16), AFFINE, ["zero"]),
+        (IMAGE, np.zeros((6, 4, 5), dtype=np.int16), AFFINE, ["every voxel is 0"]),
     ],
 )
 def test_a_wrong_volume(copy_of, output, ending, data, affine, parts):
     wrong = copy_of / "IBSR_11" / f"IBSR_11{ending}"
     wrong.write_bytes(nifti(data, affine))
-    assert refused(run(copy_of, "--output", output), output, str(wrong), *parts)
+    assert refused(run(copy_of, output=output), output, str(wrong), *parts)
 
 
 def test_a_subject_twice(nitrc, tmp_path, output):
     archive = packed(nitrc, tmp_path / "IBSR.tgz")
     one = f"{archive}/IBSR_01/IBSR_01{IMAGE}"
     other = str(nitrc / "IBSR_01" / f"IBSR_01{IMAGE}")
-    assert refused(run(archive, nitrc, "--output", output), output, "two files", one, other)
+    assert refused(run(archive, nitrc, output=output), output, "two files", one, other)
 
 
 def test_sources_that_are_not_there_or_no_archive(tmp_path, output):
     missing = tmp_path / "missing.tgz"
-    assert refused(run(missing, "--output", output), output, f"{missing} is not there", "Register")
+    assert refused(run(missing, output=output), output, f"{missing} is not there", "Register")
     page = tmp_path / "page.tgz"
     page.write_text("<html>Please log in</html>")
-    assert refused(run(page, "--output", output), output, str(page), "a web page")
+    assert refused(run(page, output=output), output, str(page), "a web page")
     volume = tmp_path / "IBSR_01.nii.gz"
     volume.write_bytes(nifti(np.ones((2, 2, 2), dtype=np.int16)))
-    assert refused(run(volume, "--output", output), output, str(volume), "no tar archive")
+    assert refused(run(volume, output=output), output, str(volume), "no tar archive")
     (tmp_path / "empty").mkdir()
-    message = run(tmp_path / "empty", "--output", output)
+    message = run(tmp_path / "empty", output=output)
     assert refused(message, output, f"{tmp_path / 'empty'} holds no subject", "nitrc.org")
 
 
 def test_what_is_there_is_replaced_only_when_asked_to_and_only_once_complete(
     nitrc, copy_of, output
 ):
-    assert run(nitrc, "--output", output) == 0
+    assert run(nitrc, output=output) is None
     before = (output / "ibsr.json").read_bytes()
-    assert run(nitrc, "--output", output).startswith(f"error: {output} exists; --overwrite ")
+    assert run(nitrc, output=output).startswith(f"{output} exists; --overwrite ")
 
     shutil.rmtree(copy_of / "IBSR_18")
-    assert "incomplete" in run(copy_of, "--output", output, "--overwrite")
+    assert "incomplete" in run(copy_of, output=output, overwrite=True)
     assert (output / "ibsr.json").read_bytes() == before
     assert names(output) == [*NAMES, "ibsr.json"]
 
-    assert run(copy_of, "--output", output, "--overwrite", "--allow-missing") == 0
+    assert run(copy_of, output=output, overwrite=True, allow_missing=True) is None
     assert names(output) == [*NAMES[:-1], "ibsr.json"]
     assert names(output.parent) == ["ibsr"]
 
@@ -304,7 +277,7 @@ def test_somebody_else_s_files_are_never_replaced(nitrc, output, what):
     if what == "a file":
         output.write_text("mine")
     elif what == "another file":
-        assert run(nitrc, "--output", output) == 0
+        assert run(nitrc, output=output) is None
         (output / "IBSR_01" / "notes.txt").write_text("mine")
     else:
         output.mkdir()
@@ -312,8 +285,8 @@ def test_somebody_else_s_files_are_never_replaced(nitrc, output, what):
         if what == "a broken manifest":
             (output / "ibsr.json").write_text('["subjects"]')
     before = sorted(output.rglob("*"))
-    message = run(nitrc, "--output", output, "--overwrite")
-    assert message.startswith(f"error: {output} is not replaced: ")
+    message = run(nitrc, output=output, overwrite=True)
+    assert message.startswith(f"{output} is not replaced: ")
     assert ("it holds IBSR_01/notes.txt" in message) is (what == "another file")
     assert sorted(output.rglob("*")) == before
     assert output.exists()
@@ -321,14 +294,14 @@ def test_somebody_else_s_files_are_never_replaced(nitrc, output, what):
 
 def test_an_empty_folder_is_nothing(nitrc, output):
     output.mkdir()
-    assert run(nitrc, "--output", output) == 0
+    assert run(nitrc, output=output) is None
     assert len(find_subjects(output)) == 18
 
 
 def test_a_link_to_another_disk_stays_one(nitrc, tmp_path, output):
     (tmp_path / "disk").mkdir()
     output.symlink_to(tmp_path / "disk")
-    assert run(nitrc, "--output", output) == 0
+    assert run(nitrc, output=output) is None
     assert output.is_symlink()
     assert len(find_subjects(tmp_path / "disk")) == 18
 
@@ -336,38 +309,38 @@ def test_a_link_to_another_disk_stays_one(nitrc, tmp_path, output):
 def test_an_archive_in_the_output_is_not_lost(nitrc, output):
     output.mkdir()
     archive = packed(nitrc, output / "IBSR.tgz")
-    message = run(archive, "--output", output, "--overwrite")
-    assert message.startswith(f"error: {archive} lies in {output}, which is made anew")
+    message = run(archive, output=output, overwrite=True)
+    assert message.startswith(f"{archive} lies in {output}, which is made anew")
     assert names(output) == ["IBSR.tgz"]
-    assert "lies in" in run(output, "--output", output, "--overwrite")
+    assert "lies in" in run(output, output=output, overwrite=True)
 
 
 def test_what_a_killed_run_left_is_cleared_away_or_brought_back(nitrc, output):
     left = output.parent / ".ibsr.preparing" / "complete" / "IBSR_01"
     left.mkdir(parents=True)
-    assert run(nitrc, "--output", output) == 0
+    assert run(nitrc, output=output) is None
     assert names(output.parent) == ["ibsr"]
 
     output.rename(output.parent / ".ibsr.previous")  # killed while it replaced
-    assert "exists; --overwrite" in run(nitrc, "--output", output)
+    assert "exists; --overwrite" in run(nitrc, output=output)
     assert len(find_subjects(output)) == 18
     assert names(output.parent) == ["ibsr"]
 
 
-def test_an_interruption_is_no_traceback_and_leaves_nothing(nitrc, output, monkeypatch, capfd):
+def test_an_interruption_leaves_nothing(nitrc, output, monkeypatch):
     def interrupted(*_arguments, **_options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(prepare_ibsr, "replace_folder", interrupted)
-    assert run(nitrc, "--output", output) == 130
-    assert "interrupted; run it again" in capfd.readouterr().err
+    monkeypatch.setattr(preparation, "replace_folder", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(nitrc, output=output)
     assert names(output.parent) == []
 
 
 def test_a_full_disk(nitrc, output, monkeypatch):
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
-    message = run(nitrc, "--output", output)
+    message = run(nitrc, output=output)
     assert refused(message, output, f"the copy to {output} needs", "choose another")
 
     monkeypatch.undo()
@@ -376,35 +349,117 @@ def test_a_full_disk(nitrc, output, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(shutil, "copyfileobj", full)
-    message = run(nitrc, "--output", output)
+    message = run(nitrc, output=output)
     assert refused(message, output, f"{output} cannot be written", "No space left", "make room")
 
 
 def test_one_at_a_time(nitrc, output):
     with try_lock(output.parent / ".ibsr.preparing.lock"):
-        assert "is being prepared by process" in run(nitrc, "--output", output)
+        assert "is being prepared by process" in run(nitrc, output=output)
     assert names(output.parent) == []
 
 
-def test_the_default_is_where_the_configuration_looks_and_make_calls_it():
-    chosen = prepare_ibsr._parser().parse_args(["archive"])
-    assert chosen.output == ROOT / "data" / "ibsr"
-    assert not chosen.overwrite
-    assert not chosen.allow_missing
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert "data-ibsr: $(STAMP) ##" in makefile
-    assert "\t$(BIN)/python scripts/prepare_ibsr.py $(ARGS)\n" in makefile
-
-
 @pytest.mark.sample
-def test_the_real_sample(sample_data, output, capfd):
+def test_the_real_sample(sample_data, output):
     source = sample_data / "mri" / "ibsr18"
-    message = run(source, "--output", output)
+    message = run(source, output=output)
     assert refused(message, output, "5 of 18 subjects are incomplete", "IBSR_12 (no image)")
     # Two of its subjects: reading all takes half a minute.
     two = [source / "IBSR_01", source / "IBSR_02"]
-    assert run(*two, "--output", output, "--allow-missing") == 0
+    assert run(*two, output=output, allow_missing=True) is None
     assert names(output) == ["IBSR_01", "IBSR_02", "ibsr.json"]
-    lines = capfd.readouterr().out.splitlines()
-    assert lines[1].split()[:4] == ["IBSR_01", "256×128×256", "0.9375×1.5×0.9375", "unfilled"]
-    assert lines[2].split()[3] == "none"
+    subjects = json.loads((output / "ibsr.json").read_text())["subjects"]
+    assert [subject["labels"] for subject in subjects] == [["unfilled"], []]
+    assert subjects[0]["shape"] == [256, 128, 256]
+    assert subjects[0]["voxel_size"] == [0.9375, 1.5, 0.9375]
+
+
+@pytest.fixture
+def volumes(tmp_path):
+    """Function: write an image and labels under course or NITRC names; returns what is found."""
+    image = np.zeros((6, 4, 5, 1), dtype=np.int16)
+    image[1:5, 1:3, 1:4] = np.random.default_rng(0).integers(20, 99, (4, 2, 3, 1))
+
+    def write(**changes):
+        by_name = {
+            "IBSR_01_ana_strip": image,
+            "IBSR_01_segTRI_fill_ana": (image > 0).astype(np.uint8),
+            "IBSR_01_segTRI_ana": (image > 40).astype(np.uint8),
+            **changes,
+        }
+        for name, data in by_name.items():
+            if data is not None:
+                nifti = nibabel.Nifti1Image(data, AFFINE)
+                nifti.header["descrip"] = "psc synthetic phantom" if "PHANTOM" in name else ""
+                nibabel.save(nifti, tmp_path / f"{name}.nii.gz")
+        return find_subjects(tmp_path)
+
+    return write
+
+
+def test_what_is_missing_by_name(tmp_path):
+    def files(name, *, filled=None, unfilled=None):
+        return SubjectFiles(name, tmp_path / name, filled, unfilled)
+
+    found = {name: files(name, filled=tmp_path) for name in EXPECTED}
+    assert len(found) == 18
+    assert incomplete(found) == {}
+    del found["IBSR_12"]
+    found |= {"IBSR_02": files("IBSR_02"), "IBSR_18": files("IBSR_18", unfilled=tmp_path)}
+    found["PHANTOM_01"] = files("PHANTOM_01")
+    assert incomplete(found) == {"IBSR_02": "no labels", "IBSR_12": "no image"}
+
+
+def test_facts_of_a_subject(volumes, capfd):
+    found = volumes()
+    (subject,) = verify(list(found.values()))
+    assert (subject.name, subject.shape, subject.brain_voxels) == ("IBSR_01", (6, 4, 5), 24)
+    assert subject.voxel_size == pytest.approx((0.9375, 1.5, 0.9375))
+    assert subject.labels == ("filled", "unfilled")
+    assert [path.name for path in subject.paths] == [
+        "IBSR_01_ana_strip.nii.gz",
+        "IBSR_01_segTRI_fill_ana.nii.gz",
+        "IBSR_01_segTRI_ana.nii.gz",
+    ]
+    assert table([subject]) == (
+        "subject  shape  voxel size [mm]    labels            brain voxels\n"
+        "IBSR_01  6×4×5  0.9375×1.5×0.9375  filled, unfilled  24"
+    )
+    assert capfd.readouterr().out == ""
+    verify(list(found.values()), progress=True)
+    assert "verifying: 100%" in capfd.readouterr().err
+
+
+def test_a_subject_without_labels_is_verified_without(volumes):
+    found = volumes(IBSR_01_segTRI_ana=None, IBSR_01_segTRI_fill_ana=None)
+    (subject,) = verify(list(found.values()))
+    assert subject.labels == ()
+    assert table([subject]).splitlines()[1].split()[3] == "none"
+
+
+@pytest.mark.parametrize("labels", ["IBSR_01_segTRI_fill_ana", "IBSR_01_segTRI_ana"])
+def test_both_kinds_of_labels_are_read(volumes, labels):
+    found = volumes(**{labels: np.full((6, 4, 5), 4, dtype=np.uint8)})
+    with pytest.raises(DataError, match=rf"1 of 1 subjects .*\n.*{labels}\.nii\.gz.* 4 "):
+        verify(list(found.values()))
+
+
+def test_all_problems_are_reported(volumes):
+    found = volumes(
+        IBSR_01_segTRI_ana=np.ones((6, 4, 4), dtype=np.uint8),
+        IBSR_02=np.zeros((6, 4, 5), dtype=np.int16),
+        IBSR_03=np.full((6, 4, 5), 1.5, dtype=np.float32) * np.arange(5, dtype=np.float32),
+    )
+    with pytest.raises(DataError) as caught:
+        verify(list(found.values()))
+    first, *problems = str(caught.value).splitlines()
+    assert first == "2 of 3 subjects cannot be used:"
+    assert "IBSR_01_segTRI_ana.nii.gz" in problems[0]
+    assert "IBSR_02.nii.gz" in problems[1]
+
+
+def test_a_phantom_is_not_ibsr(volumes):
+    found = volumes(PHANTOM_02=np.pad(np.arange(24, 48, dtype=np.int16).reshape(4, 2, 3), 1))
+    with pytest.raises(DataError, match=r"PHANTOM_02\.nii\.gz is a phantom"):
+        verify([found["PHANTOM_02"]])
+    assert verify([found["IBSR_01"]])

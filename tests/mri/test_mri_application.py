@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import asdict
 
 import nibabel
 import numpy as np
@@ -13,6 +14,7 @@ from psc.applications import build_application
 from psc.config import compose
 from psc.config.schema import EvaluateConfig, SegmentConfig
 from psc.errors import CheckpointError, ConfigError, DataError
+from psc.mri.settings import IBSRConfig
 from psc.networks.build import build_network
 from psc.paper.compare import compare_runs
 from psc.training.evaluation import evaluate_checkpoint
@@ -148,12 +150,14 @@ def test_the_input_is_never_overwritten(finished, checkpoint, tmp_path):
     assert source.read_bytes() == before
 
 
-def test_a_network_of_another_task_segments_no_brain(finished_run, tmp_path):
-    _, folder, _ = finished_run
+def test_a_network_of_another_task_segments_no_brain(tmp_path):
+    path = tmp_path / "neurons.ckpt"
+    config = compose(["backbone=unet", "block=3d", "dataset=fibsem", "budget=quick"])
+    torch.save({"state_dict": {}, "psc_config": asdict(config)}, path)
     with pytest.raises(CheckpointError, match="labels no tissues"):
         segment_file(
             SegmentConfig(
-                checkpoint=str(folder / "checkpoints" / "best.ckpt"),
+                checkpoint=str(path),
                 input="brain.nii.gz",
                 output=str(tmp_path / "labels.nii.gz"),
             )
@@ -189,6 +193,70 @@ def test_resampled_subjects_are_scored_on_their_own_grid(finished):
     assert written.shape == nibabel.load(folder / "brains/IBSR_04/IBSR_04_ana_strip.nii.gz").shape
     volume = sum(metrics["subjects"]["IBSR_04"][f"volume_truth_{t}"] for t in ("csf", "gm", "wm"))
     assert volume == pytest.approx((tiny_brains.labels_of(4) > 0).sum() * 1.5 / 1000)
+
+
+def as_unfilled(folder, number):
+    """A subject's labels as those of the unfilled kind: without the fluid around the brain."""
+    path = folder / f"brains/IBSR_{number:02d}/IBSR_{number:02d}_segTRI_fill_ana.nii.gz"
+    volume = nibabel.load(path)
+    labels = np.asanyarray(volume.dataobj).copy()
+    radius = np.indices(labels.shape[:3]).T - (np.array(labels.shape[:3]) - 1) / 2
+    outer = np.linalg.norm(radius, axis=-1).T > 4
+    removed = (labels[..., 0] == 1) & outer
+    labels[removed] = 0
+    unfilled = path.with_name(path.name.replace("_fill", ""))
+    nibabel.save(nibabel.Nifti1Image(labels, None, volume.header), unfilled)
+    path.unlink()
+    return int(removed.sum())
+
+
+def test_filling_is_said_before_anything_is_trained(tmp_path, caplog):
+    tiny_brains.write_cohort(tmp_path)
+    removed = [as_unfilled(tmp_path, number) for number in range(1, 5)]
+    assert min(removed) > 300
+    build_application(compose(tiny_brains.overrides(tmp_path)))
+    listed = ", ".join(f"IBSR_0{i} {count:,}" for i, count in enumerate(removed, 1))
+    assert f"became CSF in 4 of 4 subjects: {listed}" in caplog.text
+    assert "dataset.labels=filled" in caplog.text
+    for labels in ("given", "unfilled"):
+        caplog.clear()
+        config = compose(tiny_brains.overrides(tmp_path, f"dataset.labels={labels}"))
+        record = build_application(config).data_record()
+        assert record["labels"]["IBSR_01"] == f"{labels} (IBSR_01_segTRI_ana.nii.gz)"
+        assert not caplog.records
+
+
+def test_labels_stay_as_they_are_unless_a_data_set_asks_for_more():
+    assert IBSRConfig.labels == "given"
+    for name in ("ibsr", "ibsr_sample", "ibsr_synthetic"):
+        config = compose(["backbone=densenet", "block=3d", "budget=quick", f"dataset={name}"])
+        assert config.dataset.labels == "filled"
+
+
+def test_a_background_that_is_not_zero_changes_no_prediction(finished, checkpoint, tmp_path):
+    """Nor does the key, given to the command."""
+    source = finished[1] / "brains/IBSR_04/IBSR_04_ana_strip.nii.gz"
+    volume = nibabel.load(source)
+    clean = np.asanyarray(volume.dataobj).astype(np.float32)
+    noise = np.random.default_rng(0).normal(0, 1e-4, clean.shape)
+    predictions = []
+    for name, data, above in (
+        ("clean", clean, None),
+        ("noisy", np.where(clean == 0, noise, clean), None),
+        ("keyed", np.where(clean == 0, noise, clean), 0.5),
+    ):
+        path = tmp_path / f"{name}.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(data.astype(np.float32), volume.affine), path)
+        config = SegmentConfig(
+            checkpoint=str(checkpoint),
+            input=str(path),
+            output=str(tmp_path / f"{name}_labels.nii.gz"),
+            accelerator="cpu",
+            brain_above=above,
+        )
+        predictions.append(np.asanyarray(nibabel.load(segment_file(config)).dataobj))
+    np.testing.assert_array_equal(predictions[1], predictions[0])
+    np.testing.assert_array_equal(predictions[2], predictions[0])
 
 
 @pytest.mark.parametrize("value", [4, -1])
