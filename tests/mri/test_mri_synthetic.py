@@ -1,4 +1,4 @@
-"""The stand-in's files: headers as nibabel reads them, and a folder that is whole or not there."""
+"""The stand-in: phantoms like brains, headers as nibabel reads them, a whole folder or none."""
 
 import json
 import zlib
@@ -6,12 +6,14 @@ import zlib
 import nibabel
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from psc.errors import ConfigError, DataError
 from psc.mri import synthetic
+from psc.mri.baseline import METHODS, segment_by_intensity
 from psc.mri.data import find_subjects, read_subject
 from psc.mri.synthetic import MARKER, Phantom, SyntheticBrains, write_synthetic_brains
-from psc.mri.tissues import CSF, GM, WM
+from psc.mri.tissues import BACKGROUND, CSF, GM, TISSUES, WM
 
 FEW = SyntheticBrains(subjects=5)
 SIZES = [(1.875, 2, 1.875), (2, 2, 2), (1.674, 2, 1.674)]
@@ -42,6 +44,90 @@ def drawn(monkeypatch):
 
     monkeypatch.setattr(synthetic, "draw_phantom", draw)
     return affines
+
+
+@pytest.fixture(scope="module")
+def phantoms(folder):
+    """Image, labels and voxel size of each, in RAS order."""
+    found = []
+    for number in range(1, 6):
+        volumes = [
+            nibabel.as_closest_canonical(load(folder, number, role))
+            for role in ("ana_strip", "segTRI_fill_ana")
+        ]
+        data = [np.asarray(volume.dataobj)[..., 0] for volume in volumes]
+        found.append((*data, np.array(volumes[0].header.get_zooms()[:3])))
+    return found
+
+
+def dice(one, other):
+    return 2 * np.count_nonzero(one & other) / (np.count_nonzero(one) + np.count_nonzero(other))
+
+
+class TestPhantoms:
+    def test_the_brain_is_one_piece_with_zeros_around_it(self, phantoms):
+        for image, _, size in phantoms:
+            brain = image > 0
+            assert image.min() == 0
+            assert not brain[[0, -1]].any()
+            assert not brain[:, [0, -1]].any()
+            assert not brain[:, :, [0, -1]].any()
+            assert ndimage.label(brain)[1] == 1
+            assert 900 < np.count_nonzero(brain) * size.prod() / 1000 < 1850  # ml
+
+    def test_the_brain_is_labelled_throughout(self, phantoms):
+        """As with IBSR's filled labels; and as there, some tissue was stripped from the image."""
+        for image, labels, _ in phantoms:
+            brain = image > 0
+            assert set(np.unique(labels[brain])) == {CSF, GM, WM}
+            assert set(np.unique(labels[~brain])) <= {BACKGROUND, GM, WM}
+            stripped = np.count_nonzero(labels[~brain]) / np.count_nonzero(brain)
+            assert 0.001 < stripped < 0.03
+
+    def test_tissues_have_about_ibsr_s_shares(self, phantoms):
+        """Of the brain: CSF 8, GM 58 and WM 33 % on average there."""
+        for image, labels, _ in phantoms:
+            shares = [(labels[image > 0] == tissue).mean() for tissue in TISSUES.values()]
+            np.testing.assert_allclose(shares, (0.08, 0.52, 0.40), atol=0.07)
+
+    def test_the_cortex_is_a_folded_ribbon(self, phantoms):
+        """Above the nuclei: grey matter is a few mm from white, whose surface is much folded."""
+        for image, labels, size in phantoms:
+            upper = slice(labels.shape[2] // 2 + 12, None)
+            white = labels[:, :, upper] == WM
+            away = ndimage.distance_transform_edt(~white, sampling=size)
+            depths = away[labels[:, :, upper] == GM]
+            assert np.percentile(depths, 95) < 8
+            filled = ndimage.binary_fill_holes((image > 0)[:, :, upper])
+            surfaces = [
+                sum(np.count_nonzero(np.diff(mask.astype(int), axis=axis)) for axis in range(3))
+                for mask in (white, filled)
+            ]
+            assert surfaces[0] > 1.5 * surfaces[1]
+
+    def test_ventricles_are_deep_and_on_both_sides(self, phantoms):
+        for image, labels, size in phantoms:
+            depth = ndimage.distance_transform_edt(image > 0, sampling=size)
+            deep = np.argwhere((labels == CSF) & (depth > 30))[:, 0] - (labels.shape[0] - 1) / 2
+            assert deep.size > 100
+            assert 0.3 < np.mean(deep > 0) < 0.7
+
+    def test_no_brain_is_the_mirror_image_of_itself_or_another(self, phantoms):
+        (_, one, _), _, _, (_, other, _), _ = phantoms  # on grids of one size
+        assert dice(one == WM, one[::-1] == WM) < 0.8
+        assert dice(one == WM, other == WM) < 0.8
+
+    def test_intensity_alone_does_not_tell_tissues(self, phantoms):
+        """White matter's mean is the brightest, fluid's the darkest; but they overlap."""
+        for image, labels, _ in phantoms:
+            brain = image > 0
+            means = [image[brain & (labels == tissue)].mean() for tissue in (CSF, GM, WM)]
+            assert means == sorted(means)
+            assert means[1] < 0.8 * means[2]
+            for method in METHODS:
+                found = segment_by_intensity(image, brain, method)
+                scores = [dice(found == t, (labels == t) & brain) for t in TISSUES.values()]
+                assert 0.3 < np.mean(scores) < 0.85
 
 
 class TestFiles:
@@ -95,14 +181,14 @@ class TestFiles:
             assert subject.voxel_size == pytest.approx(SIZES[number % 3], abs=1e-5)
             assert subject.image.shape == subject.labels.shape
             assert (subject.labels[subject.brain] > 0).all()
-            # A head upright: the stem is lowest, and the brain is longest from back to front.
+            # A head upright: the stem is lowest and behind, the brain longest from back to front.
             occupied = np.argwhere(subject.brain)
             lengths = np.ptp(occupied, axis=0) * subject.voxel_size
             assert lengths.argmax() == 1
-            assert lengths[1] > 155
+            assert lengths[1] > 150
             lowest = occupied[:, 2] <= occupied[:, 2].min() + 3
             stem = subject.labels[tuple(occupied[lowest].T)]
-            assert (stem == WM).mean() > 0.5
+            assert np.count_nonzero(stem == WM) > 10 * np.count_nonzero(stem == GM)
             assert occupied[lowest][:, 1].mean() < occupied[:, 1].mean()
 
     def test_subjects_differ_in_scale_and_shape(self, folder):
