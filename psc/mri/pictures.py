@@ -1,10 +1,11 @@
-"""Figures of tissue segmentation over subjects: Dice as boxes, volumes after Bland and Altman.
+"""What an evaluation of tissues leaves to look at: slices, Dice as boxes, volumes, and a table.
 
-``slices_figure`` of one subject is at home in ``psc.mri.pictures``.
+Axes run to the subject's right, anterior and superior (RAS), and pictures follow the neurological
+convention: the subject's left is on the left, anterior is at the top of an axial slice and at the
+right of a sagittal one.
 """
 
 import csv
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,67 +13,65 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib import patheffects
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
+from scipy import ndimage
 
-from psc.em.pictures import Colour
 from psc.errors import ConfigError, DataError
+from psc.files import replacing
 from psc.metrics.tissues import TissueScore, TissueScores
 from psc.mri.tissues import CLASSES, TISSUES
-from psc.paper.style import GAP, PAGE_WIDTH, checked_png, page_style, save_png
+from psc.paper.style import (
+    BLUE,
+    DASHED,
+    GAP,
+    MARKERS,
+    ORANGE,
+    PAGE_WIDTH,
+    SKY_BLUE,
+    SMALL_POINTS,
+    VERMILLION,
+    add_scale_bar,
+    checked_png,
+    outline,
+    page_style,
+    save_png,
+)
 
-# ----------------------------------------
-# How a tissue looks in every figure: its colour and its marker.
+NETWORK = "network"
+"""The method of rows that are not a baseline's."""
 
-
-# Of Okabe and Ito's colours the three that are told apart best with any colour vision; markers
-# repeat the distinction.
-_COLOURS = {"csf": "0072B2", "gm": "E69F00", "wm": "56B4E9"}
-_MARKERS = {"csf": "o", "gm": "s", "wm": "^"}
-
-
-def _colour(hexadecimal: str) -> Colour:
-    red, green, blue = (int(hexadecimal[i : i + 2], 16) / 255 for i in (0, 2, 4))
-    return red, green, blue
-
-
-DIFFERENCE_COLOUR = _colour("D55E00")
+DIFFERENCE_COLOUR = to_rgb(VERMILLION)
 """Voxels where truth and prediction differ, over the grey image."""
-
-
-def tissue_colour(tissue: str) -> Colour:
-    """Red, green and blue in [0, 1] of a tissue; grey for one that is not of the paper's."""
-    return _colour(_COLOURS.get(tissue, "777777"))
-
-
-def tissue_marker(tissue: str) -> str:
-    """The name, to matplotlib, of a tissue's marker."""
-    return _MARKERS.get(tissue, "D")
-
-
-# ----------------------------------------
-# Slices of a tissue segmentation: what went in, what was wanted, what came out, where they differ.
-#
-# Axes run to the subject's right, anterior and superior (RAS), and pictures follow the neurological
-# convention: the subject's left is on the left, anterior is at the top of an axial slice and at the
-# right of a sagittal one.
-
 
 _Labels = npt.NDArray[np.integer[Any]]
 _Image = npt.NDArray[np.float32]
+
+# The three of the palette that are told apart best with any colour vision; markers repeat it.
+_COLOURS = {"csf": BLUE, "gm": ORANGE, "wm": SKY_BLUE}
+_MARKERS = {"csf": "o", "gm": "s", "wm": "^"}
 
 _PLANES = (("axial", 2, "LR"), ("coronal", 1, "LR"), ("sagittal", 0, "PA"))
 """Name, axis that the slice is perpendicular to, letters at its left and right edge."""
 _TITLES = ("T1", "truth", "prediction", "where they differ")
 _AROUND_BRAIN = 4.0  # mm
-_LEFT = 0.2  # inches, for the names of the planes
-_ABOVE = 0.22  # inches, for the names of the columns
-_BELOW = 0.42  # inches, for the legend
-_SCALE_BARS = (50, 20, 10, 5, 2, 1)  # mm
+_LEFT, _ABOVE, _BELOW = 0.2, 0.22, 0.42  # inches for the planes', the columns' names, the legend
+
+_SCORES_HEIGHT = 2.9  # inches
+_VOLUMES_HEIGHT = 2.0  # inches of a row
+_FEWEST_FOR_A_BOX = 5  # subjects; of fewer, quartiles say nothing that the points do not
+_FEWEST_FOR_LIMITS = 3  # subjects; of fewer, there are no limits of agreement
+_TISSUE_WIDTH = 0.84  # of the distance between two tissues, shared by the methods
+_LIMITS = 1.96  # standard deviations: 95 % of normally distributed differences
+
+
+def tissue_colour(tissue: str) -> tuple[float, float, float]:
+    """Red, green and blue in [0, 1] of a tissue; grey for one that is not of the paper's."""
+    return to_rgb(_COLOURS.get(tissue, "#777777"))
 
 
 def slices_figure(
@@ -105,30 +104,46 @@ def slices_figure(
         ConfigError: a centre outside the volume, or a path that is no PNG.
     """
     path = checked_png(path)
-    _check_volumes(image, labels, prediction, voxel_size)
-    box = _labelled_box(labels, prediction)
-    middle = centre or tuple((side.start + side.stop - 1) // 2 for side in box)
+    shapes = {v.shape for v in (image, labels, prediction)}
+    if image.ndim != 3 or len(shapes) > 1:
+        raise DataError(
+            "image, labels and prediction must have one shape (D, H, W), found"
+            f" {image.shape}, {labels.shape} and {prediction.shape}; bring them to one grid"
+        )
+    if len(voxel_size) != 3 or not all(0 < size < np.inf for size in voxel_size):
+        raise DataError(f"voxel_size must be three positive numbers in mm, found {voxel_size}")
+    occupied = ndimage.find_objects(((labels != 0) | (prediction != 0)).astype(np.uint8))
+    if not occupied:
+        raise DataError("neither truth nor prediction holds a tissue; nothing to show")
+    middle = centre or tuple((side.start + side.stop - 1) // 2 for side in occupied[0])
     if not all(0 <= at < size for at, size in zip(middle, image.shape, strict=True)):
         raise ConfigError(f"centre must be a voxel of the volume {image.shape}, found {centre}")
-    box = [
-        _widened(side, round(_AROUND_BRAIN / size), length)
-        for side, size, length in zip(box, voxel_size, image.shape, strict=True)
-    ]
-    extents = [(side.stop - side.start) * size for side, size in zip(box, voxel_size, strict=True)]
-    shown = [(axis, middle[axis], box) for _, axis, _ in _PLANES]
-    grey = _grey_images([_section(image, *where) for where in shown])
+    box, extents = [], []
+    for side, size, length in zip(occupied[0], voxel_size, image.shape, strict=True):
+        around = round(_AROUND_BRAIN / size)
+        box.append(slice(max(0, side.start - around), min(length, side.stop + around)))
+        extents.append((box[-1].stop - box[-1].start) * size)
+
+    def section(volume: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:
+        """As it is looked at: the first of the slice's axes to the right, the second upwards."""
+        where = tuple(middle[axis] if other == axis else box[other] for other in range(3))
+        return np.asarray(volume[where].T[::-1])
+
+    grey = _grey_images([section(image, axis) for _, axis, _ in _PLANES])
     with page_style():
         figure, panels = _panels(extents, title)
-        for (name, axis, letters), where, row, t1 in zip(_PLANES, shown, panels, grey, strict=True):
-            true, predicted = _section(labels, *where), _section(prediction, *where)
+        for (name, axis, letters), row, t1 in zip(_PLANES, panels, grey, strict=True):
+            true, predicted = section(labels, axis), section(prediction, axis)
             different = np.where((true != predicted)[..., None], DIFFERENCE_COLOUR, t1)
             width, height = (extents[other] for other in range(3) if other != axis)
-            for panel, picture in zip(
-                row, (t1, _paint(true), _paint(predicted), different), strict=True
-            ):
+            pictures = (t1, _paint(true), _paint(predicted), different)
+            for panel, picture in zip(row, pictures, strict=True):
                 panel.imshow(picture, extent=(0, width, 0, height), interpolation="nearest")
                 panel.set_axis_off()
-            _write_letters(row[0], letters)
+            for letter, x in zip(letters, (0.03, 0.97), strict=True):
+                place: dict[str, Any] = {"transform": row[0].transAxes, "va": "top"}
+                edge = "left" if x < 0.5 else "right"
+                outline(row[0].text(x, 0.97, letter, color="white", ha=edge, **place))
             row[0].annotate(
                 name,
                 (0, 0.5),
@@ -140,46 +155,18 @@ def slices_figure(
                 va="center",
                 color="0.25",
             )
-        _add_scale_bar(panels[0][0], extents[0], extents[1])
-        _add_legend(figure)
+        add_scale_bar(panels[0][0], extents[0], "mm")
+        handles = [Patch(color=tissue_colour(name), label=name.upper()) for name in TISSUES]
+        handles.append(Patch(color=DIFFERENCE_COLOUR, label="truth and prediction differ"))
+        figure.legend(
+            handles=handles,
+            loc="lower center",
+            ncols=len(handles),
+            borderaxespad=0.2,
+            title="left is the subject's left (neurological convention)",
+            alignment="center",
+        )
         save_png(figure, path)
-
-
-def _check_volumes(
-    image: npt.NDArray[Any], labels: _Labels, prediction: _Labels, voxel_size: Sequence[float]
-) -> None:
-    if image.ndim != 3:
-        raise DataError(f"image must have shape (D, H, W), found {image.shape}")
-    for name, volume in (("labels", labels), ("prediction", prediction)):
-        if volume.shape != image.shape:
-            raise DataError(
-                f"{name} has shape {volume.shape}, but image {image.shape}; bring both to one grid"
-            )
-    if len(voxel_size) != 3 or not all(0 < size < np.inf for size in voxel_size):
-        raise DataError(f"voxel_size must be three positive numbers in mm, found {voxel_size}")
-
-
-def _labelled_box(labels: _Labels, prediction: _Labels) -> list[slice]:
-    box = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        occupied = np.flatnonzero(labels.any(axis=others) | prediction.any(axis=others))
-        if occupied.size == 0:
-            raise DataError("neither truth nor prediction holds a tissue; nothing to show")
-        box.append(slice(int(occupied[0]), int(occupied[-1]) + 1))
-    return box
-
-
-def _widened(side: slice, voxels: int, length: int) -> slice:
-    return slice(max(0, side.start - voxels), min(length, side.stop + voxels))
-
-
-def _section(
-    volume: npt.NDArray[Any], axis: int, index: int, box: Sequence[slice]
-) -> npt.NDArray[Any]:
-    """A slice as it is looked at: the first of its axes to the right, the second upwards."""
-    where = tuple(index if other == axis else box[other] for other in range(3))
-    return volume[where].T[::-1]
 
 
 def _grey_images(sections: Sequence[npt.NDArray[Any]]) -> list[_Image]:
@@ -214,70 +201,22 @@ def _panels(extents: Sequence[float], title: str) -> tuple[Figure, list[list[Axe
     above = _ABOVE * (2 if title else 1)
     height = above + sum(size[1] + GAP for size in sizes) + _BELOW
     figure = Figure(figsize=(PAGE_WIDTH, height))
-    if title:
-        figure.text(_LEFT / PAGE_WIDTH, 1 - 0.15 / height, title, weight="bold")
-    panels: list[list[Axes]] = []
-    top = height - above
-    for width, tall in sizes:
-        row = []
-        for i in range(len(_TITLES)):
-            left = _LEFT + i * (column + GAP) + (column - width) / 2
-            box = (left / PAGE_WIDTH, (top - tall) / height, width / PAGE_WIDTH, tall / height)
-            row.append(figure.add_axes(box))
-        panels.append(row)
-        top -= tall + GAP
-    for i, name in enumerate(_TITLES):
-        middle = _LEFT + i * (column + GAP) + column / 2
+    figure.text(_LEFT / PAGE_WIDTH, 1 - 0.15 / height, title, weight="bold")
+    middles = [_LEFT + i * (column + GAP) + column / 2 for i in range(len(_TITLES))]
+    for name, middle in zip(_TITLES, middles, strict=True):
         figure.text(
             middle / PAGE_WIDTH, 1 - (above - 0.07) / height, name, ha="center", weight="bold"
         )
+    panels: list[list[Axes]] = []
+    top = height - above
+    for width, tall in sizes:
+        boxes = [
+            ((middle - width / 2) / PAGE_WIDTH, (top - tall) / height, width / PAGE_WIDTH)
+            for middle in middles
+        ]
+        panels.append([figure.add_axes((*box, tall / height)) for box in boxes])
+        top -= tall + GAP
     return figure, panels
-
-
-def _write_letters(panel: Axes, letters: str) -> None:
-    for letter, x in zip(letters, (0.03, 0.97), strict=True):
-        text = panel.text(
-            x,
-            0.97,
-            letter,
-            transform=panel.transAxes,
-            color="white",
-            va="top",
-            ha="left" if x < 0.5 else "right",
-        )
-        text.set_path_effects([patheffects.withStroke(linewidth=1.6, foreground="black")])
-
-
-def _add_scale_bar(panel: Axes, width: float, height: float) -> None:
-    """A bar in the lower left, as long as fits into two fifths of the panel."""
-    length = next((mm for mm in _SCALE_BARS if mm <= 0.4 * width), _SCALE_BARS[-1])
-    left, bottom, thickness = 0.04 * width, 0.04 * height, 0.012 * height
-    bar = Rectangle((left, bottom), length, thickness, color="white", linewidth=0)
-    bar.set_path_effects([patheffects.withStroke(linewidth=1.2, foreground="black")])
-    panel.add_patch(bar)
-    text = panel.text(left, bottom + 2 * thickness, f"{length} mm", color="white", va="bottom")
-    text.set_path_effects([patheffects.withStroke(linewidth=1.6, foreground="black")])
-
-
-def _add_legend(figure: Figure) -> None:
-    handles = [Patch(color=tissue_colour(name), label=name.upper()) for name in TISSUES]
-    handles.append(Patch(color=DIFFERENCE_COLOUR, label="truth and prediction differ"))
-    figure.legend(
-        handles=handles,
-        loc="lower center",
-        ncols=len(handles),
-        borderaxespad=0.2,
-        title="left is the subject's left (neurological convention)",
-        alignment="center",
-    )
-
-
-# ----------------------------------------
-# The CSV file of tissue scores: a row for each subject and each way of segmenting it.
-
-
-NETWORK = "network"
-"""The method of rows that are not a baseline's."""
 
 
 @dataclass(frozen=True)
@@ -287,8 +226,7 @@ class SubjectScores:
     Attributes:
         subject: IBSR_01, …
         part: of the split, "validation" or "test".
-        method: what segmented it: ``NETWORK``, or a name of
-            ``psc.mri.baseline.METHODS``.
+        method: what segmented it: ``NETWORK``, or a name of ``psc.mri.baseline.METHODS``.
         scores: on the whole volume.
     """
 
@@ -299,18 +237,11 @@ class SubjectScores:
 
 
 def write_subject_scores(path: Path, rows: Sequence[SubjectScores]) -> None:
-    """Write one row per subject and method; completely or not at all.
+    """Write one row per subject and method as CSV; completely or not at all.
 
     Columns: subject, part, method; then those of ``TissueScores.as_row`` (Dice in [0, 1], hd95 in
     mm, volumes in ml, their difference in % of the true volume), unrounded, and empty where a
-    measure is not defined.
-
-    Args:
-        path: the file; replaced. Missing folders are made.
-        rows: at least one, all of the same tissues.
-
-    Raises:
-        DataError: no rows, or not all have the same tissues.
+    measure is not defined. All rows must be of the same tissues.
     """
     table = [
         {"subject": row.subject, "part": row.part, "method": row.method} | row.scores.as_row()
@@ -324,28 +255,13 @@ def write_subject_scores(path: Path, rows: Sequence[SubjectScores]) -> None:
                 f"{row.subject} ({row.method}) was scored on {', '.join(row.scores.tissues)}, but"
                 f" {rows[0].subject} on {', '.join(rows[0].scores.tissues)}; score all on the same"
             )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with unfinished.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(table[0]))
-            writer.writeheader()
-            writer.writerows(table)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-_SCORES_HEIGHT = 2.9  # inches
-_VOLUMES_HEIGHT = 2.0  # inches of a row
-_SMALL_POINTS = 6.0
-_FEWEST_FOR_A_BOX = 5  # subjects; of fewer, quartiles say nothing that the points do not
-_FEWEST_FOR_LIMITS = 3  # subjects; of fewer, there are no limits of agreement
-_TISSUE_WIDTH = 0.84  # of the distance between two tissues, shared by the methods
-_METHOD_MARKERS = "osDv"  # of the methods, the first one's filled
-_SOLID = (0.0, ())
-_DASHED = (0.0, (4.0, 1.5))
-_LIMITS = 1.96  # standard deviations: 95 % of normally distributed differences
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, list(table[0]))
+        writer.writeheader()
+        writer.writerows(table)
 
 
 def scores_figure(rows: Sequence[SubjectScores], path: Path | str, *, title: str = "") -> None:
@@ -367,12 +283,12 @@ def scores_figure(rows: Sequence[SubjectScores], path: Path | str, *, title: str
     path = checked_png(path)
     by_method = _by_method(rows)
     tissues = list(rows[0].scores.tissues)
+    width = _TISSUE_WIDTH / len(by_method)
     with page_style():
         figure = Figure(figsize=(PAGE_WIDTH * 0.75, _SCORES_HEIGHT), layout="constrained")
         axes = figure.add_subplot()
         for i, tissue in enumerate(tissues):
             for j, scores in enumerate(by_method.values()):
-                width = _TISSUE_WIDTH / len(by_method)
                 x = i + (j - (len(by_method) - 1) / 2) * width
                 _draw_dice(axes, x, width, tissue, [score[tissue] for score in scores], j)
         axes.set_xticks(range(len(tissues)), [tissue.upper() for tissue in tissues])
@@ -381,9 +297,12 @@ def scores_figure(rows: Sequence[SubjectScores], path: Path | str, *, title: str
         axes.set_xlim(-0.5, len(tissues) - 0.5)
         axes.set_ylim(max(0.0, axes.get_ylim()[0]), 1.02)
         axes.set_ylabel(f"Dice of the {rows[0].part} subjects")
-        if title:
-            figure.suptitle(title, weight="bold", fontsize="medium")
-        _name_methods(figure, list(by_method))
+        handles = [
+            Line2D([], [], label=method, color="0.3", **_points(j, "0.3", size=4))
+            for j, method in enumerate(by_method)
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+        _write_title(figure, title)
         save_png(figure, path)
 
 
@@ -392,16 +311,8 @@ def volumes_figure(rows: Sequence[SubjectScores], path: Path | str, *, title: st
 
     After Bland and Altman (Lancet 1986): with three or more subjects a solid line is the mean
     difference, dashed ones are 1.96 sample standard deviations away from it. A row of panels for
-    each method, a panel for each tissue; every panel has its own range.
-
-    Args:
-        rows: scores of one part of the split; methods in the order of their first row.
-        path: the PNG to write.
-        title: above the figure, such as the data set, or that the data are synthetic.
-
-    Raises:
-        DataError: no rows, rows of several parts or tissues, or a subject twice by one method.
-        ConfigError: a path that is no PNG.
+    each method, a panel for each tissue; every panel has its own range. Arguments and refusals are
+    those of ``scores_figure``.
     """
     path = checked_png(path)
     by_method = _by_method(rows)
@@ -418,14 +329,14 @@ def volumes_figure(rows: Sequence[SubjectScores], path: Path | str, *, title: st
             row[0].set_ylabel("predicted − true (ml)")
         for axes in panels[-1]:
             axes.set_xlabel("mean of predicted and true volume (ml)")
-        if title:
-            figure.suptitle(title, weight="bold", fontsize="medium")
         if max(map(len, by_method.values())) >= _FEWEST_FOR_LIMITS:
+            styles: dict[str, Any] = {"mean difference": "solid", "mean ± 1.96 sd": DASHED}
             lines = [
                 Line2D([], [], color="0.3", linewidth=0.9, linestyle=style, label=label)
-                for style, label in ((_SOLID, "mean difference"), (_DASHED, "mean ± 1.96 sd"))
+                for label, style in styles.items()
             ]
             figure.legend(handles=lines, loc="outside lower center", ncols=2)
+        _write_title(figure, title)
         save_png(figure, path)
 
 
@@ -447,8 +358,25 @@ def _by_method(rows: Sequence[SubjectScores]) -> dict[str, list[Mapping[str, Tis
             raise DataError(f"{row.subject} has two rows of scores by {row.method}; keep one")
         subjects[row.subject] = row.scores.tissues
     return {
-        method: [subjects[name] for name in sorted(subjects)]
+        method: [scores for _, scores in sorted(subjects.items())]
         for method, subjects in by_method.items()
+    }
+
+
+def _write_title(figure: Figure, title: str) -> None:
+    if title:
+        figure.suptitle(title, weight="bold", fontsize="medium")
+
+
+def _points(method: int, colour: Any, size: float) -> dict[str, Any]:
+    """How a method's points look: filled for the first one."""
+    return {
+        "linestyle": "none",
+        "marker": MARKERS[method % len(MARKERS)],
+        "markersize": size,
+        "markeredgewidth": 0.7,
+        "markeredgecolor": colour,
+        "markerfacecolor": "white" if method else colour,
     }
 
 
@@ -463,7 +391,7 @@ def _draw_dice(
     """A column of the box plot: a box on the left, if there is one, and the points beside it."""
     dice = np.array([score.dice for score in scores])
     known = dice[~np.isnan(dice)]
-    colour, first = tissue_colour(tissue), method == 0
+    colour = tissue_colour(tissue)
     left, right = -0.15, 0.15
     if known.size >= _FEWEST_FOR_A_BOX:
         left, right = 0.05, 0.4
@@ -478,56 +406,24 @@ def _draw_dice(
             capprops={"linewidth": 0.6},
             manage_ticks=False,
         )
-        box["boxes"][0].set(facecolor=(*colour, 0.25) if first else "white", linewidth=0.6)
+        box["boxes"][0].set(facecolor="white" if method else (*colour, 0.25), linewidth=0.6)
     # Side by side in the order of the subjects: the same place in the columns of all methods.
     shift = left + (right - left) * (np.arange(dice.size) + 0.5) / dice.size
-    axes.plot(
-        x + shift * width,
-        dice,
-        linestyle="none",
-        marker=_METHOD_MARKERS[method % len(_METHOD_MARKERS)],
-        markersize=3,
-        markeredgewidth=0.7,
-        clip_on=False,  # a missed structure lies on the lower edge
-        markeredgecolor=colour,
-        markerfacecolor=colour if first else "white",
-        zorder=3,
-    )
+    # Not clipped: a missed structure lies on the lower edge.
+    axes.plot(x + shift * width, dice, clip_on=False, zorder=3, **_points(method, colour, size=3))
+    missed = sum(score.missed for score in scores)
+    deviation = f"\n± {known.std(ddof=1):.3f}" if known.size > 1 else ""
+    mean = f"{known.mean():.3f}{deviation}\n" if known.size else ""
     axes.annotate(
-        _in_numbers(known, sum(score.missed for score in scores)),
+        f"{mean}n = {known.size}" + (f", {missed} missed" if missed else ""),
         (x, 1),
         (0, 3),
         xycoords=("data", "axes fraction"),
         textcoords="offset points",
         ha="center",
         va="bottom",
-        fontsize=_SMALL_POINTS,
+        fontsize=SMALL_POINTS,
     )
-
-
-def _in_numbers(dice: npt.NDArray[np.float64], missed: int) -> str:
-    if dice.size == 0:
-        return "n = 0"
-    deviation = f"\n± {dice.std(ddof=1):.3f}" if dice.size > 1 else ""
-    lost = f", {missed} missed" if missed else ""
-    return f"{dice.mean():.3f}{deviation}\nn = {dice.size}{lost}"
-
-
-def _name_methods(figure: Figure, methods: Sequence[str]) -> None:
-    handles = [
-        Line2D(
-            [],
-            [],
-            linestyle="none",
-            marker=_METHOD_MARKERS[i % len(_METHOD_MARKERS)],
-            markersize=4,
-            color="0.3",
-            markerfacecolor="0.3" if i == 0 else "white",
-            label=method,
-        )
-        for i, method in enumerate(methods)
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
 
 def _draw_volumes(axes: Axes, tissue: str, scores: Sequence[TissueScore]) -> None:
@@ -540,7 +436,7 @@ def _draw_volumes(axes: Axes, tissue: str, scores: Sequence[TissueScore]) -> Non
         (truth + predicted) / 2,
         difference,
         linestyle="none",
-        marker=tissue_marker(tissue),
+        marker=_MARKERS.get(tissue, "D"),
         markersize=4,
         markeredgewidth=0,
         color=colour,
@@ -549,7 +445,7 @@ def _draw_volumes(axes: Axes, tissue: str, scores: Sequence[TissueScore]) -> Non
     if difference.size >= _FEWEST_FOR_LIMITS:
         mean, spread = difference.mean(), _LIMITS * difference.std(ddof=1)
         lines = (mean, mean + spread, mean - spread)
-        for height, style in zip(lines, (_SOLID, _DASHED, _DASHED), strict=True):
+        for height, style in zip(lines, ("solid", DASHED, DASHED), strict=True):
             axes.axhline(height, color=colour, linestyle=style, linewidth=0.9)
             axes.annotate(
                 f"{height:+.3g}".replace("-", "−"),
@@ -558,7 +454,7 @@ def _draw_volumes(axes: Axes, tissue: str, scores: Sequence[TissueScore]) -> Non
                 xycoords=("axes fraction", "data"),
                 textcoords="offset points",
                 va="center",
-                fontsize=_SMALL_POINTS,
+                fontsize=SMALL_POINTS,
                 color="0.3",
             )
         axes.update_datalim([(truth[0], height) for height in lines])

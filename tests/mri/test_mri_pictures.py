@@ -1,5 +1,6 @@
-"""Figures of tissues: what is drawn where, read back from the figures themselves."""
+"""Figures and table of tissues: what is drawn where, read back from figures and file themselves."""
 
+import csv
 import math
 from itertools import combinations, pairwise
 
@@ -11,15 +12,16 @@ from test_colours import VISION, as_seen
 
 from psc.errors import ConfigError, DataError
 from psc.metrics.tissues import TissueScore, TissueScores
-from psc.mri import pictures as tissue_figures
-from psc.mri import pictures as tissue_slices
+from psc.mri import pictures
 from psc.mri.pictures import (
     DIFFERENCE_COLOUR,
+    NETWORK,
     SubjectScores,
     scores_figure,
     slices_figure,
     tissue_colour,
     volumes_figure,
+    write_subject_scores,
 )
 from psc.mri.tissues import CSF, GM, TISSUES, WM
 
@@ -38,8 +40,7 @@ def drawn(monkeypatch):
 
     def draw(function, *arguments, **options):
         figures = []
-        for module in (tissue_figures, tissue_slices):
-            monkeypatch.setattr(module, "save_png", lambda figure, path: figures.append(figure))
+        monkeypatch.setattr(pictures, "save_png", lambda figure, path: figures.append(figure))
         function(*arguments, "figure.png", **options)
         return figures[0]
 
@@ -210,8 +211,8 @@ def test_panels_are_as_large_as_their_millimetres(drawn, brain):
         scales += [box.width * width / millimetres[right], box.height * height / millimetres[up]]
     np.testing.assert_allclose(scales, scales[0])
     (bar,) = figure.axes[0].patches
-    assert bar.get_width() == 10  # of 10 and 20 mm the longer that is below 0.4 × 32
-    assert "10 mm" in [text.get_text() for text in figure.axes[0].texts]
+    assert bar.get_width() * 32 == 5  # of 5 and 10 mm the longer that is below 0.3 × 32
+    assert "5 mm" in [text.get_text() for text in figure.axes[0].texts]
 
 
 def test_a_centre_chooses_the_slices(drawn, brain):
@@ -237,9 +238,21 @@ def test_a_picture_of_a_brain_is_written(brain, tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "match"),
     [
-        ({"image": np.zeros((40, 30))}, DataError, "image must have shape"),
-        ({"labels": np.zeros((40, 30, 21), np.uint8)}, DataError, "labels has shape"),
-        ({"prediction": np.zeros((1, 30, 20), np.uint8)}, DataError, "prediction has shape"),
+        (
+            {"image": np.zeros((40, 30))},
+            DataError,
+            r"must have one shape \(D, H, W\), found \(40, 30\)",
+        ),
+        (
+            {"labels": np.zeros((40, 30, 21), np.uint8)},
+            DataError,
+            r"and prediction must.*\(40, 30, 21\)",
+        ),
+        (
+            {"prediction": np.zeros((1, 30, 20), np.uint8)},
+            DataError,
+            r"must have one.*\(1, 30, 20\)",
+        ),
         ({"prediction": np.full((40, 30, 20), 4, np.uint8)}, DataError, "found 4 to 4"),
         ({"voxel_size": (1.0, 0.0, 1.0)}, DataError, "voxel_size"),
         ({"centre": (40, 0, 0)}, ConfigError, r"found \(40, 0, 0\)"),
@@ -265,3 +278,66 @@ def test_tissues_are_told_apart_with_any_colour_vision(vision):
     colours = np.array([tissue_colour(tissue) for tissue in TISSUES])
     lab = rgb2lab(as_seen(colours, vision)[None])[0]
     assert min(deltaE_ciede2000(one, other) for one, other in combinations(lab, 2)) > 18
+
+
+def scored(subject, method=NETWORK, dice=1 / 3, tissues=("csf", "gm"), **changes):
+    values = {
+        "dice": dice, "hd95": 2.5, "volume_truth": 4.0, "volume_predicted": 5.0,
+        "volume_difference": 25.0, "missed": False, "invented": False,
+    }  # fmt: skip
+    score = TissueScore(**(values | changes))
+    return SubjectScores(subject, "test", method, TissueScores(dict.fromkeys(tissues, score)))
+
+
+def read(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_row_is_read_back_unrounded(tmp_path):
+    path = tmp_path / "new" / "scores.csv"
+    rows = [
+        scored("IBSR_01"),
+        scored("IBSR_01", "gaussian mixture", dice=0.0, missed=True),
+        scored("Läuferin, 2", dice=math.nan, volume_difference=math.nan),
+    ]
+
+    write_subject_scores(path, rows)
+
+    found = read(path)
+    assert list(found[0])[:6] == ["subject", "part", "method", "dice_csf", "dice_gm", "dice_mean"]
+    assert list(found[0])[3:] == list(rows[0].scores.as_row())
+    assert [line["subject"] for line in found] == ["IBSR_01", "IBSR_01", "Läuferin, 2"]
+    assert [line["method"] for line in found] == ["network", "gaussian mixture", "network"]
+    assert {line["part"] for line in found} == {"test"}
+    assert float(found[0]["dice_gm"]) == 1 / 3
+    assert [line["missed"] for line in found] == ["0", "2", "0"]
+    assert (found[2]["dice_csf"], found[2]["dice_mean"], found[2]["hd95_csf"]) == ("", "", "2.5")
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failed_writing_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "scores.csv"
+    write_subject_scores(path, [scored("IBSR_01")])
+    before = path.read_bytes()
+
+    def fail(self, rows):
+        self.writer.writerow(["half"])
+        raise OSError("disk full")
+
+    monkeypatch.setattr(csv.DictWriter, "writerows", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_subject_scores(path, [scored("IBSR_02")])
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_nothing_and_different_tissues_are_refused(tmp_path):
+    path = tmp_path / "scores.csv"
+    with pytest.raises(DataError, match="no scores to write"):
+        write_subject_scores(path, [])
+    with pytest.raises(
+        DataError, match=r"IBSR_02 \(network\) was scored on gm, but IBSR_01 on csf"
+    ):
+        write_subject_scores(path, [scored("IBSR_01"), scored("IBSR_02", tissues=("gm",))])
+    assert not path.exists()
