@@ -14,15 +14,14 @@ from psc.accounting.forward import ExampleInput, prepared
 
 @dataclass(frozen=True)
 class ActivationMemory:
-    """Bytes in float32 for one batch, as PyTorch's plain formulation on the CPU keeps them.
+    """Bytes in float32 for one batch, as PyTorch on the CPU keeps them.
 
     Attributes:
         saved: what one forward pass in training mode saves for the backward pass: every storage
             once (layers that work in place share theirs with the layer before), the input
             included, parameters and buffers not. Positions of maxima count 8 bytes each, as they
             are int64. Not in it: the loss, gradients, the optimiser's state, workspace of the
-            convolutions, and the copies that the folded formulation makes
-            (``psc.block.folding``).
+            convolutions, and copies that ``psc.block.convolution`` makes of small volumes.
         largest: the largest single tensor that an operation of that pass returns; a forward pass
             alone needs this much, and the operation's inputs.
     """

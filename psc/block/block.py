@@ -5,12 +5,12 @@ compare with.
 """
 
 import math
+import warnings
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from psc.block.folding import Formulation, add, concatenate, folds
 from psc.block.stream import (
     MERGES,
     ConvolutionOptions,
@@ -23,6 +23,8 @@ from psc.block.stream import (
     stream_channels,
 )
 from psc.errors import ConfigError
+
+_CHANNELS = -4  # of (N, C, D, H, W), and of (C, D, H, W), which nn.Conv3d takes too
 
 # ----------------------------------------
 # How many filters M a stream of P_mSC_n gets: Eq. 5 of the paper and its caps.
@@ -140,8 +142,8 @@ class PSCBlock(Segment):
             convolution (but for rounding), concatenated ones fewer.
         maximum_width: cap of the M that Eq. 5 gives; None for none.
         merge: "concatenate", as published, or "sum".
-        options: kernel size, padding, normalisation, activation, formulation. Single fields may be
-            given as keywords (``padding="valid"``) instead.
+        options: kernel size, padding, normalisation, activation. Single fields may be given as
+            keywords (``padding="valid"``) instead.
 
     Input (N, in_channels, D, H, W), result (N, out_channels, D', H', W'), dtype kept.
 
@@ -208,23 +210,10 @@ class PSCBlock(Segment):
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, D, H, W) → (N, out_channels, D', H', W')."""
         results: list[Tensor] = [stream(x) for stream in self.streams]
-        if len(results) == 1:
-            return results[0]
-        if self.after_sum is None:
-            return concatenate(results, folded=folds(x, self.formulation))
-        y: Tensor = self.after_sum(add(results))
-        return y
-
-    @property
-    def formulation(self) -> Formulation:
-        """How the convolutions are computed (``psc.block.folding``); may be set at any time."""
-        first: Stream = self.streams[0]  # type: ignore[assignment]
-        return first.formulation
-
-    @formulation.setter
-    def formulation(self, formulation: Formulation) -> None:
-        for stream in self.streams:
-            stream.formulation = formulation  # type: ignore[assignment]
+        if self.after_sum is not None:
+            y: Tensor = self.after_sum(sum(results[1:], start=results[0]))
+            return y
+        return results[0] if len(results) == 1 else torch.cat(results, dim=_CHANNELS)
 
     def extra_repr(self) -> str:
         """The paper's name of the block, and M."""
@@ -281,6 +270,13 @@ def _after_sum(channels: int, options: ConvolutionOptions) -> nn.Sequential:
 
 
 def _override(options: ConvolutionOptions, overrides: dict[str, object]) -> ConvolutionOptions:
+    if overrides.pop("formulation", None) is not None:
+        warnings.warn(
+            "PSCBlock's formulation has no effect any more: on a CPU the fast kernels compute on "
+            "nn.Conv3d's own tensors (psc.block.convolution)",
+            DeprecationWarning,
+            stacklevel=3,
+        )
     unknown = overrides.keys() - ConvolutionOptions.__dataclass_fields__.keys()
     if unknown:
         known = ", ".join(ConvolutionOptions.__dataclass_fields__)

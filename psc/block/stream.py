@@ -1,26 +1,18 @@
-"""One stream of P_mSC_n: 2D convolutions in a plane, then one 1D convolution across it."""
+"""One stream of P_mSC_n: 2D convolutions in a plane, then one 1D convolution across it.
+
+And what it, and every unit of a network, is made of: a convolution with its normalisation and
+activation.
+"""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from torch import Tensor, nn
+from torch import nn
 
-from psc.block.folding import (
-    Formulation,
-    check_formulation,
-    fold,
-    folded_axis_convolution,
-    folded_plane_convolution,
-    folds,
-    unfold,
-)
+from psc.block.convolution import conv3d
 from psc.errors import ConfigError
-
-# ----------------------------------------
-# One convolution with its normalisation and activation: what blocks and segments are made of.
-
 
 Padding = Literal["same", "valid"]
 Triple = tuple[int, int, int]
@@ -60,7 +52,6 @@ class ConvolutionOptions:
     pre_activation: bool = False
     final_norm: bool = True
     bias: bool | None = None
-    formulation: Formulation = "auto"
 
     def __post_init__(self) -> None:
         """Refuse what no convolution of ours can do."""
@@ -68,7 +59,6 @@ class ConvolutionOptions:
             raise ConfigError(f"kernel_size must be odd and positive, got {self.kernel_size}")
         if self.padding not in ("same", "valid"):
             raise ConfigError(f"padding must be 'same' or 'valid', got {self.padding!r}")
-        check_formulation(self.formulation)
 
 
 class Segment(nn.Module):
@@ -86,16 +76,14 @@ def convolution(
     options: ConvolutionOptions,
     *,
     last: bool,
-    build: Callable[..., nn.Conv3d] = nn.Conv3d,
 ) -> nn.Sequential:
     """One convolution with its normalisation and activation, in the order that options say."""
     same = options.padding == "same"
     padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2) if same else (0, 0, 0)
     bias = has_bias(options, last=last)
-    convolution = build(in_channels, out_channels, kernel, stride, padding, bias=bias)
     channels = in_channels if options.pre_activation else out_channels
     layers = norm_and_activation(channels, options, last=last)
-    layers["conv"] = convolution
+    layers["conv"] = conv3d(in_channels, out_channels, kernel, stride, padding, bias=bias)
     if not options.pre_activation:
         layers.move_to_end("conv", last=False)
     return nn.Sequential(layers)
@@ -136,11 +124,7 @@ def _is_active(options: ConvolutionOptions, last: bool) -> bool:
 
 
 def check_positive(in_channels: int, out_channels: int, **values: int) -> None:
-    """Refuse sizes below 1.
-
-    Raises:
-        ConfigError: naming the first.
-    """
+    """Refuse sizes below 1."""
     values = {"in_channels": in_channels, "out_channels": out_channels, **values}
     for name, value in values.items():
         if value < 1:
@@ -152,9 +136,6 @@ Merge = Literal["concatenate", "sum"]
 of them, which are added up (Eq. 3)."""
 
 MERGES: tuple[Merge, ...] = ("concatenate", "sum")
-
-_IN_PLACE = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SiLU)
-"""Elementwise activations that may work in place, whatever the shape."""
 
 
 def stream_channels(out_channels: int, m: int, merge: Merge) -> list[int]:
@@ -168,90 +149,11 @@ def stream_channels(out_channels: int, m: int, merge: Merge) -> list[int]:
     return [out_channels // m + (s < out_channels % m) for s in range(m)]
 
 
-class FoldableStream(nn.Sequential):
-    """2D convolutions across an axis and 1D ones along it, and whatever stands between.
-
-    Where ``psc.block.folding.folds`` says so, its convolutions are computed on folded views. That
-    takes ``stream_convolution`` with zeros on both sides as padding, without groups and dilation;
-    with any other the whole stream is computed plainly.
-
-    Args:
-        parts: layers by name, in their order.
-        axis: 0, 1 or 2 (D, H, W).
-        formulation: how the convolutions are computed; may be set anew.
-
-    Raises:
-        ConfigError: for an unknown formulation, also when it is set.
-    """
-
-    def __init__(
-        self,
-        parts: OrderedDict[str, nn.Module],
-        axis: int,
-        formulation: Formulation = "auto",
-    ) -> None:
-        super().__init__(parts)
-        self._axis = axis
-        self.formulation = formulation
-
-    @property
-    def formulation(self) -> Formulation:
-        """How the convolutions are computed (``psc.block.folding``)."""
-        return self._formulation
-
-    @formulation.setter
-    def formulation(self, formulation: Formulation) -> None:
-        check_formulation(formulation)
-        self._formulation = formulation
-
-    def folds(self, x: Tensor) -> bool:
-        """Whether it computes the input x (N, C, D, H, W) on folded views."""
-        if not folds(x, self.formulation):
-            return False
-        convolutions = (part for part in self._layers() if isinstance(part, _StreamConv3d))
-        return all(part.can_fold(self._axis) for part in convolutions)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, D, H, W) → (N, out_channels, D', H', W').
-
-        Folded, the result has its channels last in memory.
-        """
-        if not self.folds(x):
-            for layer in self:
-                x = layer(x)
-            return x
-        axis = self._axis
-        x = fold(x, axis)
-        waiting = list(self._layers())[::-1]
-        while waiting:
-            layer = waiting.pop()
-            if not isinstance(layer, _StreamConv3d):
-                x = self._between(layer, x)
-                continue
-            follows = waiting[-1] if waiting else None
-            fused = isinstance(follows, _IN_PLACE) and follows.inplace
-            activation = waiting.pop() if fused else None
-            x = fold(layer(unfold(x, axis), folded_axis=axis, activation=activation), axis)
-        return unfold(x, axis)
-
-    def _layers(self) -> Iterable[nn.Module]:
-        """Convolutions and what stands between them, in the order of the data."""
-        return self
-
-    def _between(self, layer: nn.Module, x: Tensor) -> Tensor:
-        """A layer other than a convolution, on a folded volume.
-
-        It may do anything, so that it is shown the volume as it is.
-        """
-        return fold(layer(unfold(x, self._axis)), self._axis)
-
-
-class Stream(FoldableStream):
+class Stream(nn.Sequential):
     """n 2D convolutions (d×d) across ``axis``, then a 1D convolution along it.
 
     Its parts are named ``plane_1`` … ``plane_n`` and ``axis``, each with its ``conv`` and, as the
-    options say, ``norm`` and ``activation``. Parameters are those of ``nn.Conv3d`` whatever
-    ``formulation`` computes them, so that checkpoints do not depend on it; it may be set anew.
+    options say, ``norm`` and ``activation``.
 
     Args:
         in_channels: channels that enter.
@@ -261,7 +163,7 @@ class Stream(FoldableStream):
         n: number of 2D convolutions.
         stride: in all three axes: the first 2D convolution takes it in the plane, the 1D
             convolution along the axis.
-        options: kernel size, padding, normalisation, activation, formulation.
+        options: kernel size, padding, normalisation, activation.
         line: options of the 1D convolution where they are others.
     """
 
@@ -280,108 +182,16 @@ class Stream(FoldableStream):
         parts: OrderedDict[str, nn.Module] = OrderedDict()
         channels = in_channels
         for i in range(n):
+            step = _across(axis, stride if i == 0 else 1)
             parts[f"plane_{i + 1}"] = convolution(
-                channels,
-                width,
-                _across(axis, d),
-                _across(axis, stride if i == 0 else 1),
-                options,
-                last=False,
-                build=stream_convolution,
+                channels, width, _across(axis, d), step, options, last=False
             )
             channels = width
+        extent, step = _along(axis, n * (d - 1) + 1), _along(axis, stride)
         parts["axis"] = convolution(
-            channels,
-            out_channels,
-            _along(axis, n * (d - 1) + 1),
-            _along(axis, stride),
-            line or options,
-            last=True,
-            build=stream_convolution,
+            channels, out_channels, extent, step, line or options, last=True
         )
-        super().__init__(parts, axis, options.formulation)
-
-    def _layers(self) -> Iterable[nn.Module]:
-        """Those of all parts."""
-        return [layer for part in self for layer in part.children()]
-
-    def _between(self, layer: nn.Module, x: Tensor) -> Tensor:
-        """A norm or an activation; it treats all voxels alike, in whatever order they lie."""
-        y: Tensor = layer(x)
-        return y
-
-
-def stream_convolution(*args: Any, **options: Any) -> nn.Conv3d:
-    """A convolution of a ``FoldableStream``, with the arguments of ``nn.Conv3d``."""
-    return _StreamConv3d(*args, **options)
-
-
-class _StreamConv3d(nn.Conv3d):  # private: accounts of a network name the first public class
-    """``nn.Conv3d`` that also computes a 2D or 1D kernel on folded views."""
-
-    def forward(
-        self, x: Tensor, *, folded_axis: int | None = None, activation: nn.Module | None = None
-    ) -> Tensor:
-        """(N, C, D, H, W) → (N, C', D', H', W'), as ``nn.Conv3d``.
-
-        Args:
-            x: the volume; without a copy where it is folded in memory.
-            folded_axis: of the stream, to compute on folded views, with such a view as the
-                result; ``can_fold`` must allow it.
-            activation: follows the folded convolution, elementwise.
-        """
-        if folded_axis is None:
-            return super().forward(x)
-        padding = symmetric_padding(self)
-        assert padding is not None
-        p, q = (a for a in range(AXES) if a != folded_axis)
-        x = fold(x, folded_axis)
-        if not self._acts_along(folded_axis, padding):
-            y = folded_plane_convolution(
-                x,
-                self.weight.select(2 + folded_axis, 0),
-                self.bias,
-                (self.stride[p], self.stride[q]),
-                (padding[p], padding[q]),
-                activation,
-            )
-        else:
-            y = folded_axis_convolution(
-                x,
-                self.weight.flatten(2),
-                self.bias,
-                self.stride[folded_axis],
-                padding[folded_axis],
-                activation,
-            )
-        return unfold(y, folded_axis)
-
-    def can_fold(self, axis: int) -> bool:
-        """Whether folded views compute it: 2D across the axis or 1D along it, and no options."""
-        padding = symmetric_padding(self)
-        if padding is None or self.padding_mode != "zeros":
-            return False
-        if self.groups != 1 or any(step != 1 for step in self.dilation):
-            return False
-        along = [a for a in range(AXES) if self._acts_along(a, padding)]
-        return axis not in along or along == [axis]
-
-    def _acts_along(self, axis: int, padding: Triple) -> bool:
-        return self.kernel_size[axis] > 1 or self.stride[axis] > 1 or padding[axis] > 0
-
-
-def symmetric_padding(layer: nn.Conv3d) -> Triple | None:
-    """Voxels that a convolution pads on each side along D, H and W.
-
-    None where "same" pads one more on one side, as it does for even kernels.
-    """
-    if not isinstance(layer.padding, str):
-        d, h, w = layer.padding
-        return d, h, w
-    if layer.padding == "valid":
-        return 0, 0, 0
-    d, h, w = (s * (k - 1) for s, k in zip(layer.dilation, layer.kernel_size, strict=True))
-    return None if d % 2 or h % 2 or w % 2 else (d // 2, h // 2, w // 2)
+        super().__init__(parts)
 
 
 def _along(axis: int, size: int) -> Triple:

@@ -7,9 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from psc.block.convolution import triple
 from psc.block.stream import Merge, Triple, stream_channels
 from psc.conversion.following import Link
-from psc.conversion.layers import Geometry, SeparableConv3d, SeparableRun3d, exact_widths, triple
+from psc.conversion.layers import Geometry, SeparableConv3d, SeparableRun3d, exact_widths
 from psc.decomposition import (
     Factorisation,
     StreamFactors,

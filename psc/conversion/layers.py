@@ -10,16 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from psc.block.block import MINIMUM_WIDTH, check_streams, stream_width
-from psc.block.folding import Formulation, add, concatenate, fold
-from psc.block.stream import (
-    AXES,
-    FoldableStream,
-    Merge,
-    Triple,
-    stream_channels,
-    stream_convolution,
-    symmetric_padding,
-)
+from psc.block.convolution import conv3d, symmetric_padding, triple
+from psc.block.stream import AXES, Merge, Triple, stream_channels
 from psc.errors import ConfigError
 
 # ----------------------------------------
@@ -167,7 +159,7 @@ class ParallelStreams(nn.Module):
 
     def __init__(
         self,
-        streams: Sequence[FoldableStream],
+        streams: Sequence[nn.Sequential],
         merge: Merge,
         widths: Sequence[int],
         order: Tensor | None,
@@ -180,32 +172,14 @@ class ParallelStreams(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, D, H, W) → (N, out_channels, D', H', W')."""
-        folded = all(stream.folds(x) for stream in self.streams)  # type: ignore[operator]
-        # Once for all streams: from channels last, each brings its axis to the front much faster.
-        entering = fold(x, 0) if folded else x
-        results: list[Tensor] = [stream(entering) for stream in self.streams]
-        if self.channel_order is not None:
-            y = concatenate(results, folded=False)
+        results: list[Tensor] = [stream(x) for stream in self.streams]
+        if self.channel_order is None:
+            return sum(results[1:], start=results[0])
+        y = torch.cat(results, dim=_CHANNELS)
+        if isinstance(y, torch.fx.Proxy) or y.is_contiguous():  # of a proxy nothing is known
             return y.index_select(_CHANNELS, self.channel_order)
-        y = add(results)
-        # As of nn.Conv3d: networks view the result as the layout of their input allows.
-        return y.contiguous() if folded and not _has_channels_last(x) else y
-
-    @property
-    def formulation(self) -> Formulation:
-        """How the convolutions are computed (``psc.block.folding``); may be set at any time."""
-        first: FoldableStream = self.streams[0]  # type: ignore[assignment]
-        return first.formulation
-
-    @formulation.setter
-    def formulation(self, formulation: Formulation) -> None:
-        for stream in self.streams:
-            stream.formulation = formulation  # type: ignore[assignment]
-
-
-def _has_channels_last(x: Tensor) -> bool:
-    """Whether the channels of (N, C, D, H, W) are last in memory, told apart for C = 1 too."""
-    return x.stride(1) == 1
+        # index_select gives channels first; with the channels last in memory, they stay there.
+        return y.movedim(_CHANNELS, -1).index_select(-1, self.channel_order).movedim(-1, _CHANNELS)
 
 
 def checked_channels(out_channels: int, widths: Sequence[int], n: int, merge: Merge) -> list[int]:
@@ -318,7 +292,7 @@ class SeparableConv3d(ParallelStreams):
             # Summed streams share one bias.
             own_bias = bias and (merge == "concatenate" or axis == 0)
             layers["line"] = part(groups * width, groups * count, along, own_bias)
-            streams.append(FoldableStream(layers, axis))
+            streams.append(nn.Sequential(layers))
         order = initial_order(out_channels, groups, counts, merge)
         super().__init__(streams, merge, widths, None if order is None else order.to(device))
         # Under the names of nn.Conv3d, for networks that look at their layers' shapes.
@@ -357,12 +331,6 @@ class SeparableConv3d(ParallelStreams):
         )
 
 
-def triple(values: Sequence[int]) -> Triple:
-    """Three numbers, which the types of ``nn.Conv3d`` leave open."""
-    d, h, w = values
-    return d, h, w
-
-
 def _where(kept: Triple, values: Triple, otherwise: int) -> Triple:
     a, b, c = (v if k else otherwise for k, v in zip(kept, values, strict=True))
     return a, b, c
@@ -371,8 +339,8 @@ def _where(kept: Triple, values: Triple, otherwise: int) -> Triple:
 def stream_part(initialise: bool) -> Callable[..., nn.Conv3d]:
     """What builds the convolutions of a stream, with or without weights to start from."""
     if initialise:
-        return stream_convolution
-    return partial(uninitialised, build=stream_convolution)
+        return conv3d
+    return partial(uninitialised, build=conv3d)
 
 
 def uninitialised(
@@ -481,7 +449,7 @@ class SeparableRun3d(ParallelStreams):
                 device=device,
                 dtype=dtype,
             )
-            streams.append(FoldableStream(parts, axis))
+            streams.append(nn.Sequential(parts))
         order = initial_order(out_channels, 1, counts, merge)
         super().__init__(streams, merge, widths, None if order is None else order.to(device))
         self.in_channels, self.out_channels = in_channels, out_channels

@@ -17,6 +17,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from psc.block.convolution import conv3d
 from psc.block.stream import ConvolutionOptions, Padding, Segment
 from psc.block.unit import SegmentFactory
 from psc.errors import ConfigError
@@ -105,7 +106,7 @@ def norm_relu_conv(
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     layers["norm"] = nn.BatchNorm3d(in_channels)
     layers["activation"] = nn.ReLU(inplace=True)
-    layers["conv"] = nn.Conv3d(in_channels, out_channels, factor, factor, bias=bias)
+    layers["conv"] = conv3d(in_channels, out_channels, factor, factor, bias=bias)
     return nn.Sequential(layers)
 
 
@@ -125,7 +126,7 @@ def upsampler(channels: int, classes: int, factor: int, upsampling: Upsampling) 
     """
     if upsampling == "interpolation":
         layers: OrderedDict[str, nn.Module] = OrderedDict()
-        layers["conv"] = nn.Conv3d(channels, classes, 1, bias=False)
+        layers["conv"] = conv3d(channels, classes, 1, bias=False)
         layers["interpolate"] = nn.Upsample(
             scale_factor=factor, mode="trilinear", align_corners=False
         )

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from psc.block.block import balance_sums
+from psc.block.convolution import conv3d
 from psc.block.stream import ConvolutionOptions, Padding, Segment
 from psc.block.unit import SegmentFactory
 from psc.networks.geometry import VolumeNetwork, check_at_least
@@ -82,9 +83,9 @@ class UNet(VolumeNetwork):
         self.upsample = nn.ModuleList(
             nn.ConvTranspose3d(coarse, coarse, 2, 2, bias=False) for coarse, _ in pairs
         )
-        self.reduce = nn.ModuleList(nn.Conv3d(coarse, fine, 1) for coarse, fine in pairs)
+        self.reduce = nn.ModuleList(conv3d(coarse, fine, 1) for coarse, fine in pairs)
         self.decoder = nn.ModuleList(level_segment(2 * fine, fine) for _, fine in pairs)
-        self.head = nn.Conv3d(widths[0], out_channels, 1)
+        self.head = conv3d(widths[0], out_channels, 1)
         self._reset_parameters()
 
         # What one level's segment sees beyond a voxel, in that level's voxels (all levels alike).

@@ -17,10 +17,16 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import timing
-from benchmarks.operator import BLOCKS, PEER, block_configuration, configuration, with_peer
+from benchmarks.operator import (
+    BLOCKS,
+    PEER,
+    Formulation,
+    block_configuration,
+    configuration,
+    with_peer,
+    write_by_hand,
+)
 from benchmarks.timing import Conditions, Layout, Row, Steps, Timing, ratio
-from psc.block.block import PSCBlock
-from psc.block.folding import Formulation
 from psc.config.schema import BackboneConfig, DenseNetConfig, ResNetConfig, UNetConfig
 from psc.errors import ConfigError
 from psc.networks.build import build_network
@@ -183,9 +189,7 @@ def candidates_for(
 
     def build(block: str) -> nn.Module:
         network = build_network(_backbone(backbone), block_configuration(block))
-        for module in network.modules():
-            if isinstance(module, PSCBlock):
-                module.formulation = formulation  # no configuration has it: "auto" is for users
+        write_by_hand(network, formulation)
         return network
 
     ours = [Candidate(backbone, block, partial(build, block)) for block in blocks]

@@ -13,7 +13,7 @@ them, those of the peer too.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -23,7 +23,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import timing
 from benchmarks.timing import Conditions, Layout, Row, Steps, Timing, ratio
-from psc.block.folding import Formulation
 from psc.block.stream import ConvolutionOptions, Padding, Segment, Triple
 from psc.config.compose import CONFIG_DIRECTORY, register
 from psc.config.schema import BackboneConfig, BlockConfig
@@ -146,6 +145,17 @@ def choose_levels(
     ]
 
 
+Formulation = Literal["auto", "plain"]
+"""Convolutions as ours (``psc.block.convolution``), or as one would write them: nn.Conv3d."""
+
+
+def write_by_hand(network: nn.Module, formulation: Formulation) -> None:
+    """Make plain nn.Conv3d of a network's convolutions, where the formulation says so."""
+    for part in network.modules() if formulation == "plain" else ():
+        if isinstance(part, nn.Conv3d):
+            part.__class__ = nn.Conv3d
+
+
 def build_level(
     level: Level, block: str, formulation: Formulation, device: str, seed: int
 ) -> tuple[Segment, Tensor]:
@@ -163,9 +173,10 @@ def build_level(
             level.out_channels,
             depth=2,  # both networks have pairs of convolutions
             width_limit=level.out_channels if unet else None,
-            options=replace(options, formulation=formulation),
+            options=options,
         )
         x = torch.randn(level.batch_size, level.in_channels, *level.shape)
+    write_by_hand(segment, formulation)
     x.requires_grad_(level.in_channels > 1)  # nobody asks for the gradient of an image
     return segment, x
 

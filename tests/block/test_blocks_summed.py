@@ -72,12 +72,9 @@ def check_equal(ours, expected, inputs):
 
 @pytest.mark.parametrize(("m", "n"), GRID)
 @pytest.mark.parametrize(("padding", "stride"), [("same", 1), ("valid", 1), ("same", 2)])
-@pytest.mark.parametrize("formulation", ["plain", "folded"])
-def test_eq3_equals_a_sum_of_plain_convolutions(m, n, padding, stride, formulation):
+def test_eq3_equals_a_sum_of_plain_convolutions(m, n, padding, stride):
     torch.manual_seed(10 * m + n)
-    block = PSCBlock(
-        3, 4, m, n, merge="sum", padding=padding, stride=stride, formulation=formulation
-    ).double()
+    block = PSCBlock(3, 4, m, n, merge="sum", padding=padding, stride=stride).double()
     x = torch.randn(2, 3, 9, 8, 10, dtype=torch.float64, requires_grad=True)
     expected = explicit_sum(block, x, {}, padding=padding, stride=stride)
     check_equal(block(x), expected, [x, *block.parameters()])
@@ -139,10 +136,9 @@ def test_fewer_channels_than_streams_may_leave():
         PSCBlock(2, 1, 3, 1)
 
 
-@pytest.mark.parametrize("formulation", ["plain", "folded"])
-def test_a_sum_compiles_and_exports_to_the_same_numbers(formulation):
+def test_a_sum_compiles_and_exports_to_the_same_numbers():
     torch.manual_seed(0)
-    block = PSCBlock(2, 4, 2, 2, merge="sum", formulation=formulation).eval()
+    block = PSCBlock(2, 4, 2, 2, merge="sum").eval()
     x = torch.randn(1, 2, 6, 6, 6)
     torch.testing.assert_close(torch.export.export(block, (x,)).module()(x), block(x))
     compiled = torch.compile(block, backend="aot_eager", fullgraph=True)

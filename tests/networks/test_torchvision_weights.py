@@ -1,7 +1,6 @@
 """Torchvision's networks as numerical oracle, and weights that do not fit."""
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
@@ -25,22 +24,12 @@ from psc.networks.resnet import ResNet
 CLASSES = 7
 
 
-def in_formulation(segment, formulation):
-    """The same segments, computed in one formulation; plain 3D convolutions have only one."""
-
-    def build(in_channels, out_channels, *, options, **rest):
-        options = replace(options, formulation=formulation)
-        return segment(in_channels, out_channels, options=options, **rest)
-
-    return build
-
-
-def ours(kind, *, formulation="auto", **options):
+def ours(kind, **options):
     torch.manual_seed(1)
     options = {"layers": 18, "classes": CLASSES, **options}
     if kind == "r3d":
         return ResNet(make_segment("conv3d"), **options)
-    segment = in_formulation(make_segment(m=1, n=1, maximum_width=None), formulation)
+    segment = make_segment(m=1, n=1, maximum_width=None)
     return ResNet(segment, stem="factorised", **options)
 
 
@@ -64,10 +53,10 @@ def torchvisions(request):
     return request.param, network
 
 
-def pair(torchvisions, formulation, dtype):
+def pair(torchvisions, dtype):
     """Ours with the weights of torchvision's, and torchvision's."""
     kind, network = torchvisions
-    mine = ours(kind, formulation=formulation)
+    mine = ours(kind)
     assert load_torchvision_weights(mine, network.state_dict(), "test") == []
     return mine.to(dtype), copy.deepcopy(network).to(dtype)
 
@@ -82,22 +71,15 @@ def relative(ours, theirs):
 
 @pytest.mark.parametrize("shape", [(1, 3, 4, 24, 24), (2, 3, 5, 16, 19)])
 def test_evaluated_logits_are_torchvisions(torchvisions, shape):
-    mine, theirs = (network.eval() for network in pair(torchvisions, "auto", torch.float32))
+    mine, theirs = (network.eval() for network in pair(torchvisions, torch.float32))
     with torch.no_grad():
         assert relative(mine(clips(*shape)), theirs(clips(*shape))) <= 1e-5
 
 
-@pytest.mark.parametrize(
-    ("formulation", "dtype", "tolerance"),
-    [
-        ("plain", torch.float32, 1e-5),
-        # Another order of sums; batch norm over the few voxels of a small clip magnifies rounding
-        # errors a thousandfold and more, so that float32 would say nothing here.
-        ("folded", torch.float64, 1e-10),
-    ],
-)
-def test_training_step_is_torchvisions(torchvisions, formulation, dtype, tolerance):
-    mine, theirs = pair(torchvisions, formulation, dtype)
+def test_training_step_is_torchvisions(torchvisions):
+    """In float64: batch norm over few voxels magnifies rounding errors a thousandfold."""
+    dtype, tolerance = torch.float64, 1e-10
+    mine, theirs = pair(torchvisions, dtype)
     x = clips(1, 3, 4, 24, 24, dtype=dtype)
     logits, expected = mine(x), theirs(x)
     assert relative(logits, expected) <= tolerance

@@ -1,0 +1,128 @@
+"""``nn.Conv3d`` by kernels that are fast and right on a CPU: the same numbers, layouts, gradients.
+
+PyTorch (to 2.14: ``ConvParams::use_mkldnn``) computes many of a separable network's convolutions
+with a kernel of its own (vol2col and a matrix product, and channels first whatever the input) where
+oneDNN's would be several times faster, and oneDNN (3.12) has a gradient that is wrong in bfloat16.
+``conv3d`` asks for the same convolution in other words where that happens.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_Triple = tuple[int, int, int]
+
+_BATCHED = 5
+"""Dimensions of (N, C, D, H, W); without a batch there are four."""
+
+_SMALL = 20_480
+"""PyTorch gives a single float32 volume with at most so many channels · D · H to its own kernel."""
+
+_HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+
+_CAST = (torch.float32, torch.bfloat16, torch.float16)
+"""What autocast casts."""
+
+
+def conv3d(*args: Any, **options: Any) -> nn.Conv3d:
+    """``nn.Conv3d(...)``, that a CPU computes fast and rightly; (N, C, D, H, W) or (C, D, H, W)."""
+    return _Conv3d(*args, **options)
+
+
+class _Conv3d(nn.Conv3d):  # private: accounts of a network name the first public class
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        padding = symmetric_padding(self)
+        if padding is None or self.padding_mode != "zeros" or not _is_for_onednn(x):
+            y: Tensor = super()._conv_forward(x, weight, bias)
+            return y
+        stride, dilation = triple(self.stride), triple(self.dilation)
+        return _conv3d(x, weight, bias, stride, padding, dilation, self.groups)
+
+
+def _is_for_onednn(x: Tensor) -> bool:
+    """Whether oneDNN may compute on x: neither elsewhere, nor later in a program made of this."""
+    return (
+        isinstance(x, Tensor)  # torch.fx traces with proxies
+        and x.device.type == "cpu"
+        and x.layout == torch.strided
+        and _HAS_ONEDNN
+        and not torch.compiler.is_exporting()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    )
+
+
+def _computed_in(x: Tensor) -> torch.dtype:
+    """The type that a convolution of x on a CPU is computed in."""
+    if torch.is_autocast_enabled("cpu") and x.dtype in _CAST:
+        return torch.get_autocast_dtype("cpu")
+    return x.dtype
+
+
+def _conv3d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: _Triple,
+    padding: _Triple,
+    dilation: _Triple,
+    groups: int,
+) -> Tensor:
+    """``F.conv3d``, in words with which PyTorch on a CPU calls kernels that are fast and right.
+
+    - In bfloat16 and float16, oneDNN's kernels take in memory that nobody wrote (in results and in
+      gradients of weights, depending on the processor) where an axis is shorter than the kernel or
+      channels are grouped; docs/pytorch-findings.md. Such convolutions are small: float32 does it.
+    - (k, 1, 1) and 1×1×1 go to PyTorch's own kernel on one thread, unless they are strided or
+      dilated. Along an axis where the kernel has one tap, dilation changes nothing.
+    - So does any kernel (but for groups, or more than three taps along H and W) on a single volume
+      of at most ``_SMALL`` channels · D · H. Across an axis along which the kernel has one tap, a
+      volume can be cut, and its parts are a batch.
+
+    They are operations that PyTorch differentiates, transforms and compiles like any other.
+    """
+    kernel = weight.shape[2:]
+    dtype = _computed_in(x)
+    if dtype in (torch.bfloat16, torch.float16):
+        sizes = zip(x.shape[-3:], kernel, dilation, strict=True)
+        if groups == 1 and all(size > d * (k - 1) for size, k, d in sizes):
+            return F.conv3d(x, weight, bias, stride, padding, dilation, groups)
+        with torch.autocast("cpu", enabled=False):
+            bias = None if bias is None else bias.float()
+            y = _conv3d(x.float(), weight.float(), bias, stride, padding, dilation, groups)
+        return y.to(dtype)
+    if dtype != torch.float32:
+        return F.conv3d(x, weight, bias, stride, padding, dilation, groups)
+    pointwise = kernel[1] == kernel[2] == 1
+    free = (dilation[0], 2, 2) if pointwise else dilation
+    small = x.dim() == _BATCHED and x.shape[0] == 1 and x.shape[1:4].numel() <= _SMALL
+    if not small or groups > 1:
+        return F.conv3d(x, weight, bias, stride, padding, free, groups)
+    for axis in range(3):
+        size = x.shape[2 + axis]
+        if kernel[axis] == stride[axis] == 1 and padding[axis] == 0 and size > 1:
+            parts = next(n for n in range(2, size + 1) if size % n == 0)
+            batch = torch.cat(x.chunk(parts, 2 + axis))
+            y = F.conv3d(batch, weight, bias, stride, padding, free)
+            return torch.cat(y.chunk(parts), 2 + axis)
+    return F.conv3d(x, weight, bias, stride, padding, dilation)
+
+
+def symmetric_padding(layer: nn.Conv3d) -> _Triple | None:
+    """Voxels that a convolution pads on each side along D, H and W.
+
+    None where "same" pads one more on one side, as it does for even kernels.
+    """
+    if not isinstance(layer.padding, str):
+        return triple(layer.padding)
+    if layer.padding == "valid":
+        return 0, 0, 0
+    d, h, w = (s * (k - 1) for s, k in zip(layer.dilation, layer.kernel_size, strict=True))
+    return None if d % 2 or h % 2 or w % 2 else (d // 2, h // 2, w // 2)
+
+
+def triple(values: tuple[int, ...]) -> _Triple:
+    """Three numbers, which the types of ``nn.Conv3d`` leave open."""
+    d, h, w = values
+    return d, h, w

@@ -1,0 +1,63 @@
+"""The nine networks of the paper: gradients of a training step against float64."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from psc import make_segment
+from psc.networks import DenseNet, ResNet, UNet
+
+BLOCKS = {"p1sc1": (1, 1), "p2sc2": (2, 2), "p2sc3": (2, 3)}
+
+
+def unet(segment):
+    return UNet(segment, base_width=4, growth=2, depth=2, padding="same"), (1, 16, 12, 16)
+
+
+def resnet(segment):
+    return ResNet(segment, in_channels=3, classes=5, layers=18, base_width=4), (3, 16, 40, 40)
+
+
+def densenet(segment):
+    sizes = {
+        "initial_channels": 6,
+        "growth": 4,
+        "layers_per_block": 2,
+        "dense_blocks": 2,
+        "dropout": 0.0,
+    }
+    return DenseNet(segment, in_channels=1, classes=3, **sizes), (1, 16, 12, 16)
+
+
+def gradients(network, x):
+    """Of every parameter, for a random direction of the result."""
+    y = network(x)
+    direction = torch.randn(y.shape, generator=torch.Generator().manual_seed(3))
+    (y * direction.to(y)).sum().backward()
+    return {name: p.grad.double() for name, p in network.named_parameters()}
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d], ids=str)
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("backbone", [unet, resnet, densenet])
+def test_every_gradient_is_that_of_float64(backbone, block, batch, layout):
+    torch.manual_seed(0)
+    m, n = BLOCKS[block]
+    network, shape = backbone(make_segment(m=m, n=n))
+    for module in network.modules():  # smooth, so that rounding moves no gradient across a kink
+        for name, part in module.named_children():
+            if isinstance(part, nn.ReLU | nn.LeakyReLU):
+                setattr(module, name, nn.Softplus())
+    x = torch.randn(batch, *shape)
+    expected = gradients(copy.deepcopy(network).double(), x.double())
+    ours = gradients(network.to(memory_format=layout), x.contiguous(memory_format=layout))
+    most = max(g.norm() for g in expected.values())
+    errors = {
+        name: ((ours[name] - g).norm() / (g.norm() + 1e-3 * most)).item()
+        for name, g in expected.items()
+    }
+    worst = max(errors, key=errors.__getitem__)
+    assert errors[worst] < 1e-3, (worst, errors[worst])
