@@ -176,7 +176,7 @@ class ParallelStreams(nn.Module):
         if self.channel_order is None:
             return sum(results[1:], start=results[0])
         y = torch.cat(results, dim=_CHANNELS)
-        if isinstance(y, torch.fx.Proxy) or y.is_contiguous():  # of a proxy nothing is known
+        if not isinstance(y, Tensor) or y.is_contiguous():  # torch.fx traces with proxies
             return y.index_select(_CHANNELS, self.channel_order)
         # index_select gives channels first; with the channels last in memory, they stay there.
         return y.movedim(_CHANNELS, -1).index_select(-1, self.channel_order).movedim(-1, _CHANNELS)
