@@ -15,6 +15,7 @@ from psc.paper.drawings.primitives import (
     NORMAL,
     STREAM_COLOURS,
     arrow,
+    directions,
     frame,
     kernel_box,
     kernel_reach,
@@ -62,15 +63,7 @@ def block_figure(
     """Figure 1: a pair of 3D convolutions and the blocks that replace it, side by side.
 
     The default is the second level of the EM application's U-Net. M is capped at the channels that
-    leave, as there.
-
-    Args:
-        in_channels: that enter the pair.
-        out_channels: of both of its convolutions.
-        blocks: (m, n) of each column after the first.
-
-    Raises:
-        ConfigError: for sizes or an (m, n) that no block has.
+    leave, as there. ``blocks``: (m, n) of each column after the first.
     """
     columns = [("3D", drawn_segment(None, in_channels, out_channels))]
     columns += [(block_name(*mn), drawn_segment(mn, in_channels, out_channels)) for mn in blocks]
@@ -203,14 +196,14 @@ def _draw_key(axes: Axes, width: float) -> None:
     """What colours and marks mean, along the lower edge."""
     y = 0.17
     line(axes, (_MARGIN, 0.37), (width - _MARGIN, 0.37), color="0.8", linewidth=0.5)
-    for step, name, shift in (
-        ((0.17, 0.0), "W", (0.06, 0.0)),
-        ((0.0, -0.13), "H", (0.06, 0.02)),
-        ((0.1, 0.076), "D", (0.06, 0.01)),
-    ):
-        end = (0.15 + step[0], y + 0.01 + step[1])
-        arrow(axes, (0.15, y + 0.01), end, linewidth=0.6)
-        write(axes, end[0] + shift[0], end[1] + shift[1], name)
+    directions(
+        axes,
+        0.15,
+        y + 0.01,
+        ("W", (0.17, 0.0), (0.06, 0.0)),
+        ("H", (0.0, -0.13), (0.06, 0.02)),
+        ("D", (0.1, 0.076), (0.06, 0.01)),
+    )
     x = 0.6
     for colour, kernel, words, advance in (
         (FULL_COLOUR, (3, 3, 3), "3D", 0.56),

@@ -1,16 +1,14 @@
 """Figure 2: a real kernel's higher-order SVD and the separable kernels that it is the sum of.
 
-Every grid shows numbers of ``psc.paper.drawings.decomposition``; none is a sketch.
+Every grid shows numbers of ``decompose`` (Section 3.1, Eqs. 2, 3); none is a sketch.
 """
 
 import math
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
 
 import torch
 from matplotlib.axes import Axes
-from matplotlib.collections import PolyCollection
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -20,11 +18,17 @@ from psc.block.unit import make_segment
 from psc.decomposition import HOSVD, hosvd, ownership, separable_terms, split_core
 from psc.decomposition.hosvd import core_sizes
 from psc.networks.unet import UNet
-from psc.paper.drawings.primitives import LARGE, NORMAL, STREAM_COLOURS, arrow, page, tint, write
+from psc.paper.drawings.primitives import (
+    LARGE,
+    NORMAL,
+    STREAM_COLOURS,
+    directions,
+    page,
+    polygons,
+    tint,
+    write,
+)
 from psc.paper.style import PAGE_WIDTH, page_style
-
-# ----------------------------------------
-# The numbers of Figure 2: a real kernel as a sum of separable kernels (Section 3.1, Eqs. 2, 3).
 
 
 @dataclass(frozen=True)
@@ -64,10 +68,8 @@ class Decomposition:
 def first_kernel(seed: int = 0) -> Tensor:
     """The first kernel of the EM application's U-Net as a training begins, float64 (3, 3, 3).
 
-    Its first convolution reads one channel, so that C = 1, as in the paper's Figure 2b.
-
-    Args:
-        seed: of the initialisation; the caller's random state is left alone.
+    Its first convolution reads one channel, so that C = 1, as in the paper's Figure 2b. The
+    caller's random state is left alone.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -81,12 +83,6 @@ def decompose(kernel: Tensor) -> Decomposition:
 
     In this order the three orientations share the core, and slices of large singular values come
     first. It ends when the slices of one axis are all taken: then the terms' sum is the kernel.
-
-    Args:
-        kernel: (J1, J2, J3), floating point.
-
-    Raises:
-        ConfigError: if it has not three axes, is empty, or is not of finite floating-point numbers.
     """
     found = hosvd(kernel.unsqueeze(-1))
     sizes = core_sizes(found.core)
@@ -127,11 +123,7 @@ _NEUTRAL = "#303030"
 
 
 def decomposition_figure(seed: int = 0) -> Figure:
-    """Figure 2: A and its core, the core's sub-tensors, and the separable kernel of each.
-
-    Args:
-        seed: of the kernel.
-    """
+    """Figure 2: A and its core, the core's sub-tensors, and the separable kernel of each."""
     found = decompose(first_kernel(seed))
     with page_style():
         figure, axes = page(PAGE_WIDTH, _HEIGHT)
@@ -151,7 +143,14 @@ def _draw_hosvd(axes: Axes, found: Decomposition, seed: int, top: float) -> None
     _head(axes, top, "(a)", f"{words}, initialised with seed {seed}")
     y = top - 0.25
     middle = y - _GRID[1] / 2
-    _directions(axes, 0.36, middle + 0.1)
+    directions(
+        axes,
+        0.36,
+        middle + 0.1,
+        ("W", (0.2, 0.0), (0.06, 0.0)),
+        ("H", (-0.14, -0.128), (-0.04, -0.04)),
+        ("D", (0.0, -0.28), (0.0, -0.06)),
+    )
     _layers(axes, 0.86, y, found.kernel, _NEUTRAL)
     write(axes, 0.86 + _GRID[0] / 2, y - _GRID[1] - 0.1, "A")
     write(axes, 1.85, middle, "=", fontsize=10)
@@ -220,27 +219,17 @@ def _layers(
     shades = _shades(colour)
     d, h, w = values.shape
     for k in range(d):
-        quads, fills, edges = [], [], []
+        cells = []
         for i in range(h):
             for j in range(w):
                 right, up = x + (h - i) * _SHEAR + j * _CELL, y - k * _LAYER - i * _DEEP
                 low = right - _SHEAR, up - _DEEP
-                quads.append(
-                    [(right, up), (right + _CELL, up), (low[0] + _CELL, low[1]), (low[0], low[1])]
-                )
-                fills.append(shades(_shade(float(values[k, i, j]), scale)))
-                faint = owned is not None and not bool(owned[k, i, j])
-                edges.append("0.82" if faint else "0.3")
+                quad = [(right, up), (right + _CELL, up), (low[0] + _CELL, low[1]), low]
+                solid = owned is None or bool(owned[k, i, j])
+                cells.append((solid, quad, shades(_shade(float(values[k, i, j]), scale))))
         # Faint outlines first, so that they do not cross the others.
-        order = sorted(range(len(quads)), key=lambda q: edges[q], reverse=True)
-        _polygons(axes, [quads[q] for q in order], [fills[q] for q in order], order, edges)
-
-
-def _polygons(axes: Axes, quads: Any, fills: Any, order: list[int], edges: list[str]) -> None:
-    collection = PolyCollection(
-        quads, facecolors=fills, edgecolors=[edges[q] for q in order], linewidths=0.4, zorder=2
-    )
-    axes.add_collection(collection, autolim=False)
+        solids, quads, fills = zip(*sorted(cells, key=lambda cell: cell[0]), strict=True)
+        polygons(axes, quads, fills, ["0.3" if solid else "0.82" for solid in solids])
 
 
 def _squares(
@@ -255,8 +244,7 @@ def _squares(
             right, low = left + edge, top - edge
             quads.append([(left, top), (right, top), (right, low), (left, low)])
             fills.append(shades(_shade(value, largest)))
-    order = list(range(len(quads)))
-    _polygons(axes, quads, fills, order, ["0.3"] * len(quads))
+    polygons(axes, quads, fills, ["0.3"] * len(quads))
 
 
 def _shades(colour: str) -> LinearSegmentedColormap:
@@ -279,10 +267,7 @@ def _scale(axes: Axes, x: float, y: float) -> None:
             right, top = left + edge, low + 0.07
             quad = [[(left, low), (right, low), (right, top), (left, top)]]
             fill = shades(_shade(i + 0.5, steps))
-            axes.add_collection(
-                PolyCollection(quad, facecolors=[fill], edgecolors=[fill], linewidths=0.2),
-                autolim=False,
-            )
+            polygons(axes, quad, [fill], [fill], 0.2, 1)
     write(axes, x, y + 0.14, "0")
     write(axes, x + 0.72, y + 0.14, "largest")
     lines = (
@@ -291,15 +276,3 @@ def _scale(axes: Axes, x: float, y: float) -> None:
         "another; rods, planes their own",
     )
     write(axes, x + 0.36, y - 0.46, "\n".join(lines), linespacing=1.1)
-
-
-def _directions(axes: Axes, x: float, y: float) -> None:
-    """Where D, H and W point in a grid of layers."""
-    for step, name, shift in (
-        ((0.2, 0.0), "W", (0.06, 0.0)),
-        ((-0.14, -0.128), "H", (-0.04, -0.04)),
-        ((0.0, -0.28), "D", (0.0, -0.06)),
-    ):
-        end = (x + step[0], y + step[1])
-        arrow(axes, (x, y), end, linewidth=0.6)
-        write(axes, end[0] + shift[0], end[1] + shift[1], name)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from itertools import groupby
-from typing import Any, cast
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 from torch import nn
 
-from psc.block.stream import Triple
 from psc.block.unit import SegmentFactory, make_segment
 from psc.networks.densenet import DenseNet
 from psc.networks.resnet import ResidualBlock, ResNet
@@ -31,33 +30,119 @@ from psc.paper.drawings.primitives import (
 from psc.paper.drawings.walks import DrawnBlock, DrawnNetwork, DrawnSegment, walk_network
 from psc.paper.style import PAGE_WIDTH, PURPLE, page_style
 
-# ----------------------------------------
-# The rows of Figure 3: one network each, drawn from what its forward pass met.
+VOLUME, CLIP, PATCH = (1, 1, 132, 132, 132), (1, 3, 64, 64, 64), (1, 1, 64, 64, 64)
+"""What enters the U-Net, the ResNet and the DenseNet, as published."""
 
+BLOCK = (2, 2)
+"""(m, n) of the networks that are shown beside 3D."""
 
-# Inches.
-ROW = 0.115
-"""Height of a stream's row of cells; a 3D convolution is two rows high."""
-
-MARGIN = 0.08
-"""Left free on both sides of the page."""
-
+ROW = 0.115  # inches, of a stream's row of cells; a 3D convolution is two rows high
+MARGIN = 0.08  # inches, left free on both sides of the page
 SKIP: dict[str, Any] = {"color": PURPLE, "linewidth": 0.9}
-"""How skip connections look."""
-
-LIGHT = 0.35
-"""Share of the colour in cells of 2D and 3D convolutions; 1D ones have all of it."""
+LIGHT = 0.35  # share of the colour in cells of 2D and 3D convolutions; 1D ones have all of it
 
 
-def _voxels(size: Triple) -> str:
+def draw_network(backbone: str, m: int | None = None, n: int | None = None) -> DrawnNetwork:
+    """Walk a published network: "unet", "resnet34" or "densenet", with 3D or P_mSC_n.
+
+    In the DenseNet a block with n ≥ 2 stands for two dense layers (``psc.networks.densenet``).
+    """
+    segment = make_segment("conv3d") if m is None or n is None else make_segment(m=m, n=n)
+    pairs = 2 if n is not None and n > 1 else 1
+    builders: dict[str, tuple[Callable[[SegmentFactory], nn.Module], tuple[int, ...]]] = {
+        "unet": (UNet, VOLUME),
+        "resnet34": (ResNet, CLIP),
+        "densenet": (lambda s: DenseNet(s, layers_per_segment=pairs), PATCH),
+    }
+    build, shape = builders[backbone]
+    with torch.device("meta"):
+        network = build(segment)
+    return walk_network(network, shape)
+
+
+def network_figure() -> Figure:
+    """Figure 3: U-Net, ResNet-34 and DenseNet, each with 3D and with P_2SC_2."""
+    rows: tuple[tuple[str, str, float, Callable[[Axes, DrawnNetwork, float], None]], ...] = (
+        ("unet", "U-Net, electron microscopy", 1.8, draw_unet),
+        ("resnet34", "ResNet-34, video", 1.06, draw_resnet),
+        ("densenet", "DenseNet, MRI", 1.14, draw_densenet),
+    )
+    height = 2 * sum(row[2] for row in rows) + 0.52
+    with page_style():
+        figure, axes = page(PAGE_WIDTH, height)
+        top = height - 0.06
+        for letter, (backbone, title, row, draw) in zip("abc", rows, strict=True):
+            full = 0
+            for block in ((None, None), BLOCK):
+                walk = draw_network(backbone, *block)
+                parameters = walk.parameters
+                full = full or parameters
+                _head(axes, top, f"({letter})" if block[0] is None else "", title, block)
+                _count(axes, top, parameters, full)
+                draw(axes, walk, top - 0.2)
+                top -= row
+            if letter != "c":
+                y = top + 0.02
+                line(axes, (MARGIN, y), (PAGE_WIDTH - MARGIN, y), color="0.8", linewidth=0.5)
+        _draw_key(axes, 0.17)
+    return figure
+
+
+def _head(
+    axes: Axes, y: float, letter: str, title: str, block: tuple[int | None, int | None]
+) -> None:
+    left = {"ha": "left", "va": "top"}
+    write(axes, MARGIN, y, letter, fontsize=LARGE, weight="bold", **left)
+    write(axes, 0.34, y, block_name(*block), fontsize=NORMAL, weight="bold", **left)
+    if letter:
+        write(axes, 0.34 + 0.25, y, title, fontsize=NORMAL, **left)
+
+
+def _count(axes: Axes, y: float, parameters: int, full: int) -> None:
+    words = f"{parameters:,} parameters"
+    if parameters != full:
+        words += f" ({100 * (parameters / full - 1):+.0f} %)".replace("-", "−")
+    write(axes, PAGE_WIDTH - MARGIN, y, words, fontsize=NORMAL, ha="right", va="top")
+
+
+def _draw_key(axes: Axes, y: float) -> None:
+    """What colours and lines mean, along the lower edge."""
+    line(axes, (MARGIN, y + 0.2), (PAGE_WIDTH - MARGIN, y + 0.2), color="0.8", linewidth=0.5)
+    x = 0.12
+    for colours, share, words, advance in (
+        ((FULL_COLOUR,), LIGHT, "3D convolution", 0.98),
+        (STREAM_COLOURS[: BLOCK[0]], LIGHT, "2D, a colour for\neach orientation", 1.04),
+        (STREAM_COLOURS[: BLOCK[0]], 1.0, "1D across it", 0.88),
+    ):
+        for s, colour in enumerate(colours):
+            height = 2 * ROW / len(colours)
+            low = y + ROW - (s + 1) * height
+            fill = tint(colour, share)
+            rectangle(axes, x, low, 0.14, height, fill)
+        write(axes, x + 0.19, y, words, ha="left", linespacing=1.1)
+        x += advance
+    write(
+        axes,
+        x,
+        y,
+        "24 · 128³: channels · voxels;\nin cells: channels that leave;\n÷2, ×2: resolution",
+        ha="left",
+        linespacing=1.1,
+    )
+    x += 1.52
+    arrow(axes, (x, y + 0.1), (x + 0.22, y + 0.1), **SKIP)
+    write(axes, x + 0.27, y + 0.1, "concatenated (in c at full resolution)", ha="left")
+    line(axes, (x, y), (x + 0.1, y), **SKIP)
+    line(axes, (x + 0.12, y), (x + 0.22, y), **SKIP | {"linestyle": (0, (2, 1))})
+    write(axes, x + 0.27, y, "added; dashed: after a 1×1×1 projection", ha="left")
+    write(axes, x, y - 0.1, "3× 64 → 64", ha="left", color="0.35")
+    write(axes, x + 0.57, y - 0.1, "blocks, channels along a stream", ha="left")
+
+
+def _feature(channels: int, size: tuple[int, ...]) -> str:
     d, h, w = size
-    if d == h == w:
-        return f"{d}³"
-    return f"{d}×{h}²" if h == w else f"{d}×{h}×{w}"
-
-
-def _feature(channels: int, size: Triple) -> str:
-    return f"{channels} · {_voxels(size)}"
+    voxels = f"{d}×{h}×{w}" if h != w else f"{d}×{h}²" if d != h else f"{d}³"
+    return f"{channels} · {voxels}"
 
 
 def _step(before: DrawnSegment, after: DrawnSegment) -> str:
@@ -152,12 +237,12 @@ def _ends(
     axes: Axes, walk: DrawnNetwork, start: tuple[float, float], end: tuple[float, float]
 ) -> None:
     """What enters a network and what leaves it."""
-    entering = cast(Triple, walk.input_shape[2:])
-    write(axes, start[0] - 0.2, start[1] - 0.09, _feature(walk.input_shape[1], entering))
+    write(
+        axes, start[0] - 0.2, start[1] - 0.09, _feature(walk.input_shape[1], walk.input_shape[2:])
+    )
     arrow(axes, (start[0] - 0.4, start[1]), start)
-    leaving = cast(Triple, walk.output_shape[2:])
     arrow(axes, end, (end[0] + 0.4, end[1]))
-    write(axes, end[0] + 0.22, end[1] - 0.09, _feature(walk.output_shape[1], leaving))
+    write(axes, end[0] + 0.22, end[1] - 0.09, _feature(walk.output_shape[1], walk.output_shape[2:]))
 
 
 def draw_resnet(axes: Axes, walk: DrawnNetwork, top: float) -> None:
@@ -193,8 +278,7 @@ def draw_resnet(axes: Axes, walk: DrawnNetwork, top: float) -> None:
     end = x - stage_gap
     stem = next(m for m in walk.network.modules() if isinstance(m, nn.Conv3d))
     _plain(axes, 0.46, y, "×".join(map(str, stem.kernel_size)), 0.36)
-    entering = cast(Triple, walk.input_shape[2:])
-    write(axes, 0.25, y + 0.1, _feature(walk.input_shape[1], entering))
+    write(axes, 0.25, y + 0.1, _feature(walk.input_shape[1], walk.input_shape[2:]))
     arrow(axes, (0.06, y), (0.46, y))
     write(axes, 0.64, y - 0.2, _feature(stem.out_channels, walk.segments[0].input_size))
     arrow(axes, (end, y), (PAGE_WIDTH - MARGIN, y))
@@ -272,12 +356,12 @@ def draw_densenet(axes: Axes, walk: DrawnNetwork, top: float) -> None:
             arrow(axes, (middle, roof), (middle, above - 0.015), **SKIP)
         x += gap - inner
     head = PAGE_WIDTH - 0.5
-    entering = cast(Triple, walk.input_shape[2:])
-    write(axes, 0.24, y + 0.08, _feature(walk.input_shape[1], entering))
+    write(axes, 0.24, y + 0.08, _feature(walk.input_shape[1], walk.input_shape[2:]))
     line(axes, (first, above), (head, above), linewidth=2.2, color="0.15")
-    leaving = cast(Triple, walk.output_shape[2:])
     arrow(axes, (head, above), (PAGE_WIDTH - MARGIN, above))
-    write(axes, PAGE_WIDTH - 0.3, above - 0.09, _feature(walk.output_shape[1], leaving))
+    write(
+        axes, PAGE_WIDTH - 0.3, above - 0.09, _feature(walk.output_shape[1], walk.output_shape[2:])
+    )
 
 
 def _dense_connections(
@@ -292,111 +376,3 @@ def _dense_connections(
                 bend = -0.3 / (max(centres.values()) - min(centres.values()))
                 style = SKIP | {"linewidth": 0.6, "arrowstyle": "-"}
                 arrow(axes, (start, y), (end, y), bend=bend, **style)
-
-
-VOLUME, CLIP, PATCH = (1, 1, 132, 132, 132), (1, 3, 64, 64, 64), (1, 1, 64, 64, 64)
-"""What enters the U-Net, the ResNet and the DenseNet, as published."""
-
-BLOCK = (2, 2)
-"""(m, n) of the networks that are shown beside 3D."""
-
-
-def draw_network(backbone: str, m: int | None = None, n: int | None = None) -> DrawnNetwork:
-    """Walk a published network: "unet", "resnet34" or "densenet", with 3D or P_mSC_n.
-
-    In the DenseNet a block with n ≥ 2 stands for two dense layers (``psc.networks.densenet``).
-
-    Raises:
-        ConfigError: for an (m, n) that no block has.
-        KeyError: for another backbone.
-    """
-    segment = make_segment("conv3d") if m is None or n is None else make_segment(m=m, n=n)
-    pairs = 2 if n is not None and n > 1 else 1
-    builders: dict[str, tuple[Callable[[SegmentFactory], nn.Module], tuple[int, ...]]] = {
-        "unet": (UNet, VOLUME),
-        "resnet34": (ResNet, CLIP),
-        "densenet": (lambda s: DenseNet(s, layers_per_segment=pairs), PATCH),
-    }
-    build, shape = builders[backbone]
-    with torch.device("meta"):
-        network = build(segment)
-    return walk_network(network, shape)
-
-
-def network_figure() -> Figure:
-    """Figure 3: U-Net, ResNet-34 and DenseNet, each with 3D and with P_2SC_2."""
-    rows: tuple[tuple[str, str, float, Callable[[Axes, DrawnNetwork, float], None]], ...] = (
-        ("unet", "U-Net, electron microscopy", 1.8, draw_unet),
-        ("resnet34", "ResNet-34, video", 1.06, draw_resnet),
-        ("densenet", "DenseNet, MRI", 1.14, draw_densenet),
-    )
-    height = 2 * sum(row[2] for row in rows) + 0.52
-    with page_style():
-        figure, axes = page(PAGE_WIDTH, height)
-        top = height - 0.06
-        for letter, (backbone, title, row, draw) in zip("abc", rows, strict=True):
-            full = 0
-            for block in ((None, None), BLOCK):
-                walk = draw_network(backbone, *block)
-                parameters = walk.parameters
-                full = full or parameters
-                _head(axes, top, f"({letter})" if block[0] is None else "", title, block)
-                _count(axes, top, parameters, full)
-                draw(axes, walk, top - 0.2)
-                top -= row
-            if letter != "c":
-                y = top + 0.02
-                line(axes, (MARGIN, y), (PAGE_WIDTH - MARGIN, y), color="0.8", linewidth=0.5)
-        _draw_key(axes, 0.17)
-    return figure
-
-
-def _head(
-    axes: Axes, y: float, letter: str, title: str, block: tuple[int | None, int | None]
-) -> None:
-    left = {"ha": "left", "va": "top"}
-    write(axes, MARGIN, y, letter, fontsize=LARGE, weight="bold", **left)
-    write(axes, 0.34, y, block_name(*block), fontsize=NORMAL, weight="bold", **left)
-    if letter:
-        write(axes, 0.34 + 0.25, y, title, fontsize=NORMAL, **left)
-
-
-def _count(axes: Axes, y: float, parameters: int, full: int) -> None:
-    words = f"{parameters:,} parameters"
-    if parameters != full:
-        words += f" ({100 * (parameters / full - 1):+.0f} %)".replace("-", "−")
-    write(axes, PAGE_WIDTH - MARGIN, y, words, fontsize=NORMAL, ha="right", va="top")
-
-
-def _draw_key(axes: Axes, y: float) -> None:
-    """What colours and lines mean, along the lower edge."""
-    line(axes, (MARGIN, y + 0.2), (PAGE_WIDTH - MARGIN, y + 0.2), color="0.8", linewidth=0.5)
-    x = 0.12
-    for colours, share, words, advance in (
-        ((FULL_COLOUR,), LIGHT, "3D convolution", 0.98),
-        (STREAM_COLOURS[: BLOCK[0]], LIGHT, "2D, a colour for\neach orientation", 1.04),
-        (STREAM_COLOURS[: BLOCK[0]], 1.0, "1D across it", 0.88),
-    ):
-        for s, colour in enumerate(colours):
-            height = 2 * ROW / len(colours)
-            low = y + ROW - (s + 1) * height
-            fill = tint(colour, share)
-            rectangle(axes, x, low, 0.14, height, fill)
-        write(axes, x + 0.19, y, words, ha="left", linespacing=1.1)
-        x += advance
-    write(
-        axes,
-        x,
-        y,
-        "24 · 128³: channels · voxels;\nin cells: channels that leave;\n÷2, ×2: resolution",
-        ha="left",
-        linespacing=1.1,
-    )
-    x += 1.52
-    arrow(axes, (x, y + 0.1), (x + 0.22, y + 0.1), **SKIP)
-    write(axes, x + 0.27, y + 0.1, "concatenated (in c at full resolution)", ha="left")
-    line(axes, (x, y), (x + 0.1, y), **SKIP)
-    line(axes, (x + 0.12, y), (x + 0.22, y), **SKIP | {"linestyle": (0, (2, 1))})
-    write(axes, x + 0.27, y, "added; dashed: after a 1×1×1 projection", ha="left")
-    write(axes, x, y - 0.1, "3× 64 → 64", ha="left", color="0.35")
-    write(axes, x + 0.57, y - 0.1, "blocks, channels along a stream", ha="left")

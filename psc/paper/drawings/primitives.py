@@ -23,6 +23,7 @@ SMALL, NORMAL, LARGE = 6.0, 7.0, 8.0
 """Points; nothing is smaller than the first."""
 
 Point = tuple[float, float]
+_Vector = npt.NDArray[np.float64]
 
 _DEPTH_STEP = np.array((0.55, 0.42))  # of a voxel's edge: where the next voxel along D lies
 
@@ -110,12 +111,8 @@ def kernel_reach(kernel: Triple, voxel: float) -> Point:
 def kernel_box(axes: Axes, centre: Point, kernel: Triple, colour: str, voxel: float) -> None:
     """A kernel as a box of voxels, seen from the front, above and the right.
 
-    Args:
-        axes: of :func:`page`.
-        centre: of what is drawn.
-        kernel: voxels along D (into the page), H (down), W (to the right).
-        colour: of the front; the other faces are a shade of it.
-        voxel: edge, inches.
+    Voxels along D go into the page, H down, W to the right; ``colour`` is that of the front, of
+    which the other faces are a shade; ``voxel``: an edge in inches.
     """
     d, h, w = kernel
     size = np.array(kernel_size(kernel, voxel))
@@ -132,22 +129,31 @@ def kernel_box(axes: Axes, centre: Point, kernel: Triple, colour: str, voxel: fl
             for i in range(count)
             for j in range(other_count)
         ]
-        axes.add_collection(
-            PolyCollection(quads, facecolors=fill, edgecolors="white", linewidths=0.35, zorder=2),
-            autolim=False,
-        )
-        outline = [_quad(origin, count * first, other_count * second)]
-        axes.add_collection(
-            PolyCollection(
-                outline, facecolors="none", edgecolors="0.15", linewidths=0.45, zorder=2.1
-            ),
-            autolim=False,
+        polygons(axes, quads, fill, "white", 0.35, 2)
+        polygons(
+            axes, [_quad(origin, count * first, other_count * second)], "none", "0.15", 0.45, 2.1
         )
 
 
-def _quad(
-    origin: npt.NDArray[np.float64],
-    first: npt.NDArray[np.float64],
-    second: npt.NDArray[np.float64],
-) -> npt.NDArray[np.float64]:
+def polygons(
+    axes: Axes, quads: Any, fills: Any, edges: Any, linewidth: float = 0.4, zorder: float = 2
+) -> None:
+    """Polygons whose fills and edges are colours, one for all or one each."""
+    axes.add_collection(
+        PolyCollection(
+            quads, facecolors=fills, edgecolors=edges, linewidths=linewidth, zorder=zorder
+        ),
+        autolim=False,
+    )
+
+
+def directions(axes: Axes, x: float, y: float, *steps: tuple[str, Point, Point]) -> None:
+    """Where D, H and W point: name, step of the arrow, and where the name stands beyond it."""
+    for name, (across, up), (right, above) in steps:
+        end = (x + across, y + up)
+        arrow(axes, (x, y), end, linewidth=0.6)
+        write(axes, end[0] + right, end[1] + above, name)
+
+
+def _quad(origin: _Vector, first: _Vector, second: _Vector) -> _Vector:
     return np.stack([origin, origin + first, origin + first + second, origin + second])

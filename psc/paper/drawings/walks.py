@@ -5,7 +5,6 @@ those of its own forward pass.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +25,7 @@ class DrawnConvolution:
     """A convolution as found in a module.
 
     Attributes:
-        in_channels: that enter.
-        out_channels: that leave.
+        in_channels, out_channels: that enter and leave.
         kernel: its extent along (D, H, W).
         active: whether a non-linearity follows it within its stream.
     """
@@ -47,44 +45,14 @@ DrawnStream = tuple[DrawnConvolution, ...]
 DrawnBlock = tuple[DrawnStream, ...]
 
 
-def walk_segment(segment: nn.Module) -> tuple[DrawnBlock, ...]:
-    """The blocks of a segment in their order, each with its streams, each with its convolutions.
-
-    3D convolutions are one block of a single stream.
-    """
-    blocks = [part for part in segment.modules() if isinstance(part, PSCBlock)]
-    if not blocks:
-        return ((_convolutions(segment),),)
-    return tuple(tuple(_convolutions(s) for s in block.streams) for block in blocks)
-
-
-def stream_axis(stream: DrawnStream) -> int | None:
-    """The axis across which a stream's planes lie, and its 1D kernel runs; None for 3D."""
-    return next((c.kernel.index(1) for c in stream if c.axes == AXES - 1), None)
-
-
-def _convolutions(part: nn.Module) -> DrawnStream:
-    found = []
-    for unit in part.modules():
-        layers = dict(unit.named_children())
-        if isinstance(conv := layers.get("conv"), nn.Conv3d):
-            names = list(layers)
-            active = "activation" in names[names.index("conv") :]
-            d, h, w = conv.kernel_size
-            found.append(DrawnConvolution(conv.in_channels, conv.out_channels, (d, h, w), active))
-    return tuple(found)
-
-
 @dataclass(frozen=True)
 class DrawnSegment:
     """A segment as a forward pass met it.
 
     Attributes:
         name: its path in the network.
-        in_channels: that entered.
-        out_channels: that left.
-        input_size: voxels along (D, H, W) that entered.
-        output_size: that left.
+        in_channels, out_channels: that entered and left.
+        input_size, output_size: voxels along (D, H, W) that entered and left.
         blocks: what it is made of.
         sources: segments whose results reached its input with no other segment in between, in the
             order of their calls; ``INPUT`` for the network's own.
@@ -105,8 +73,7 @@ class DrawnNetwork:
 
     Attributes:
         network: itself, for what is no segment.
-        input_shape: (N, C, D, H, W).
-        output_shape: of the result.
+        input_shape, output_shape: (N, C, D, H, W), and that of the result.
         segments: in the order of their calls.
         output_sources: segments whose results reach the network's with no other in between.
         parameters: all of them.
@@ -120,6 +87,72 @@ class DrawnNetwork:
     parameters: int
 
 
+def walk_segment(segment: nn.Module) -> tuple[DrawnBlock, ...]:
+    """The blocks of a segment in their order, each with its streams, each with its convolutions.
+
+    3D convolutions are one block of a single stream.
+    """
+    blocks = [part for part in segment.modules() if isinstance(part, PSCBlock)]
+    if not blocks:
+        return ((_convolutions(segment),),)
+    return tuple(tuple(_convolutions(s) for s in block.streams) for block in blocks)
+
+
+def _convolutions(part: nn.Module) -> DrawnStream:
+    found = []
+    for unit in part.modules():
+        layers = dict(unit.named_children())
+        if isinstance(conv := layers.get("conv"), nn.Conv3d):
+            names = list(layers)
+            active = "activation" in names[names.index("conv") :]
+            d, h, w = conv.kernel_size
+            found.append(DrawnConvolution(conv.in_channels, conv.out_channels, (d, h, w), active))
+    return tuple(found)
+
+
+def stream_axis(stream: DrawnStream) -> int | None:
+    """The axis across which a stream's planes lie, and its 1D kernel runs; None for 3D."""
+    return next((c.kernel.index(1) for c in stream if c.axes == AXES - 1), None)
+
+
+def walk_network(network: nn.Module, input_shape: tuple[int, ...]) -> DrawnNetwork:
+    """A network on the meta device, as one forward pass in evaluation mode meets its segments."""
+    found: list[DrawnSegment] = []
+    origins = _Origins()
+
+    def in_order(x: Tensor) -> tuple[str, ...]:
+        order = [earlier.name for earlier in found]
+        return tuple(sorted(origins.of(x), key=order.index))
+
+    def watch(name: str) -> Any:
+        def record(segment: nn.Module, inputs: tuple[Tensor, ...], result: Tensor) -> None:
+            x = inputs[0]
+            size, left = ((d, h, w) for _, _, d, h, w in (x.shape, result.shape))
+            blocks, sources = walk_segment(segment), in_order(x) or (INPUT,)
+            channels = x.shape[1], result.shape[1]
+            found.append(DrawnSegment(name, *channels, size, left, blocks, sources))
+            origins.mark(result, {name: None})
+
+        return record
+
+    outermost: dict[str, Segment] = {}
+    for name, module in network.named_modules():
+        inner = any(name.startswith(f"{outer}.") for outer in outermost)
+        if isinstance(module, Segment) and not inner:
+            outermost[name] = module
+    hooks = [module.register_forward_hook(watch(name)) for name, module in outermost.items()]
+    try:
+        with torch.no_grad(), origins:
+            y = forward(network.eval(), input_shape)
+            output_sources = in_order(y)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    parameters = sum(p.numel() for p in network.parameters())
+    shape = tuple(y.shape)
+    return DrawnNetwork(network, input_shape, shape, tuple(found), output_sources, parameters)
+
+
 class _Origins(TorchFunctionMode):
     """Follows which segments' results every tensor was computed from."""
 
@@ -129,11 +162,7 @@ class _Origins(TorchFunctionMode):
         self._kept: list[Tensor] = []  # an id belongs to a tensor only as long as it lives
 
     def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         if isinstance(result, Tensor):
@@ -149,9 +178,9 @@ class _Origins(TorchFunctionMode):
         self._of[id(tensor)] = names
         self._kept.append(tensor)
 
-    def of(self, tensor: Tensor) -> tuple[str, ...]:
+    def of(self, tensor: Tensor) -> dict[str, None]:
         """Where it comes from."""
-        return tuple(self._of.get(id(tensor), {}))
+        return self._of.get(id(tensor), {})
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:
@@ -160,77 +189,3 @@ def _tensors(values: Any) -> Iterator[Tensor]:
     elif isinstance(values, tuple | list):
         for value in values:
             yield from _tensors(value)
-
-
-def walk_network(network: nn.Module, input_shape: tuple[int, ...]) -> DrawnNetwork:
-    """A network on the meta device, as one forward pass in evaluation mode meets its segments.
-
-    Args:
-        network: one of the backbones, or any network that is built of segments.
-        input_shape: (N, C, D, H, W) that it can take.
-
-    Raises:
-        ConfigError: for a shape that it cannot take.
-    """
-    found: list[DrawnSegment] = []
-    origins = _Origins()
-    with torch.no_grad(), _watched(network.eval(), origins, found), origins:
-        y = forward(network, input_shape)
-        output_sources = origins.of(y)
-    order = [segment.name for segment in found]
-    return DrawnNetwork(
-        network=network,
-        input_shape=input_shape,
-        output_shape=tuple(y.shape),
-        segments=tuple(found),
-        output_sources=tuple(sorted(output_sources, key=order.index)),
-        parameters=sum(p.numel() for p in network.parameters()),
-    )
-
-
-@contextmanager
-def _watched(network: nn.Module, origins: _Origins, found: list[DrawnSegment]) -> Iterator[None]:
-    """Hooks on the outermost segments, which fill ``found``."""
-
-    def watch(name: str) -> Any:
-        def record(segment: nn.Module, inputs: tuple[Tensor, ...], result: Tensor) -> None:
-            x, order = inputs[0], [earlier.name for earlier in found]
-            sources = sorted(origins.of(x), key=order.index)
-            found.append(
-                DrawnSegment(
-                    name=name,
-                    in_channels=x.shape[1],
-                    out_channels=result.shape[1],
-                    input_size=_size(x),
-                    output_size=_size(result),
-                    blocks=walk_segment(segment),
-                    sources=tuple(sources) or (INPUT,),
-                )
-            )
-            origins.mark(result, {name: None})
-
-        return record
-
-    hooks = [
-        segment.register_forward_hook(watch(name)) for name, segment in _outermost(network).items()
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _outermost(network: nn.Module) -> dict[str, Segment]:
-    """The segments that lie in no other segment, by their paths."""
-    found: dict[str, Segment] = {}
-    for name, module in network.named_modules():
-        inner = any(name.startswith(f"{outer}.") for outer in found)
-        if isinstance(module, Segment) and not inner:
-            found[name] = module
-    return found
-
-
-def _size(x: Tensor) -> Triple:
-    d, h, w = x.shape[2:]
-    return d, h, w
