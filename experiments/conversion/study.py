@@ -53,21 +53,14 @@ RECORDED = ("name", "seed", "parameters", "validation_loss", "matching", "initia
 
 @dataclass(frozen=True)
 class Start:
-    """What a further training begins with.
+    """What a further training begins with."""
 
-    Attributes:
-        name: what files call it.
-        label: what the table calls it.
-        block: ``train.py``'s, of the network that the weights are for.
-        conversion: options of ``scripts/convert.py``; None: no conversion.
-        weights: whether it begins with the trained network's weights.
-    """
-
-    name: str
-    label: str
-    block: str = "3d"
+    name: str  # what files call it
+    label: str  # what the table calls it
+    block: str = "3d"  # ``train.py``'s, of the network that the weights are for
+    # options of ``scripts/convert.py``; None: no conversion
     conversion: tuple[str, ...] | None = None
-    weights: bool = True
+    weights: bool = True  # whether it begins with the trained network's weights
 
 
 TRAINED = Start("3d", "3D, as trained", weights=False)
@@ -136,24 +129,15 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class Study:
-    """One seed of the study.
+    """One seed of the study."""
 
-    Attributes:
-        output: folder for the runs.
-        seed: of every training.
-        iterations: of each further training.
-        learning_rate: of those that begin with trained or converted weights; others have the
-            recipe's.
-        into: where records are collected.
-        overrides: of every training: network, data, budget.
-    """
-
-    output: Path
-    seed: int
-    iterations: int
+    output: Path  # folder for the runs
+    seed: int  # of every training
+    iterations: int  # of each further training
+    # of those that begin with trained or converted weights; others have the recipe's
     learning_rate: float
-    into: Path
-    overrides: tuple[str, ...] = NETWORK
+    into: Path  # where records are collected
+    overrides: tuple[str, ...] = NETWORK  # of every training: network, data, budget
 
     def trained(self) -> Path:
         """The checkpoint of the 3D network, trained if it is not there."""
@@ -231,23 +215,16 @@ def _run(script: str, *options: str) -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One way to begin, over its seeds.
+    """One way to begin, over its seeds."""
 
-    Attributes:
-        label: of the table.
-        seeds: that were run.
-        before: validation loss of each seed before the first iteration; empty: not measured.
-        tested: VI sum on the test slab of each seed at that point; empty: not measured.
-        curves: metrics.csv of each seed's training.
-        after: record of each seed's training.
-    """
-
-    label: str
-    seeds: tuple[int, ...]
+    label: str  # of the table
+    seeds: tuple[int, ...]  # that were run
+    # validation loss of each seed before the first iteration; empty: not measured
     before: tuple[float, ...]
+    # VI sum on the test slab of each seed at that point; empty: not measured
     tested: tuple[float, ...]
-    curves: tuple[Path, ...]
-    after: tuple[Record, ...]
+    curves: tuple[Path, ...]  # metrics.csv of each seed's training
+    after: tuple[Record, ...]  # record of each seed's training
 
     def row(self) -> list[str]:
         """Its cells."""

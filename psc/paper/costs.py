@@ -18,17 +18,12 @@ from psc.training.records import Record
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a network and the forward pass of one training sample.
+    """Of a network and the forward pass of one training sample."""
 
-    Attributes:
-        parameters: learnable ones.
-        multiply_adds: MACs; None where this code builds another network than the recorded one.
-        input_shape: (1, C, D, H, W) of the sample; None likewise.
-    """
-
-    parameters: int
+    parameters: int  # learnable ones
+    # MACs; None where this code builds another network than the recorded one
     multiply_adds: int | None
-    input_shape: tuple[int, ...] | None = None
+    input_shape: tuple[int, ...] | None = None  # (1, C, D, H, W) of the sample; None likewise
 
     @property
     def flops(self) -> int | None:

@@ -78,21 +78,13 @@ def read_curve(metrics_csv: Path, column: str, *, required: bool = True) -> _Cur
 
 @dataclass(frozen=True, eq=False)
 class Intervals:
-    """How a training of a classifier went, at the end of each interval between validations.
+    """How a training of a classifier went, at the end of each interval between validations."""
 
-    Attributes:
-        iterations: trained so far.
-        training_error: share of 1, of the interval that ends there.
-        validation_error: share of 1.
-        training_loss: mean over the interval.
-        validation_loss: of the validation samples. Numbers that were not logged are NaN.
-    """
-
-    iterations: npt.NDArray[np.int64]
-    training_error: _Numbers
-    validation_error: _Numbers
-    training_loss: _Numbers
-    validation_loss: _Numbers
+    iterations: npt.NDArray[np.int64]  # trained so far
+    training_error: _Numbers  # share of 1, of the interval that ends there
+    validation_error: _Numbers  # share of 1
+    training_loss: _Numbers  # mean over the interval
+    validation_loss: _Numbers  # of the validation samples. Numbers that were not logged are NaN.
 
 
 def read_intervals(metrics_csv: Path) -> Intervals:

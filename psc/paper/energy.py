@@ -81,16 +81,12 @@ _WIDTHS = np.linspace(0.0, 1.5, 31)  # multiples of Eq. 5's M
 
 @dataclass(frozen=True)
 class KeptEnergy:
-    """Fractions of a layer's energy, 0 to 1.
+    """Fractions of a layer's energy, 0 to 1."""
 
-    Attributes:
-        along_depth: with 0, 1, 2, 3 terms of the orientation D per kernel.
-        any_orientation: with as many terms, each of the orientation that keeps most (greedy).
-        by_width: with one stream along D for the whole layer, at ``_WIDTHS`` times the M of Eq. 5.
-    """
-
-    along_depth: tuple[float, ...]
+    along_depth: tuple[float, ...]  # with 0, 1, 2, 3 terms of the orientation D per kernel
+    # with as many terms, each of the orientation that keeps most (greedy)
     any_orientation: tuple[float, ...]
+    # with one stream along D for the whole layer, at ``_WIDTHS`` times the M of Eq. 5.
     by_width: tuple[float, ...]
 
 

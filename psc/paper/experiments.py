@@ -62,23 +62,14 @@ _MEASURES = {AffinityRecipeConfig: AFFINITY, VideoRecipeConfig: VIDEO, TissueRec
 
 @dataclass(frozen=True)
 class PublishedCell:
-    """One number of the paper.
+    """One number of the paper."""
 
-    Attributes:
-        row: the row of the table that it stands in.
-        metric: name of a test score, or ``parameters``.
-        against: the row that it is a comparison with; None for a number of its own.
-        printed: the number as printed; None where only an image holds it.
-        unit: one of ``UNITS``.
-        place: where in the paper.
-    """
-
-    row: str
-    metric: str
-    against: str | None
-    printed: str | None
-    unit: str
-    place: str
+    row: str  # the row of the table that it stands in
+    metric: str  # name of a test score, or ``parameters``
+    against: str | None  # the row that it is a comparison with; None for a number of its own
+    printed: str | None  # the number as printed; None where only an image holds it
+    unit: str  # one of ``UNITS``
+    place: str  # where in the paper
 
     @property
     def value(self) -> float | None:
@@ -95,38 +86,23 @@ class PublishedCell:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the paper's table.
+    """A row of the paper's table."""
 
-    Attributes:
-        name: what files call it.
-        label: what tables call it.
-        overrides: of Hydra, that make its network; empty for a row that is not ours.
-        quoted: why there is no network of ours; None if there is.
-    """
-
-    name: str
-    label: str
-    overrides: tuple[str, ...]
-    quoted: str | None = None
+    name: str  # what files call it
+    label: str  # what tables call it
+    overrides: tuple[str, ...]  # of Hydra, that make its network; empty for a row that is not ours
+    quoted: str | None = None  # why there is no network of ours; None if there is
 
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """A row at a protocol.
+    """A row at a protocol."""
 
-    Attributes:
-        row: the row.
-        overrides: all that train.py is given, but for the seed.
-        seeds: of the runs that are averaged.
-        config: what the overrides compose to.
-        settings: what a record of this row agrees in.
-    """
-
-    row: Row
-    overrides: tuple[str, ...]
-    seeds: tuple[int, ...]
-    config: TrainConfig
-    settings: Settings
+    row: Row  # the row
+    overrides: tuple[str, ...]  # all that train.py is given, but for the seed
+    seeds: tuple[int, ...]  # of the runs that are averaged
+    config: TrainConfig  # what the overrides compose to
+    settings: Settings  # what a record of this row agrees in
 
     def command(self, seed: int) -> str:
         """What starts one of its runs."""
@@ -135,40 +111,24 @@ class PlannedRow:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How rows are run: data, length, width.
+    """How rows are run: data, length, width."""
 
-    Attributes:
-        name: what files call it; unique in its experiment.
-        kind: PAPER, REDUCED or SYNTHETIC.
-        title: what it is, in words.
-        rows: those of the table that are run at it.
-    """
-
-    name: str
-    kind: str
-    title: str
-    rows: tuple[PlannedRow, ...]
+    name: str  # what files call it; unique in its experiment
+    kind: str  # PAPER, REDUCED or SYNTHETIC
+    title: str  # what it is, in words
+    rows: tuple[PlannedRow, ...]  # those of the table that are run at it
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A table of the paper.
+    """A table of the paper."""
 
-    Attributes:
-        folder: of its files.
-        title: heading of its tables.
-        measures: how its runs are scored.
-        rows: in the paper's order.
-        protocols: the paper's first.
-        published: what the paper prints.
-    """
-
-    folder: Path
-    title: str
-    measures: Measures
-    rows: tuple[Row, ...]
-    protocols: tuple[Protocol, ...]
-    published: tuple[PublishedCell, ...]
+    folder: Path  # of its files
+    title: str  # heading of its tables
+    measures: Measures  # how its runs are scored
+    rows: tuple[Row, ...]  # in the paper's order
+    protocols: tuple[Protocol, ...]  # the paper's first
+    published: tuple[PublishedCell, ...]  # what the paper prints
 
     @property
     def name(self) -> str:

@@ -49,64 +49,41 @@ _CURVES = ("table-4b/records", "figure-4a/synthetic")
 
 @dataclass(frozen=True)
 class Source:
-    """What a figure of results shows.
+    """What a figure of results shows."""
 
-    Attributes:
-        kind: of the data: "real", "real sample" or "synthetic".
-        data: whose, in words.
-        runs: of each panel or curve: its label, run, commit and number of iterations.
-        files: that hold it, below experiments/.
-    """
-
-    kind: str
-    data: str
+    kind: str  # of the data: "real", "real sample" or "synthetic"
+    data: str  # whose, in words
+    # of each panel or curve: its label, run, commit and number of iterations
     runs: tuple[tuple[str, str, str, int], ...]
-    files: tuple[str, ...]
+    files: tuple[str, ...]  # that hold it, below experiments/
 
 
 @dataclass(frozen=True)
 class PaperFigure:
-    """A figure.
+    """A figure."""
 
-    Attributes:
-        name: of its files and of its folder in experiments/.
-        title: what it is about.
-        caption: what is to be seen.
-        alternative: what a reader is told who cannot see it.
-        draw: draws it from a folder of experiments.
-        missing: what it lacks there, and which command makes it; None if nothing.
-        source: what it shows of results; None where there are no results in it.
-        wide: it is as wide as a page, not as a column.
-    """
-
-    name: str
-    title: str
-    caption: str
-    alternative: str
-    draw: Callable[[Path], Figure]
+    name: str  # of its files and of its folder in experiments/
+    title: str  # what it is about
+    caption: str  # what is to be seen
+    alternative: str  # what a reader is told who cannot see it
+    draw: Callable[[Path], Figure]  # draws it from a folder of experiments
+    # what it lacks there, and which command makes it; None if nothing
     missing: Callable[[Path], str | None] = lambda _: None
+    # what it shows of results; None where there are no results in it
     source: Callable[[Path], Source] | None = None
-    wide: bool = False
+    wide: bool = False  # it is as wide as a page, not as a column
 
 
 @dataclass(frozen=True)
 class MadeFigure:
-    """What became of a figure.
+    """What became of a figure."""
 
-    Attributes:
-        figure: which.
-        source: what it shows of results, if any.
-        pdf, png: its files; None where it could not be drawn.
-        missing: what it lacks.
-        error: what is wrong with what is there.
-    """
-
-    figure: PaperFigure
-    source: Source | None = None
-    pdf: Path | None = None
+    figure: PaperFigure  # which
+    source: Source | None = None  # what it shows of results, if any
+    pdf: Path | None = None  # its files; None where it could not be drawn
     png: Path | None = None
-    missing: str | None = None
-    error: str | None = None
+    missing: str | None = None  # what it lacks
+    error: str | None = None  # what is wrong with what is there
 
 
 def chosen_figures(names: Sequence[str]) -> list[PaperFigure]:

@@ -89,13 +89,9 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Runs of one configuration, one kind of data and one version of the code: seeds apart.
+    """Runs of one configuration, one kind of data and one version of the code: seeds apart."""
 
-    Attributes:
-        records: at least one.
-    """
-
-    records: tuple[Record, ...]
+    records: tuple[Record, ...]  # at least one
 
     @property
     def first(self) -> Record:

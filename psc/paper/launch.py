@@ -24,17 +24,11 @@ class LaunchError(PSCError):
 
 @dataclass(frozen=True)
 class Launch:
-    """The runs of one row.
+    """The runs of one row."""
 
-    Attributes:
-        planned: the row at its protocol.
-        seeds: those that are not recorded yet.
-        arguments: of train.py.
-    """
-
-    planned: PlannedRow
-    seeds: tuple[int, ...]
-    arguments: tuple[str, ...]
+    planned: PlannedRow  # the row at its protocol
+    seeds: tuple[int, ...]  # those that are not recorded yet
+    arguments: tuple[str, ...]  # of train.py
 
     @property
     def command(self) -> str:

@@ -15,58 +15,36 @@ from psc.training.records import Record
 
 @dataclass(frozen=True)
 class Score:
-    """One number of a record's test.
+    """One number of a record's test."""
 
-    Attributes:
-        key: its name in ``metrics["test"]``.
-        label: heading of its column in tables, with the unit.
-        column: beginning of its columns' names in CSV files.
-    """
-
-    key: str
-    label: str
-    column: str
+    key: str  # its name in ``metrics["test"]``
+    label: str  # heading of its column in tables, with the unit
+    column: str  # beginning of its columns' names in CSV files
 
 
 @dataclass(frozen=True)
 class Measures:
-    """How the runs of one application are scored.
+    """How the runs of one application are scored."""
 
-    Attributes:
-        name: of the application, part of file names.
-        title: heading where a folder holds several applications.
-        scores: columns of the table.
-        headline: the score that pictures show; one of ``scores``.
-        axis: what its axis is called, with the unit.
-        lower_is_better: whether that holds of the headline score.
-        percent: scores are shares of 1, written in percent with one decimal, else with three.
-        sample: what one forward pass takes.
-        floor_name: what needs no network; the last row of the table and a line in pictures.
-        floor: its scores by key, from any record of a test.
-        floor_column: column of its headline score in CSV files.
-        against: heading of the column that says by how much the headline score differs from the
-            floor; None where that would mean nothing.
-        test: what a record's scores depend on beside data files and network. Scores that differ
-            in it are not compared.
-        errors_logged: whether trainings log errors, shares of 1, beside their loss.
-        segmentations: whether runs leave segmentations and a sweep of agglomeration thresholds.
-    """
-
-    name: str
-    title: str
-    scores: tuple[Score, ...]
-    headline: Score
-    axis: str
-    lower_is_better: bool
-    percent: bool
-    sample: str
-    floor_name: str
-    floor: Callable[[Record], Mapping[str, float]]
-    floor_column: str
+    name: str  # of the application, part of file names
+    title: str  # heading where a folder holds several applications
+    scores: tuple[Score, ...]  # columns of the table
+    headline: Score  # the score that pictures show; one of ``scores``
+    axis: str  # what its axis is called, with the unit
+    lower_is_better: bool  # whether that holds of the headline score
+    percent: bool  # scores are shares of 1, written in percent with one decimal, else with three
+    sample: str  # what one forward pass takes
+    floor_name: str  # what needs no network; the last row of the table and a line in pictures
+    floor: Callable[[Record], Mapping[str, float]]  # its scores by key, from any record of a test
+    floor_column: str  # column of its headline score in CSV files
+    # heading of the column that says by how much the headline score differs from the floor; None
+    # where that would mean nothing
     against: str | None
+    # what a record's scores depend on beside data files and network. Scores that differ in it are
+    # not compared.
     test: Callable[[Record], tuple[Any, ...]]
-    errors_logged: bool
-    segmentations: bool
+    errors_logged: bool  # whether trainings log errors, shares of 1, beside their loss
+    segmentations: bool  # whether runs leave segmentations and a sweep of agglomeration thresholds
 
     def text(self, values: Sequence[float]) -> str:
         """Mean ± sample standard deviation, the latter of several values only."""

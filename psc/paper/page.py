@@ -62,15 +62,11 @@ Cell = str | Markup
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a page comes from.
+    """Where a page comes from."""
 
-    Attributes:
-        version: commit in a few digits, "-dirty" with uncommitted changes; "unknown" without git.
-        date: the day of the commit, ISO 8601, so that a commit's page is the same on any day; None
-            without git.
-    """
-
-    version: str
+    version: str  # commit in a few digits, "-dirty" with uncommitted changes; "unknown" without git
+    # the day of the commit, ISO 8601, so that a commit's page is the same on any day; None without
+    # git
     date: str | None
 
 

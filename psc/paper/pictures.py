@@ -38,36 +38,23 @@ _REMEDY = "restore both with git, or write them again with scripts/paper.py pict
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run whose prediction is shown.
+    """A finished run whose prediction is shown."""
 
-    Attributes:
-        label: what its panel is called, such as 3D.
-        folder: where its volumes are.
-        record: its numbers.
-    """
-
-    label: str
-    folder: Path
-    record: Record
+    label: str  # what its panel is called, such as 3D
+    folder: Path  # where its volumes are
+    record: Record  # its numbers
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One slice: what went in, what was wanted, and what each run made of it.
+    """One slice: what went in, what was wanted, and what each run made of it."""
 
-    Attributes:
-        raw: uint8 (H, W).
-        truth: labels (H, W); bodies are numbered together with those of ``predictions``.
-        predictions: labels (H, W) by panel title; the first run is the one compared with.
-        difference: float16 (H, W), at least 0: how much the runs differ here.
-        provenance: what is shown; see ``run_entry`` and ``psc.paper.panels``.
-    """
-
-    raw: npt.NDArray[np.uint8]
-    truth: _Labels
+    raw: npt.NDArray[np.uint8]  # uint8 (H, W)
+    truth: _Labels  # labels (H, W); bodies are numbered together with those of ``predictions``
+    # labels (H, W) by panel title; the first run is the one compared with
     predictions: Mapping[str, _Labels]
-    difference: npt.NDArray[np.float16]
-    provenance: Mapping[str, Any]
+    difference: npt.NDArray[np.float16]  # float16 (H, W), at least 0: how much the runs differ here
+    provenance: Mapping[str, Any]  # what is shown; see ``run_entry`` and ``psc.paper.panels``
 
 
 def read_runs(folders: Sequence[Path]) -> tuple[list[Run], Measures]:

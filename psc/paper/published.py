@@ -24,18 +24,12 @@ FIGURE_4B = "Figure 4b"
 
 @dataclass(frozen=True)
 class Published:
-    """A published number of parameters.
+    """A published number of parameters."""
 
-    Attributes:
-        parameters: the number, as far as it is given.
-        source: where it stands.
-        unit: it is rounded to multiples of this.
-        calibrated: our network was fitted to this number, so that meeting it shows nothing.
-    """
-
-    parameters: int
-    source: str
-    unit: int = 1
+    parameters: int  # the number, as far as it is given
+    source: str  # where it stands
+    unit: int = 1  # it is rounded to multiples of this
+    # our network was fitted to this number, so that meeting it shows nothing
     calibrated: bool = False
 
     def __str__(self) -> str:
@@ -67,22 +61,15 @@ PARAMETERS: dict[Network, Published] = {
 
 @dataclass(frozen=True)
 class Relation:
-    """What the paper says of one network's size by comparing it with another's.
+    """What the paper says of one network's size by comparing it with another's."""
 
-    Attributes:
-        network: the one it speaks of.
-        other: what it is compared with.
-        percent: of how many per cent more (or, negative, fewer) parameters it speaks; None: only
-            whether there are more.
-        more: whether it has more parameters than the other.
-        source: where it stands.
-    """
-
-    network: Network
-    other: Network
+    network: Network  # the one it speaks of
+    other: Network  # what it is compared with
+    # of how many per cent more (or, negative, fewer) parameters it speaks; None: only whether there
+    # are more
     percent: int | None
-    more: bool
-    source: str
+    more: bool  # whether it has more parameters than the other
+    source: str  # where it stands
 
     def __str__(self) -> str:
         """In words: 12 % fewer than densenet_bui 3d."""
@@ -113,18 +100,13 @@ RELATIONS = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """A number of ours beside the published one.
+    """A number of ours beside the published one."""
 
-    Attributes:
-        published: what was published, as printed; None if nothing.
-        verdict: "match" (equal at the rounding it is printed with), the deviation in per cent, or
-            "the paper does not say".
-        source: of what was published; None if nothing.
-    """
-
-    published: str | None
+    published: str | None  # what was published, as printed; None if nothing
+    # "match" (equal at the rounding it is printed with), the deviation in per cent, or "the paper
+    # does not say"
     verdict: str
-    source: str | None
+    source: str | None  # of what was published; None if nothing
 
 
 def compare(network: Network, parameters: int, count: Callable[[Network], int]) -> Comparison:

@@ -11,19 +11,12 @@ from psc.training.records import FILE_NAME, Record, read_record, write_record
 
 @dataclass(frozen=True, eq=False)
 class RecordedRun:
-    """A record and where it belongs.
+    """A record and where it belongs."""
 
-    Attributes:
-        path: its file.
-        record: what it says.
-        protocol: that it was run at.
-        planned: its row there.
-    """
-
-    path: Path
-    record: Record
-    protocol: Protocol
-    planned: PlannedRow
+    path: Path  # its file
+    record: Record  # what it says
+    protocol: Protocol  # that it was run at
+    planned: PlannedRow  # its row there
 
 
 def read_records(experiment: Experiment) -> tuple[RecordedRun, ...]:

@@ -61,20 +61,14 @@ Grid = list[tuple[str, ...]]
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """A row of the paper, and the runs that fill it.
+    """A row of the paper, and the runs that fill it."""
 
-    Attributes:
-        row: of the paper.
-        planned: how it is run; None for a row that the paper quotes.
-        published: what the paper prints, by metric; empty but in tables of the paper's protocol.
-        cost: of the network; None for a row that the paper quotes.
-        runs: of one version of the code and one set of data, seeds apart; none: not run.
-    """
-
-    row: Row
-    planned: PlannedRow | None
+    row: Row  # of the paper
+    planned: PlannedRow | None  # how it is run; None for a row that the paper quotes
+    # what the paper prints, by metric; empty but in tables of the paper's protocol
     published: Mapping[str, PublishedCell]
-    cost: Cost | None
+    cost: Cost | None  # of the network; None for a row that the paper quotes
+    # of one version of the code and one set of data, seeds apart; none: not run
     runs: tuple[RecordedRun, ...] = ()
 
     def scores(self, key: str) -> list[float]:
@@ -123,44 +117,29 @@ class Line:
 
 @dataclass(frozen=True)
 class Claim:
-    """A comparison of two rows that the paper states, and ours.
+    """A comparison of two rows that the paper states, and ours."""
 
-    Attributes:
-        cell: what the paper says.
-        row, against: labels of both rows.
-        metric: what is compared, in words.
-        ours: our change in per cent; None where a row has not been run.
-    """
-
-    cell: PublishedCell
-    row: str
+    cell: PublishedCell  # what the paper says
+    row: str  # labels of both rows
     against: str
-    metric: str
-    ours: float | None
+    metric: str  # what is compared, in words
+    ours: float | None  # our change in per cent; None where a row has not been run
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """One table: an experiment's rows at one protocol.
+    """One table: an experiment's rows at one protocol."""
 
-    Attributes:
-        experiment: whose.
-        protocol: at which.
-        scores: its columns beside parameters and costs.
-        lines: rows in the paper's order; a row has one line for each version of the code and set of
-            data that was run.
-        floors: scores of what needs no network, by key; one for each set of test data.
-        claims: of the paper; empty but at the paper's protocol.
-        notes: sentences below the table.
-    """
-
-    experiment: Experiment
-    protocol: Protocol
-    scores: tuple[Score, ...]
+    experiment: Experiment  # whose
+    protocol: Protocol  # at which
+    scores: tuple[Score, ...]  # its columns beside parameters and costs
+    # rows in the paper's order; a row has one line for each version of the code and set of data
+    # that was run
     lines: tuple[Line, ...]
+    # scores of what needs no network, by key; one for each set of test data
     floors: tuple[Mapping[str, float], ...]
-    claims: tuple[Claim, ...] = ()
-    notes: tuple[str, ...] = ()
+    claims: tuple[Claim, ...] = ()  # of the paper; empty but at the paper's protocol
+    notes: tuple[str, ...] = ()  # sentences below the table
 
     @property
     def is_paper(self) -> bool:

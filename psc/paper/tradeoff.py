@@ -31,40 +31,25 @@ _LOOKS = {None: (BLACK, "s"), 1: (BLUE, "o"), 2: (VERMILLION, "^"), 3: (GREEN, "
 
 @dataclass(frozen=True)
 class Point:
-    """A network.
+    """A network."""
 
-    Attributes:
-        name: written beside the point.
-        streams: m of P_mSC_n; None for 3D convolutions.
-        parameters: number of them.
-        flops: of one sample's forward pass; None if unknown: the point is then left out there.
-        score: mean of the headline score, in the record's unit.
-        deviation: its standard deviation over seeds; None for a single run.
-    """
-
-    name: str
-    streams: int | None
-    parameters: int
+    name: str  # written beside the point
+    streams: int | None  # m of P_mSC_n; None for 3D convolutions
+    parameters: int  # number of them
+    # of one sample's forward pass; None if unknown: the point is then left out there
     flops: int | None
-    score: float
-    deviation: float | None
+    score: float  # mean of the headline score, in the record's unit
+    deviation: float | None  # its standard deviation over seeds; None for a single run
 
 
 @dataclass(frozen=True)
 class Panels:
-    """Networks whose scores may be compared: a row of the figure.
+    """Networks whose scores may be compared: a row of the figure."""
 
-    Attributes:
-        title: the data; says so where they are synthetic.
-        points: at least one.
-        floor: score of what needs no network.
-        measures: what the score is.
-    """
-
-    title: str
-    points: Sequence[Point]
-    floor: float
-    measures: Measures
+    title: str  # the data; says so where they are synthetic
+    points: Sequence[Point]  # at least one
+    floor: float  # score of what needs no network
+    measures: Measures  # what the score is
 
 
 def tradeoff_figure(rows: Sequence[Panels], path: Path | str) -> None:

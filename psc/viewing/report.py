@@ -51,34 +51,22 @@ _CHARACTERS = 118  # on a line of the PNG
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One image.
+    """One image."""
 
-    Attributes:
-        title: what it shows.
-        image: uint8 (H, W, 3), red, green, blue.
-        pixel_size: extent of a pixel along both axes, nm; voxels where these are of unknown size.
-        mark: (row, column) in pixels of the place that it is about.
-    """
-
-    title: str
-    image: npt.NDArray[np.uint8]
+    title: str  # what it shows
+    image: npt.NDArray[np.uint8]  # uint8 (H, W, 3), red, green, blue
+    # extent of a pixel along both axes, nm; voxels where these are of unknown size
     pixel_size: tuple[float, float]
-    mark: tuple[float, float]
+    mark: tuple[float, float]  # (row, column) in pixels of the place that it is about
 
 
 @dataclass(frozen=True, eq=False)
 class PictureRow:
-    """Pictures of the same voxels.
+    """Pictures of the same voxels."""
 
-    Attributes:
-        heading: which voxels, or which error.
-        text: a sentence about them.
-        pictures: of equal size.
-    """
-
-    heading: str
-    text: str
-    pictures: tuple[Picture, ...]
+    heading: str  # which voxels, or which error
+    text: str  # a sentence about them
+    pictures: tuple[Picture, ...]  # of equal size
 
 
 def write_report(scene: Scene, path: Path, worst: int) -> tuple[Path, Path]:

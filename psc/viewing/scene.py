@@ -61,17 +61,12 @@ class Voxels(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """One volume.
+    """One volume."""
 
-    Attributes:
-        name: one of the names above.
-        kind: "grey" values of any real dtype; "affinities" in [0, 1], channels z, y, x; "labels".
-        voxels: (D, H, W), of affinities (3, D, H, W).
-    """
-
-    name: str
+    name: str  # one of the names above
+    # "grey" values of any real dtype; "affinities" in [0, 1], channels z, y, x; "labels"
     kind: LayerKind
-    voxels: Voxels
+    voxels: Voxels  # (D, H, W), of affinities (3, D, H, W)
 
     @property
     def in_memory(self) -> npt.NDArray[Any] | None:
@@ -81,28 +76,19 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """Volumes of one place; one without layers, or with layers that do not fit, is refused.
+    """Volumes of one place; one without layers, or with layers that do not fit, is refused."""
 
-    Attributes:
-        title: what it is, in a few words.
-        path: where it was read.
-        layers: by name, in the order in which they are shown.
-        voxel_size: nm (z, y, x); None where it is unknown.
-        offset: first voxel of the layers within their source volume (z, y, x).
-        errors: splits and merges, the worst first; none without a ground truth. Locations are
-            voxels of the source volume.
-        scores: rows of a table: name, then score by column.
-        facts: where it comes from, by name.
-    """
-
-    title: str
-    path: Path
-    layers: Mapping[str, Layer]
-    voxel_size: tuple[float, float, float] | None
-    offset: Size3 = (0, 0, 0)
+    title: str  # what it is, in a few words
+    path: Path  # where it was read
+    layers: Mapping[str, Layer]  # by name, in the order in which they are shown
+    voxel_size: tuple[float, float, float] | None  # nm (z, y, x); None where it is unknown
+    offset: Size3 = (0, 0, 0)  # first voxel of the layers within their source volume (z, y, x)
+    # splits and merges, the worst first; none without a ground truth. Locations are voxels of the
+    # source volume.
     errors: tuple[BodyError, ...] = ()
+    # rows of a table: name, then score by column
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    facts: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)  # where it comes from, by name
 
     def __post_init__(self) -> None:
         if not self.layers:

@@ -213,19 +213,12 @@ def _megabytes(network: nn.Module) -> float:
 
 @dataclass(frozen=True)
 class Layer:
-    """A 3D convolution and the size of its input.
+    """A 3D convolution and the size of its input."""
 
-    Attributes:
-        name: channels ("24-72"), "stem", or its path in the trained network.
-        kernels: "random" or "trained".
-        convolution: without bias, which no factorisation touches.
-        shape: (N, C, D, H, W) of the input.
-    """
-
-    name: str
-    kernels: str
-    convolution: nn.Conv3d
-    shape: tuple[int, ...]
+    name: str  # channels ("24-72"), "stem", or its path in the trained network
+    kernels: str  # "random" or "trained"
+    convolution: nn.Conv3d  # without bias, which no factorisation touches
+    shape: tuple[int, ...]  # (N, C, D, H, W) of the input
 
     def input(self, seed: int) -> Tensor:
         """The same values at every call."""
@@ -287,27 +280,18 @@ def _layer(
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """A way to factorise one layer.
+    """A way to factorise one layer."""
 
-    Attributes:
-        name: as the table has it.
-        rank: M of every stream, or the ranks.
-        parameters: of the factorised kernel.
-        factorise: the work that is timed; None where it cannot be tried.
-        kernel: the 3D kernel that the result stands for.
-        implementations: the forms in which the result runs, by name.
-        failure: why it cannot be tried.
-    """
-
-    name: str
-    rank: str = ""
-    parameters: int | None = None
+    name: str  # as the table has it
+    rank: str = ""  # M of every stream, or the ranks
+    parameters: int | None = None  # of the factorised kernel
+    # the work that is timed; None where it cannot be tried
     factorise: Callable[[], nn.Module] | None = None
-    kernel: Callable[[nn.Module], Tensor] | None = None
+    kernel: Callable[[nn.Module], Tensor] | None = None  # the 3D kernel that the result stands for
     implementations: Mapping[str, Callable[[nn.Module], nn.Module]] = field(
         default_factory=lambda: {FACTORIZED: lambda module: module}
     )
-    failure: str | None = None
+    failure: str | None = None  # why it cannot be tried
 
 
 Form = tuple[Entry, str, Layout]

@@ -54,17 +54,11 @@ _INPUTS: dict[str, dict[type[BackboneConfig], tuple[int, ...]]] = {
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network that can be built.
+    """A network that can be built."""
 
-    Attributes:
-        network: the backbone's name, or the other library's.
-        block: the block's name; None for other libraries' networks.
-        build: builds it on the current default device.
-    """
-
-    network: str
-    block: str | None
-    build: Callable[[], nn.Module]
+    network: str  # the backbone's name, or the other library's
+    block: str | None  # the block's name; None for other libraries' networks
+    build: Callable[[], nn.Module]  # builds it on the current default device
 
     def cost(self, shape: Sequence[int]) -> tuple[int, int]:
         """Parameters, and FLOPs (two per multiply-add) of a forward pass, computing nothing."""

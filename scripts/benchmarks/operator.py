@@ -76,23 +76,16 @@ def with_peer(blocks: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Level:
-    """Where in a network a segment stands.
+    """Where in a network a segment stands."""
 
-    Attributes:
-        network: "unet" (leaky ReLU, M at most out_channels) or "resnet" (batch norm, no final
-            activation, no cap of M but the block's own).
-        in_channels, out_channels: that enter and leave.
-        shape: D, H, W of the input.
-        batch_size: N of the input.
-        padding: of its convolutions.
-    """
-
+    # "unet" (leaky ReLU, M at most out_channels) or "resnet" (batch norm, no final activation, no
+    # cap of M but the block's own)
     network: str
-    in_channels: int
+    in_channels: int  # that enter and leave
     out_channels: int
-    shape: Triple
-    batch_size: int = 1
-    padding: Padding = "same"
+    shape: Triple  # D, H, W of the input
+    batch_size: int = 1  # N of the input
+    padding: Padding = "same"  # of its convolutions
 
     @property
     def name(self) -> str:

@@ -57,17 +57,11 @@ LEARNING_RATE = 1e-4  # Adam's; no number here depends on it
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds per call of one contestant, one entry per round.
+    """Seconds per call of one contestant, one entry per round."""
 
-    Attributes:
-        cpu: CPU seconds of all threads of the process.
-        wall: wall seconds.
-        failure: why there are no measurements; None if there are.
-    """
-
-    cpu: tuple[float, ...] = ()
-    wall: tuple[float, ...] = ()
-    failure: str | None = None
+    cpu: tuple[float, ...] = ()  # CPU seconds of all threads of the process
+    wall: tuple[float, ...] = ()  # wall seconds
+    failure: str | None = None  # why there are no measurements; None if there are
 
     def median(self, clock: Clock) -> float | None:
         """Median seconds per call, None after a failure."""
@@ -366,17 +360,13 @@ def race(
 
 @dataclass(frozen=True)
 class Report:
-    """Result of one benchmark.
+    """Result of one benchmark."""
 
-    Attributes:
-        tables: measurements by table; every row maps a column to a number, a text or None.
-        settings: what was measured under, beside what was asked for.
-        benchmark: name of the subcommand, which the script fills in.
-    """
-
+    # measurements by table; every row maps a column to a number, a text or None
     tables: Mapping[str, Sequence[Row]]
+    # what was measured under, beside what was asked for
     settings: Mapping[str, Any] = field(default_factory=dict)
-    benchmark: str = ""
+    benchmark: str = ""  # name of the subcommand, which the script fills in
 
     def as_markdown(self) -> str:
         """The tables, each under its name."""

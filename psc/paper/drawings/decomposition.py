@@ -33,27 +33,16 @@ from psc.paper.style import PAGE_WIDTH, page_style
 
 @dataclass(frozen=True)
 class Term:
-    """One sub-tensor of the core, and the separable kernel that it leads to.
+    """One sub-tensor of the core, and the separable kernel that it leads to."""
 
-    Attributes:
-        axis: α, along which the kernel separates: 0, 1 or 2 (D, H, W).
-        index: β, from 0.
-        core: S^{α,β} (J1, J2, J3), zero elsewhere (Eq. 2).
-        owned: bool (J1, J2, J3), the entries of S that it holds.
-        rod: A^{l,(α)} (J_α,), of norm 1.
-        plane: A^l's other factor, over the other two axes in their order.
-        kernel: A^l (J1, J2, J3), the product of the two (Eq. 3).
-        energy: its share of the kernel's sum of squares.
-    """
-
-    axis: int
-    index: int
-    core: Tensor
-    owned: Tensor
-    rod: Tensor
-    plane: Tensor
-    kernel: Tensor
-    energy: float
+    axis: int  # α, along which the kernel separates: 0, 1 or 2 (D, H, W)
+    index: int  # β, from 0
+    core: Tensor  # S^{α,β} (J1, J2, J3), zero elsewhere (Eq. 2).
+    owned: Tensor  # bool (J1, J2, J3), the entries of S that it holds
+    rod: Tensor  # A^{l,(α)} (J_α,), of norm 1
+    plane: Tensor  # A^l's other factor, over the other two axes in their order
+    kernel: Tensor  # A^l (J1, J2, J3), the product of the two (Eq. 3).
+    energy: float  # its share of the kernel's sum of squares
 
 
 @dataclass(frozen=True)

@@ -22,18 +22,12 @@ INPUT = "input"
 
 @dataclass(frozen=True)
 class DrawnConvolution:
-    """A convolution as found in a module.
+    """A convolution as found in a module."""
 
-    Attributes:
-        in_channels, out_channels: that enter and leave.
-        kernel: its extent along (D, H, W).
-        active: whether a non-linearity follows it within its stream.
-    """
-
-    in_channels: int
+    in_channels: int  # that enter and leave
     out_channels: int
-    kernel: Triple
-    active: bool
+    kernel: Triple  # its extent along (D, H, W)
+    active: bool  # whether a non-linearity follows it within its stream
 
     @property
     def axes(self) -> int:
@@ -47,44 +41,30 @@ DrawnBlock = tuple[DrawnStream, ...]
 
 @dataclass(frozen=True)
 class DrawnSegment:
-    """A segment as a forward pass met it.
+    """A segment as a forward pass met it."""
 
-    Attributes:
-        name: its path in the network.
-        in_channels, out_channels: that entered and left.
-        input_size, output_size: voxels along (D, H, W) that entered and left.
-        blocks: what it is made of.
-        sources: segments whose results reached its input with no other segment in between, in the
-            order of their calls; ``INPUT`` for the network's own.
-    """
-
-    name: str
-    in_channels: int
+    name: str  # its path in the network
+    in_channels: int  # that entered and left
     out_channels: int
-    input_size: Triple
+    input_size: Triple  # voxels along (D, H, W) that entered and left
     output_size: Triple
-    blocks: tuple[DrawnBlock, ...]
+    blocks: tuple[DrawnBlock, ...]  # what it is made of
+    # segments whose results reached its input with no other segment in between, in the order of
+    # their calls; ``INPUT`` for the network's own
     sources: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class DrawnNetwork:
-    """A network as a forward pass found it.
+    """A network as a forward pass found it."""
 
-    Attributes:
-        network: itself, for what is no segment.
-        input_shape, output_shape: (N, C, D, H, W), and that of the result.
-        segments: in the order of their calls.
-        output_sources: segments whose results reach the network's with no other in between.
-        parameters: all of them.
-    """
-
-    network: nn.Module
-    input_shape: tuple[int, ...]
+    network: nn.Module  # itself, for what is no segment
+    input_shape: tuple[int, ...]  # (N, C, D, H, W), and that of the result
     output_shape: tuple[int, ...]
-    segments: tuple[DrawnSegment, ...]
+    segments: tuple[DrawnSegment, ...]  # in the order of their calls
+    # segments whose results reach the network's with no other in between
     output_sources: tuple[str, ...]
-    parameters: int
+    parameters: int  # all of them
 
 
 def walk_segment(segment: nn.Module) -> tuple[DrawnBlock, ...]:
