@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -128,15 +128,14 @@ class AffinityPatches(Dataset[dict[str, torch.Tensor]]):
 
     Args:
         regions: slabs with labels.
-        input_size: grey values, one number or (z, y, x), in voxels.
-        output_size: affinities, one number or (z, y, x), in voxels, centred in the input.
         seed: seed of all randomness.
         length: how many patches there are.
         augmentation: None for plain crops.
-        zero_label: ``"ignore"``: label 0 is unknown and masked; ``"boundary"``: it is cell
-            boundary, affinity 0, and counts.
-        boundary_thickness: voxels within this many steps of another label become boundary.
-        intensity_range: grey values that become 0 and 1; None for uint8, uint16 and [0, 1] floats.
+        cutting: ``input_size`` and ``output_size``, grey values and affinities (one number or z, y,
+            x), in voxels; ``zero_label``: "ignore": label 0 is unknown and masked, "boundary": it
+            is cell boundary, affinity 0, and counts; ``boundary_thickness``: voxels within this
+            many steps of another label become boundary; ``intensity_range``: grey values that
+            become 0 and 1, None for uint8, uint16 and [0, 1] floats.
 
     Items are dictionaries of tensors: ``raw`` float32 (1, D, H, W), ``affinities`` float32
     (3, d, h, w), ``mask`` bool (3, d, h, w) and ``labels`` int32 (d, h, w).
@@ -146,34 +145,22 @@ class AffinityPatches(Dataset[dict[str, torch.Tensor]]):
         self,
         regions: Sequence[Region],
         *,
-        input_size: int | Sequence[int],
-        output_size: int | Sequence[int],
         seed: int,
         length: int,
         augmentation: Augmentation | None = None,
-        zero_label: Literal["ignore", "boundary"] = "ignore",
-        boundary_thickness: int = 0,
-        intensity_range: tuple[float, float] | None = None,
+        **cutting: Any,
     ) -> None:
         if length < 1 or seed < 0:
             raise ConfigError(f"need length >= 1 and seed >= 0, found {length} and {seed}")
         if not regions:
             raise ConfigError("no regions to draw patches from; give at least one")
-        self.cutter = PatchCutter(
-            size_triple(input_size, "input_size"),
-            size_triple(output_size, "output_size"),
-            zero_label,
-            boundary_thickness,
-            intensity_range,
-        )
-        if augmentation is not None:
-            _check_axis_swaps(augmentation, self.cutter, regions)
-            _check_rotation(augmentation, regions)
+        self.cutter = _cutter(**cutting)
         reach = (0, 0, 0)
         if augmentation is not None:
+            _check_axes(augmentation, self.cutter, regions)
             reach = augmentation.deformation.reach(self.cutter.input_size)
         self._starts = [_start_ranges(region, self.cutter, reach) for region in regions]
-        self._slabs = [Slab(region, intensity_range) for region in regions]
+        self._slabs = [Slab(region, self.cutter.intensity_range) for region in regions]
         counts = [int(np.prod([len(axis) for axis in starts])) for starts in self._starts]
         self._cumulative = np.cumsum(counts)
         self._seed, self._length, self._augmentation = seed, length, augmentation
@@ -212,27 +199,17 @@ class ValidationPatches(Dataset[dict[str, torch.Tensor]]):
         self,
         regions: Sequence[Region],
         *,
-        input_size: int | Sequence[int],
-        output_size: int | Sequence[int],
         maximum: int | None = None,
-        zero_label: Literal["ignore", "boundary"] = "ignore",
-        boundary_thickness: int = 0,
-        intensity_range: tuple[float, float] | None = None,
+        **cutting: Any,
     ) -> None:
         if maximum is not None and maximum < 1:
             raise ConfigError(f"maximum must be at least 1 patch, found {maximum}")
         if not regions:
             raise ConfigError("no regions to cut patches from; give at least one")
-        self.cutter = PatchCutter(
-            size_triple(input_size, "input_size"),
-            size_triple(output_size, "output_size"),
-            zero_label,
-            boundary_thickness,
-            intensity_range,
-        )
+        self.cutter = _cutter(**cutting)
         grid = [
             (slab, start)
-            for slab in (Slab(region, intensity_range) for region in regions)
+            for slab in (Slab(region, self.cutter.intensity_range) for region in regions)
             for start in _grid_starts(slab.labels.shape, self.cutter.output_size)
         ]
         chosen = min(len(grid), maximum or len(grid))
@@ -246,6 +223,13 @@ class ValidationPatches(Dataset[dict[str, torch.Tensor]]):
         if not 0 <= index < len(self._boxes):
             raise IndexError(f"patch {index} of {len(self._boxes)}")
         return self.cutter.cut(*self._boxes[index])
+
+
+def _cutter(
+    *, input_size: int | Sequence[int], output_size: int | Sequence[int], **options: Any
+) -> PatchCutter:
+    sizes = size_triple(input_size, "input_size"), size_triple(output_size, "output_size")
+    return PatchCutter(*sizes, **options)
 
 
 def _start_ranges(region: Region, cutter: PatchCutter, reach: Triple) -> tuple[range, range, range]:
@@ -284,35 +268,25 @@ def _grid_starts(slab: Triple, size: Triple) -> list[Triple]:
     return list(itertools.product(*axes))
 
 
-def _check_axis_swaps(
-    augmentation: Augmentation, cutter: PatchCutter, regions: Sequence[Region]
-) -> None:
-    """Axes may be swapped only if they are equally long and equally sampled."""
+def _check_axes(augmentation: Augmentation, cutter: PatchCutter, regions: Sequence[Region]) -> None:
+    """Axes may be swapped, and turned, only if they are equally long and equally sampled."""
     swapped = {"all": (0, 1, 2), "yx": (1, 2), "none": ()}[augmentation.axis_swaps]
+    swaps = f"axis_swaps = {augmentation.axis_swaps!r}"
     remedy = "set axis_swaps to 'yx' or 'none'"
     for name, size in (("input", cutter.input_size), ("output", cutter.output_size)):
         if len({size[axis] for axis in swapped}) > 1:
             raise ConfigError(
-                f"axis_swaps = {augmentation.axis_swaps!r} needs equal sizes along the swapped"
-                f" axes, found {name} size {size} (z, y, x); {remedy}"
+                f"{swaps} needs equal sizes along the swapped axes, found {name} size {size} "
+                f"(z, y, x); {remedy}"
             )
+    mixed = [(swaps, swapped, remedy)]
+    if augmentation.deformation.rotation:
+        mixed.append((f"rotation={augmentation.deformation.rotation}:", (1, 2), "set it to 0"))
     for region in regions:
         voxel = region.volume.voxel_size
-        if voxel is not None and len({voxel[axis] for axis in swapped}) > 1:
-            raise ConfigError(
-                f"axis_swaps = {augmentation.axis_swaps!r} mixes axes of different resolution:"
-                f" voxels of {region.volume.name} are {voxel} nm (z, y, x); {remedy}"
-            )
-
-
-def _check_rotation(augmentation: Augmentation, regions: Sequence[Region]) -> None:
-    """Turning mixes y and x, so they must be equally sampled."""
-    if not augmentation.deformation.rotation:
-        return
-    for region in regions:
-        voxel = region.volume.voxel_size
-        if voxel is not None and voxel[1] != voxel[2]:
-            raise ConfigError(
-                f"rotation={augmentation.deformation.rotation}: mixes axes of different"
-                f" resolution: voxels of {region.volume.name} are {voxel} nm (z, y, x); set it to 0"
-            )
+        for what, axes, cure in mixed:
+            if voxel is not None and len({voxel[axis] for axis in axes}) > 1:
+                raise ConfigError(
+                    f"{what} mixes axes of different resolution: voxels of {region.volume.name} "
+                    f"are {voxel} nm (z, y, x); {cure}"
+                )

@@ -102,6 +102,9 @@ AFFINITY_LOSSES = (
     "cross_entropy",
 )
 MALIS_NORMALIZATIONS = ("counted", "labelled")
+"""What weights are divided by, for positive and negative pairs each: the pairs that some edge got
+(TuragaLab/malis, the authors' code for TensorFlow), or all pairs of labelled voxels in the patch
+(the authors' layer for Caffe, which also halves the loss; Adam does not notice)."""
 
 
 @dataclass

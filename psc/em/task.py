@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from psc.em.malis import VoxelGraph, pair_weights
-from psc.em.settings import AffinityRecipeConfig
+from psc.em.settings import MALIS_NORMALIZATIONS, AffinityRecipeConfig
 from psc.errors import ConfigError, DataError
 from psc.training.task import Task
 
@@ -78,12 +78,6 @@ LOSSES: dict[str, Loss] = {
 """
 
 
-NORMALIZATIONS = ("counted", "labelled")
-"""What weights are divided by, for positive and negative pairs each: the pairs that some edge got
-(TuragaLab/malis, the authors' code for TensorFlow), or all pairs of labelled voxels in the patch
-(the authors' layer for Caffe, which also halves the loss; Adam does not notice)."""
-
-
 def malis_loss(
     logits: Tensor, labels: Tensor, mask: Tensor | None = None, *, normalization: str = "counted"
 ) -> Tensor:
@@ -97,7 +91,7 @@ def malis_loss(
         labels: integers (N, D, H, W), whole objects; 0 is in no pair.
         mask: bool (N, 3, D, H, W), True where the affinity is known. Default: where neither voxel
             has label 0.
-        normalization: one of ``NORMALIZATIONS``.
+        normalization: one of ``MALIS_NORMALIZATIONS``.
 
     Returns:
         A scalar, float32 (float64 for such logits); 0 for samples without pairs.
@@ -149,9 +143,10 @@ def malis_weights(
     Returns:
         (2, N, 3, D, H, W), positive then negative, of the affinities' device and dtype.
     """
-    if normalization not in NORMALIZATIONS:
+    if normalization not in MALIS_NORMALIZATIONS:
         raise ConfigError(
-            f"normalization must be one of {', '.join(NORMALIZATIONS)}; found {normalization!r}"
+            f"normalization must be one of {', '.join(MALIS_NORMALIZATIONS)}; found"
+            f" {normalization!r}"
         )
     _check_shapes(affinities, labels, mask)
     on_gpu = affinities.is_cuda
