@@ -51,7 +51,7 @@ def entries(folder: Path) -> list[Path]:
     """
     left = {"@eadir", "#recycle", "__macosx", "thumbs.db", "desktop.ini", "lost+found"}
     found = (p for p in folder.iterdir() if p.name[0] != "." and p.name.casefold() not in left)
-    return sorted(found, key=lambda path: natural_order(path.name))
+    return sorted(found, key=lambda path: (natural_order(path.name), path.name))
 
 
 def natural_order(name: str) -> list[tuple[int, str]]:

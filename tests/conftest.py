@@ -21,7 +21,7 @@ from psc.config import compose
 from psc.em.affinities import affinities_from_labels
 from psc.em.labels import split_disconnected
 from psc.training.training import train
-from psc.volumes.reading import Volume
+from psc.volumes.labelled import LabelledVolume
 
 # Tests are many small computations: threads would only wait for each other.
 torch.set_num_threads(1)
@@ -133,10 +133,12 @@ def sample_em() -> Path:
 
 
 @pytest.fixture
-def make_volume() -> Callable[..., Volume]:
+def make_volume() -> Callable[..., LabelledVolume]:
     """Volumes of random grey values and blocky labels without 0."""
 
-    def make(shape=(20, 18, 16), *, seed=0, name="volume", dtype=np.uint8, **changes) -> Volume:
+    def make(
+        shape=(20, 18, 16), *, seed=0, name="volume", dtype=np.uint8, **changes
+    ) -> LabelledVolume:
         rng = np.random.default_rng(seed)
         coarse = rng.integers(1, 9, [-(-size // 4) for size in shape], dtype=np.uint64)
         labels = np.kron(coarse, np.ones((4, 4, 4), np.uint64))
@@ -148,7 +150,7 @@ def make_volume() -> Callable[..., Volume]:
             "synthetic": False,
             "files": ({"name": f"{name}.h5", "bytes": 1, "sha256": "0"},),
         }
-        return Volume(**(parts | changes))
+        return LabelledVolume(**(parts | changes))
 
     return make
 

@@ -1,14 +1,16 @@
-"""Run a function on every block of a grid: here, in local processes, or on a dask cluster.
+"""Run a function on every block of a grid, here or on a dask cluster, and remember what is done.
 
-The function and what it reports are the same everywhere. dask hands blocks to its workers, gives
-those of a worker that died to another one, and tells when that has happened too often.
+Every finished block leaves a marker, a file that appears whole and after the block's data. So a
+process may end at any moment: what has a marker is never done again, what has none is redone, with
+the same result. (Data are handed to the operating system before the marker: a killed process loses
+nothing; a power failure may.) dask hands blocks to its workers, gives those of a worker that died
+to another one, and tells when that has happened too often.
 """
 
 import errno
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,23 +23,20 @@ from tqdm import tqdm
 
 from psc.blockwise.grid import Block
 from psc.errors import ConfigError, DataError
+from psc.files import entries, replacing
 
 if TYPE_CHECKING:
     from distributed import Client
 
+Work = Callable[[Block], dict[str, int]]
+"""What is done with a block: writes its data, then returns numbers to report; can be pickled.
 
-# ----------------------------------------
-# What of an output folder is done, and of which inputs and options it is the result.
-#
-# Every finished block leaves a marker, a file that appears whole and after the block's data. So a
-# process may end at any moment: what has a marker is never done again, what has none is redone,
-# with the same result. (Data are handed to the operating system before the marker: a killed process
-# loses nothing; a power failure may.)
+It must not matter whether a block was begun before: doing it again writes the same.
+"""
 
-
-_DESCRIPTION = "blockwise.json"
-_SUMMARY = "summary.json"
-_MARKERS = "work/done"
+_DESCRIPTION, _SUMMARY, _MARKERS = "blockwise.json", "summary.json", "work/done"
+_WAITING_PER_WORKER = 2  # blocks in flight: one in work and one to begin with at once
+_CONNECT_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -56,15 +55,10 @@ class Stage:
 
 
 class Ledger:
-    """The bookkeeping of one output folder."""
+    """What of an output folder is done, and of which inputs and options it is the result."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-
-    @property
-    def complete(self) -> bool:
-        """Whether everything was done."""
-        return (self.folder / _SUMMARY).is_file()
 
     def open(self, stages: Sequence[Stage], *, overwrite: bool) -> None:
         """Make the folder ready for these stages: begin, resume, or clear what is out of date.
@@ -83,30 +77,33 @@ class Ledger:
         described = _described(stages)
         present = self._description()
         if present is None:
-            self._require_empty()
+            if self.folder.is_dir() and (strangers := entries(self.folder)):
+                raise ConfigError(
+                    f"output={self.folder} holds {strangers[0].name} and was not written by this"
+                    " program, which therefore removes nothing in it; give another folder"
+                )
         elif (different := _first_difference(present, described)) is not None:
+            first, change = different
             if not overwrite:
                 raise ConfigError(
-                    f"output={self.folder} holds results of other inputs or options"
-                    f" ({different[1]}); give another folder, or overwrite=true to replace"
-                    f" everything from the stage {stages[different[0]].name!r} on"
+                    f"output={self.folder} holds results of other inputs or options ({change});"
+                    " give another folder, or overwrite=true to replace everything from the stage"
+                    f" {stages[first].name!r} on"
                 )
-            self._remove(stages[different[0] :])
-        elif self.complete:
+            self._remove(stages[first:])
+        elif (self.folder / _SUMMARY).is_file():
             if not overwrite:
                 raise ConfigError(
                     f"output={self.folder} exists and is complete; give another folder, or"
                     " overwrite=true to do it again"
                 )
             self._remove(stages)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._write(self.folder / _DESCRIPTION, {"stages": described})
+        _write(self.folder / _DESCRIPTION, {"stages": described})
 
     def done(self, stage: str) -> dict[int, dict[str, int]]:
         """What the finished blocks of a stage reported, by the block's index."""
-        folder = self.folder / _MARKERS / stage
-        paths = folder.glob("*.json") if folder.is_dir() else ()
-        return {int(path.stem): json.loads(path.read_text()) for path in paths}
+        markers = (self.folder / _MARKERS / stage).glob("[0-9]*.json")
+        return {int(path.stem): json.loads(path.read_text()) for path in markers}
 
     def has(self, stage: str, index: int) -> bool:
         """Whether a block is finished."""
@@ -114,13 +111,11 @@ class Ledger:
 
     def mark(self, stage: str, index: int, report: dict[str, int]) -> None:
         """Note, after its data are written, that a block is finished."""
-        path = self.folder / _MARKERS / stage / f"{index}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._write(path, report)
+        _write(self.folder / _MARKERS / stage / f"{index}.json", report)
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Note that everything is done."""
-        self._write(self.folder / _SUMMARY, summary)
+        _write(self.folder / _SUMMARY, summary)
 
     def _description(self) -> list[dict[str, Any]] | None:
         try:
@@ -134,38 +129,21 @@ class Ledger:
             ) from error
         return list(stages)
 
-    def _require_empty(self) -> None:
-        strangers = (
-            [path.name for path in self.folder.iterdir() if not path.name.startswith(".")]
-            if self.folder.is_dir()
-            else []
-        )
-        if strangers:
-            raise ConfigError(
-                f"output={self.folder} holds {min(strangers)} and was not written by this program,"
-                " which therefore removes nothing in it; give another folder"
-            )
-
     def _remove(self, stages: Sequence[Stage]) -> None:
         """Markers before data: a kill in between must not leave one without the other."""
         (self.folder / _SUMMARY).unlink(missing_ok=True)
         for stage in stages:
             shutil.rmtree(self.folder / _MARKERS / stage.name, ignore_errors=True)
-        for stage in stages:
-            for product in stage.products:
-                path = self.folder / product
-                if path.is_dir():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink(missing_ok=True)
+        for product in (self.folder / name for stage in stages for name in stage.products):
+            if product.is_dir():
+                shutil.rmtree(product)
+            else:
+                product.unlink(missing_ok=True)
 
-    def _write(self, path: Path, content: dict[str, Any]) -> None:
-        partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            partial.write_text(json.dumps(content, indent=1) + "\n")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    with replacing(path) as partial_file:
+        partial_file.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def _described(stages: Sequence[Stage]) -> list[dict[str, Any]]:
@@ -198,17 +176,6 @@ def _first_difference(
     if len(present) > len(wanted):
         return len(wanted) - 1, f"stage {present[len(wanted)]['name']} is not wanted any more"
     return None
-
-
-Work = Callable[[Block], dict[str, int]]
-"""What is done with a block: writes its data, then returns numbers to report; can be pickled.
-
-It must not matter whether a block was begun before: doing it again writes the same.
-"""
-
-_WAITING_PER_WORKER = 2  # blocks in flight: one in work and one to begin with at once
-_CONNECT_SECONDS = 30
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -248,15 +215,11 @@ class Engine:
             unit="block",
             disable=not self.progress,
         ) as bar:
-            for _ in self._finished(finish, pending):
+            finished: Iterator[object] = map(finish, pending)
+            if self.client is not None:
+                finished = _on_cluster(self.client, finish, pending)
+            for _ in finished:
                 bar.update()
-
-    def _finished(self, finish: Callable[[Block], int], pending: list[Block]) -> Iterator[int]:
-        """Something for every block that is finished."""
-        if self.client is None:
-            yield from map(finish, pending)
-        else:
-            yield from _on_cluster(self.client, finish, pending)
 
 
 @contextmanager
@@ -313,7 +276,7 @@ def disk_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DataError(
             f"the disk is full ({error}); free some space and run the same command again: finished"
@@ -321,44 +284,39 @@ def disk_errors() -> Iterator[None]:
         ) from error
 
 
-def _finish(work: Work, stage: str, ledger: Ledger, block: Block) -> int:
+def _finish(work: Work, stage: str, ledger: Ledger, block: Block) -> None:
     """Do one block and mark it; where the block is worked on.
 
     dask runs it again if the worker died after the mark and before it could say so.
     """
-    if ledger.has(stage, block.index):
-        return block.index
-    with disk_errors():
-        report = work(block)
-        ledger.mark(stage, block.index, report)
-    return block.index
+    if not ledger.has(stage, block.index):
+        with disk_errors():
+            ledger.mark(stage, block.index, work(block))
 
 
 def _on_cluster(
-    client: "Client", finish: Callable[[Block], int], pending: list[Block]
-) -> Iterator[int]:
+    client: "Client", finish: Callable[[Block], None], pending: list[Block]
+) -> Iterator[None]:
     from distributed import KilledWorker, as_completed
 
-    workers = max(1, sum(client.nthreads().values()))
     waiting = iter(pending)
     futures: Any = as_completed(loop=client.loop)
     running = {}
 
     def submit() -> None:
-        for block in waiting:
+        if (block := next(waiting, None)) is not None:
             future = client.submit(finish, block, pure=False)
             running[future.key] = future
             futures.add(future)
-            return
 
-    for _ in range(_WAITING_PER_WORKER * workers):
+    for _ in range(_WAITING_PER_WORKER * max(1, sum(client.nthreads().values()))):
         submit()
     try:
         for future in futures:
             if future.status != "finished":
                 future.result()  # raises; what a finished one returns may be lost with its worker
             del running[future.key]
-            yield 1
+            yield
             submit()
     except KilledWorker as error:
         raise DataError(

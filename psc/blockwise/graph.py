@@ -1,25 +1,213 @@
-"""The region graph of a whole volume, in flat arrays that shrink as regions are merged.
+"""From the faces between fragments to segments: the region graph of a block, and of a whole volume.
 
-Memory is proportional to edges: 45 bytes for each, 9 more for each value in its histogram (none for
-the mean), and 16 for each fragment; nothing grows after the graph is assembled.
+A block owns the faces between its voxels and their predecessors, those in the block before
+included: where affinities are stored, and every face of the volume once. For each pair of touching
+fragments all their affinities are kept, as a histogram over the 256 values that stored ones can
+have; from it follows every quantile, the mean and the maximum. So the graphs of all blocks add up
+to that of the volume.
+
+Regions are merged in one process, always the two that belong together most. The method is waterz's
+(Funke et al., TPAMI 2019), with its scores 1 - q, its queue of 256 bins in which the first in is
+the first out, its scores that are renewed only when an edge is due, and its rules for ties; on the
+graph of a whole volume quantile scores therefore give its very partition. (The mean is exact here
+and rounded there at every step: a few pairs may differ.) What differs is that edges are found in a
+hash table and the smaller of two regions moves, so that time is nearly linear in edges however
+large a body grows. Memory is proportional to edges: 45 bytes for each, 9 more for each value in its
+histogram (none for the mean), and 16 for each fragment; nothing grows after the graph is assembled.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from psc.em.labels import relabel_consecutive
 from psc.em.settings import SegmentationOptions
 from psc.errors import ConfigError, DataError
 
+_UInt8 = npt.NDArray[np.uint8]
+_UInt32 = npt.NDArray[np.uint32]
+_UInt64 = npt.NDArray[np.uint64]
 _Int32 = npt.NDArray[np.int32]
 _Int64 = npt.NDArray[np.int64]
 _NONE = -1
 _FIBONACCI = np.uint64(11400714819323198485)  # 2**64 / golden ratio: spreads neighbouring pairs
+_BINS = 256
+_MEAN = -1
+
+
+# Of one block -------------------------------------------------------------------------------------
+
+
+class BlockGraph(NamedTuple):
+    """Pairs of touching fragments with the histograms of their affinities.
+
+    Attributes:
+        pairs: uint64 (E, 2), ids of fragments, the smaller one first, in ascending order; or int64
+            (E, 2), their positions (``Numbering``).
+        offsets: int64 (E + 1): the histogram of pair e is ``values[offsets[e]:offsets[e + 1]]``
+            with as many ``counts``.
+        values: uint8, ascending within a pair.
+        counts: uint32, faces with that affinity; positive.
+    """
+
+    pairs: npt.NDArray[Any]
+    offsets: _Int64
+    values: _UInt8
+    counts: _UInt32
+
+
+def region_graph(
+    affinities: _UInt8, fragments: _UInt64, start: tuple[int, int, int] = (0, 0, 0)
+) -> BlockGraph:
+    """Touching fragments, from the faces between voxels and their predecessors.
+
+    Args:
+        affinities: uint8 (3, D, H, W), channels z, y, x; channel a at v belongs to the face of v
+            and its predecessor along a.
+        fragments: uint64 (D, H, W); 0 is no fragment.
+        start: the first voxel (z, y, x) whose faces count; earlier ones are predecessors only.
+    """
+    dense, originals = relabel_consecutive(fragments)
+    order = np.argsort(originals)  # 0 stays first
+    rank = np.empty(order.size, dtype=np.int64)
+    rank[order] = np.arange(order.size)
+    ranked = rank[dense]
+    keys = np.empty(_faces(ranked, np.zeros(0, np.uint64), affinities, start), dtype=np.uint64)
+    _faces(ranked, keys, affinities, start)
+    entries, counts = np.unique(keys, return_counts=True)
+    pair_keys, first = np.unique(entries >> np.uint64(8), return_index=True)
+    low, high = np.divmod(pair_keys, np.uint64(originals.size))
+    ascending = originals[order]
+    return BlockGraph(
+        pairs=np.stack([ascending[low], ascending[high]], axis=1),
+        offsets=np.append(first, entries.size).astype(np.int64),
+        values=(entries & np.uint64(255)).astype(np.uint8),
+        counts=counts.astype(np.uint32),
+    )
+
+
+@njit(nogil=True, cache=True)
+def _faces(
+    ranks: _Int64,
+    keys: _UInt64,
+    affinities: _UInt8,
+    start: tuple[int, int, int],
+) -> int:
+    """Fill ``keys`` with (low rank, high rank, affinity) of each face between two fragments.
+
+    Returns:
+        Number of such faces; with no room in ``keys`` they are only counted.
+    """
+    depth, height, width = ranks.shape
+    fragments = np.int64(ranks.max()) + 1
+    count = 0
+    for z in range(start[0], depth):
+        for y in range(start[1], height):
+            for x in range(start[2], width):
+                here = ranks[z, y, x]
+                for axis in range(3):
+                    dz, dy, dx = axis == 0, axis == 1, axis == 2
+                    if z < dz or y < dy or x < dx:
+                        continue
+                    there = ranks[z - dz, y - dy, x - dx]
+                    if here == there or here == 0 or there == 0:
+                        continue
+                    if keys.size:
+                        pair = min(here, there) * fragments + max(here, there)
+                        keys[count] = np.uint64((pair << 8) | affinities[axis, z, y, x])
+                    count += 1
+    return count
+
+
+def joined_pairs(first_view: _UInt64, second_view: _UInt64) -> _UInt64:
+    """Which fragments of two neighbouring blocks are pieces of one, uint64 (pairs, 2).
+
+    Both blocks computed fragments on either side of their common face, since each has context
+    beyond it. Where they agree about a fragment they found the one that the whole volume would
+    have: two fragments are joined if on the two planes next to the face they share more than half
+    of the voxels that either has (intersection over union above 1/2: each has one partner at most).
+
+    Args:
+        first_view: ids that the block before the face gave to the voxels near it, 0 = none.
+        second_view: the ids that the block after it gave to the same voxels.
+    """
+    first_ids, first = np.unique(first_view, return_inverse=True)
+    second_ids, second = np.unique(second_view, return_inverse=True)
+    code = first.reshape(-1).astype(np.int64) * second_ids.size + second.reshape(-1)
+    pairs, common = np.unique(code, return_counts=True)
+    i, j = np.divmod(pairs, second_ids.size)
+    either = np.bincount(first.reshape(-1))[i] + np.bincount(second.reshape(-1))[j] - common
+    alike = (2 * common > either) & (first_ids[i] != 0) & (second_ids[j] != 0)
+    return np.stack([first_ids[i[alike]], second_ids[j[alike]]], axis=1).reshape(-1, 2)
+
+
+# Of the whole volume ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Numbering:
+    """How ids of fragments become positions 0..N-1 in tables: without the gaps between blocks' ids.
+
+    ``starts`` int64 (blocks + 1): fragments of block b are starts[b], …, starts[b + 1] - 1.
+    """
+
+    voxels_per_block: int  # of psc.blockwise.grid.Grid
+    starts: _Int64
+
+    @classmethod
+    def of_counts(cls, fragments: Mapping[int, int], voxels_per_block: int) -> "Numbering":
+        """From the number of fragments of each block."""
+        counts = [fragments[index] for index in range(len(fragments))]
+        return cls(voxels_per_block, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+
+    @property
+    def fragments(self) -> int:
+        """N."""
+        return int(self.starts[-1])
+
+    def positions(self, ids: _UInt64) -> _Int64:
+        """Positions of ids, none of which is 0."""
+        block, local = np.divmod(ids - np.uint64(1), np.uint64(self.voxels_per_block))
+        positions: _Int64 = self.starts[block.astype(np.intp)]
+        return positions + local.astype(np.int64)
+
+
+def joined_roots(fragments: int, joined: Iterable[_Int64]) -> _Int32:
+    """For each fragment 0..N-1 the smallest one that it is joined to, by way of others too.
+
+    ``joined``: pairs int64 (…, 2) of fragments.
+    """
+    parent = np.arange(fragments, dtype=np.int32)
+    for pairs in joined:
+        _join(parent, pairs)
+    _flatten(parent)
+    return parent
+
+
+@njit(nogil=True, cache=True)
+def _root(parent: _Int32, node: int) -> int:
+    while parent[node] != node:
+        parent[node] = parent[parent[node]]
+        node = parent[node]
+    return node
+
+
+@njit(nogil=True, cache=True)
+def _join(parent: _Int32, pairs: _Int64) -> None:
+    for i in range(len(pairs)):
+        one, other = _root(parent, pairs[i, 0]), _root(parent, pairs[i, 1])
+        parent[max(one, other)] = min(one, other)
+
+
+@njit(nogil=True, cache=True)
+def _flatten(parent: _Int32) -> None:
+    for node in range(parent.size):
+        parent[node] = _root(parent, node)
 
 
 class RegionGraph(NamedTuple):
@@ -49,45 +237,22 @@ class RegionGraph(NamedTuple):
     faces: _Int64
     table: _Int32
     entry_next: _Int32
-    entry_value: npt.NDArray[np.uint8]
-    entry_count: npt.NDArray[np.uint32]
+    entry_value: _UInt8
+    entry_count: _UInt32
     sizes: _Int64
 
 
-@dataclass(frozen=True, eq=False)
-class GraphPart:
-    """Edges of one block, between fragments 0..N-1.
-
-    Attributes:
-        pairs: int64 (E, 2).
-        offsets: see ``psc.blockwise.stages.BlockGraph``, as all that follow.
-        values: likewise.
-        counts: likewise.
-    """
-
-    pairs: _Int64
-    offsets: _Int64
-    values: npt.NDArray[np.uint8]
-    counts: npt.NDArray[np.uint32]
-
-
 def assemble(
-    roots: _Int32, parts: Iterable[GraphPart], *, edges: int, entries: int, histograms: bool
+    roots: _Int32, parts: Iterable[BlockGraph], *, edges: int, entries: int, histograms: bool
 ) -> RegionGraph:
-    """One graph out of those of the blocks.
+    """One graph out of those of the blocks, in which a joined fragment is one region.
 
     Args:
         roots: int32 (N), the fragment that each fragment was joined to (``joined_roots``).
-        parts: of all blocks.
+        parts: of all blocks, between positions of fragments.
         edges: as many as all parts have, or more.
         entries: as many histogram entries as all parts have, or more.
         histograms: False = keep only sums and counts, enough for the mean.
-
-    Returns:
-        The graph; edges within a joined fragment are gone, and parallel ones are one.
-
-    Raises:
-        DataError: the graph has more than 2**30 edges or 2**31 entries.
     """
     if edges > 2**30 or entries >= 2**31 or roots.size >= 2**31:
         raise DataError(
@@ -116,22 +281,8 @@ def assemble(
     return graph
 
 
-def joined_roots(fragments: int, joined: Iterator[_Int64]) -> _Int32:
-    """For each fragment the smallest one that it is joined to, by way of others too.
-
-    Args:
-        fragments: N.
-        joined: pairs int64 (…, 2) of fragments 0..N-1.
-    """
-    parent = np.arange(fragments, dtype=np.int32)
-    for pairs in joined:
-        _join(parent, pairs)
-    _flatten(parent)
-    return parent
-
-
 @njit(nogil=True, cache=True)
-def find_slot(graph: RegionGraph, one: int, other: int) -> int:
+def _find_slot(graph: RegionGraph, one: int, other: int) -> int:
     """Where in the table the edge between two regions is, or would be."""
     low, high = min(one, other), max(one, other)
     mask = graph.table.size - 1
@@ -147,10 +298,10 @@ def find_slot(graph: RegionGraph, one: int, other: int) -> int:
 
 
 @njit(nogil=True, cache=True)
-def remove_from_table(graph: RegionGraph, edge: int) -> None:
+def _remove_from_table(graph: RegionGraph, edge: int) -> None:
     """Take an edge out of the table; later ones move up, so that none is lost behind the gap."""
     mask = graph.table.size - 1
-    gap = find_slot(graph, graph.ends[2 * edge], graph.ends[2 * edge + 1])
+    gap = _find_slot(graph, graph.ends[2 * edge], graph.ends[2 * edge + 1])
     slot = gap
     while True:
         graph.table[gap] = _NONE
@@ -171,7 +322,7 @@ def remove_from_table(graph: RegionGraph, edge: int) -> None:
 
 
 @njit(nogil=True, cache=True)
-def add_histogram(graph: RegionGraph, source: int, target: int) -> None:
+def _add_histogram(graph: RegionGraph, source: int, target: int) -> None:
     """Add one edge's affinities to another's; the source's entries are used up."""
     graph.totals[target] += graph.totals[source]
     graph.faces[target] += graph.faces[source]
@@ -198,7 +349,7 @@ def add_histogram(graph: RegionGraph, source: int, target: int) -> None:
 
 
 @njit(nogil=True, cache=True)
-def link_half(graph: RegionGraph, half: int, region: int) -> None:
+def _link_half(graph: RegionGraph, half: int, region: int) -> None:
     """Make a half-edge one of a region's."""
     graph.ends[half] = region
     graph.next_half[half] = graph.first_half[region]
@@ -212,8 +363,8 @@ def _add_part(
     roots: _Int32,
     pairs: _Int64,
     offsets: _Int64,
-    values: npt.NDArray[np.uint8],
-    counts: npt.NDArray[np.uint32],
+    values: _UInt8,
+    counts: _UInt32,
     histograms: bool,
 ) -> None:
     for i in range(len(pairs)):
@@ -238,50 +389,14 @@ def _add_part(
                 else:
                     graph.entry_next[last] = entry
                 last = entry
-        slot = find_slot(graph, one, other)
+        slot = _find_slot(graph, one, other)
         if graph.table[slot] != _NONE:
-            add_histogram(graph, edge, graph.table[slot])
+            _add_histogram(graph, edge, graph.table[slot])
             continue
         graph.sizes[0] += 1
         graph.table[slot] = edge
-        link_half(graph, 2 * edge, one)
-        link_half(graph, 2 * edge + 1, other)
-
-
-@njit(nogil=True, cache=True)
-def _root(parent: _Int32, node: int) -> int:
-    while parent[node] != node:
-        parent[node] = parent[parent[node]]
-        node = parent[node]
-    return node
-
-
-@njit(nogil=True, cache=True)
-def _join(parent: _Int32, pairs: _Int64) -> None:
-    for i in range(len(pairs)):
-        one, other = _root(parent, pairs[i, 0]), _root(parent, pairs[i, 1])
-        parent[max(one, other)] = min(one, other)
-
-
-@njit(nogil=True, cache=True)
-def _flatten(parent: _Int32) -> None:
-    for node in range(parent.size):
-        parent[node] = _root(parent, node)
-
-
-# ----------------------------------------
-# Fourth stage: merge regions of the whole volume, always the two that belong together most.
-#
-# The method is waterz's (Funke et al., TPAMI 2019), with its scores 1 - q, its queue of 256 bins in
-# which the first in is the first out, its scores that are renewed only when an edge is due, and its
-# rules for ties; on the graph of a whole volume quantile scores therefore give its very partition.
-# (The mean is exact here and rounded there at every step: a few pairs may differ.) What differs is
-# that edges are found in a hash table and the smaller of two regions moves, so that time is nearly
-# linear in edges however large a body grows.
-
-
-_BINS = 256
-_MEAN = -1
+        _link_half(graph, 2 * edge, one)
+        _link_half(graph, 2 * edge + 1, other)
 
 
 def needs_histograms(scoring: str) -> bool:
@@ -290,8 +405,8 @@ def needs_histograms(scoring: str) -> bool:
 
 
 def merge_regions(
-    graph: RegionGraph, roots: npt.NDArray[np.int32], thresholds: Sequence[float], scoring: str
-) -> Iterator[tuple[float, npt.NDArray[np.uint64]]]:
+    graph: RegionGraph, roots: _Int32, thresholds: Sequence[float], scoring: str
+) -> Iterator[tuple[float, _UInt64]]:
     """Merge up to each threshold, as ``psc.em.watershed.agglomerate`` does.
 
     Args:
@@ -303,37 +418,25 @@ def merge_regions(
     Yields:
         (threshold, segment of every fragment, uint64 (N), ids 1..K in order of their first
         fragment), in ascending order of threshold.
-
-    Raises:
-        ConfigError: a threshold or the scoring is impossible.
     """
     ascending = SegmentationOptions(scoring=scoring, thresholds=thresholds).ascending
     quantile, highest_only = _meaning(scoring)
     edges = int(graph.sizes[0])
     if highest_only:
         _keep_highest(graph, edges)
-    scores = np.empty(edges, np.float32)
-    queue_next = np.full(edges, _NONE, np.int32)
-    queue_first = np.full(_BINS, _NONE, np.int32)
-    queue_last = np.full(_BINS, _NONE, np.int32)
-    stale, dead = np.zeros(edges, np.bool_), np.zeros(edges, np.bool_)
+    queue = _Queue(
+        scores=np.empty(edges, np.float32),
+        following=np.full(edges, _NONE, np.int32),
+        first=np.full(_BINS, _NONE, np.int32),
+        last=np.full(_BINS, _NONE, np.int32),
+        stale=np.zeros(edges, np.bool_),
+        dead=np.zeros(edges, np.bool_),
+    )
     parent = np.arange(roots.size, dtype=np.int32)
     names = np.arange(roots.size, dtype=np.int32)
-    _push_all(graph, edges, quantile, scores, queue_next, queue_first, queue_last)
+    _push_all(graph, queue, quantile)
     for threshold in ascending:
-        _merge_until(
-            graph,
-            np.float32(threshold),
-            quantile,
-            scores,
-            queue_next,
-            queue_first,
-            queue_last,
-            stale,
-            dead,
-            parent,
-            names,
-        )
+        _merge_until(graph, queue, np.float32(threshold), quantile, parent, names)
         yield threshold, _segments(roots, parent)
 
 
@@ -341,11 +444,20 @@ def _meaning(scoring: str) -> tuple[int, bool]:
     """Percentile (-1 = mean), and whether only the highest affinity of each pair counts."""
     if scoring == "mean":
         return _MEAN, False
-    if found := re.fullmatch(r"aff(\d+)_his256", scoring):
-        return int(found[1]), True
-    if found := re.fullmatch(r"hist_quant_(\d+)", scoring):
-        return int(found[1]), False
+    if found := re.fullmatch(r"aff(\d+)_his256|hist_quant_(\d+)", scoring):
+        return int(found[1] or found[2]), found[1] is not None
     raise ConfigError(f"scoring={scoring} is not available for volumes in blocks")
+
+
+class _Queue(NamedTuple):
+    """Edges in bins of their scores, the first in first out."""
+
+    scores: npt.NDArray[np.float32]
+    following: _Int32  # the next edge of the same bin
+    first: _Int32  # of each bin
+    last: _Int32
+    stale: npt.NDArray[np.bool_]  # the score is to be renewed
+    dead: npt.NDArray[np.bool_]  # the edge is gone
 
 
 @njit(nogil=True, cache=True)
@@ -376,84 +488,54 @@ def _score(graph: RegionGraph, edge: int, quantile: int) -> float:
 
 
 @njit(nogil=True, cache=True)
-def _push(
-    graph: RegionGraph,
-    edge: int,
-    quantile: int,
-    scores: npt.NDArray[np.float32],
-    queue_next: npt.NDArray[np.int32],
-    queue_first: npt.NDArray[np.int32],
-    queue_last: npt.NDArray[np.int32],
-) -> int:
+def _push(graph: RegionGraph, queue: _Queue, edge: int, quantile: int) -> int:
     """Score an edge and put it at the end of its bin, which is returned."""
-    scores[edge] = _score(graph, edge, quantile)
-    place = min(max(int(scores[edge] * _BINS), 0), _BINS - 1)
-    queue_next[edge] = _NONE
-    if queue_first[place] == _NONE:
-        queue_first[place] = edge
+    queue.scores[edge] = _score(graph, edge, quantile)
+    place = min(max(int(queue.scores[edge] * _BINS), 0), _BINS - 1)
+    queue.following[edge] = _NONE
+    if queue.first[place] == _NONE:
+        queue.first[place] = edge
     else:
-        queue_next[queue_last[place]] = edge
-    queue_last[place] = edge
+        queue.following[queue.last[place]] = edge
+    queue.last[place] = edge
     return place
 
 
 @njit(nogil=True, cache=True)
-def _push_all(
-    graph: RegionGraph,
-    edges: int,
-    quantile: int,
-    scores: npt.NDArray[np.float32],
-    queue_next: npt.NDArray[np.int32],
-    queue_first: npt.NDArray[np.int32],
-    queue_last: npt.NDArray[np.int32],
-) -> None:
-    for edge in range(edges):
-        _push(graph, edge, quantile, scores, queue_next, queue_first, queue_last)
+def _push_all(graph: RegionGraph, queue: _Queue, quantile: int) -> None:
+    for edge in range(queue.scores.size):
+        _push(graph, queue, edge, quantile)
 
 
 @njit(nogil=True, cache=True)
 def _merge_until(
     graph: RegionGraph,
+    queue: _Queue,
     threshold: np.float32,
     quantile: int,
-    scores: npt.NDArray[np.float32],
-    queue_next: npt.NDArray[np.int32],
-    queue_first: npt.NDArray[np.int32],
-    queue_last: npt.NDArray[np.int32],
-    stale: npt.NDArray[np.bool_],
-    dead: npt.NDArray[np.bool_],
-    parent: npt.NDArray[np.int32],
-    names: npt.NDArray[np.int32],
+    parent: _Int32,
+    names: _Int32,
 ) -> None:
     place = 0
     while place < _BINS:
-        edge = queue_first[place]
+        edge = queue.first[place]
         if edge == _NONE:
             place += 1
             continue
-        if scores[edge] >= threshold:
+        if queue.scores[edge] >= threshold:
             return
-        queue_first[place] = queue_next[edge]
-        if dead[edge]:
+        queue.first[place] = queue.following[edge]
+        if queue.dead[edge]:
             continue
-        if stale[edge]:
-            stale[edge] = False
-            again = _push(graph, edge, quantile, scores, queue_next, queue_first, queue_last)
-            place = min(place, again)
+        if queue.stale[edge]:
+            queue.stale[edge] = False
+            place = min(place, _push(graph, queue, edge, quantile))
             continue
-        _merge(graph, edge, scores, stale, dead, parent, names)
+        _merge(graph, queue, edge, parent, names)
 
 
 @njit(nogil=True, cache=True)
-def _merge(
-    graph: RegionGraph,
-    merged: int,
-    scores: npt.NDArray[np.float32],
-    stale: npt.NDArray[np.bool_],
-    dead: npt.NDArray[np.bool_],
-    parent: npt.NDArray[np.int32],
-    names: npt.NDArray[np.int32],
-) -> None:
+def _merge(graph: RegionGraph, queue: _Queue, merged: int, parent: _Int32, names: _Int32) -> None:
     """Merge the two regions of an edge: the one with fewer edges goes into the other."""
     stays, goes = graph.ends[2 * merged], graph.ends[2 * merged + 1]
     if graph.degree[stays] < graph.degree[goes]:
@@ -464,27 +546,31 @@ def _merge(
     while half != _NONE:
         following = graph.next_half[half]
         edge = half >> 1
-        if not dead[edge]:
+        if not queue.dead[edge]:
             neighbour = graph.ends[half ^ 1]
-            remove_from_table(graph, edge)
+            _remove_from_table(graph, edge)
             if neighbour == stays:
-                dead[edge] = True
+                queue.dead[edge] = True
                 graph.degree[stays] -= 1
             else:
-                slot = find_slot(graph, stays, neighbour)
+                slot = _find_slot(graph, stays, neighbour)
                 other = graph.table[slot]
                 if other == _NONE:
-                    link_half(graph, half, stays)
+                    _link_half(graph, half, stays)
                     graph.table[slot] = edge
                 else:
                     theirs, ours = (edge, other) if gives else (other, edge)
-                    kept, lost = (ours, theirs) if scores[theirs] > scores[ours] else (theirs, ours)
-                    add_histogram(graph, lost, kept)
-                    stale[kept], dead[lost] = True, True
+                    kept, lost = (
+                        (ours, theirs)
+                        if queue.scores[theirs] > queue.scores[ours]
+                        else (theirs, ours)
+                    )
+                    _add_histogram(graph, lost, kept)
+                    queue.stale[kept], queue.dead[lost] = True, True
                     graph.degree[neighbour] -= 1
                     if kept == edge:
                         graph.degree[stays] -= 1  # link_half counts the kept one anew
-                        link_half(graph, half, stays)
+                        _link_half(graph, half, stays)
                         graph.table[slot] = edge
         half = following
     parent[goes] = stays
@@ -492,9 +578,7 @@ def _merge(
 
 
 @njit(nogil=True, cache=True)
-def _segments(
-    roots: npt.NDArray[np.int32], parent: npt.NDArray[np.int32]
-) -> npt.NDArray[np.uint64]:
+def _segments(roots: _Int32, parent: _Int32) -> _UInt64:
     """Ids 1..K of all fragments."""
     ids = np.zeros(parent.size, dtype=np.uint64)
     segments = np.empty(parent.size, dtype=np.uint64)

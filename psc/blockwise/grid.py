@@ -53,9 +53,6 @@ class Grid:
     Attributes:
         shape: of the volume, (z, y, x) voxels.
         core: of a block; those at the volume's end are smaller, and a core may exceed the volume.
-
-    Raises:
-        ConfigError: a size is not positive, or ids of fragments would not fit into 64 bits.
     """
 
     shape: Size3
@@ -110,6 +107,11 @@ class Grid:
         position[axis] -= 1
         return None if position[axis] < 0 else self.at(tuple(position))
 
+    def half_as_fine(self) -> "Grid":
+        """The grid of the next coarser level; its blocks have as many voxels."""
+        z, y, x = (-(-size // 2) for size in self.shape)
+        return Grid((z, y, x), self.core)
+
     def extended(self, block: Block, before: int, after: int) -> Box:
         """A core with so many more voxels on either side of each axis, as far as they exist."""
         z, y, x = (
@@ -132,16 +134,10 @@ def block_size(
 
     Args:
         shape: of the volume.
-        wanted: voxels of a core; rounded up to a multiple of the tiles' step.
+        wanted: voxels of a core; rounded up to a multiple of the tiles' step. Along an axis that
+            one tile or one block covers it becomes the volume's size, up to the period.
         tile_output: voxels that one tile predicts (``psc.volumes.tiling.tile_sizes``).
         period: of the network; tiles step by multiples of it.
-
-    Returns:
-        Voxels of a core along z, y, x. Along an axis that one tile or one block covers it is the
-        volume's size, rounded up to a multiple of the period.
-
-    Raises:
-        ConfigError: a size is not positive.
     """
     if len(wanted) != 3 or min(wanted) < 1:
         raise ConfigError(f"block_size={wanted} must be three positive numbers of voxels (z, y, x)")

@@ -1,7 +1,7 @@
 """Segment a volume block by block: the stages, what they need of each other, and where they write.
 
 An output folder holds ``affinities.zarr``, ``fragments.zarr`` and ``segmentation.zarr`` (OME-Zarr,
-see ``psc.volumes.stores``), ``summary.json`` once all is done, ``blockwise.json`` (inputs and
+see ``psc.blockwise.images``), ``summary.json`` once all is done, ``blockwise.json`` (inputs and
 options of every stage), and ``work/``: markers of finished blocks, region graphs, and the table
 from fragments to segments. ``work/`` may be removed afterwards; without it a change of options
 begins with the affinities again.
@@ -16,21 +16,21 @@ import numpy as np
 import numpy.typing as npt
 
 from psc.blockwise.engine import Engine, Ledger, Stage, disk_errors
+from psc.blockwise.graph import Numbering
 from psc.blockwise.grid import Box, Grid
+from psc.blockwise.images import AFFINITIES, FRAGMENTS, SEGMENTATION, StoredArray, create_image
 from psc.blockwise.stages import (
     AffinityStage,
     AgglomerationStage,
     FragmentStage,
     GraphStage,
     LevelStage,
-    Numbering,
     RelabelStage,
-    half_as_fine,
 )
 from psc.em.settings import SegmentationOptions
 from psc.errors import ConfigError
 from psc.files import holder, try_lock
-from psc.volumes.stores import AFFINITIES, FRAGMENTS, SEGMENTATION, StoredArray, create_image
+from psc.volumes.metadata import Triple
 
 _VERSION = 1  # raise it whenever the same inputs and options give other results
 _GRAPHS, _PLANES, _TABLE = "work/graph", "work/planes", "work/segments.npy"
@@ -90,7 +90,8 @@ def segment_blockwise(
     folder: Path,
     *,
     engine: Engine,
-    voxel_size: tuple[float, float, float] | None = None,
+    voxel_size: Triple | None = None,
+    offset: Triple | None = None,
     overwrite: bool = False,
 ) -> Result:
     """Segment a volume, or go on where an earlier call was interrupted.
@@ -104,6 +105,7 @@ def segment_blockwise(
         folder: where to write.
         engine: where blocks are worked on.
         voxel_size: (z, y, x) in nm, for the metadata.
+        offset: where the first voxel lies, (z, y, x) in nm, for the metadata.
         overwrite: see ``psc.blockwise.engine.Ledger.open``.
 
     Returns:
@@ -115,17 +117,23 @@ def segment_blockwise(
         DataError: as ``psc.blockwise.engine.Engine.run``.
     """
     folder = folder.resolve()
-    grids = _levels(grid, options.levels)
-    stages = _stages(source, grid, options, voxel_size, len(grids))
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    grids = [grid]  # of the levels, down to one block
+    while len(grids) < options.levels and len(grids[-1]) > 1:
+        grids.append(grids[-1].half_as_fine())
+    place = {"voxel_size": voxel_size, **({} if offset is None else {"offset": offset})}
     lock_file = folder.with_name(f".{folder.name}.lock")
     lock = try_lock(lock_file)
     if lock is None:
         raise ConfigError(f"output={folder}: {holder(lock_file)} is at work there; wait for it")
     with lock, disk_errors():
         ledger = Ledger(folder)
-        ledger.open(stages, overwrite=overwrite)
-        return _run(affinities_of, grids, options, ledger, engine, voxel_size)
+        ledger.open(_stages(source | place, grids, options), overwrite=overwrite)
+
+        def image(name: str, grids: list[Grid], dtype: Any, **kind: Any) -> list[StoredArray]:
+            kind |= {"voxel_size": voxel_size, "offset": offset}
+            return create_image(folder / name, grids, dtype, **kind)
+
+        return _run(affinities_of, grids, options, ledger, engine, image)
 
 
 def _run(
@@ -134,14 +142,9 @@ def _run(
     options: BlockwiseOptions,
     ledger: Ledger,
     engine: Engine,
-    voxel_size: tuple[float, float, float] | None,
+    image: Callable[..., list[StoredArray]],
 ) -> Result:
-    folder, grid = ledger.folder, grids[0]
-    blocks = list(grid)
-
-    def image(name: str, levels: list[Grid], dtype: Any, **kind: Any) -> list[StoredArray]:
-        return create_image(folder / name, levels, dtype, voxel_size=voxel_size, **kind)
-
+    folder, grid, blocks = ledger.folder, grids[0], list(grids[0])
     (affinities,) = image(AFFINITIES, [grid], np.uint8, channels=3)
     engine.run("affinities", AffinityStage(affinities_of, affinities), blocks, ledger)
 
@@ -173,39 +176,17 @@ def _run(
     return Result(folder, affinities, fragments, levels, report[0])
 
 
-def _levels(grid: Grid, most: int) -> list[Grid]:
-    """Grids of the levels, down to one block."""
-    grids = [grid]
-    while len(grids) < most and len(grids[-1]) > 1:
-        grids.append(half_as_fine(grids[-1]))
-    return grids
-
-
-def _stages(
-    source: dict[str, Any],
-    grid: Grid,
-    options: BlockwiseOptions,
-    voxel_size: tuple[float, float, float] | None,
-    levels: int,
-) -> list[Stage]:
+def _stages(source: dict[str, Any], grids: list[Grid], options: BlockwiseOptions) -> list[Stage]:
     """What each stage's result depends on, for the ledger."""
-    segmentation = asdict(options.segmentation)
-    for name in ("thresholds", "scoring"):
-        del segmentation[name]
-    geometry = {"version": _VERSION, "volume": grid.shape, "block": grid.core}
+    fragments = asdict(options.segmentation) | {"context": options.context}
+    del fragments["thresholds"]
+    merging = {"scoring": fragments.pop("scoring"), "threshold": options.threshold}
+    geometry = {"version": _VERSION, "volume": grids[0].shape, "block": grids[0].core}
     return [
-        Stage(
-            "affinities",
-            {**geometry, "voxel_size": voxel_size, **source},
-            (AFFINITIES,),
-        ),
-        Stage("fragments", {**segmentation, "context": options.context}, (FRAGMENTS, _PLANES)),
+        Stage("affinities", {**geometry, **source}, (AFFINITIES,)),
+        Stage("fragments", fragments, (FRAGMENTS, _PLANES)),
         Stage("graph", {}, (_GRAPHS,)),
-        Stage(
-            "agglomeration",
-            {"scoring": options.segmentation.scoring, "threshold": options.threshold},
-            (_TABLE,),
-        ),
-        Stage("segmentation", {"levels": levels}, (SEGMENTATION,)),
-        *(Stage(f"level-{number}") for number in range(1, levels)),
+        Stage("agglomeration", merging, (_TABLE,)),
+        Stage("segmentation", {"levels": len(grids)}, (SEGMENTATION,)),
+        *(Stage(f"level-{number}") for number in range(1, len(grids))),
     ]

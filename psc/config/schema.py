@@ -191,6 +191,7 @@ class SegmentConfig:
     """Tissues: brighter voxels are brain; null: as in training, see ``psc.mri.brain``."""
     input_key: str | None = None
     missing_chunks: str = "refuse"
+    intensity_range: list[float] | None = None
     voxel_size: list[float] | None = None
     threshold: float | None = None
     block_size: Any = 256

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 _Triple = tuple[int, int, int]
 _IntegerT = TypeVar("_IntegerT", bound=np.integer[Any])
-_FULL_SCALE = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}
 _PERMUTATIONS: dict[str, list[_Triple]] = {
     "all": list(itertools.permutations(range(3))),  # type: ignore[arg-type]
     "yx": [(0, 1, 2), (0, 2, 1)],
@@ -296,45 +295,6 @@ class Augmentation:
         offset = (1 - contrast) * float(raw.mean()) + brightness
         changed = np.multiply(raw, np.float32(contrast), out=out)
         return np.add(changed, np.float32(offset), out=changed)
-
-
-def scale_intensity(
-    raw: npt.NDArray[Any], intensity_range: Sequence[float] | None = None
-) -> npt.NDArray[np.float32]:
-    """Grey values as float32 in [0, 1].
-
-    Args:
-        raw: grey values of any shape. uint8 is divided by 255 and uint16 by 65535; floats must lie
-            in [0, 1] already.
-        intensity_range: grey values that become 0 and 1, for any dtype; beyond them is clipped.
-
-    Returns:
-        float32, same shape, in C order, never a view of ``raw``.
-    """
-    scaled = np.empty(raw.shape, dtype=np.float32)
-    if intensity_range is not None:
-        low, high = intensity_range
-        if not -np.inf < low < high < np.inf:
-            raise ConfigError(f"intensity_range must be increasing, found ({low}, {high})")
-        # float64 inside the ufunc: large integers minus a large offset lose nothing
-        np.subtract(raw, low, out=scaled, dtype=np.float64, casting="unsafe")
-        scaled *= np.float32(1 / (high - low))
-        return np.clip(scaled, 0, 1, out=scaled)
-    if raw.dtype in _FULL_SCALE:
-        np.multiply(raw, np.float32(1 / _FULL_SCALE[raw.dtype]), out=scaled, casting="unsafe")
-        return scaled
-    if raw.dtype.kind != "f":
-        raise DataError(
-            f"raw is {raw.dtype}, whose full scale says nothing about its grey values; set"
-            " intensity_range to the values that should become 0 and 1"
-        )
-    if raw.size and not (raw.min() >= 0 and raw.max() <= 1):
-        raise DataError(
-            f"raw is {raw.dtype} with values from {raw.min():g} to {raw.max():g}, expected [0, 1];"
-            " set intensity_range to the values that should become 0 and 1"
-        )
-    scaled[...] = raw
-    return scaled
 
 
 def thicken_boundaries(labels: npt.NDArray[_IntegerT], thickness: int) -> npt.NDArray[_IntegerT]:

@@ -1,6 +1,7 @@
 """The EM data sets: slabs of volumes, random training patches, fixed validation patches."""
 
 import itertools
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,8 +17,12 @@ from psc.em.augmentation import Augmentation
 from psc.em.settings import FibsemConfig, SlabConfig
 from psc.em.synthetic import write_synthetic_volume
 from psc.errors import ConfigError, DataError
+from psc.volumes.intensity import settled_range
+from psc.volumes.labelled import LabelledVolume, Region, check_disjoint, read_volume
 from psc.volumes.patches import PatchCutter, Slab, Triple, size_triple
-from psc.volumes.reading import Region, Volume, check_disjoint, read_volume
+from psc.volumes.reading import sample
+
+log = logging.getLogger(__name__)
 
 REAL, SAMPLE, SYNTHETIC = "real", "real sample", "synthetic"
 """Kinds of data; only the first may fill a cell of the paper's tables."""
@@ -72,7 +77,7 @@ def prepare_synthetic(config: FibsemConfig) -> None:
 
 def read_splits(config: FibsemConfig) -> Splits:
     """Read every volume once and cut it into the configured slabs."""
-    volumes: dict[tuple[Any, ...], Volume] = {}
+    volumes: dict[tuple[Any, ...], LabelledVolume] = {}
 
     def region(slab: SlabConfig) -> Region:
         key = (slab.raw, slab.labels, slab.raw_key, slab.labels_key)
@@ -92,7 +97,7 @@ def read_splits(config: FibsemConfig) -> Splits:
     return Splits(train, validation, test, kind, tuple(files.values()))
 
 
-def _read(slab: SlabConfig, config: FibsemConfig) -> Volume:
+def _read(slab: SlabConfig, config: FibsemConfig) -> LabelledVolume:
     raw = locate(slab.raw)
     if not raw.exists():
         raise DataError(
@@ -105,14 +110,25 @@ def _read(slab: SlabConfig, config: FibsemConfig) -> Volume:
         locate(slab.labels) if slab.labels is not None else None,
         raw_key=slab.raw_key,
         labels_key=slab.labels_key,
+        missing_chunks=config.missing_chunks,  # type: ignore[arg-type]  # read_volume checks it
     )
     if volume.labels is None:
         raise DataError(
             f"{raw} has no labels; set dataset.*.labels and labels_key to where they are"
         )
     if volume.voxel_size is None and config.voxel_size is not None:
+        log.info("%s: no voxel size in it; dataset.voxel_size=%s nm", raw, config.voxel_size)
         z, y, x = config.voxel_size
         volume = replace(volume, voxel_size=(z, y, x))
+    _, note = settled_range(
+        sample(volume.raw),
+        config.intensity_range,
+        where=str(raw),
+        setting="dataset.intensity_range",
+        strict=False,
+    )
+    if note:
+        log.warning("%s", note)
     return volume
 
 

@@ -8,7 +8,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from psc.blockwise.engine import open_engine
@@ -17,7 +16,6 @@ from psc.blockwise.pipeline import BlockwiseOptions, segment_blockwise
 from psc.blockwise.stages import LoadedNetwork, NetworkAffinities
 from psc.config.compose import from_plain
 from psc.config.schema import DenseNetConfig, SegmentConfig, TrainConfig, UNetConfig
-from psc.em.augmentation import scale_intensity
 from psc.em.settings import FibsemConfig
 from psc.em.testing import prediction_tiles
 from psc.errors import CheckpointError, ConfigError, DataError
@@ -32,7 +30,8 @@ from psc.training.checkpoints import (
 )
 from psc.training.evaluation import inference_device
 from psc.training.records import read_record
-from psc.volumes.stores import LazyVolume, fingerprint, open_volume
+from psc.volumes.intensity import settled_range
+from psc.volumes.reading import Volume, fingerprint, open_volume, sample
 from psc.volumes.tiling import Size3
 
 log = logging.getLogger(__name__)
@@ -96,6 +95,7 @@ def segment_neurons(
         config.input_key,
         missing_chunks=config.missing_chunks,  # type: ignore[arg-type]  # open_volume checks it
     )
+    voxel_size = _voxel_size(config, volume)
     affinities = _affinities(config, checkpoint, trained, volume)
     core = block_size(
         volume.shape, _block(config.block_size), affinities.tile_output, affinities.period
@@ -124,7 +124,8 @@ def segment_neurons(
             options,
             Path(config.output),
             engine=engine,
-            voxel_size=_voxel_size(config, volume),
+            voxel_size=voxel_size,
+            offset=volume.offset,
             overwrite=config.overwrite,
         )
     log.info(
@@ -174,7 +175,7 @@ def _threshold(config: SegmentConfig, checkpoint: Mapping[str, Any], path: Path)
 
 
 def _affinities(
-    config: SegmentConfig, checkpoint: Mapping[str, Any], trained: TrainConfig, volume: LazyVolume
+    config: SegmentConfig, checkpoint: Mapping[str, Any], trained: TrainConfig, volume: Volume
 ) -> NetworkAffinities:
     """The network with the very tiles that it would predict the whole volume in."""
     path = Path(config.checkpoint).resolve()
@@ -182,9 +183,15 @@ def _affinities(
     network = checkpoint_network(trained, checkpoint, path)  # here: a wrong one is refused at once
     assert isinstance(network, VolumeNetwork)
     tiled, tile_input, tile_output = prediction_tiles(network, volume.shape, trained)
-    low_high = trained.dataset.intensity_range
-    intensity_range = (low_high[0], low_high[1]) if low_high else None
-    scale_intensity(np.zeros((1, 1, 1), volume.dtype), intensity_range)  # refuses other dtypes
+    intensity_range, note = settled_range(
+        sample(volume),
+        config.intensity_range,
+        trained.dataset.intensity_range,
+        where=config.input,
+        setting="intensity_range",
+    )
+    if note:
+        log.warning("%s", note)
     return NetworkAffinities(
         volume,
         CheckpointNetwork(path, config.accelerator),
@@ -203,10 +210,18 @@ def _block(block: Any) -> Size3:
     return sizes[0], sizes[1], sizes[2]
 
 
-def _voxel_size(config: SegmentConfig, volume: LazyVolume) -> _Triple | None:
-    size = config.voxel_size
+def _voxel_size(config: SegmentConfig, volume: Volume) -> _Triple | None:
+    """As set, else as the file says; whatever is a guess is said."""
+    for note in volume.notes:
+        log.warning("%s; another one is named by input_key=…", note)
+    size, found = config.voxel_size, volume.voxel_size
     if size is None:
-        return volume.voxel_size
+        if found is None:
+            why = volume.voxel_size_source
+            log.warning("voxel size unknown: %s; voxel_size=[z,y,x] in nm says it", why)
+        return found
     if len(size) != 3 or not min(size) > 0:
         raise ConfigError(f"voxel_size={size}: give three positive numbers of nm [z,y,x]")
+    if found is not None and tuple(size) != found:
+        log.warning("voxel_size=%s nm, though the input says %s nm", size, list(found))
     return size[0], size[1], size[2]

@@ -66,6 +66,7 @@ class FibsemConfig(DatasetConfig):
     zero_label: str = "ignore"
     boundary_thickness: int = 0
     intensity_range: list[float] | None = None
+    missing_chunks: str = "refuse"
     context_across_border: bool = True
     voxel_size: list[float] | None = None
     sample: bool = False

@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from psc.config.schema import TrainConfig
 from psc.em.affinities import intensity_affinities
-from psc.em.augmentation import scale_intensity
 from psc.em.bodies import body_errors, write_body_errors
 from psc.em.data import Splits
 from psc.em.pictures import affinity_figure, segmentation_figure
@@ -29,7 +28,8 @@ from psc.networks.geometry import VolumeNetwork
 from psc.paper.curves import threshold_figure
 from psc.training.provenance import git_state
 from psc.volumes import output
-from psc.volumes.reading import Region
+from psc.volumes.intensity import scale_intensity
+from psc.volumes.labelled import Region
 from psc.volumes.tiling import Size3, predict_volume, tile_sizes
 
 log = logging.getLogger(__name__)
@@ -258,6 +258,7 @@ def write_outputs(
             },
             voxel_size=voxel_size,
             offset=(region.z_start, 0, 0),
+            origin=region.volume.offset,
             provenance={**provenance, "region": str(region)},
         )
         segmentation_figure(

@@ -16,15 +16,16 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
+from psc.blockwise import images
 from psc.em.bodies import BodyError, body_errors
 from psc.errors import ConfigError, DataError
 from psc.paper.compare import data_name
 from psc.paper.measures import measures_of
 from psc.training.provenance import code_version
 from psc.training.records import FILE_NAME, Record, read_record
-from psc.volumes import output, stores
-from psc.volumes.reading import attribute_vector, datasets_in, read_array
-from psc.volumes.stores import ZarrVolume, open_volume
+from psc.volumes import output
+from psc.volumes.containers import HDF5
+from psc.volumes.reading import Volume, open_volume
 from psc.volumes.tiling import Size3
 
 RAW = "raw"
@@ -173,18 +174,18 @@ def open_evaluation(folder: Path, region: int) -> Scene:
             f"region={region}: {folder} has the test regions {', '.join(map(str, numbers))}"
         )
     record = read_record(folder if (folder / FILE_NAME).is_file() else folder.parent)
-    present = datasets_in(path)
-    arrays = {
-        name: read_array(path, key)
+    file = HDF5(path)
+    sources = {
+        name: file.open(key)
         for name, (key, _) in _LAYERS.items()
-        if key in present or name in _REQUIRED
+        if name in _REQUIRED or file.look(key) is not None
     }
-    attributes = arrays[RAW].attributes
-    offset = _offset(attributes, path)
-    layers = {name: Layer(name, _LAYERS[name][1], a.values) for name, a in arrays.items()}
-    voxel_size = attribute_vector(attributes, "resolution", f"{path}: {output.RAW}")
+    raw = Volume(sources[RAW])
+    offset, voxel_size = _offset(raw.attribute("offset_voxels"), path), raw.voxel_size
+    arrays = {name: source.values() for name, source in sources.items()}
+    layers = {name: Layer(name, _LAYERS[name][1], values) for name, values in arrays.items()}
     Scene(record.run, path, layers, voxel_size, offset)  # refuses what does not fit together
-    truth, segmentation = arrays[TRUTH].values, arrays[SEGMENTATION].values
+    truth, segmentation = arrays[TRUTH], arrays[SEGMENTATION]
     return Scene(
         title=record.run,
         path=path,
@@ -193,12 +194,12 @@ def open_evaluation(folder: Path, region: int) -> Scene:
         offset=offset,
         errors=tuple(body_errors(truth, segmentation, offset=offset)),
         scores=_scores(record),
-        facts=_facts(record, arrays[RAW].file_attributes),
+        facts=_facts(record, raw),
     )
 
 
-def _offset(attributes: Mapping[str, Any], path: Path) -> Size3:
-    value = np.asarray(attributes.get("offset_voxels", (0, 0, 0)))
+def _offset(said: Any, path: Path) -> Size3:
+    value = np.asarray((0, 0, 0) if said is None else said)
     if value.shape != (3,) or value.dtype.kind not in "iu":
         raise DataError(
             f"{path}: attribute 'offset_voxels' must be three whole numbers (z, y, x), found"
@@ -219,15 +220,15 @@ def _scores(record: Record) -> dict[str, dict[str, float]]:
     }
 
 
-def _facts(record: Record, attributes: Mapping[str, Any]) -> dict[str, str]:
+def _facts(record: Record, raw: Volume) -> dict[str, str]:
     files = [f"{file['name']} (sha256 {file['sha256'][:12]}…)" for file in record.data["files"]]
     return {
         "run": record.run,
         "data": data_name(record),
-        "test region": str(attributes.get("region", "unknown")),
+        "test region": str(raw.attribute("region") or "unknown"),
         "regions scored": str(len(record.data.get("splits", {}).get("test", [0]))),
         "files": ", ".join(files) or "none: synthetic",
-        "checkpoint": str(attributes.get("checkpoint", "unknown")),
+        "checkpoint": str(raw.attribute("checkpoint") or "unknown"),
         "network": f"{record.config['backbone']['name']}, {record.config['block']['name']}:"
         f" {record.parameters:,} parameters, {record.iterations:,} iterations, seed {record.seed}",
         "code": code_version(record.git),
@@ -238,7 +239,7 @@ def _facts(record: Record, attributes: Mapping[str, Any]) -> dict[str, str]:
 
 def is_blockwise_output(folder: Path) -> bool:
     """Whether a folder holds what scripts/segment.py writes, finished or not."""
-    return any((folder / name).exists() for name in (stores.AFFINITIES, stores.SEGMENTATION))
+    return any((folder / name).exists() for name in (images.AFFINITIES, images.SEGMENTATION))
 
 
 def open_blockwise_output(folder: Path, raw: Path | None, raw_key: str | None) -> Scene:
@@ -258,12 +259,15 @@ def open_blockwise_output(folder: Path, raw: Path | None, raw_key: str | None) -
         ) from None
     except ValueError as error:
         raise DataError(f"{folder / _SUMMARY} is damaged ({error}); segment again") from error
-    below = [] if raw is None else [Layer(RAW, "grey", open_volume(raw, raw_key))]
+    below = []
+    if raw is not None:
+        grey = open_volume(raw, raw_key, missing_chunks="fill", setting="raw_key")
+        below = [Layer(RAW, "grey", grey)]
     layers = [
         *below,
-        Layer(AFFINITIES, "affinities", _Affinities(folder / stores.AFFINITIES)),
-        Layer(FRAGMENTS, "labels", _Stored(folder / stores.FRAGMENTS)),
-        Layer(SEGMENTATION, "labels", _Stored(folder / stores.SEGMENTATION)),
+        Layer(AFFINITIES, "affinities", _Affinities(folder / images.AFFINITIES)),
+        Layer(FRAGMENTS, "labels", _Stored(folder / images.FRAGMENTS)),
+        Layer(SEGMENTATION, "labels", _Stored(folder / images.SEGMENTATION)),
     ]
     if below and layers[0].voxels.shape != layers[-1].voxels.shape:
         raise ConfigError(
@@ -274,7 +278,7 @@ def open_blockwise_output(folder: Path, raw: Path | None, raw_key: str | None) -
         title=folder.resolve().name,
         path=folder,
         layers={layer.name: layer for layer in layers},
-        voxel_size=ZarrVolume(folder / stores.SEGMENTATION, missing_chunks="fill").voxel_size,
+        voxel_size=open_volume(folder / images.SEGMENTATION, labels=True).voxel_size,
         facts={name: str(value) for name, value in summary.items()},
     )
 
@@ -310,4 +314,4 @@ class _Affinities(_Stored):
         self.dtype = np.dtype(np.float32)
 
     def __getitem__(self, index: Any, /) -> npt.NDArray[np.float32]:
-        return stores.dequantised(super().__getitem__(index))
+        return images.dequantised(super().__getitem__(index))

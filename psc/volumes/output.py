@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from psc.errors import DataError
+from psc.files import replacing
+from psc.volumes.metadata import Triple
 
 RAW = "volumes/raw"
 TRUTH = "volumes/labels/neuron_ids"
@@ -22,9 +24,10 @@ def write_volumes(
     path: Path,
     volumes: Mapping[str, npt.NDArray[Any]],
     *,
-    voxel_size: tuple[float, float, float] | None,
+    voxel_size: Triple | None,
     offset: tuple[int, int, int],
     provenance: Mapping[str, str | int | float | bool],
+    origin: Triple | None = None,
 ) -> None:
     """Write volumes into one HDF5 file, atomically.
 
@@ -36,14 +39,10 @@ def write_volumes(
         offset: first voxel within the source volume (z, y, x), written as ``offset`` in nm where
             the voxel size is known (CREMI's convention), and as ``offset_voxels`` always.
         provenance: attributes of the file: where its content comes from.
-
-    Raises:
-        DataError: if the file cannot be written.
+        origin: where the source volume's first voxel lies, nm (z, y, x).
     """
-    partial = path.with_name(f".{path.name}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(partial, "w") as file:
+        with replacing(path) as partial, h5py.File(partial, "w") as file:
             file.attrs.update(provenance)
             for name, values in volumes.items():
                 stored = values.astype(np.float16) if name == AFFINITIES else values
@@ -53,12 +52,9 @@ def write_volumes(
                 dataset.attrs["offset_voxels"] = offset
                 if voxel_size is not None:
                     dataset.attrs["resolution"] = voxel_size
-                    dataset.attrs["offset"] = [
-                        voxels * size for voxels, size in zip(offset, voxel_size, strict=True)
-                    ]
-        partial.replace(path)
+                    start = np.add(origin or (0, 0, 0), np.multiply(offset, voxel_size))
+                    dataset.attrs["offset"] = start.astype(float)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise DataError(
             f"could not write {path}: {error}; free disk space, run it again"
         ) from error

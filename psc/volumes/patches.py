@@ -6,18 +6,20 @@ and around it a margin of grey values.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from psc.em.affinities import affinities_from_labels, neighbours
-from psc.em.augmentation import Augmentation, Geometry, scale_intensity, thicken_boundaries
+from psc.em.augmentation import Augmentation, Geometry, thicken_boundaries
 from psc.em.labels import relabel_consecutive
 from psc.errors import ConfigError, DataError
-from psc.volumes.reading import Region
+from psc.volumes.intensity import scale_intensity
+from psc.volumes.labelled import Region
 from psc.volumes.resampling import Sources, sample_linear, sample_nearest, source_box
+from psc.volumes.tiling import read_reflected
 
 Triple = tuple[int, int, int]
 _Pair = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]
@@ -25,16 +27,10 @@ _UNKNOWN = -1  # label of voxels outside the slab; 0 is a label of the file
 
 
 class Slab:
-    """What cutting needs of a region, in memory: raw, and dense labels of the slab alone.
+    """What cutting needs of a region, in memory.
 
-    Attributes:
-        raw: grey values that may be read (D, H, W): the whole volume or the slab.
-        labels: int32, dense ids of the slab (d, H, W); ids differ between slabs.
-        offset: first slice of ``labels`` in ``raw``.
-        name: for messages.
-
-    Raises:
-        DataError: the volume has no labels, or its grey values do not fit ``intensity_range``.
+    ``raw`` (D, H, W) are the grey values that may be read, of the whole volume or of the slab;
+    ``labels`` int32 (d, H, W), dense ids of the slab alone, begin at slice ``offset`` of it.
     """
 
     def __init__(self, region: Region, intensity_range: tuple[float, float] | None) -> None:
@@ -68,9 +64,6 @@ class PatchCutter:
             boundary, its affinities are 0 and count.
         boundary_thickness: steps from a change of label that become boundary (label 0).
         intensity_range: grey values that become 0 and 1, see ``scale_intensity``.
-
-    Raises:
-        ConfigError: sizes that cannot be centred, or a thickness without boundary label.
     """
 
     input_size: Triple
@@ -119,11 +112,8 @@ class PatchCutter:
     ) -> dict[str, torch.Tensor]:
         """Cut one pair, augmented if an augmentation and its source of randomness are given.
 
-        Args:
-            slab: where from.
-            start: first voxel of the output box, in the slab's coordinates; the box may stick out.
-            augmentation: what to do at random.
-            rng: source of randomness; needed with ``augmentation``.
+        ``start`` is the first voxel of the output box, in the slab's coordinates; the box may
+        stick out.
 
         Returns:
             ``raw`` float32 (1, D, H, W); ``affinities`` float32 (3, d, h, w); ``mask`` bool
@@ -220,38 +210,8 @@ class PatchCutter:
         return frame
 
 
-def read_reflected(raw: npt.NDArray[Any], start: Triple, shape: Triple) -> npt.NDArray[Any]:
-    """A window of an array, continued beyond its border by reflection (… 2 1 | 0 1 2 …).
-
-    Args:
-        raw: array (D, H, W).
-        start: first voxel of the window, may be negative.
-        shape: size of the window; may exceed the array, which is then reflected repeatedly.
-
-    Returns:
-        Array of shape ``shape``: a view where the window is inside, else a copy.
-    """
-    stop = [a + n for a, n in zip(start, shape, strict=True)]
-    outside = [axis for axis in range(3) if start[axis] < 0 or stop[axis] > raw.shape[axis]]
-    raw = raw[
-        tuple(
-            slice(None) if axis in outside else slice(start[axis], stop[axis]) for axis in range(3)
-        )
-    ]
-    for axis in outside:
-        size = raw.shape[axis]
-        # A triangular wave over the positions; a single voxel has no period.
-        wave = np.arange(start[axis], stop[axis]) % max(2 * size - 2, 1)
-        raw = raw.take(np.minimum(wave, 2 * size - 2 - wave), axis=axis)
-    return raw
-
-
 def size_triple(size: int | Sequence[int], name: str) -> Triple:
-    """A patch size as (z, y, x), given as such or as one number for all.
-
-    Raises:
-        ConfigError: not one or three positive integers.
-    """
+    """A patch size as (z, y, x), given as such or as one number for all."""
     sizes = (size,) * 3 if isinstance(size, int) else tuple(size)
     if len(sizes) != 3 or any(isinstance(n, bool) or n < 1 or n != int(n) for n in sizes):
         raise ConfigError(f"{name} must be one or three positive integers (z, y, x), found {size}")

@@ -1,7 +1,11 @@
 """Dense prediction over a volume, tile by tile, equal to one pass over the whole.
 
 The context that a network with valid convolutions consumes is read from the volume, also beyond
-the predicted region, and reflected only beyond the volume itself.
+the predicted region, and reflected only beyond the volume itself. With pooling such a network
+commutes only with shifts by multiples of its period (2 ** number of poolings): a tile at any other
+offset pools other groups of voxels and predicts other values. So tiles step by multiples of the
+period, counted from the region's first voxel, and the last tile sticks out of the region instead
+of being shifted back into it.
 """
 
 import itertools
@@ -17,18 +21,11 @@ from torch import Tensor
 
 from psc.errors import ConfigError, DataError
 
-# ----------------------------------------
-# Where tiles lie: sizes, offsets and reflected borders, axis by axis, without any network.
-#
-# A network with valid convolutions turns an input of n voxels into fewer; tiles of its output must
-# cover a region without gaps. With pooling it commutes only with shifts by multiples of its period
-# (2 ** number of poolings): a tile at any other offset pools other groups of voxels and predicts
-# other values. So tiles step by multiples of the period, counted from the region's first voxel, and
-# the last tile sticks out of the region instead of being shifted back into it.
-
-
 Size3 = tuple[int, int, int]
 """Voxels along z, y and x."""
+
+_Float32 = npt.NDArray[np.float32]
+_Box = tuple[slice, slice, slice]
 
 
 class TileableNetwork(Protocol):
@@ -46,19 +43,7 @@ class TileableNetwork(Protocol):
 
 
 def tile_offsets(region_size: int, tile_output: int, period: int) -> list[int]:
-    """First output voxel of each tile along one axis, relative to the region.
-
-    Args:
-        region_size: voxels to cover.
-        tile_output: voxels that one tile predicts.
-        period: offsets are multiples of it.
-
-    Returns:
-        Ascending offsets, from 0; the last tile may reach beyond the region.
-
-    Raises:
-        ConfigError: several tiles are needed, and a tile is shorter than the period.
-    """
+    """First output voxel of each tile along an axis, from 0; the last tile may stick out."""
     if tile_output >= region_size:
         return [0]
     step = tile_output // period * period
@@ -145,9 +130,6 @@ def reflected_indices(start: int, stop: int, size: int) -> npt.NDArray[np.intp]:
         start: first voxel, may be negative.
         stop: one past the last voxel, may exceed ``size``.
         size: voxels that exist.
-
-    Returns:
-        Indices (stop - start), all in [0, size).
     """
     if size == 1:
         return np.zeros(stop - start, dtype=np.intp)
@@ -155,8 +137,22 @@ def reflected_indices(start: int, stop: int, size: int) -> npt.NDArray[np.intp]:
     return np.minimum(folded, 2 * size - 2 - folded)
 
 
-_Float32 = npt.NDArray[np.float32]
-_Box = tuple[slice, slice, slice]
+def read_reflected(raw: Any, start: Size3, shape: Size3) -> npt.NDArray[Any]:
+    """A window (…, *shape) of a volume, continued beyond its border by ``reflected_indices``.
+
+    One contiguous box is read, whatever the reflection: files are slow at anything else. Of an
+    array in memory the window is a view where it lies inside.
+    """
+    wanted = [
+        reflected_indices(first, first + length, extent)
+        for first, length, extent in zip(start, shape, raw.shape[-3:], strict=True)
+    ]
+    box = tuple(slice(int(w.min()), int(w.max()) + 1) for w in wanted)
+    window = np.asarray(raw[(..., *box)])
+    for axis, (indices, part) in enumerate(zip(wanted, box, strict=True), start=-3):
+        if not np.array_equal(indices, np.arange(part.start, part.stop)):
+            window = window.take(indices - part.start, axis=axis)
+    return window
 
 
 @dataclass(frozen=True)
@@ -229,7 +225,12 @@ def predict_volume(
     done = 0
     for first in range(0, len(tiles), batch_size):
         batch = tiles[first : first + batch_size]
-        inputs = np.stack([_read_tile(raw, t.input_start, tile_input, prepare) for t in batch])
+        windows = []
+        for tile in batch:
+            window = read_reflected(raw, tile.input_start, tile_input)
+            window = window[np.newaxis] if window.ndim == 3 else window
+            windows.append(window if prepare is None else prepare(window))
+        inputs = np.stack(windows, dtype=np.float32, casting="unsafe")
         with torch.inference_mode():
             outputs = predict(torch.from_numpy(inputs).to(device))
             predicted = _centre(outputs, len(batch), tile_output).float().cpu().numpy()
@@ -291,28 +292,6 @@ def _tiles(
             target=(slice(*z[1:]), slice(*y[1:]), slice(*x[1:])),
             size=(z[2] - z[1], y[2] - y[1], x[2] - x[1]),
         )
-
-
-def _read_tile(
-    raw: Any,
-    start: Size3,
-    size: Size3,
-    prepare: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] | None,
-) -> _Float32:
-    """A tile's input (C, *size), reflected where it reaches beyond the volume."""
-    wanted = [
-        reflected_indices(first, first + length, extent)
-        for first, length, extent in zip(start, size, raw.shape[-3:], strict=True)
-    ]
-    # One contiguous block is read, whatever the reflection: files are slow at anything else.
-    block = tuple(slice(int(w.min()), int(w.max()) + 1) for w in wanted)
-    tile = np.asarray(raw[(..., *block)])
-    for axis, (indices, part) in enumerate(zip(wanted, block, strict=True), start=-3):
-        if tile.shape[axis] != indices.size:  # the axis ends within the tile and is reflected
-            tile = tile.take(indices - part.start, axis=axis)
-    if tile.ndim == 3:
-        tile = tile[np.newaxis]
-    return np.asarray(tile if prepare is None else prepare(tile), dtype=np.float32)
 
 
 def _centre(outputs: Tensor, tiles: int, tile_output: Size3) -> Tensor:

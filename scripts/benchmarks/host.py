@@ -23,8 +23,9 @@ from psc.metrics import segmentation_scores
 from psc.mri.augmentation import TissueAugmentation
 from psc.mri.data import Subject
 from psc.mri.patches import TissuePatches
-from psc.volumes.patches import Triple, read_reflected
-from psc.volumes.reading import Region, Volume
+from psc.volumes.labelled import LabelledVolume, Region
+from psc.volumes.patches import Triple
+from psc.volumes.tiling import read_reflected
 
 Labels = npt.NDArray[Any]
 Affinities = npt.NDArray[np.float32]
@@ -280,7 +281,7 @@ def crops(*, size: int = 250, input_size: int = 132, repeats: int = 5, seed: int
     rng = np.random.default_rng(seed)
     raw = rng.integers(0, 256, (size,) * 3, dtype=np.uint8)
     truth, _ = label_volumes(size, seed)
-    volume = Volume(raw, truth, voxel_size=None, name="benchmark", synthetic=True, files=())
+    volume = LabelledVolume(raw, truth, voxel_size=None, name="benchmark", synthetic=True, files=())
     output_size = input_size // 3
     output_size += (input_size - output_size) % 2
     draws = rng.integers(0, size - input_size + 1, (_POSITIONS, 3)).tolist()

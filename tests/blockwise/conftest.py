@@ -8,11 +8,11 @@ from known_affinities import FromArray
 from scipy import ndimage
 
 from psc.blockwise.grid import Grid
+from psc.blockwise.images import dequantised, quantised
 from psc.blockwise.pipeline import BlockwiseOptions
 from psc.em.affinities import affinities_from_labels
 from psc.em.settings import SegmentationOptions
 from psc.em.synthetic import synthetic_fibsem
-from psc.volumes.stores import dequantised, quantised
 
 
 @pytest.fixture(scope="session")

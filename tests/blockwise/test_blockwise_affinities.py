@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 
 from psc.block.unit import make_segment
 from psc.blockwise.grid import Grid, block_size
+from psc.blockwise.images import create_image, dequantised, quantised
 from psc.blockwise.stages import AffinityStage, LoadedNetwork, NetworkAffinities
-from psc.em.augmentation import scale_intensity
 from psc.networks.unet import UNet
-from psc.volumes.stores import create_image, dequantised, quantised
+from psc.volumes.intensity import scale_intensity
 from psc.volumes.tiling import predict_volume, tile_sizes
 
 

@@ -5,12 +5,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psc.blockwise.graph import GraphPart, assemble, joined_roots, merge_regions, needs_histograms
-from psc.blockwise.stages import Numbering, joined_pairs, region_graph
+from psc.blockwise.graph import (
+    BlockGraph,
+    Numbering,
+    assemble,
+    joined_pairs,
+    joined_roots,
+    merge_regions,
+    needs_histograms,
+    region_graph,
+)
+from psc.blockwise.images import dequantised
 from psc.em.settings import SCORING_FUNCTIONS
 from psc.em.watershed import agglomerate
 from psc.errors import ConfigError, DataError
-from psc.volumes.stores import dequantised
 
 THRESHOLDS = [0.1, 0.3, 0.5, 0.7, 0.9]
 
@@ -61,7 +69,7 @@ def merged(ids, affinities, thresholds, scoring, parts=None):
     numbering = Numbering(fragments, np.array([0, fragments]))
     graph = assemble(
         np.arange(fragments, dtype=np.int32),
-        [GraphPart(numbering.positions(g.pairs), g.offsets, g.values, g.counts) for g in graphs],
+        [BlockGraph(numbering.positions(g.pairs), g.offsets, g.values, g.counts) for g in graphs],
         edges=sum(len(g.pairs) for g in graphs),
         entries=sum(g.values.size for g in graphs),
         histograms=needs_histograms(scoring),
@@ -156,7 +164,7 @@ def test_every_region_that_is_left_scores_at_least_the_threshold(seed, scoring):
 
 
 def test_parallel_edges_of_joined_fragments_become_one():
-    part = GraphPart(
+    part = BlockGraph(
         pairs=np.array([[0, 2], [1, 2], [0, 1], [2, 3]]),
         offsets=np.array([0, 2, 4, 5, 6]),
         values=np.array([10, 200, 10, 100, 255, 7], np.uint8),

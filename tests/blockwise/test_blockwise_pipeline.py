@@ -16,13 +16,13 @@ from known_affinities import FromArray, whole
 from psc.blockwise import engine as engine_module
 from psc.blockwise.engine import Engine, open_engine
 from psc.blockwise.grid import Grid
+from psc.blockwise.images import StoredArray, dequantised, quantised
 from psc.blockwise.pipeline import BlockwiseOptions, segment_blockwise
 from psc.blockwise.stages import halved_mode
 from psc.em.settings import SegmentationOptions
 from psc.em.watershed import agglomerate, seeded_watershed
 from psc.errors import ConfigError, DataError
 from psc.metrics import segmentation_scores
-from psc.volumes.stores import StoredArray, dequantised, quantised
 
 HERE = Engine(progress=False)
 

@@ -24,7 +24,7 @@ from psc.download.download import source_files
 from psc.video.preparation import prepare_videos
 from psc.video.store import PreparationSettings, PreparedVideos
 from psc.video.synthetic import write_avi
-from psc.volumes.reading import read_volume
+from psc.volumes.labelled import read_volume
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "data.py"

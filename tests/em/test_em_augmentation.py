@@ -25,7 +25,7 @@ from psc.em.augmentation import (
 from psc.em.data import AffinityPatches
 from psc.errors import ConfigError, DataError
 from psc.volumes.patches import PatchCutter, Slab
-from psc.volumes.reading import Region, Volume
+from psc.volumes.labelled import Region, Volume
 
 CUBE = np.arange(27).reshape(3, 3, 3)
 SYMMETRIES = [

@@ -14,7 +14,7 @@ from psc.em.data import Splits
 from psc.em.testing import Outcome, truth_of, write_outputs
 from psc.errors import ConfigError, DataError
 from psc.metrics import segmentation_scores
-from psc.volumes.reading import Region, read_volume
+from psc.volumes.labelled import Region, read_volume
 
 SHAPES = st.tuples(*[st.integers(1, 5)] * 3)
 

@@ -11,7 +11,7 @@ from psc.config import compose
 from psc.em.augmentation import Augmentation
 from psc.em.data import AffinityPatches, ValidationPatches, locate, prepare_synthetic, read_splits
 from psc.errors import ConfigError, DataError
-from psc.volumes.reading import Region, read_volume
+from psc.volumes.labelled import Region, read_volume
 
 
 def training(regions, **changes):

@@ -3,6 +3,7 @@ import pytest
 import torch
 import zarr
 
+from psc.blockwise.images import dequantised, quantised
 from psc.config import compose
 from psc.config.schema import SegmentConfig
 from psc.em.settings import SegmentationChanges
@@ -12,8 +13,7 @@ from psc.errors import CheckpointError, ConfigError, DataError
 from psc.networks.build import build_network
 from psc.training.checkpoints import CONFIG_KEY, load_checkpoint, load_network_weights
 from psc.training.prediction import segment_file
-from psc.volumes.reading import Region, read_volume
-from psc.volumes.stores import dequantised, quantised
+from psc.volumes.labelled import Region, read_volume
 
 
 @pytest.fixture
@@ -94,6 +94,59 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
     with pytest.raises(error, match=message):
         segment_file(config(**changes))
     assert not (tmp_path / "neurons").exists()
+
+
+@pytest.mark.parametrize("order", ["zyx", "xyz"])
+def test_what_is_known_of_the_volume_is_carried_to_the_output(config, tiny_volume, tmp_path, order):
+    raw = read_volume(tiny_volume).raw
+    axes = [{"name": name, "type": "space", "unit": "µm"} for name in order]
+    size, offset = {"z": 0.03, "y": 0.008, "x": 0.004}, {"z": 1.5, "y": 0.0, "x": 0.1}
+    steps = [
+        {"type": "scale", "scale": [size[name] for name in order]},
+        {"type": "translation", "translation": [offset[name] for name in order]},
+    ]
+    described = {"axes": axes, "datasets": [{"path": "0"}], "coordinateTransformations": steps}
+    group = zarr.open_group(
+        str(tmp_path / "em.zarr"), mode="w", attributes={"ome": {"multiscales": [described]}}
+    )
+    group.create_array("0", data=raw.transpose(["zyx".index(name) for name in order]))
+    segment_file(config(input=str(tmp_path / "em.zarr"), threshold=0.5, levels=2))
+    for name in ("affinities", "fragments", "segmentation"):
+        volume = zarr.open_group(str(tmp_path / f"neurons/{name}.zarr"), mode="r")
+        (found,) = volume.attrs["ome"]["multiscales"]
+        assert [axis["name"] for axis in found["axes"]][-3:] == list("zyx")
+        for factor, level in zip((1, 2), found["datasets"], strict=False):
+            scale, shift = level["coordinateTransformations"]
+            assert scale["scale"][-3:] == pytest.approx([30 * factor, 8 * factor, 4 * factor])
+            expected = np.array([1500, 0, 100]) + np.array([30, 8, 4]) * (factor - 1) / 2
+            assert shift["translation"][-3:] == pytest.approx(expected)
+        assert volume["0"].shape[-3:] == raw.shape
+
+
+@pytest.mark.parametrize(
+    ("dtype", "change", "intensity_range"),
+    [
+        (np.uint16, lambda raw: raw.astype(np.uint16) * 16, [0, 255 * 16]),
+        (np.int16, lambda raw: raw.astype(np.int16) - 128, [-128, 127]),
+        (np.float32, lambda raw: raw.astype(np.float32), [0, 255]),
+    ],
+)
+def test_grey_values_of_any_type_are_those_of_training_or_refused(
+    config, tiny_volume, tmp_path, dtype, change, intensity_range
+):
+    raw = read_volume(tiny_volume).raw
+    zarr.create_array(str(tmp_path / "em.zarr"), data=change(raw))
+    other = {"input": str(tmp_path / "em.zarr"), "threshold": 0.5}
+    with pytest.raises(DataError, match=rf"holds {np.dtype(dtype)} .*set .*intensity_range=\["):
+        segment_file(config(**other))
+    assert not (tmp_path / "neurons").exists()
+    segment_file(config(**other, intensity_range=intensity_range))
+    segment_file(config(threshold=0.5, output=str(tmp_path / "of_uint8")))
+    found, expected = (
+        zarr.open_array(str(tmp_path / f"{name}/affinities.zarr/0"), mode="r")[...].astype(int)
+        for name in ("neurons", "of_uint8")
+    )
+    assert np.abs(found - expected).max() <= 1
 
 
 def test_other_checkpoints_are_refused(config, finished_run, tmp_path):

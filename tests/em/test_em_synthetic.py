@@ -7,7 +7,7 @@ from psc.em import synthetic
 from psc.em.labels import split_disconnected
 from psc.em.synthetic import VOXEL_SIZE, grow_bodies, synthetic_fibsem, write_synthetic_volume
 from psc.errors import ConfigError
-from psc.volumes.reading import read_volume
+from psc.volumes.labelled import read_volume
 
 SHAPE = (88, 96, 80)
 

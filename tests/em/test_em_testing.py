@@ -8,7 +8,7 @@ from psc.em.data import Splits
 from psc.em.settings import SegmentationOptions
 from psc.em.testing import run_protocol, truth_of
 from psc.metrics import segmentation_scores
-from psc.volumes.reading import Region, read_volume
+from psc.volumes.labelled import Region, read_volume
 
 
 def test_several_regions_count_by_their_voxels(tiny_volume):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from psc.volumes import output
-from psc.volumes.reading import read_volume
+from psc.volumes.labelled import read_volume
 
 
 def test_round_trip_through_our_own_reader(tmp_path):

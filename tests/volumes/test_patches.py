@@ -1,29 +1,9 @@
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from psc.errors import ConfigError, DataError
-from psc.volumes.patches import PatchCutter, Slab, read_reflected, size_triple
-from psc.volumes.reading import Region
-
-small = st.integers(1, 6)
-triples = st.tuples(small, small, small)
-offsets = st.tuples(*[st.integers(-9, 9)] * 3)
-
-
-class TestReadReflected:
-    @given(triples, offsets, triples)
-    def test_as_numpy_pads(self, array_shape, start, shape):
-        raw = np.arange(np.prod(array_shape)).reshape(array_shape)
-        pad = 20  # more than any window sticks out: reflected several times over
-        padded = np.pad(raw, pad, mode="reflect")
-        box = tuple(slice(a + pad, a + pad + n) for a, n in zip(start, shape, strict=True))
-        np.testing.assert_array_equal(read_reflected(raw, start, shape), padded[box])
-
-    def test_inside_it_is_a_view(self):
-        raw = np.zeros((5, 6, 7))
-        assert np.shares_memory(read_reflected(raw, (0, 1, 2), (5, 5, 5)), raw)
+from psc.volumes.labelled import Region
+from psc.volumes.patches import PatchCutter, Slab, size_triple
 
 
 class TestCutter:

@@ -1,0 +1,352 @@
+"""Arrays by name in HDF5 and Zarr (v2, v3): which there are, their attributes, their values.
+
+Whether something is there is found by opening it, through soft and external links too. Zarr's
+consolidated metadata are not used: they may be out of date. What cannot be read says whether it is
+damaged, forbidden, being written, or compressed in a way that is not known here.
+"""
+
+import contextlib
+import errno
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from psc.errors import DataError
+from psc.files import entries
+from psc.volumes.metadata import Attributes, plain
+
+Array = npt.NDArray[Any]
+Box = tuple[slice | int, ...]
+MissingChunks = Literal["fill", "refuse"]
+
+_MOST_LISTED = 30
+
+
+@dataclass(frozen=True)
+class Node:
+    """What a name leads to; ``shape`` and ``names`` of the axes are those of an array."""
+
+    kind: Literal["array", "group"]
+    attributes: Attributes
+    shape: tuple[int, ...] = ()
+    names: Sequence[Any] | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """An array as it is stored; can be pickled, and is opened anew in each process.
+
+    Attributes:
+        where: file and name, for messages.
+        shape: of all axes, in stored order.
+        dtype: in native byte order.
+        read: the values at a slice with start and stop, or a number, for each axis.
+        files: what holds the values.
+        levels: attributes upwards, see ``psc.volumes.metadata.describe``.
+        names: of the axes.
+    """
+
+    where: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    read: Callable[[Box], Array]
+    files: Sequence[Path]
+    levels: Sequence[tuple[str, Attributes]] = (("", {}),)
+    names: Sequence[Any] | None = None
+
+    def values(self) -> Array:
+        """All of it."""
+        return self.read(tuple(slice(0, size) for size in self.shape)).astype(
+            self.dtype, copy=False
+        )
+
+
+class HDF5:
+    """A file as a container of arrays."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def look(self, name: str) -> Node | None:
+        """What has a name; None: nothing. A link that leads nowhere is an error."""
+        with _opened(self.path) as file:
+            found = _followed(file, name)
+            if found is None:
+                return None
+            attributes = {}
+            for key in found.attrs:
+                with contextlib.suppress(OSError, TypeError):  # of types that h5py does not know
+                    attributes[key] = plain(found.attrs[key])
+            if not isinstance(found, h5py.Dataset):
+                return Node("group", attributes)
+            names = [dimension.label for dimension in found.dims]
+            return Node("array", attributes, found.shape or (), names)
+
+    def arrays(self, name: str = "") -> dict[str, tuple[int, ...]]:
+        """Names, from the root, and shapes of all arrays in a group, behind links too."""
+        found: dict[str, tuple[int, ...]] = {}
+
+        def walk(group: Any, prefix: str, above: tuple[Any, ...]) -> None:
+            info = h5py.h5o.get_info(group.id)
+            here = (info.fileno, info.addr)
+            for part in group if here not in above else ():  # links may lead in circles
+                with contextlib.suppress(KeyError, OSError):  # or nowhere
+                    item = group[part]
+                    if isinstance(item, h5py.Group):
+                        walk(item, f"{prefix}{part}/", (*above, here))
+                    elif isinstance(item, h5py.Dataset):
+                        found[prefix + part] = item.shape or ()
+
+        with _opened(self.path) as file:
+            walk(_followed(file, name), f"{name}/" if name else "", ())
+        return found
+
+    def open(self, name: str) -> Source:
+        """An array of numbers."""
+        where = f"{self.path} ({name})"
+        levels, names = _upwards(self.look, name)
+        with _opened(self.path) as file:
+            data = _followed(file, name)
+            if not isinstance(data, h5py.Dataset):
+                there = listing(self.arrays())
+                raise DataError(f"{self.path}: dataset {name!r} does not exist; it holds {there}")
+            if data.shape is None or data.dtype.kind not in "biuf":
+                raise DataError(f"{where} holds {data.dtype} of shape {data.shape}, not numbers")
+            holder = Path(data.file.filename)
+            virtual = data.virtual_sources() if data.is_virtual else ()
+            files = [holder, *(holder.parent / v.file_name for v in virtual if v.file_name != ".")]
+            for path in files:
+                if not path.exists():  # HDF5 would give its fill value instead
+                    raise DataError(f"{where}: a part of it is in {path}, which does not exist")
+            dtype = np.dtype(data.dtype).newbyteorder("=")
+            reader = _HDF5Reader(self.path, name)
+            return Source(where, data.shape, dtype, reader, files, levels, names)
+
+
+class Zarr:
+    """A group, or an array, as a container of arrays; ``path`` is the topmost group."""
+
+    def __init__(self, path: Path, missing_chunks: MissingChunks = "refuse") -> None:
+        self.path, self._missing_chunks = path, missing_chunks
+
+    @staticmethod
+    def root_of(folder: Path) -> Path | None:
+        """The topmost group that a folder belongs to; None if it is no Zarr."""
+        if _zarr_node(folder) is None:
+            return None
+        return [place for place in (folder, *folder.parents) if _zarr_node(place) is not None][-1]
+
+    def look(self, name: str) -> Node | None:
+        """What has a name; None: nothing."""
+        return _zarr_node(self.path / name)
+
+    def arrays(self, name: str = "") -> dict[str, tuple[int, ...]]:
+        """Names, from the root, and shapes of all arrays in a group."""
+        found: dict[str, tuple[int, ...]] = {}
+        for folder in entries(self.path / name):
+            below = f"{name}/{folder.name}".lstrip("/")
+            if (node := self.look(below)) is not None:
+                found |= {below: node.shape} if node.kind == "array" else self.arrays(below)
+        return found
+
+    def open(self, name: str) -> Source:
+        """An array of numbers."""
+        folder = self.path / name
+        levels, names = _upwards(self.look, name)
+        reader = _ZarrReader(folder, self._missing_chunks)
+        if reader.array.dtype.kind not in "biuf":
+            raise DataError(f"{folder} holds {reader.array.dtype}, not numbers")
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        dtype = np.dtype(reader.array.dtype).newbyteorder("=")
+        return Source(str(folder), reader.array.shape, dtype, reader, files, levels, names)
+
+
+Container = HDF5 | Zarr
+
+
+def listing(arrays: Mapping[str, tuple[int, ...]]) -> str:
+    """Arrays with their shapes, in one line for a message."""
+    listed = [f"{name} {shape}" for name, shape in list(arrays.items())[:_MOST_LISTED]]
+    if len(arrays) > _MOST_LISTED:
+        listed.append(f"… ({len(arrays) - _MOST_LISTED} more)")
+    return ", ".join(listed) or "(the file holds no dataset)"
+
+
+def _upwards(
+    look: Callable[[str], Node | None], name: str
+) -> tuple[list[tuple[str, Attributes]], Sequence[Any] | None]:
+    """Attributes of an array and of all groups around it, and the names of its axes."""
+    parts = name.split("/") if name else []
+    nodes = [("/".join(parts[i:]), look("/".join(parts[:i]))) for i in range(len(parts), -1, -1)]
+    levels = [(path, node.attributes) for path, node in nodes if node is not None]
+    return levels, nodes[0][1].names if nodes[0][1] else None
+
+
+_MAGIC: Mapping[bytes, str] = {
+    b"\x1f\x8b": "a gzip archive; unpack it first (gunzip, or tar xf)",
+    b"PK\x03\x04": "a zip archive or a NumPy .npz; unpack it, and write arrays into HDF5",
+    b"\xfd7zXZ": "an xz archive; unpack it first",
+    b"BZh": "a bzip2 archive; unpack it first",
+    b"\x93NUMPY": "a NumPy .npy array; write it into HDF5 with h5py",
+    b"\x89PNG": "a PNG image; give the folder of slices instead",
+    b"II*\x00": "a TIFF image; give a folder with a slice in each file, or write it into HDF5",
+    b"MM\x00*": "a TIFF image; give a folder with a slice in each file, or write it into HDF5",
+    b"\x0e\x03\x13\x01": "HDF4; convert it with h4toh5",
+    b"version https://git-lfs": "a Git LFS pointer, not the data; run git lfs pull",
+    b"<?xml": "an XML document: a server's error message, or a description of data elsewhere",
+    b"<": "a web page (the server's error message, perhaps); download it again",
+}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+        if not h5py.is_hdf5(path):
+            raise DataError(f"{path} is not an HDF5 file: {_what_it_is(head)}")
+        with h5py.File(path, "r") as opened:
+            yield opened
+    except (OSError, RuntimeError) as error:  # RuntimeError: broken object headers
+        raise _trouble(path, error) from error
+
+
+def _what_it_is(head: bytes) -> str:
+    if not head:
+        return "it is empty; download it again"
+    start = head.lstrip(b"\xef\xbb\xbf \r\n\t")
+    known = (f"it is {meaning}" for magic, meaning in _MAGIC.items() if start.startswith(magic))
+    return next(known, f"it begins with the bytes {head[:8].hex(' ')}; check where it came from")
+
+
+def _trouble(path: Path, error: Exception, data: Any = None) -> DataError:
+    """What is wrong, and what helps: not every error of HDF5 is damage."""
+    number = getattr(error, "errno", None)
+    if number in (errno.EACCES, errno.EPERM):
+        return DataError(f"{path}: you have no permission to read it; ask its owner, or chmod")
+    if number in (errno.EAGAIN, errno.EWOULDBLOCK):
+        return DataError(f"{path} is open for writing in another process; wait until it is closed")
+    if number is not None:
+        return DataError(f"{path} cannot be read: {error}")
+    filters: Any = data.id.get_create_plist() if data else None
+    for i in range(filters.get_nfilters() if filters else 0):
+        code, _, _, name = filters.get_filter(i)
+        if not h5py.h5z.filter_avail(code):
+            return DataError(
+                f"{path} is compressed by a filter that is not installed here, number {code}"
+                f" {name.decode(errors='replace')}; set HDF5_PLUGIN_PATH to where it is, or rewrite"
+                " the file where it is (h5repack -f GZIP=1)"
+            )
+    return DataError(
+        f"{path} ({path.stat().st_size} bytes) is truncated, damaged or unreadable (HDF5 says:"
+        f" {error}); copy or download it again"
+    )
+
+
+def _followed(file: h5py.File, name: str) -> Any:
+    """What a name leads to, None if nothing has it."""
+    node: Any = file
+    for part in name.split("/") if name else ():
+        link = node.get(part, getlink=True) if isinstance(node, h5py.Group) else None
+        if link is None:
+            return None
+        try:
+            node = node[part]
+        except (KeyError, OSError) as error:
+            target = " in ".join(filter(None, [link.path, getattr(link, "filename", "")]))
+            raise DataError(
+                f"{file.filename}: {name} is a link to {target}, which cannot be opened ({error});"
+                " put it where the link says, or make the link anew"
+            ) from error
+    return node
+
+
+class _HDF5Reader:
+    def __init__(self, path: Path, name: str) -> None:
+        self._path, self._name = path, name
+        self._data: Any = None  # of this process
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_data": None}
+
+    def __call__(self, box: Box) -> Array:
+        try:
+            if self._data is None:
+                self._data = h5py.File(self._path, "r")[self._name]
+            values: Array = self._data[box]
+        except (OSError, RuntimeError, KeyError) as error:
+            raise _trouble(self._path, error, self._data) from error
+        return values
+
+
+def _zarr_node(folder: Path) -> Node | None:
+    """What a folder is, by its own metadata."""
+    if (v3 := _json(folder / "zarr.json")) is not None:
+        kind: Literal["array", "group"] = "array" if v3.get("node_type") == "array" else "group"
+        attributes, shape = v3.get("attributes") or {}, tuple(v3.get("shape") or ())
+        return Node(kind, attributes, shape, v3.get("dimension_names"))
+    array, group = _json(folder / ".zarray"), (folder / ".zgroup").is_file()
+    attributes = _json(folder / ".zattrs") or {}
+    if array is not None:
+        return Node("array", attributes, tuple(array.get("shape") or ()))
+    return Node("group", attributes) if group or attributes else None
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(
+            f"{path} is damaged, not readable as Zarr ({error}); copy it again"
+        ) from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path} is damaged, not readable as Zarr; copy it again")
+    return found
+
+
+class _ZarrReader:
+    def __init__(self, folder: Path, missing: MissingChunks) -> None:
+        self._folder, self._missing = folder, missing
+        try:
+            self.array: Any = zarr.open_array(str(folder), mode="r")
+        except Exception as error:  # zarr has a dozen ways to say it
+            raise DataError(f"{folder} is not readable as Zarr ({error})") from error
+
+    def __call__(self, box: Box) -> Array:
+        if self._missing == "refuse":
+            self._require_chunks(box)
+        try:
+            return np.asarray(self.array[box])
+        except Exception as error:  # codecs raise what they like
+            known = "codec not available" not in str(error)
+            what = f"is damaged at {box}" if known else "needs a codec that is not installed"
+            advice = "copy that chunk again" if known else "install it, or write the array anew"
+            raise DataError(f"{self._folder} {what} ({error}); {advice}") from error
+
+    def _require_chunks(self, box: Box) -> None:
+        stored = self.array.shards or self.array.chunks
+        ranges = [
+            range(part.start // size, -(-part.stop // size)) if isinstance(part, slice) else (0,)
+            for part, size in zip(box, stored, strict=True)
+        ]
+        for position in itertools.product(*ranges):
+            name = self.array.metadata.encode_chunk_key(position)
+            if not (self._folder / name).exists():
+                raise DataError(
+                    f"{self._folder}: chunk {name} is missing; copy it, or set"
+                    " missing_chunks=fill if whoever wrote the array leaves out empty chunks: it"
+                    f" is then {self.array.fill_value}"
+                )
