@@ -76,10 +76,7 @@ def region_graph(
     order = np.argsort(originals)  # 0 stays first
     rank = np.empty(order.size, dtype=np.int64)
     rank[order] = np.arange(order.size)
-    ranked = rank[dense]
-    keys = np.empty(_faces(ranked, np.zeros(0, np.uint64), affinities, start), dtype=np.uint64)
-    _faces(ranked, keys, affinities, start)
-    entries, counts = np.unique(keys, return_counts=True)
+    entries, counts = np.unique(_faces(rank[dense], affinities, start), return_counts=True)
     pair_keys, first = np.unique(entries >> np.uint64(8), return_index=True)
     low, high = np.divmod(pair_keys, np.uint64(originals.size))
     ascending = originals[order]
@@ -92,22 +89,18 @@ def region_graph(
 
 
 @njit(nogil=True, cache=True)
-def _faces(
-    ranks: _Int64,
-    keys: _UInt64,
-    affinities: _UInt8,
-    start: tuple[int, int, int],
-) -> int:
-    """Fill ``keys`` with (low rank, high rank, affinity) of each face between two fragments.
-
-    Returns:
-        Number of such faces; with no room in ``keys`` they are only counted.
-    """
+def _faces(ranks: _Int64, affinities: _UInt8, start: tuple[int, int, int]) -> _UInt64:
+    """(low rank, high rank, affinity) of each face between two fragments, as one number."""
     depth, height, width = ranks.shape
     fragments = np.int64(ranks.max()) + 1
+    keys = np.empty(1024, np.uint64)
     count = 0
     for z in range(start[0], depth):
         for y in range(start[1], height):
+            if keys.size < count + 3 * width:
+                larger = np.empty(2 * keys.size + 3 * width, np.uint64)
+                larger[:count] = keys[:count]
+                keys = larger
             for x in range(start[2], width):
                 here = ranks[z, y, x]
                 for axis in range(3):
@@ -117,11 +110,10 @@ def _faces(
                     there = ranks[z - dz, y - dy, x - dx]
                     if here == there or here == 0 or there == 0:
                         continue
-                    if keys.size:
-                        pair = min(here, there) * fragments + max(here, there)
-                        keys[count] = np.uint64((pair << 8) | affinities[axis, z, y, x])
+                    pair = min(here, there) * fragments + max(here, there)
+                    keys[count] = np.uint64((pair << 8) | affinities[axis, z, y, x])
                     count += 1
-    return count
+    return keys[:count]
 
 
 def joined_pairs(first_view: _UInt64, second_view: _UInt64) -> _UInt64:

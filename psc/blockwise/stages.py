@@ -144,20 +144,19 @@ class FragmentStage:
         fragments = _fragments(dequantised(self.affinities.read(box)), self.options)
         core = within(block.core, box)
         local, originals = relabel_consecutive(fragments[core])
-        count = originals.size - 1
+        numbers = np.zeros(originals.size, dtype=np.uint64)  # background stays 0
+        numbers[1:] = np.arange(1, originals.size, dtype=np.uint64)
+        numbers[1:] += np.uint64(block.index * self.grid.voxels_per_block)
         ids = np.zeros(int(fragments.max()) + 1, dtype=np.uint64)
-        first = np.uint64(block.index * self.grid.voxels_per_block)
-        ids[originals[1:]] = first + np.arange(1, count + 1, dtype=np.uint64)
+        ids[originals] = numbers
         seen = {}
         for axis in range(3):
             for side, index in (("before", core[axis].start - 1), ("after", core[axis].stop)):
                 if 0 <= index < fragments.shape[axis]:
                     seen[f"{side}{axis}"] = ids[fragments[_plane(core, axis, index)]]
         _write_arrays(_file(self.planes, block.index), seen)
-        values = local.astype(np.uint64)
-        values[local != 0] += first
-        self.target.write(block.core, values)
-        return {"fragments": count}
+        self.target.write(block.core, numbers[local])
+        return {"fragments": originals.size - 1}
 
 
 def _fragments(affinities: _Float32, options: SegmentationOptions) -> _UInt64:

@@ -130,24 +130,25 @@ def _relabel_runs(
     table = np.zeros(_INITIAL_SLOTS, dtype=np.int32)  # hash of an id -> new id, 0 = free
     original_ids = np.zeros(_INITIAL_SLOTS // 2 + 1, dtype=np.uint64)
     count = 0
-    previous = np.uint64(0)
-    new_id = 0
-    for i in range(labels.size):
-        current = np.uint64(labels[i])
-        if current != previous:
-            previous = current
-            new_id = 0
-            if current != 0:
-                slot = _find_slot(table, original_ids, current)
-                new_id = table[slot]
-                if new_id == 0:
-                    count += 1
-                    new_id = count
-                    table[slot] = count
-                    original_ids[count] = current
-                    if 2 * count == table.size:
-                        table, original_ids = _doubled(table, original_ids)
-        relabelled[i] = new_id
+    start = 0
+    while start < labels.size:
+        current = np.uint64(labels[start])
+        stop = start + 1
+        while stop < labels.size and labels[stop] == labels[start]:
+            stop += 1
+        new_id = np.int32(0)
+        if current != 0:
+            slot = _find_slot(table, original_ids, current)
+            new_id = table[slot]
+            if new_id == 0:
+                count += 1
+                new_id = np.int32(count)
+                table[slot] = new_id
+                original_ids[count] = current
+                if 2 * count == table.size:
+                    table, original_ids = _doubled(table, original_ids)
+        relabelled[start:stop] = new_id
+        start = stop
     return original_ids[: count + 1].copy()
 
 

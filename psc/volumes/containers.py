@@ -9,7 +9,7 @@ import contextlib
 import errno
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ _MOST_LISTED = 30
 
 @dataclass(frozen=True)
 class Node:
-    """What a name leads to; ``shape`` and ``names`` of the axes are those of an array."""
+    """What a name leads to; the shape and the names of the axes are those of an array."""
 
     kind: Literal["array", "group"]
     attributes: Attributes
@@ -41,43 +41,73 @@ class Node:
     names: Sequence[Any] | None = None
 
 
-@dataclass(frozen=True)
 class Source:
-    """An array as it is stored; can be pickled, and is opened anew in each process.
+    """An array as it is stored, in a container or not; opened anew in each process."""
 
-    Attributes:
-        where: file and name, for messages.
-        shape: of all axes, in stored order.
-        dtype: in native byte order.
-        read: the values at a slice with start and stop, or a number, for each axis.
-        files: what holds the values.
-        levels: attributes upwards, see ``psc.volumes.metadata.describe``.
-        names: of the axes.
-    """
-
-    where: str
+    where: str  # file and name, for messages
     shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    read: Callable[[Box], Array]
-    files: Sequence[Path]
-    levels: Sequence[tuple[str, Attributes]] = (("", {}),)
-    names: Sequence[Any] | None = None
+    dtype: np.dtype[Any]  # in native byte order
+    levels: Sequence[tuple[str, Attributes]] = (("", {}),)  # see psc.volumes.metadata.describe
+    names: Sequence[Any] | None = None  # of the axes
+
+    def read(self, box: Box) -> Array:
+        """The values at a slice with start and stop, or a number, for each axis."""
+        raise NotImplementedError
+
+    def files(self) -> list[Path]:
+        """What holds the values."""
+        raise NotImplementedError
 
     def values(self) -> Array:
         """All of it."""
-        return self.read(tuple(slice(0, size) for size in self.shape)).astype(
-            self.dtype, copy=False
-        )
+        values = self.read(tuple(slice(0, size) for size in self.shape))
+        return values.astype(self.dtype, copy=False)
 
 
-class HDF5:
-    """A file as a container of arrays."""
+class Container:
+    """Named arrays in groups, of a file or a folder."""
+
+    path: Path
+
+    def look(self, name: str) -> Node | None:
+        """What has a name; None: nothing. A link that leads nowhere is an error."""
+        raise NotImplementedError
+
+    def arrays(self, name: str = "") -> dict[str, tuple[int, ...]]:
+        """Names, from the root, and shapes of all arrays in a group."""
+        raise NotImplementedError
+
+    def open(self, name: str) -> Source:
+        """An array of numbers."""
+        raise NotImplementedError
+
+    def upwards(self, name: str) -> list[tuple[str, Attributes]]:
+        """Attributes of an array and of all groups around it, with the path from there."""
+        parts = name.split("/") if name else []
+        above = [("/".join(parts[i:]), "/".join(parts[:i])) for i in range(len(parts), -1, -1)]
+        nodes = [(path, self.look(place)) for path, place in above]
+        return [(path, node.attributes) for path, node in nodes if node is not None]
+
+    def listing(self, arrays: Mapping[str, tuple[int, ...]] | None = None) -> str:
+        """Arrays with their shapes, all by default, in one line for a message."""
+        arrays = arrays or self.arrays()
+        listed = [f"{name} {shape}" for name, shape in list(arrays.items())[:_MOST_LISTED]]
+        if len(arrays) > _MOST_LISTED:
+            listed.append(f"… ({len(arrays) - _MOST_LISTED} more)")
+        return ", ".join(listed) or "(it holds no dataset)"
+
+
+# HDF5 ---------------------------------------------------------------------------------------------
+
+
+class HDF5(Container):
+    """A file; links lead to other groups and files."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def look(self, name: str) -> Node | None:
-        """What has a name; None: nothing. A link that leads nowhere is an error."""
+        """See ``Container``."""
         with _opened(self.path) as file:
             found = _followed(file, name)
             if found is None:
@@ -92,7 +122,7 @@ class HDF5:
             return Node("array", attributes, found.shape or (), names)
 
     def arrays(self, name: str = "") -> dict[str, tuple[int, ...]]:
-        """Names, from the root, and shapes of all arrays in a group, behind links too."""
+        """See ``Container``."""
         found: dict[str, tuple[int, ...]] = {}
 
         def walk(group: Any, prefix: str, above: tuple[Any, ...]) -> None:
@@ -111,84 +141,48 @@ class HDF5:
         return found
 
     def open(self, name: str) -> Source:
-        """An array of numbers."""
-        where = f"{self.path} ({name})"
-        levels, names = _upwards(self.look, name)
-        with _opened(self.path) as file:
+        """See ``Container``."""
+        return _HDF5Array(self, name)
+
+
+class _HDF5Array(Source):
+    def __init__(self, container: HDF5, name: str) -> None:
+        self._path, self._name = container.path, name
+        self._data: Any = None  # of this process
+        self.where = f"{container.path} ({name})"
+        node = container.look(name)
+        if node is None or node.kind != "array":
+            there = container.listing()
+            raise DataError(f"{self._path}: dataset {name!r} does not exist; it holds {there}")
+        self.levels, self.names = container.upwards(name), node.names
+        with _opened(self._path) as file:
             data = _followed(file, name)
-            if not isinstance(data, h5py.Dataset):
-                there = listing(self.arrays())
-                raise DataError(f"{self.path}: dataset {name!r} does not exist; it holds {there}")
             if data.shape is None or data.dtype.kind not in "biuf":
-                raise DataError(f"{where} holds {data.dtype} of shape {data.shape}, not numbers")
+                held = f"{data.dtype} of shape {data.shape}"
+                raise DataError(f"{self.where} holds {held}, not numbers")
+            self.shape, self.dtype = data.shape, np.dtype(data.dtype).newbyteorder("=")
             holder = Path(data.file.filename)
             virtual = data.virtual_sources() if data.is_virtual else ()
-            files = [holder, *(holder.parent / v.file_name for v in virtual if v.file_name != ".")]
-            for path in files:
-                if not path.exists():  # HDF5 would give its fill value instead
-                    raise DataError(f"{where}: a part of it is in {path}, which does not exist")
-            dtype = np.dtype(data.dtype).newbyteorder("=")
-            reader = _HDF5Reader(self.path, name)
-            return Source(where, data.shape, dtype, reader, files, levels, names)
+        parts = {holder.parent / source.file_name for source in virtual if source.file_name != "."}
+        self._files = [holder, *sorted(parts - {holder})]
+        for path in self._files:
+            if not path.exists():  # HDF5 would give its fill value instead
+                raise DataError(f"{self.where}: a part of it is in {path}, which does not exist")
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_data": None}
 
-class Zarr:
-    """A group, or an array, as a container of arrays; ``path`` is the topmost group."""
+    def read(self, box: Box) -> Array:
+        try:
+            if self._data is None:
+                self._data = h5py.File(self._path, "r")[self._name]
+            values: Array = self._data[box]
+        except (OSError, RuntimeError, KeyError) as error:
+            raise _trouble(self._path, error, self._data) from error
+        return values
 
-    def __init__(self, path: Path, missing_chunks: MissingChunks = "refuse") -> None:
-        self.path, self._missing_chunks = path, missing_chunks
-
-    @staticmethod
-    def root_of(folder: Path) -> Path | None:
-        """The topmost group that a folder belongs to; None if it is no Zarr."""
-        if _zarr_node(folder) is None:
-            return None
-        return [place for place in (folder, *folder.parents) if _zarr_node(place) is not None][-1]
-
-    def look(self, name: str) -> Node | None:
-        """What has a name; None: nothing."""
-        return _zarr_node(self.path / name)
-
-    def arrays(self, name: str = "") -> dict[str, tuple[int, ...]]:
-        """Names, from the root, and shapes of all arrays in a group."""
-        found: dict[str, tuple[int, ...]] = {}
-        for folder in entries(self.path / name):
-            below = f"{name}/{folder.name}".lstrip("/")
-            if (node := self.look(below)) is not None:
-                found |= {below: node.shape} if node.kind == "array" else self.arrays(below)
-        return found
-
-    def open(self, name: str) -> Source:
-        """An array of numbers."""
-        folder = self.path / name
-        levels, names = _upwards(self.look, name)
-        reader = _ZarrReader(folder, self._missing_chunks)
-        if reader.array.dtype.kind not in "biuf":
-            raise DataError(f"{folder} holds {reader.array.dtype}, not numbers")
-        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-        dtype = np.dtype(reader.array.dtype).newbyteorder("=")
-        return Source(str(folder), reader.array.shape, dtype, reader, files, levels, names)
-
-
-Container = HDF5 | Zarr
-
-
-def listing(arrays: Mapping[str, tuple[int, ...]]) -> str:
-    """Arrays with their shapes, in one line for a message."""
-    listed = [f"{name} {shape}" for name, shape in list(arrays.items())[:_MOST_LISTED]]
-    if len(arrays) > _MOST_LISTED:
-        listed.append(f"… ({len(arrays) - _MOST_LISTED} more)")
-    return ", ".join(listed) or "(the file holds no dataset)"
-
-
-def _upwards(
-    look: Callable[[str], Node | None], name: str
-) -> tuple[list[tuple[str, Attributes]], Sequence[Any] | None]:
-    """Attributes of an array and of all groups around it, and the names of its axes."""
-    parts = name.split("/") if name else []
-    nodes = [("/".join(parts[i:]), look("/".join(parts[:i]))) for i in range(len(parts), -1, -1)]
-    levels = [(path, node.attributes) for path, node in nodes if node is not None]
-    return levels, nodes[0][1].names if nodes[0][1] else None
+    def files(self) -> list[Path]:
+        return self._files
 
 
 _MAGIC: Mapping[bytes, str] = {
@@ -270,22 +264,80 @@ def _followed(file: h5py.File, name: str) -> Any:
     return node
 
 
-class _HDF5Reader:
-    def __init__(self, path: Path, name: str) -> None:
-        self._path, self._name = path, name
-        self._data: Any = None  # of this process
+# Zarr ---------------------------------------------------------------------------------------------
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_data": None}
 
-    def __call__(self, box: Box) -> Array:
+class Zarr(Container):
+    """A folder; ``path`` is the topmost group."""
+
+    def __init__(self, path: Path, missing_chunks: MissingChunks = "refuse") -> None:
+        self.path, self._missing_chunks = path, missing_chunks
+
+    @staticmethod
+    def root_of(folder: Path) -> Path | None:
+        """The topmost group that a folder belongs to; None if it is no Zarr."""
+        places = [place for place in (folder, *folder.parents) if _zarr_node(place) is not None]
+        return places[-1] if places[:1] == [folder] else None
+
+    def look(self, name: str) -> Node | None:
+        """See ``Container``."""
+        return _zarr_node(self.path / name)
+
+    def arrays(self, name: str = "") -> dict[str, tuple[int, ...]]:
+        """See ``Container``."""
+        found: dict[str, tuple[int, ...]] = {}
+        for folder in entries(self.path / name):
+            below = f"{name}/{folder.name}".lstrip("/")
+            if (node := self.look(below)) is not None:
+                found |= {below: node.shape} if node.kind == "array" else self.arrays(below)
+        return found
+
+    def open(self, name: str) -> Source:
+        """See ``Container``."""
+        return _ZarrArray(self, name, self._missing_chunks)
+
+
+class _ZarrArray(Source):
+    def __init__(self, container: Zarr, name: str, missing: MissingChunks) -> None:
+        self._folder, self._missing = container.path / name, missing
+        self.where, self.levels = str(self._folder), container.upwards(name)
         try:
-            if self._data is None:
-                self._data = h5py.File(self._path, "r")[self._name]
-            values: Array = self._data[box]
-        except (OSError, RuntimeError, KeyError) as error:
-            raise _trouble(self._path, error, self._data) from error
-        return values
+            self._array: Any = zarr.open_array(self.where, mode="r")
+        except Exception as error:  # zarr has a dozen ways to say it
+            raise DataError(f"{self.where} is not readable as Zarr ({error})") from error
+        self.names = getattr(self._array.metadata, "dimension_names", None)
+        self.shape, self.dtype = self._array.shape, np.dtype(self._array.dtype).newbyteorder("=")
+        if self.dtype.kind not in "biuf":
+            raise DataError(f"{self.where} holds {self.dtype}, not numbers")
+
+    def read(self, box: Box) -> Array:
+        if self._missing == "refuse":
+            self._require_chunks(box)
+        try:
+            return np.asarray(self._array[box])
+        except Exception as error:  # codecs raise what they like
+            known = "codec not available" not in str(error)
+            what = f"is damaged at {box}" if known else "needs a codec that is not installed"
+            advice = "copy that chunk again" if known else "install it, or write the array anew"
+            raise DataError(f"{self.where} {what} ({error}); {advice}") from error
+
+    def files(self) -> list[Path]:
+        return [path for path in sorted(self._folder.rglob("*")) if path.is_file()]
+
+    def _require_chunks(self, box: Box) -> None:
+        stored = self._array.shards or self._array.chunks
+        ranges = [
+            range(part.start // size, -(-part.stop // size)) if isinstance(part, slice) else (0,)
+            for part, size in zip(box, stored, strict=True)
+        ]
+        for position in itertools.product(*ranges):
+            name = self._array.metadata.encode_chunk_key(position)
+            if not (self._folder / name).exists():
+                raise DataError(
+                    f"{self.where}: chunk {name} is missing; copy it, or set missing_chunks=fill"
+                    " if whoever wrote the array leaves out empty chunks: it is then"
+                    f" {self._array.fill_value}"
+                )
 
 
 def _zarr_node(folder: Path) -> Node | None:
@@ -315,38 +367,3 @@ def _json(path: Path) -> dict[str, Any] | None:
     if not isinstance(found, dict):
         raise DataError(f"{path} is damaged, not readable as Zarr; copy it again")
     return found
-
-
-class _ZarrReader:
-    def __init__(self, folder: Path, missing: MissingChunks) -> None:
-        self._folder, self._missing = folder, missing
-        try:
-            self.array: Any = zarr.open_array(str(folder), mode="r")
-        except Exception as error:  # zarr has a dozen ways to say it
-            raise DataError(f"{folder} is not readable as Zarr ({error})") from error
-
-    def __call__(self, box: Box) -> Array:
-        if self._missing == "refuse":
-            self._require_chunks(box)
-        try:
-            return np.asarray(self.array[box])
-        except Exception as error:  # codecs raise what they like
-            known = "codec not available" not in str(error)
-            what = f"is damaged at {box}" if known else "needs a codec that is not installed"
-            advice = "copy that chunk again" if known else "install it, or write the array anew"
-            raise DataError(f"{self._folder} {what} ({error}); {advice}") from error
-
-    def _require_chunks(self, box: Box) -> None:
-        stored = self.array.shards or self.array.chunks
-        ranges = [
-            range(part.start // size, -(-part.stop // size)) if isinstance(part, slice) else (0,)
-            for part, size in zip(box, stored, strict=True)
-        ]
-        for position in itertools.product(*ranges):
-            name = self.array.metadata.encode_chunk_key(position)
-            if not (self._folder / name).exists():
-                raise DataError(
-                    f"{self._folder}: chunk {name} is missing; copy it, or set"
-                    " missing_chunks=fill if whoever wrote the array leaves out empty chunks: it"
-                    f" is then {self.array.fill_value}"
-                )

@@ -29,13 +29,7 @@ from psc.errors import ConfigError, DataError
 from psc.files import entries
 from psc.volumes.containers import MissingChunks, Zarr
 from psc.volumes.metadata import Triple
-from psc.volumes.reading import (
-    OWN_LABEL_NAMES,
-    FileRecord,
-    Volume,
-    open_container,
-    open_volume,
-)
+from psc.volumes.reading import OWN_LABELS, FileRecord, Volume, open_container, open_volume
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +106,7 @@ def read_volume(
         voxel_size=sizes[0] if sizes else None,
         name=raw.parent.name if raw.name in _RAW_FILES else raw.stem,
         synthetic=any(bool(part.attribute("synthetic")) for part in parts),
-        files=tuple(p.file_record() for p in {tuple(p.files): p for p in parts}.values()),
+        files=tuple(p.file_record() for p in {tuple(p.files()): p for p in parts}.values()),
         offset=parts[-1].offset or grey.offset,
     )
 
@@ -141,7 +135,7 @@ def _labels_of(
     if labels is None and raw.is_dir() and (raw / _LABELS_FILE).exists():
         labels = raw / _LABELS_FILE
     if labels is None and (container := open_container(source.absolute())) is not None:
-        own = [name for name in OWN_LABEL_NAMES if container.look(name) is not None]
+        own = [name for name in OWN_LABELS if container.look(name) is not None]
         if len(own) > 1 and key is None:
             raise DataError(
                 f"{source}: both {' and '.join(own)} could be meant; set labels_key to one"
@@ -219,15 +213,9 @@ def _bodies(labels: Volume) -> npt.NDArray[np.uint64]:
 def bodies_from_supervoxels(
     supervoxels: npt.NDArray[np.integer[Any]], transforms: npt.NDArray[Any], where: str
 ) -> npt.NDArray[np.uint64]:
-    """Replace the supervoxel ids of a volume by the ids of the bodies they belong to.
+    """Replace the supervoxel ids of a volume by the ids of the bodies they belong to; 0 stays 0.
 
-    Args:
-        supervoxels: integer array of any shape, no negative ids, 0 = background.
-        transforms: integer array (N, 2) of rows (supervoxel, body). Supervoxel 0 needs no row.
-        where: file and dataset of the map, for messages.
-
-    Returns:
-        Body ids, uint64, same shape as ``supervoxels``; 0 stays 0.
+    ``transforms``, named ``where`` in messages, are integer rows (supervoxel, body).
     """
     if transforms.ndim != 2 or transforms.shape[1] != 2 or transforms.dtype.kind not in "iu":
         raise DataError(
@@ -276,9 +264,6 @@ class Region:
         z_start: first slice.
         z_stop: one after the last slice; None = up to the end.
         raw_context: whether grey values of the same volume outside the slab may be read.
-
-    Raises:
-        ConfigError: the slab is empty or not inside the volume.
     """
 
     volume: LabelledVolume
@@ -314,13 +299,8 @@ def check_disjoint(splits: Mapping[str, Sequence[Region]]) -> None:
     """Make sure that no slice of raw data belongs to two splits.
 
     Slices are compared by content, so a copy of the volume in another file or another layout is
-    found as well. Slices of one constant grey value are left out of that comparison.
-
-    Args:
-        splits: regions by the name of the split, as in ``{"train": [...], "test": [...]}``.
-
-    Raises:
-        ConfigError: two splits share slices; names both regions and the slices.
+    found as well. Slices of one constant grey value are left out of that comparison. ``splits`` are
+    regions by the name of the split, as in ``{"train": [...], "test": [...]}``.
     """
     digests: dict[int, list[bytes | None]] = {}
     for (first, ours), (second, theirs) in itertools.combinations(splits.items(), 2):

@@ -35,26 +35,19 @@ _NANOMETRES = {
 }
 _SIZES = ("resolution", "voxel_size", "element_size_um")
 _NAMES = ("axis_names", "_ARRAY_DIMENSIONS", "axistags", "axes")
+_SPATIAL = ("z", "y", "x")
 _SMALLEST = 0.05  # nm; smaller voxels must be of another unit
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What is known of an array.
+    """What is known of an array; voxel size and offset (z, y, x) in nm, None if unknown."""
 
-    Attributes:
-        axes: names of the stored axes, "z", "y" and "x" among them; "" = unnamed, of one entry.
-        voxel_size: (z, y, x) in nm; None if unknown.
-        offset: where the first voxel lies, (z, y, x) in nm; None if nothing is said.
-        source: where the voxel size is from; if it is unknown, why.
-        notes: what else was guessed, a line each.
-    """
-
-    axes: tuple[str, ...]
+    axes: tuple[str, ...]  # in stored order, "z", "y" and "x" among them; "" = unnamed
     voxel_size: Triple | None
-    offset: Triple | None
-    source: str
-    notes: tuple[str, ...] = ()
+    offset: Triple | None  # of the first voxel
+    source: str  # where the voxel size is from; if it is unknown, why
+    notes: tuple[str, ...]  # what else was guessed, a line each
 
 
 @dataclass
@@ -62,9 +55,9 @@ class _Spacing:
     """What one place says, in stored order, of all axes or of the spatial ones."""
 
     source: str
-    scale: Sequence[float] | None  # None: nothing, and ``source`` says why
-    shift: Sequence[float] | None
-    units: Sequence[Any]
+    scale: Sequence[float] | None = None  # None: nothing, and ``source`` says why
+    shift: Sequence[float] | None = None
+    units: Sequence[Any] = ()
     names: Sequence[Any] | None = None
 
 
@@ -75,17 +68,22 @@ def nanometres(unit: object) -> float | None:
     return _NANOMETRES.get(name, _NANOMETRES.get(name.removesuffix("s")))
 
 
-def multiscales(attributes: Attributes) -> list[Mapping[str, Any]]:
-    """OME's descriptions of images, in version 0.5 under "ome", before on their own."""
-    ome = attributes.get("ome", attributes)
-    found = ome.get("multiscales") if isinstance(ome, Mapping) else None
-    return [m for m in found if isinstance(m, Mapping)] if isinstance(found, list) else []
+def multiscales(attributes: Attributes) -> list[dict[str, Mapping[str, Any]]]:
+    """OME's images in a group, each as its levels by path, the finest first.
 
-
-def levels_of(multiscale: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The levels of an image by their paths, the finest first."""
-    levels = [d for d in multiscale.get("datasets") or () if isinstance(d, Mapping)]
-    return {tidy(str(level.get("path", ""))): level for level in levels}
+    A level is its own description and, as "image", that of the image.
+    """
+    ome = attributes.get("ome", attributes)  # version 0.5, or before
+    images = ome.get("multiscales") if isinstance(ome, Mapping) else None
+    return [
+        {
+            tidy(str(level.get("path", ""))): {**level, "image": image}
+            for level in image.get("datasets") or ()
+            if isinstance(level, Mapping)
+        }
+        for image in (images if isinstance(images, list) else ())
+        if isinstance(image, Mapping)
+    ]
 
 
 def tidy(path: str) -> str:
@@ -115,7 +113,7 @@ def describe(
     where: str,
     names: Sequence[Any] | None = None,
 ) -> Metadata:
-    """Find what is known of an array.
+    """Find what is known of an array; what contradicts it, or is no volume, is refused.
 
     Args:
         shape: of the array as it is stored.
@@ -123,43 +121,35 @@ def describe(
             the path from there to the array ("" for the array itself).
         where: file and array, for messages.
         names: of the axes, where the format itself has a place for them.
-
-    Raises:
-        DataError: the metadata contradict the array or each other, or it is no single-channel
-            volume.
     """
     spacing = _nearest(len(shape), levels, where)
     said = [spacing.names, names, *(_axis_names(levels[0][1].get(key)) for key in _NAMES)]
     whole = [tuple(str(n).casefold() for n in s) for s in said if s and all(s)]
-    known = [s for s in dict.fromkeys(whole) if {"z", "y", "x"} & set(s)]
+    known = [s for s in dict.fromkeys(whole) if set(_SPATIAL) & set(s)]
     if len(known) > 1:
         raise DataError(
             f"{where}: its axes are {' and '.join(map(str, known))} in different places of its"
             " metadata; correct one of them"
         )
     axes = _axes(shape, known[0] if known else None, where)
-    guess = f"{where}: its axes are called {', '.join(whole[0])}; taken as z, y, x" if whole else ""
-    size, offset, source = _in_nanometres(spacing, axes, where)
-    return Metadata(axes, size, offset, source, () if known or not whole else (guess,))
+    guesses = [] if known else [", ".join(called) for called in whole[:1]]
+    notes = (f"{where}: its axes are called {guess}; taken as z, y, x" for guess in guesses)
+    return Metadata(axes, *_in_nanometres(spacing, axes, where), tuple(notes))
 
 
 def _axes(shape: Sequence[int], names: tuple[str, ...] | None, where: str) -> tuple[str, ...]:
     """Names of all axes; refuses what is no volume, or could be one in two ways."""
     extra = len(shape) - 3
-    if names is None:
-        before = extra >= 0 and all(n == 1 for n in shape[:extra])
-        after = extra == 1 and shape[3] == 1
-        if extra <= 0 or before != after:
-            names = ("z", "y", "x", "") if after else (*[""] * extra, "z", "y", "x")
-    spatial = [name for name in names or () if name in ("z", "y", "x")]
-    if (
-        names is None
-        or len(names) != len(shape)
-        or sorted(spatial) != ["x", "y", "z"]
-        or 0 in shape
-        or any(n != 1 for n, name in zip(shape, names, strict=True) if name not in spatial)
-    ):
-        called = f" with axes {', '.join(names)}" if names and any(names) else ""
+    before = extra >= 0 and all(n == 1 for n in shape[:extra])
+    after = extra == 1 and shape[3] == 1
+    if names is None and (extra <= 0 or before != after):
+        names = ("z", "y", "x", "") if after else (*[""] * extra, "z", "y", "x")
+    if names is None or len(names) != len(shape) or 0 in shape or not set(_SPATIAL) <= set(names):
+        names, others = names or (), [0]
+    else:
+        others = [n for n, name in zip(shape, names, strict=True) if name not in _SPATIAL]
+    if any(n != 1 for n in others) or len(names) != len(others) + 3:
+        called = f" with axes {', '.join(names)}" if any(names) else ""
         raise DataError(
             f"{where}: expected shape (D, H, W), found {tuple(shape)}{called}; store a"
             " single-channel volume with axes z, y, x"
@@ -178,12 +168,37 @@ def _axis_names(value: Any) -> list[Any] | None:
 
 def _nearest(ndim: int, levels: Sequence[tuple[str, Attributes]], where: str) -> _Spacing:
     for path, attributes in levels:
-        for multiscale in multiscales(attributes):
-            if path and (level := levels_of(multiscale).get(path)) is not None:
-                return _of_multiscale(multiscale, level, ndim, where)
+        for image in multiscales(attributes):
+            if path in image:
+                return _of_level(image[path], ndim, where)
         if found := {key: attributes[key] for key in _SIZES if key in attributes}:
             return _of_attributes(found, attributes, path, where)
-    return _Spacing("the file does not say it", None, None, ())
+    return _Spacing("the file does not say it")
+
+
+def _of_level(level: Mapping[str, Any], ndim: int, where: str) -> _Spacing:
+    axes = level["image"].get("axes") or [None] * ndim
+    names = _axis_names(axes) if all(axes) else list("tczyx") if ndim == 5 else None
+    if len(axes) != ndim:
+        raise DataError(f"{where}: it has {ndim} axes, but its multiscales describe {names}")
+    scale, shift, kinds = np.ones(ndim), np.zeros(ndim), set()
+    for part in (level, level["image"]):
+        for step in part.get("coordinateTransformations") or ():
+            kind = step.get("type")
+            kinds.add(kind if kind in step or kind == "identity" else f"{kind} without numbers")
+            what = f"{kind} of its multiscales"
+            if kind == "scale" and kind in step:
+                factors = _numbers(step[kind], where, what, ndim)
+                scale, shift = scale * factors, shift * factors
+            elif kind == "translation" and kind in step:
+                shift = shift + _numbers(step[kind], where, what, ndim)
+    if unknown := kinds - {"scale", "translation", "identity"}:
+        return _Spacing(f"its multiscales use {', '.join(map(repr, unknown))}, not understood")
+    if "scale" not in kinds:
+        return _Spacing("its multiscales give no scale", names=names)
+    units = [axis.get("unit") if isinstance(axis, Mapping) else None for axis in axes]
+    moved = shift.tolist() if "translation" in kinds else None
+    return _Spacing("multiscales", scale.tolist(), moved, units, names)
 
 
 def _of_attributes(
@@ -195,46 +210,16 @@ def _of_attributes(
             f"{where}: attributes 'resolution' {value} and 'voxel_size' {found['voxel_size']}"
             " contradict each other; correct or delete one"
         )
-    scale = _numbers(value, where, f"attribute {key!r}", 3)
-    offset = attributes.get("offset")
+    scale, offset = _numbers(value, where, f"attribute {key!r}", 3), attributes.get("offset")
     shift = None if offset is None else _numbers(offset, where, "attribute 'offset'", 3)
     unit = "um" if key == "element_size_um" else attributes.get("units", attributes.get("unit"))
     source = f"attribute {key}" + (f" of the group around {path}" if path else "")
-    problem = ""
     if re.search(r"(^|/)s?[1-9][0-9]*$", path):
-        problem = " is perhaps that of a finer level"
-    elif unit is None and 0 < min(scale) < _SMALLEST:
-        problem = f" is {value} without a unit, and nm cannot be meant"
+        return _Spacing(f"{source} is perhaps that of a finer level")
+    if unit is None and 0 < min(scale) < _SMALLEST:
+        return _Spacing(f"{source} is {value} without a unit, and nm cannot be meant")
     units = unit if isinstance(unit, list) else [unit or "nm"] * len(scale)
-    return _Spacing(source + problem, None if problem else scale, shift, units)
-
-
-def _of_multiscale(
-    multiscale: Mapping[str, Any], level: Mapping[str, Any], ndim: int, where: str
-) -> _Spacing:
-    axes = multiscale.get("axes") or [None] * ndim
-    names = _axis_names(axes) if all(axes) else list("tczyx") if ndim == 5 else None
-    if len(axes) != ndim:
-        raise DataError(f"{where}: it has {ndim} axes, but its multiscales describe {names}")
-    scale, shift, scaled, moved, unknown = np.ones(ndim), np.zeros(ndim), False, False, None
-    for step in [
-        *(level.get("coordinateTransformations") or ()),
-        *(multiscale.get("coordinateTransformations") or ()),
-    ]:
-        kind = step.get("type")
-        if kind == "scale" and "scale" in step:
-            factors = np.array(_numbers(step["scale"], where, "scale of its multiscales", ndim))
-            scale, shift, scaled = scale * factors, shift * factors, True
-        elif kind == "translation" and "translation" in step:
-            what = "translation of its multiscales"
-            shift, moved = shift + _numbers(step["translation"], where, what, ndim), True
-        elif kind != "identity":
-            unknown = kind
-    if unknown or not scaled:
-        why = f"use a transformation {unknown!r}, not understood" if unknown else "give no scale"
-        return _Spacing(f"its multiscales {why}", None, None, (), names)
-    units = [axis.get("unit") if isinstance(axis, Mapping) else None for axis in axes]
-    return _Spacing("multiscales", scale.tolist(), shift.tolist() if moved else None, units, names)
+    return _Spacing(source, scale, shift, units)
 
 
 def _in_nanometres(
@@ -243,16 +228,16 @@ def _in_nanometres(
     """Voxel size and offset along z, y, x; and where they are from, or why they are unknown."""
     if spacing.scale is None:
         return None, None, spacing.source
+    spatial = [name for name in axes if name in _SPATIAL]
 
     def along(values: Sequence[Any]) -> list[Any]:
-        spatial = [name for name in axes if name in ("z", "y", "x")]
         order: Sequence[str] = axes if len(values) == len(axes) else spatial
         if len(values) != len(order):
             raise DataError(
                 f"{where}: {spacing.source} needs a number for each of {', '.join(spatial)}, found"
                 f" {list(values)}; correct or delete it"
             )
-        return [values[order.index(name)] for name in "zyx"]
+        return [values[order.index(name)] for name in _SPATIAL]
 
     scale, units = along(spacing.scale), along(spacing.units)
     if not min(scale) > 0:
@@ -274,14 +259,13 @@ def _in_nanometres(
     return in_nm(scale), offset, spacing.source
 
 
-def _numbers(value: Any, where: str, what: str, count: int | None = None) -> list[float]:
+def _numbers(value: Any, where: str, what: str, count: int) -> list[float]:
     try:
         numbers = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
         numbers = np.full(1, np.nan)
-    if numbers.ndim != 1 or not np.isfinite(numbers).all() or numbers.size < (count or 0):
+    if numbers.ndim != 1 or not np.isfinite(numbers).all() or numbers.size < count:
         raise DataError(
-            f"{where}: {what} must be {count or 3} finite numbers, found {value!r}; correct or"
-            " delete it"
+            f"{where}: {what} must be {count} finite numbers, found {value!r}; correct or delete it"
         )
     return [float(number) for number in numbers]

@@ -10,7 +10,6 @@ import hashlib
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -20,21 +19,13 @@ from PIL import Image
 
 from psc.errors import ConfigError, DataError
 from psc.files import entries
-from psc.volumes.containers import (
-    HDF5,
-    Box,
-    Container,
-    MissingChunks,
-    Source,
-    Zarr,
-    listing,
-)
-from psc.volumes.metadata import Triple, describe, levels_of, multiscales, tidy
+from psc.volumes.containers import HDF5, Box, Container, MissingChunks, Source, Zarr
+from psc.volumes.metadata import Triple, describe, multiscales, tidy
 from psc.volumes.tiling import Size3
 
-RAW_NAMES = ("volumes/raw", "raw", "stack", "main")
-OWN_LABEL_NAMES = ("volumes/labels/neuron_ids", "labels")  # beside the raw data, in the same file
-LABEL_NAMES = (*OWN_LABEL_NAMES, "stack")
+RAW = ("volumes/raw", "raw", "stack", "main")
+OWN_LABELS = ("volumes/labels/neuron_ids", "labels")  # beside the raw data, in the same file
+LABELS = (*OWN_LABELS, "stack")
 
 _SAMPLE = 32  # voxels along each axis of the boxes that are looked at of a volume
 _GREY_MODES = {"L": np.uint8, "I;16": np.uint16, "I;16B": np.uint16}  # Pillow's
@@ -60,7 +51,6 @@ class Volume:
         offset: where the first voxel lies, (z, y, x) in nm; None if the file does not say.
         axes: names of the stored axes, in their order.
         where: file and dataset, for messages.
-        files: what holds the voxels.
         notes: what was guessed, a line each.
         container: what it is in, under ``name``; None for slices.
     """
@@ -102,16 +92,18 @@ class Volume:
 
     def file_record(self) -> FileRecord:
         """Size and SHA-256 of all files, one after the other as ``cat`` would give them."""
-        digest, size, first = hashlib.sha256(), 0, self.files[0]
-        for path in self.files:
+        files, digest, size = self.files(), hashlib.sha256(), 0
+        for path in files:
             with path.open("rb") as file:
                 while content := file.read(1 << 20):
                     digest.update(content)
                     size += len(content)
         if self.container is None:
-            name = f"{first.parent.name}/*{first.suffix}"
+            name = f"{files[0].parent.name}/*{files[0].suffix}"
+        elif len(files) > 1:
+            name = f"{self.container.path.name}/{self.name}"
         else:
-            name = f"{self.container.path.name}/{self.name}" if len(self.files) > 1 else first.name
+            name = files[0].name
         return FileRecord(name=name, bytes=size, sha256=digest.hexdigest())
 
 
@@ -147,13 +139,13 @@ def open_volume(
     container = open_container(path, missing_chunks)
     if container is not None:
         inside = path.relative_to(container.path).as_posix()
-        names, avoid = (LABEL_NAMES, ()) if labels else (RAW_NAMES, OWN_LABEL_NAMES)
+        names, avoid = (LABELS, ()) if labels else (RAW, OWN_LABELS)
         name, *notes = find(container, f"{inside}/{key or ''}", names, setting, avoid)
         volume = Volume(container.open(name), notes, container, name)
     elif key is not None:
         raise ConfigError(f"{setting}={key}, but {path} is a folder of images; leave it out")
     else:
-        volume = Volume(image_stack(path))
+        volume = Volume(ImageStack(path))
     if not labels and volume.dtype.kind == "b":
         raise DataError(f"{volume.where} holds {volume.dtype}; grey values are integers or floats")
     return volume
@@ -199,7 +191,7 @@ def find(
     if node is not None and node.kind == "array":
         return (start,)
     if node is not None and (images := multiscales(node.attributes)):
-        finest = below + next(iter(levels_of(images[0])), "")
+        finest = below + next(iter(images[0]), "")
         if container.look(finest) is None:
             raise DataError(f"{container.path}: its multiscales name {finest}, which is not there")
         others = f"; {len(images) - 1} more are described there" if len(images) > 1 else ""
@@ -222,8 +214,8 @@ def find(
         if finest in volumes:
             return finest, f"{container.path}: {finest} was taken of {', '.join(candidates)}"
     what = f"no dataset {start!r}" if start else "no dataset of a known name"
-    there = candidates or arrays or container.arrays()
-    raise DataError(f"{container.path} has {what}; set {setting} to one of {listing(there)}")
+    there = container.listing(candidates or arrays)
+    raise DataError(f"{container.path} has {what}; set {setting} to one of {there}")
 
 
 def _images(
@@ -263,32 +255,31 @@ def fingerprint(volume: Any) -> dict[str, Any]:
 # A folder of slices -------------------------------------------------------------------------------
 
 
-def image_stack(folder: Path) -> Source:
+class ImageStack(Source):
     """The slices of a folder, a grey PNG or TIFF each; a box decodes all of those it touches."""
-    slices = _slices(folder)
-    first = _grey(slices[0])
-    shape = (len(slices), *first.shape)
-    return Source(str(folder), shape, first.dtype, _StackReader(slices, shape, first.dtype), slices)
 
+    def __init__(self, folder: Path) -> None:
+        self.where, self._slices = str(folder), _slices(folder)
+        first = _grey(self._slices[0])
+        self.shape, self.dtype = (len(self._slices), *first.shape), first.dtype
 
-@dataclass(frozen=True)
-class _StackReader:
-    slices: list[Path]
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    def __call__(self, box: Box) -> npt.NDArray[Any]:
-        z, y, x = (range(size)[part] for part, size in zip(box, self.shape, strict=True))
-        values = np.empty((len(z), len(y), len(x)), self.dtype)  # type: ignore[arg-type]
-        for plane, path in zip(values, self.slices[box[0]], strict=True):  # type: ignore[arg-type]
+    def read(self, box: Box) -> npt.NDArray[Any]:
+        """See ``Source``."""
+        z, y, x = (part for part in box if isinstance(part, slice))  # all axes are spatial
+        planes = []
+        for path in self._slices[z]:
             image = _grey(path)
             if image.shape != self.shape[1:] or image.dtype != self.dtype:
                 raise DataError(
-                    f"{path}: slice is {image.shape} {image.dtype}, but {self.slices[0].name} is"
+                    f"{path}: slice is {image.shape} {image.dtype}, but {self._slices[0].name} is"
                     f" {self.shape[1:]} {self.dtype}; all slices of a stack must be alike"
                 )
-            plane[...] = image[box[1:]]
-        return values
+            planes.append(image[y, x])
+        return np.stack(planes)
+
+    def files(self) -> list[Path]:
+        """See ``Source``."""
+        return self._slices
 
 
 def _slices(folder: Path) -> list[Path]:

@@ -7,12 +7,20 @@ import pytest
 from known_affinities import FromArray
 from scipy import ndimage
 
+from psc.blockwise.engine import open_engine
 from psc.blockwise.grid import Grid
 from psc.blockwise.images import dequantised, quantised
 from psc.blockwise.pipeline import BlockwiseOptions
 from psc.em.affinities import affinities_from_labels
 from psc.em.settings import SegmentationOptions
 from psc.em.synthetic import synthetic_fibsem
+
+
+@pytest.fixture(scope="session")
+def two_workers():
+    """A cluster of two local processes for all tests."""
+    with open_engine(2, progress=False) as engine:
+        yield engine
 
 
 @pytest.fixture(scope="session")

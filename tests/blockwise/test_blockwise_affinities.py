@@ -24,7 +24,7 @@ def network(request):
     return built.eval()
 
 
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(
     st.tuples(*[st.integers(1, 40)] * 3),
     st.tuples(*[st.integers(1, 30)] * 3),

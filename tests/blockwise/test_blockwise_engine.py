@@ -3,6 +3,7 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
+import dask
 import pytest
 
 from psc.blockwise.engine import Engine, Ledger, Stage, open_engine
@@ -29,12 +30,6 @@ class Touch:
         if block.index == self.deadly and attempts < self.deaths:
             os.kill(os.getpid(), signal.SIGKILL)
         return {"square": block.index**2}
-
-
-@pytest.fixture(scope="module")
-def two_workers():
-    with open_engine(2, progress=False) as engine:
-        yield engine
 
 
 @pytest.fixture
@@ -76,10 +71,10 @@ def test_a_dead_workers_block_is_given_to_another(two_workers, case):
     assert "2-1" in attempts(folder)
 
 
-@pytest.mark.slow
 def test_a_block_that_kills_every_worker_is_given_up(case):
     folder, ledger = case
     with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
         open_engine(2, progress=False) as engine,
         pytest.raises(DataError, match="workers died on the same block again and again"),
     ):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from known_affinities import FromArray, whole
 
 from psc.blockwise import engine as engine_module
-from psc.blockwise.engine import Engine, open_engine
+from psc.blockwise.engine import Engine
 from psc.blockwise.grid import Grid
 from psc.blockwise.images import StoredArray, dequantised, quantised
 from psc.blockwise.pipeline import BlockwiseOptions, segment_blockwise
@@ -89,7 +89,7 @@ def test_one_block_gives_the_very_segmentation_of_the_whole(neuropil, options, t
     assert vi(expected, result.segmentation[0].read(whole(part.shape[1:]))) == 0
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(st.tuples(*[st.integers(20, 44)] * 3), st.tuples(*[st.integers(16, 40)] * 3))
 def test_any_shape_and_block_size_gives_the_same_up_to_little(
     neuropil, tmp_path_factory, shape, core
@@ -112,11 +112,10 @@ def test_any_shape_and_block_size_gives_the_same_up_to_little(
     assert vi(expected, result.segmentation[0].read(whole(shape))) <= 0.02
 
 
-def test_two_processes_do_the_same_as_one(small_case, options, tmp_path):
+def test_two_processes_do_the_same_as_one(small_case, options, tmp_path, two_workers):
     source, grid = small_case
     segment_blockwise(source, {}, grid, options(), tmp_path / "one", engine=HERE)
-    with open_engine(2, progress=False) as engine:
-        segment_blockwise(source, {}, grid, options(), tmp_path / "two", engine=engine)
+    segment_blockwise(source, {}, grid, options(), tmp_path / "two", engine=two_workers)
     one, two = content(tmp_path / "one"), content(tmp_path / "two")
     assert one == two
     assert len(one) > 30

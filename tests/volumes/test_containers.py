@@ -244,7 +244,7 @@ class TestLinks:
         volume = open_volume(tmp_path / "master.h5", None if name != "any" else name)
         assert np.array_equal(volume[...], RAW)
         assert volume.voxel_size == (40, 4, 4)
-        assert [path.name for path in volume.files] == ["big.h5"]
+        assert [path.name for path in volume.files()] == ["big.h5"]
 
     @pytest.mark.parametrize(
         ("link", "said"),
@@ -276,7 +276,7 @@ class TestLinks:
         master.file.close()
         volume = open_volume(tmp_path / "master.h5")
         assert np.array_equal(volume[...], RAW)
-        assert [path.name for path in volume.files] == ["master.h5", "big.h5"]
+        assert [path.name for path in volume.files()] == ["master.h5", "big.h5"]
         (tmp_path / "big.h5").unlink()  # HDF5 would give 7 everywhere
         with pytest.raises(DataError, match=r"a part of it is in .*big\.h5, which does not exist"):
             open_volume(tmp_path / "master.h5")
