@@ -12,7 +12,6 @@ low contrast, or out of focus (Lee et al., arXiv 1706.00120). A section is a sli
 
 import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from psc.em.affinities import neighbours
-from psc.errors import ConfigError, DataError
+from psc.errors import ConfigError
 from psc.training.settings import at_least, interval, require, share
 
 if TYPE_CHECKING:
