@@ -311,8 +311,7 @@ class _ZarrArray(Source):
             raise DataError(f"{self.where} holds {self.dtype}, not numbers")
 
     def read(self, box: Box) -> Array:
-        if self._missing == "refuse":
-            self._require_chunks(box)
+        self._check_chunks(box)
         try:
             return np.asarray(self._array[box])
         except Exception as error:  # codecs raise what they like
@@ -324,15 +323,23 @@ class _ZarrArray(Source):
     def files(self) -> list[Path]:
         return [path for path in sorted(self._folder.rglob("*")) if path.is_file()]
 
-    def _require_chunks(self, box: Box) -> None:
+    def _check_chunks(self, box: Box) -> None:
+        """Refuse chunks that are missing, or truncated where Blosc would read them as noise."""
         stored = self._array.shards or self._array.chunks
+        blosc = not self._array.shards and "blosc" in str(self._array.compressors[-1:]).lower()
         ranges = [
             range(part.start // size, -(-part.stop // size)) if isinstance(part, slice) else (0,)
             for part, size in zip(box, stored, strict=True)
         ]
         for position in itertools.product(*ranges):
             name = self._array.metadata.encode_chunk_key(position)
-            if not (self._folder / name).exists():
+            path = self._folder / name
+            if path.is_file():
+                with path.open("rb") as file:
+                    header = file.read(16) if blosc else b""
+                if blosc and path.stat().st_size != int.from_bytes(header[12:], "little"):
+                    raise DataError(f"{self.where}: chunk {name} is truncated; copy it again")
+            elif self._missing == "refuse":
                 raise DataError(
                     f"{self.where}: chunk {name} is missing; copy it, or set missing_chunks=fill"
                     " if whoever wrote the array leaves out empty chunks: it is then"
@@ -345,7 +352,7 @@ def _zarr_node(folder: Path) -> Node | None:
     if (v3 := _json(folder / "zarr.json")) is not None:
         kind: Literal["array", "group"] = "array" if v3.get("node_type") == "array" else "group"
         attributes, shape = v3.get("attributes") or {}, tuple(v3.get("shape") or ())
-        return Node(kind, attributes, shape, v3.get("dimension_names"))
+        return Node(kind, attributes, shape)
     array, group = _json(folder / ".zarray"), (folder / ".zgroup").is_file()
     attributes = _json(folder / ".zattrs") or {}
     if array is not None:

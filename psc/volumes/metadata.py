@@ -205,7 +205,7 @@ def _of_attributes(
     found: Mapping[str, Any], attributes: Attributes, path: str, where: str
 ) -> _Spacing:
     key, value = next(iter(found.items()))
-    if key == "resolution" and found.get("voxel_size", value) != value:
+    if key == "resolution" and str(found.get("voxel_size", value)) != str(value):
         raise DataError(
             f"{where}: attributes 'resolution' {value} and 'voxel_size' {found['voxel_size']}"
             " contradict each other; correct or delete one"

@@ -140,8 +140,11 @@ def open_volume(
     if container is not None:
         inside = path.relative_to(container.path).as_posix()
         names, avoid = (LABELS, ()) if labels else (RAW, OWN_LABELS)
-        name, *notes = find(container, f"{inside}/{key or ''}", names, setting, avoid)
-        volume = Volume(container.open(name), notes, container, name)
+        try:
+            name, *notes = find(container, f"{inside}/{key or ''}", names, setting, avoid)
+            volume = Volume(container.open(name), notes, container, name)
+        except (AttributeError, KeyError, TypeError) as error:  # JSON can be anything
+            raise DataError(f"{path}: its metadata are not understood ({error!r})") from error
     elif key is not None:
         raise ConfigError(f"{setting}={key}, but {path} is a folder of images; leave it out")
     else:

@@ -6,6 +6,7 @@ import os
 import pickle
 
 import h5py
+import numcodecs
 import numpy as np
 import pytest
 import tifffile
@@ -84,6 +85,19 @@ def test_a_missing_chunk_is_refused_or_filled(version, values, tmp_path):
     assert np.array_equal(open_volume(path, missing_chunks="fill")[BOX], filled[BOX])
     with pytest.raises(ConfigError, match="missing_chunks=guess: allowed are fill, refuse"):
         open_volume(path, missing_chunks="guess")
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("kept", [5, 20, 100, -1])
+def test_a_truncated_chunk_of_blosc_is_told(values, tmp_path, version, kept):
+    """Blosc itself reads what is not there as whatever lies in memory."""
+    codec = numcodecs.Blosc() if version == 2 else zarr.codecs.BloscCodec()
+    path = write_zarr(tmp_path, values, version, compressors=codec)
+    chunk = path / ("1.1.1" if version == 2 else "c/1/1/1")
+    assert np.array_equal(open_volume(path)[...], values)
+    chunk.write_bytes(chunk.read_bytes()[:kept])
+    with pytest.raises(DataError, match=r"1.1.1 is truncated; copy it again"):
+        open_volume(path)[BOX]
 
 
 def test_a_damaged_chunk_is_told(values, tmp_path):
