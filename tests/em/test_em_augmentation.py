@@ -24,8 +24,8 @@ from psc.em.augmentation import (
 )
 from psc.em.data import AffinityPatches
 from psc.errors import ConfigError, DataError
-from psc.volumes.patches import PatchCutter, Slab
 from psc.volumes.labelled import Region, Volume
+from psc.volumes.patches import PatchCutter, Slab
 
 CUBE = np.arange(27).reshape(3, 3, 3)
 SYMMETRIES = [
