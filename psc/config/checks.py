@@ -61,11 +61,12 @@ def _check_affinities(config: TrainConfig, backbone: UNetConfig) -> None:
     network = build_network_on_meta(backbone, config.block)
     assert isinstance(network, VolumeNetwork)
     config.recipe.sample_shape(network)
-    tile, smallest = config.segmentation.tile_input, network.input_size_for(network.period)
+    tile = config.segmentation.tile_input
+    smallest = network.unpadded().input_size_for(network.period)
     if tile is not None and tile < smallest:
         raise ConfigError(
             f"segmentation.tile_input={tile}: the network needs tiles of at least {smallest} "
-            "voxels; null takes the training patch's size"
+            "voxels; null takes four times the voxels of a training patch"
         )
 
 
