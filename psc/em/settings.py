@@ -234,8 +234,8 @@ class SegmentationConfig(SegmentationOptions):
         default_factory=lambda: [round(0.05 * i, 2) for i in range(1, 20)]
     )
     tile_input: int | None = None
-    """Edge of the largest cube that fits into memory at once, in voxels; tiles of other forms have no
-    more voxels. null: of four times the voxels of a training patch."""
+    """Edge of the largest cube that fits into memory at once, in voxels; tiles of other forms have
+    no more voxels. null: of four times the voxels of a training patch."""
     batch_size: int = 1
 
     def __post_init__(self) -> None:
