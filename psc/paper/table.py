@@ -115,31 +115,14 @@ class Line:
         return nothing if cell is None else cell.text
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A comparison of two rows that the paper states, and ours."""
-
-    cell: PublishedCell  # what the paper says
-    row: str  # labels of both rows
-    against: str
-    metric: str  # what is compared, in words
-    ours: float | None  # our change in per cent; None where a row has not been run
-
-
 @dataclass(frozen=True, eq=False)
 class Table:
     """One table: an experiment's rows at one protocol."""
 
-    experiment: Experiment  # whose
-    protocol: Protocol  # at which
-    scores: tuple[Score, ...]  # its columns beside parameters and costs
-    # rows in the paper's order; a row has one line for each version of the code and set of data
-    # that was run
+    experiment: Experiment
+    protocol: Protocol
+    # In the paper's order; a row has one line for each version of the code and set of data.
     lines: tuple[Line, ...]
-    # scores of what needs no network, by key; one for each set of test data
-    floors: tuple[Mapping[str, float], ...]
-    claims: tuple[Claim, ...] = ()  # of the paper; empty but at the paper's protocol
-    notes: tuple[str, ...] = ()  # sentences below the table
 
     @property
     def is_paper(self) -> bool:
@@ -150,6 +133,34 @@ class Table:
     def measures(self) -> Measures:
         """How its runs are scored."""
         return self.experiment.measures
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """Its columns beside parameters and costs: at the paper's protocol those of the paper."""
+        printed = {cell.metric for cell in self.experiment.published}
+        return tuple(s for s in self.measures.scores if not self.is_paper or s.key in printed)
+
+    @property
+    def floors(self) -> list[Mapping[str, float]]:
+        """Scores of what needs no network, by key; one for each set of test data."""
+        groups = [Group(tuple(run.record for run in ln.runs)) for ln in self.lines if ln.runs]
+        return [self.measures.floor(together[0].first) for together in comparable(groups)]
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences below the table: rows that the paper quotes, and sizes published elsewhere."""
+        notes = [f"{line.row.label}: {line.row.quoted}." for line in self.lines if line.row.quoted]
+        for line in self.lines:
+            if line.planned is None or line.cost is None:
+                continue
+            config = line.planned.config
+            network = (config.backbone.name, config.block.name)
+            size = PUBLISHED_SIZES.get(network)
+            if size is not None and size.source != FIGURE_4B:
+                verdict = compare(network, line.cost.parameters, lambda _: 0).verdict
+                label = f"{line.row.label}: {size} parameters by {size.source}"
+                notes.append(f"{label}; ours: {verdict}.")
+        return list(dict.fromkeys(notes)) if self.is_paper else []
 
     @property
     def heading(self) -> str:
@@ -190,30 +201,19 @@ def make_tables(experiment: Experiment, runs: Sequence[RecordedRun]) -> list[Tab
 
 def _table(experiment: Experiment, protocol: Protocol, runs: Sequence[RecordedRun]) -> Table:
     planned = {row.row.name: row for row in protocol.rows}
-    is_paper, published = protocol.kind == PAPER, experiment.published
+    is_paper = protocol.kind == PAPER
     lines: list[Line] = []
     for row in experiment.rows:
         cells = {
             cell.metric: cell
-            for cell in published
+            for cell in experiment.published
             if is_paper and cell.row == row.name and cell.against is None
         }
         if row.name in planned:
             lines += _lines(planned[row.name], cells, runs)
         elif is_paper:
             lines.append(Line(row, None, cells, None))
-    groups = [Group(tuple(run.record for run in line.runs)) for line in lines if line.runs]
-    measures, scores = experiment.measures, experiment.measures.scores
-    printed = {cell.metric for cell in published}
-    return Table(
-        experiment=experiment,
-        protocol=protocol,
-        scores=tuple(s for s in scores if s.key in printed) if is_paper else scores,
-        lines=tuple(lines),
-        floors=tuple(measures.floor(together[0].first) for together in comparable(groups)),
-        claims=_claims(experiment, lines) if is_paper else (),
-        notes=_notes(lines) if is_paper else (),
-    )
+    return Table(experiment, protocol, tuple(lines))
 
 
 def _lines(
@@ -237,42 +237,6 @@ def _lines(
         known = cost if recorded == cost.parameters else Cost(recorded, None)
         lines.append(Line(planned.row, planned, published, known, tuple(together)))
     return lines
-
-
-def _claims(experiment: Experiment, lines: Sequence[Line]) -> tuple[Claim, ...]:
-    labels = {row.name: row.label for row in experiment.rows}
-    words = {score.key: score.label.split(" [")[0] for score in experiment.measures.scores}
-    words[PARAMETERS] = PARAMETERS
-    claims = []
-    for cell in experiment.published:
-        if cell.against is not None:
-            ours, other = (_value(lines, cell.metric, row) for row in (cell.row, cell.against))
-            change = None if ours is None or other is None else 100 * (ours / other - 1)
-            names = labels[cell.row], labels[cell.against], words[cell.metric]
-            claims.append(Claim(cell, *names, change))
-    return tuple(claims)
-
-
-def _value(lines: Sequence[Line], metric: str, row: str) -> float | None:
-    """Our number; None where there is none, or several."""
-    found = [line for line in lines if line.row.name == row]
-    if metric == PARAMETERS:
-        return float(found[0].cost.parameters) if found and found[0].cost else None
-    return mean(found[0].scores(metric)) if len(found) == 1 and found[0].runs else None
-
-
-def _notes(lines: Sequence[Line]) -> tuple[str, ...]:
-    notes = [f"{line.row.label}: {line.row.quoted}." for line in lines if line.row.quoted]
-    for line in lines:
-        if line.planned is None or line.cost is None:
-            continue
-        config = line.planned.config
-        network = (config.backbone.name, config.block.name)
-        size = PUBLISHED_SIZES.get(network)
-        if size is not None and size.source != FIGURE_4B:
-            verdict = compare(network, line.cost.parameters, lambda _: 0).verdict
-            notes.append(f"{line.row.label}: {size} parameters by {size.source}; ours: {verdict}.")
-    return tuple(dict.fromkeys(notes))
 
 
 def results(table: Table) -> Grid:
@@ -338,19 +302,34 @@ def origins(table: Table) -> Grid:
 
 
 def claims(table: Table) -> Grid:
-    """What the paper says of its rows in words, beside ours."""
-    return [
-        ("the paper compares", "paper", "ours", "place"),
-        *(
+    """What the paper says of two rows in words, beside ours; at its own protocol only."""
+    experiment = table.experiment
+    labels = {row.name: row.label for row in experiment.rows}
+    words = {score.key: score.label.split(" [")[0] for score in experiment.measures.scores}
+    grid: Grid = [("the paper compares", "paper", "ours", "place")]
+    for cell in experiment.published:
+        if cell.against is None or not table.is_paper:
+            continue
+        ours, other = (_value(table, cell.metric, row) for row in (cell.row, cell.against))
+        change = NOT_RUN if ours is None or other is None else percent(100 * (ours / other - 1))
+        metric = words.get(cell.metric, cell.metric)
+        grid.append(
             (
-                f"{claim.row}: {claim.metric} against {claim.against}",
-                UNKNOWN if claim.cell.value is None else percent(claim.cell.value, 0),
-                NOT_RUN if claim.ours is None else percent(claim.ours),
-                claim.cell.place,
+                f"{labels[cell.row]}: {metric} against {labels[cell.against]}",
+                UNKNOWN if cell.value is None else percent(cell.value, 0),
+                change,
+                cell.place,
             )
-            for claim in table.claims
-        ),
-    ]
+        )
+    return grid
+
+
+def _value(table: Table, metric: str, row: str) -> float | None:
+    """Our number; None where there is none, or several."""
+    found = [line for line in table.lines if line.row.name == row]
+    if metric == PARAMETERS:
+        return float(found[0].cost.parameters) if found and found[0].cost else None
+    return mean(found[0].scores(metric)) if len(found) == 1 and found[0].runs else None
 
 
 def to_markdown(tables: Sequence[Table]) -> str:
@@ -361,12 +340,11 @@ def to_markdown(tables: Sequence[Table]) -> str:
         if table.protocol.kind in WARNINGS:
             parts.append(f"**{WARNINGS[table.protocol.kind]}**")
         parts += [_markdown(results(table)), table.legend]
-        if table.claims:
-            parts.append(_markdown(claims(table)))
+        if len(stated := claims(table)) > 1:
+            parts.append(_markdown(stated))
         if table.notes:
             parts.append("\n".join(f"- {note}" for note in table.notes))
-        found = origins(table)
-        if len(found) > 1:
+        if len(found := origins(table)) > 1:
             parts += ["Where these numbers come from:", _markdown(found)]
     return "\n\n".join(parts) + "\n"
 

@@ -190,7 +190,7 @@ def committed_tables():
                 )
                 for r in runs
             )
-            yield Table(experiment, protocol, measures.scores, lines, ())
+            yield Table(experiment, protocol, lines)
 
 
 def test_every_committed_record_is_listed_with_its_numbers():
