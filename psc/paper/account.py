@@ -148,16 +148,18 @@ def compare_with_published(config: AccountConfig, parameters: int) -> Comparison
 def published_form(network: Network) -> AccountConfig:
     """The configuration of a backbone × block as its files have it."""
     backbone, block = network
-    return AccountConfig(backbone=_backbone(backbone), block=_block(block))
+    return AccountConfig(backbone=backbone_config(backbone), block=block_config(block))
 
 
 @cache
-def _backbone(name: str) -> BackboneConfig:
+def backbone_config(name: str) -> BackboneConfig:
+    """``configs/backbone/<name>.yaml``."""
     return compose_account([f"backbone={name}"]).backbone
 
 
 @cache
-def _block(name: str) -> BlockConfig:
+def block_config(name: str) -> BlockConfig:
+    """``configs/block/<name>.yaml``."""
     return compose_account([f"block={name}"]).block
 
 

@@ -39,11 +39,10 @@ from torch import Tensor, nn
 
 from benchmarks import timing
 from benchmarks.networks import torchvision_network
-from benchmarks.operator import PEER, block_configuration, choose_levels, configuration
+from benchmarks.operator import PEER, choose_levels, named
 from benchmarks.timing import Conditions, Layout, Row, Steps, Timing, ratio
 from psc.block.stream import Merge, Triple
 from psc.config.compose import from_plain
-from psc.config.schema import BackboneConfig
 from psc.conversion import Conversion, SeparableConv3d, composed_weight, convert
 from psc.errors import ConfigError
 from psc.networks.build import build_network
@@ -129,9 +128,7 @@ def run(
 
 
 def _unet() -> nn.Module:
-    backbone = configuration("backbone", "unet")
-    assert isinstance(backbone, BackboneConfig)
-    return build_network(backbone, block_configuration(PEER))
+    return build_network(named("backbone", "unet"), named("block", PEER))
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {

@@ -17,15 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import timing
-from benchmarks.operator import (
-    BLOCKS,
-    PEER,
-    Formulation,
-    block_configuration,
-    configuration,
-    with_peer,
-    write_by_hand,
-)
+from benchmarks.operator import BLOCKS, PEER, Formulation, named, with_peer, write_by_hand
 from benchmarks.timing import Conditions, Layout, Row, Steps, Timing, ratio
 from psc.config.schema import BackboneConfig, DenseNetConfig, ResNetConfig, UNetConfig
 from psc.errors import ConfigError
@@ -182,7 +174,7 @@ def candidates_for(
     """A backbone with each block, then the networks of other libraries for the same input."""
 
     def build(block: str) -> nn.Module:
-        network = build_network(_backbone(backbone), block_configuration(block))
+        network = build_network(_backbone(backbone), named("block", block))
         write_by_hand(network, formulation)
         return network
 
@@ -191,8 +183,7 @@ def candidates_for(
 
 
 def _backbone(name: str) -> BackboneConfig:
-    found = configuration("backbone", name)
-    assert isinstance(found, BackboneConfig)
+    found: BackboneConfig = named("backbone", name)
     if isinstance(found, UNetConfig):  # one input size for all blocks and for MONAI
         return replace(found, padding="same")
     return found

@@ -12,23 +12,21 @@ them, those of the peer too.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
-from typing import Literal, NamedTuple
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf, SCMode
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import timing
 from benchmarks.timing import Conditions, Layout, Row, Steps, Timing, ratio
 from psc.block.stream import ConvolutionOptions, Padding, Segment, Triple
-from psc.config.compose import CONFIG_DIRECTORY, register
-from psc.config.schema import BackboneConfig, BlockConfig
+from psc.config.compose import CONFIG_DIRECTORY
 from psc.errors import ConfigError
 from psc.networks.build import build_segment
 from psc.networks.unet import LEAKY_SLOPE
+from psc.paper.account import backbone_config, block_config
 
 PEER = "3d"
 """The block of the original networks, with which all others are compared."""
@@ -44,29 +42,12 @@ _SHORTEST = 0.02  # seconds; kernels of the last level take microseconds
 _CHECKED_VOXELS = {"cuda": 16, "cpu": 7}  # of bf16
 
 
-@cache
-def configuration(group: str, name: str) -> BackboneConfig | BlockConfig:
-    """``configs/<group>/<name>.yaml``: a backbone or a block by the name that train.py takes."""
+def named(group: Literal["backbone", "block"], name: str) -> Any:
+    """A backbone or a block by the name that train.py takes; unknown ones are refused."""
     known = sorted(path.stem for path in (CONFIG_DIRECTORY / group).glob("*.yaml"))
     if name not in known:
         raise ConfigError(f"{group} {name}: there are {', '.join(known)}")
-    register()
-    with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
-        config = compose(f"{group}/{name}")
-    found = OmegaConf.to_container(
-        config[group], resolve=True, structured_config_mode=SCMode.INSTANTIATE
-    )
-    if isinstance(found, BackboneConfig):
-        return found
-    assert isinstance(found, dict)
-    return BlockConfig(**{str(key): value for key, value in found.items()})
-
-
-def block_configuration(name: str) -> BlockConfig:
-    """Of a block."""
-    found = configuration("block", name)
-    assert isinstance(found, BlockConfig)
-    return found
+    return backbone_config(name) if group == "backbone" else block_config(name)
 
 
 def with_peer(blocks: Sequence[str]) -> list[str]:
@@ -161,7 +142,7 @@ def build_level(
         options = ConvolutionOptions(norm=nn.BatchNorm3d, final_activation=False)
     torch.manual_seed(seed)
     with torch.device(device):
-        segment = build_segment(block_configuration(block))(
+        segment = build_segment(named("block", block))(
             level.in_channels,
             level.out_channels,
             depth=2,  # both networks have pairs of convolutions
