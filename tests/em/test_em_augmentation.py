@@ -19,12 +19,12 @@ from psc.em.augmentation import (
     Deformation,
     Geometry,
     SectionDefects,
-    scale_intensity,
     thicken_boundaries,
 )
 from psc.em.data import AffinityPatches
 from psc.errors import ConfigError, DataError
-from psc.volumes.labelled import Region, Volume
+from psc.volumes.intensity import scale_intensity
+from psc.volumes.labelled import LabelledVolume, Region
 from psc.volumes.patches import PatchCutter, Slab
 
 CUBE = np.arange(27).reshape(3, 3, 3)
@@ -278,7 +278,9 @@ class TestOff:
         labels[(z + 2 * y + 3 * x) % 11 == 0] = 0
         raw = ((z * z * 31 + y * 17 + x * x * 7 + z * y * x) % 251).astype(np.uint8)
         files = ({"name": "fixed.h5", "bytes": 1, "sha256": "0"},)
-        return Volume(raw, labels, voxel_size=None, name="fixed", synthetic=False, files=files)
+        return LabelledVolume(
+            raw, labels, voxel_size=None, name="fixed", synthetic=False, files=files
+        )
 
     @staticmethod
     def digest(patch):

@@ -6,9 +6,9 @@ from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
+from colour_vision import VISION, as_seen
 from PIL import Image
 from skimage.color import deltaE_ciede2000, rgb2lab
-from test_colours import VISION, as_seen
 
 from psc.errors import ConfigError, DataError
 from psc.metrics.tissues import TissueScore, TissueScores
