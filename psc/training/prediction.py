@@ -13,7 +13,7 @@ from psc.errors import CheckpointError, ConfigError
 from psc.mri.data import SubjectFiles, read_subject
 from psc.mri.nifti import write_nifti
 from psc.mri.settings import IBSRConfig, TissueRecipeConfig
-from psc.mri.testing import predict_tissues, windows_of
+from psc.mri.testing import predict_tissues
 from psc.training.checkpoints import checkpoint_network, load_checkpoint, stored_config
 from psc.training.evaluation import inference_device
 
@@ -75,9 +75,7 @@ def _segment_tissues(
         labels_required=False,
     )
     network = checkpoint_network(trained, checkpoint, path)
-    labels = predict_tissues(
-        network.to(device).eval(), subject, windows_of(trained.recipe), device=device
-    )
+    labels = predict_tissues(network.to(device).eval(), subject, trained.recipe, device=device)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_nifti(output, labels, like=subject.native, dtype=labels.dtype)
     log.info("written to %s: 1 CSF, 2 GM, 3 WM", output)
