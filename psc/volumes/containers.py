@@ -342,8 +342,8 @@ class _ZarrArray(Source):
             elif self._missing == "refuse":
                 raise DataError(
                     f"{self.where}: chunk {name} is missing; copy it, or set missing_chunks=fill"
-                    " if whoever wrote the array leaves out empty chunks: it is then"
-                    f" {self._array.fill_value}"
+                    " (in training dataset.missing_chunks=fill) if whoever wrote the array leaves"
+                    f" out empty chunks: it is then {self._array.fill_value}"
                 )
 
 

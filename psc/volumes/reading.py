@@ -9,7 +9,7 @@ is meant by ``find``.
 import hashlib
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -156,16 +156,14 @@ def open_volume(
 
 def open_container(path: Path, missing_chunks: MissingChunks = "refuse") -> Container | None:
     """The HDF5 or Zarr that a path is or leads into; None: a folder of something else."""
-    if path.is_dir():
-        root = Zarr.root_of(path)
-        return None if root is None else Zarr(root, missing_chunks)
     for place in (path, *path.parents):
         if place.is_file():
             return HDF5(place)
         if place.is_dir():
-            root = Zarr.root_of(place)
-            if root is not None:
+            if (root := Zarr.root_of(place)) is not None:
                 return Zarr(root, missing_chunks)
+            if place == path:
+                return None
             break
     raise DataError(f"{path} does not exist; correct the path, or download the data first")
 
@@ -173,34 +171,24 @@ def open_container(path: Path, missing_chunks: MissingChunks = "refuse") -> Cont
 def find(
     container: Container, key: str, names: Sequence[str], setting: str, avoid: Sequence[str] = ()
 ) -> tuple[str, ...]:
-    """Which array is meant by a key.
+    """Which array is meant by a key ("" = nothing was said), and a line if that is a guess.
 
-    A group means its image: of OME-Zarr the finest level, else what has a known name in it, else
-    the only image in it (as in what bioformats2raw writes), else a level called s0 or 0.
-
-    Args:
-        container: where to look.
-        key: a name in it; "" = nothing was said.
-        names: that are known.
-        setting: what the user calls ``key``, for messages.
-        avoid: names of arrays that are never meant.
-
-    Returns:
-        The array's name; and a line if it is a guess.
+    A group means its image: of OME-Zarr the finest level, else what has one of ``names`` in it,
+    else the only image in it but for ``avoid`` (as in what bioformats2raw writes), else a level
+    called s0 or 0. ``setting`` is what the user calls the key.
     """
     start = tidy(key)
-    node = container.look(start)
-    below = f"{start}/".lstrip("/")
+    below, node = f"{start}/".lstrip("/"), container.look(start)
     if node is not None and node.kind == "array":
         return (start,)
-    if node is not None and (images := multiscales(node.attributes)):
-        finest = below + next(iter(images[0]), "")
-        if container.look(finest) is None:
-            raise DataError(f"{container.path}: its multiscales name {finest}, which is not there")
-        others = f"; {len(images) - 1} more are described there" if len(images) > 1 else ""
-        return (finest, f"{container.path}: {finest} was taken{others}")[: 2 if others else 1]
-    arrays = {} if node is None else container.arrays(start)
+    candidates: dict[str, tuple[int, ...]] = {}
     if node is not None:
+        if images := multiscales(node.attributes):
+            finest = below + next(iter(images[0]), "")
+            if container.look(finest) is None:
+                raise DataError(f"{container.path}: {finest} of its multiscales is not there")
+            note = f"{container.path}: {finest} was taken, the first of {len(images)} images"
+            return (finest, note) if len(images) > 1 else (finest,)
         known = [name for name in names if container.look(below + name) is not None]
         if len(known) > 1:
             raise DataError(
@@ -208,29 +196,21 @@ def find(
             )
         if known:
             return find(container, below + known[0], (), setting)
-    volumes = {n: shape for n, shape in arrays.items() if len(shape) >= 3 and n not in avoid}
-    candidates = _images(container, volumes, start)
-    if len(candidates) == 1:
-        found = find(container, next(iter(candidates)), (), setting)[0]
-        return found, f"{container.path}: {found} was taken, the only volume in it"
-    for finest in (f"{below}s0", f"{below}0"):
-        if finest in volumes:
-            return finest, f"{container.path}: {finest} was taken of {', '.join(candidates)}"
+        arrays = container.arrays(start)
+        for name in (n for n, shape in arrays.items() if len(shape) >= 3 and n not in avoid):
+            group = name.rpartition("/")[0]  # levels of an image are one candidate
+            above = container.look(group) if group != start else None
+            is_level = above is not None and multiscales(above.attributes)
+            candidates.setdefault(group if is_level else name, arrays[name])
+        if len(candidates) == 1:
+            found = find(container, next(iter(candidates)), (), setting)[0]
+            return found, f"{container.path}: {found} was taken, the only volume in it"
+        for finest in (f"{below}s0", f"{below}0"):
+            if finest in candidates and finest in arrays:
+                return finest, f"{container.path}: {finest} was taken of {', '.join(candidates)}"
     what = f"no dataset {start!r}" if start else "no dataset of a known name"
-    there = container.listing(candidates or arrays)
+    there = container.listing(candidates)
     raise DataError(f"{container.path} has {what}; set {setting} to one of {there}")
-
-
-def _images(
-    container: Container, volumes: Mapping[str, tuple[int, ...]], start: str
-) -> dict[str, tuple[int, ...]]:
-    """Volumes, the levels of an OME-Zarr image as one."""
-    images: dict[str, tuple[int, ...]] = {}
-    for name, shape in volumes.items():
-        group = name.rpartition("/")[0]
-        node = container.look(group) if group != start else None
-        images.setdefault(group if node and multiscales(node.attributes) else name, shape)
-    return images
 
 
 def sample(volume: Any) -> Iterator[npt.NDArray[Any]]:

@@ -306,17 +306,6 @@ def test_the_output_is_ome_zarr(small_case, options, tmp_path):
     assert summary["segments"] == result.counts["segments"] == fine.max()
 
 
-def test_a_coarse_voxel_is_the_most_frequent_of_its_eight():
-    rng = np.random.default_rng(0)
-    fine = rng.integers(0, 3, (5, 4, 7)).astype(np.uint64)
-    coarse = halved_mode(fine)
-    assert coarse.shape == (3, 2, 4)
-    for z, y, x in np.ndindex(coarse.shape):
-        part = fine[2 * z : 2 * z + 2, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].ravel().tolist()
-        votes = {value: part.count(value) for value in part}
-        assert votes[int(coarse[z, y, x])] == max(votes.values())
-
-
 def test_options_that_cannot_work_are_refused(options):
     for changes, message in (
         ({"threshold": 1.5}, "threshold=1.5"),

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from psc.block.unit import make_segment
 from psc.blockwise.grid import Grid, block_size
 from psc.blockwise.images import create_image, dequantised, quantised
-from psc.blockwise.stages import AffinityStage, LoadedNetwork, NetworkAffinities
+from psc.blockwise.stages import AffinityStage, LoadedNetwork, NetworkAffinities, halved_mode
 from psc.networks.unet import UNet
 from psc.volumes.intensity import scale_intensity
 from psc.volumes.tiling import predict_volume, tile_sizes
@@ -83,3 +83,14 @@ def test_quantisation_is_wrong_by_half_a_step_at_most():
     assert quantised(np.float32([0, 1])).tolist() == [0, 255]
     every = np.arange(256, dtype=np.uint8)
     assert np.array_equal(quantised(dequantised(every)), every)
+
+
+def test_a_coarse_voxel_is_the_most_frequent_of_its_eight():
+    rng = np.random.default_rng(0)
+    fine = rng.integers(0, 3, (5, 4, 7)).astype(np.uint64)
+    coarse = halved_mode(fine)
+    assert coarse.shape == (3, 2, 4)
+    for z, y, x in np.ndindex(coarse.shape):
+        part = fine[2 * z : 2 * z + 2, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].ravel().tolist()
+        votes = {value: part.count(value) for value in part}
+        assert votes[int(coarse[z, y, x])] == max(votes.values())
