@@ -83,27 +83,21 @@ def read_volume(
         read_labels: False leaves labels unread even where there are some.
         missing_chunks: see ``psc.volumes.reading.open_volume``.
 
-    Returns:
-        The volume; its ``labels`` are None if none were asked for or the layout has none.
-
     Raises:
         DataError: a file is missing, damaged or not what it should be; raw and labels do not lie in
             the same place; raw is not finite; labels are not integers or negative; a supervoxel has
             no body.
-        ConfigError: ``raw_key`` is given for slices.
     """
     source = _source_of(raw)
     grey = open_volume(source, raw_key, missing_chunks=missing_chunks, setting="raw_key")
     truth = _labels_of(raw, source, labels, labels_key, missing_chunks) if read_labels else None
     parts = [grey] if truth is None else [grey, truth]
-    for note in itertools.chain(*(part.notes for part in parts)):
+    for note in (note for part in parts for note in part.notes):
         log.warning("%s", note)
-    box = (slice(None),) * 3 if truth is None else _box_of(grey, truth)
-    sizes = [part.voxel_size for part in parts if part.voxel_size is not None]
     return LabelledVolume(
-        raw=_finite(grey[box], grey.where),
+        raw=_finite(grey[...] if truth is None else grey[_box_of(grey, truth)], grey.where),
         labels=None if truth is None else _bodies(truth),
-        voxel_size=sizes[0] if sizes else None,
+        voxel_size=next((part.voxel_size for part in parts if part.voxel_size), None),
         name=raw.parent.name if raw.name in _RAW_FILES else raw.stem,
         synthetic=any(bool(part.attribute("synthetic")) for part in parts),
         files=tuple(p.file_record() for p in {tuple(p.files()): p for p in parts}.values()),
@@ -136,17 +130,13 @@ def _labels_of(
         labels = raw / _LABELS_FILE
     if labels is None and (container := open_container(source.absolute())) is not None:
         own = [name for name in OWN_LABELS if container.look(name) is not None]
-        if len(own) > 1 and key is None:
-            raise DataError(
-                f"{source}: both {' and '.join(own)} could be meant; set labels_key to one"
-            )
-        key = key or next(iter(own), None)
-        labels = container.path if key else None
-    if labels is None:
-        if key:
-            raise DataError(f"{raw}: labels_key is {key!r}, but no labels file was given")
-        return None
-    return open_volume(labels, key, labels=True, missing_chunks=missing, setting="labels_key")
+        if key or own:
+            labels, key = container.path, key or (own[0] if len(own) == 1 else None)
+    if labels is not None:
+        return open_volume(labels, key, labels=True, missing_chunks=missing, setting="labels_key")
+    if key:
+        raise DataError(f"{raw}: labels_key is {key!r}, but no labels file was given")
+    return None
 
 
 def _box_of(raw: Volume, labels: Volume) -> tuple[slice, slice, slice]:

@@ -16,8 +16,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,8 +38,7 @@ _SPATIAL = ("z", "y", "x")
 _SMALLEST = 0.05  # nm; smaller voxels must be of another unit
 
 
-@dataclass(frozen=True)
-class Metadata:
+class Metadata(NamedTuple):
     """What is known of an array; voxel size and offset (z, y, x) in nm, None if unknown."""
 
     axes: tuple[str, ...]  # in stored order, "z", "y" and "x" among them; "" = unnamed
@@ -50,8 +48,7 @@ class Metadata:
     notes: tuple[str, ...]  # what else was guessed, a line each
 
 
-@dataclass
-class _Spacing:
+class _Spacing(NamedTuple):
     """What one place says, in stored order, of all axes or of the spatial ones."""
 
     source: str
@@ -140,21 +137,18 @@ def describe(
 def _axes(shape: Sequence[int], names: tuple[str, ...] | None, where: str) -> tuple[str, ...]:
     """Names of all axes; refuses what is no volume, or could be one in two ways."""
     extra = len(shape) - 3
-    before = extra >= 0 and all(n == 1 for n in shape[:extra])
-    after = extra == 1 and shape[3] == 1
-    if names is None and (extra <= 0 or before != after):
+    before, after = all(n == 1 for n in shape[:extra]), extra == 1 and shape[-1] == 1
+    if names is None and extra >= 0 and (extra == 0 or before != after):
         names = ("z", "y", "x", "") if after else (*[""] * extra, "z", "y", "x")
-    if names is None or len(names) != len(shape) or 0 in shape or not set(_SPATIAL) <= set(names):
-        names, others = names or (), [0]
-    else:
+    if names and len(names) == len(shape) and 0 not in shape:
         others = [n for n, name in zip(shape, names, strict=True) if name not in _SPATIAL]
-    if any(n != 1 for n in others) or len(names) != len(others) + 3:
-        called = f" with axes {', '.join(names)}" if any(names) else ""
-        raise DataError(
-            f"{where}: expected shape (D, H, W), found {tuple(shape)}{called}; store a"
-            " single-channel volume with axes z, y, x"
-        )
-    return names
+        if set(_SPATIAL) <= set(names) and len(others) == extra and set(others) <= {1}:
+            return names
+    called = f" with axes {', '.join(names)}" if names and any(names) else ""
+    raise DataError(
+        f"{where}: expected shape (D, H, W), found {tuple(shape)}{called}; store a single-channel"
+        " volume with axes z, y, x"
+    )
 
 
 def _axis_names(value: Any) -> list[Any] | None:
@@ -204,13 +198,14 @@ def _of_level(level: Mapping[str, Any], ndim: int, where: str) -> _Spacing:
 def _of_attributes(
     found: Mapping[str, Any], attributes: Attributes, path: str, where: str
 ) -> _Spacing:
-    key, value = next(iter(found.items()))
-    if key == "resolution" and str(found.get("voxel_size", value)) != str(value):
-        raise DataError(
-            f"{where}: attributes 'resolution' {value} and 'voxel_size' {found['voxel_size']}"
-            " contradict each other; correct or delete one"
-        )
+    (key, value), *_ = found.items()
     scale, offset = _numbers(value, where, f"attribute {key!r}", 3), attributes.get("offset")
+    other = found.get("voxel_size", value)
+    if key == "resolution" and scale != _numbers(other, where, "attribute 'voxel_size'", 3):
+        raise DataError(
+            f"{where}: attributes 'resolution' {value} and 'voxel_size' {other} contradict each"
+            " other; correct or delete one"
+        )
     shift = None if offset is None else _numbers(offset, where, "attribute 'offset'", 3)
     unit = "um" if key == "element_size_um" else attributes.get("units", attributes.get("unit"))
     source = f"attribute {key}" + (f" of the group around {path}" if path else "")

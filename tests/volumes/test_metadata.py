@@ -244,7 +244,7 @@ class TestAttributes:
             ({"voxel_size": [3, 2, 1], "units": ["um", "nm", "Å"]}, (3000, 2, 0.1), None),
             ({"element_size_um": [0.03, 0.008, 0.004]}, (30, 8, 4), None),  # Fiji
             ({"resolution": (4, 4, 40), "axis_names": list("xyz")}, (40, 4, 4), None),
-            ({"resolution": (40, 4, 4), "voxel_size": (40, 4, 4)}, (40, 4, 4), None),
+            ({"resolution": (40, 4, 4), "voxel_size": (40.0, 4.0, 4.0)}, (40, 4, 4), None),
         ],
     )
     def test_are_alike_in_all_containers(self, tmp_path, kind, attributes, size, offset):
