@@ -95,7 +95,7 @@ def read_volume(
     for note in (note for part in parts for note in part.notes):
         log.warning("%s", note)
     return LabelledVolume(
-        raw=_finite(grey[...] if truth is None else grey[_box_of(grey, truth)], grey.where),
+        raw=_finite(grey, (...,) if truth is None else _box_of(grey, truth)),
         labels=None if truth is None else _bodies(truth),
         voxel_size=next((part.voxel_size for part in parts if part.voxel_size), None),
         name=raw.parent.name if raw.name in _RAW_FILES else raw.stem,
@@ -171,11 +171,13 @@ def _box_of(raw: Volume, labels: Volume) -> tuple[slice, slice, slice]:
     return z, y, x
 
 
-def _finite(values: npt.NDArray[Any], where: str) -> npt.NDArray[Any]:
+def _finite(volume: Volume, box: tuple[Any, ...]) -> npt.NDArray[Any]:
     """Grey values; refuses floats that are none, plane by plane: no mask as large as the volume."""
+    values = np.ascontiguousarray(volume[box])
     for z, plane in enumerate(values if values.dtype.kind == "f" else ()):
         if not np.isfinite(plane).all():
-            raise DataError(f"{where}: NaN or infinity in slice z = {z}; repair the volume first")
+            where = f"{volume.where}: NaN or infinity in slice z = {z}"
+            raise DataError(f"{where}; repair the volume first")
     return values
 
 

@@ -2,6 +2,9 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from psc.errors import ConfigError, DataError
 from psc.volumes.intensity import scale_intensity, settled_range
@@ -89,12 +92,69 @@ def test_ranges_that_are_none(bad):
 
 def test_the_same_picture_in_any_type_is_the_same_to_the_network():
     expected = scale_intensity(EIGHT)
-    for values, given in (
+    for values, chosen in (
         (EIGHT.astype(np.uint16) * 257, None),
         (EIGHT.astype(np.uint16) * 16, (0, 255 * 16)),
         (EIGHT.astype(np.int16) - 128, (-128, 127)),
         (EIGHT.astype(np.float32), (0, 255)),
         ((EIGHT / 255).astype(np.float32), None),
     ):
-        settled, _ = settle(values, given)
+        settled, _ = settle(values, chosen)
         assert np.allclose(scale_intensity(values, settled), expected, atol=1e-6)
+
+
+class TestScaleIntensity:
+    @pytest.mark.parametrize(("dtype", "top"), [(np.uint8, 255), (np.uint16, 65535)])
+    def test_full_scale_of_integers(self, dtype, top):
+        raw = np.array([[[0, 1, top // 3, top]]], dtype=dtype)
+        scaled = scale_intensity(raw)
+        assert scaled.dtype == np.float32
+        np.testing.assert_allclose(scaled, [[[0, 1 / top, 1 / 3, 1]]], rtol=1e-6)
+        assert scaled.max() <= 1
+
+    @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+    def test_floats_pass(self, dtype):
+        raw = np.array([[[0, 0.25, 1]]], dtype=dtype)
+        scaled = scale_intensity(raw)
+        np.testing.assert_array_equal(scaled, raw)
+        assert scaled.dtype == np.float32
+        assert not np.shares_memory(scaled, raw)
+
+    @given(
+        arrays(np.int16, st.tuples(*[st.integers(1, 4)] * 3)),
+        st.integers(-40000, 40000),
+        st.integers(1, 70000),
+    )
+    def test_range_and_clipping(self, raw, low, width):
+        expected = np.clip((raw.astype(float) - low) / width, 0, 1)
+        np.testing.assert_allclose(scale_intensity(raw, (low, low + width)), expected, atol=1e-6)
+
+    def test_large_integers_lose_nothing(self):
+        raw = np.array([[[2**40, 2**40 + 1, 2**40 + 2]]])
+        np.testing.assert_allclose(scale_intensity(raw, (2**40, 2**40 + 2)), [[[0, 0.5, 1]]])
+
+    def test_strided_views_come_out_in_order(self):
+        raw = np.random.default_rng(0).integers(0, 256, (6, 7, 8), dtype=np.uint8)
+        view = raw.transpose(2, 0, 1)[::-1, 1:, ::2]
+        scaled = scale_intensity(view)
+        np.testing.assert_allclose(scaled, view / 255, rtol=1e-6)
+        assert scaled.flags.c_contiguous
+
+    @pytest.mark.parametrize(
+        ("raw", "problem"),
+        [
+            (np.zeros((1, 1, 1), np.int16), "raw is int16.*set intensity_range"),
+            (np.zeros((1, 1, 1), np.uint32), "raw is uint32.*set intensity_range"),
+            (np.full((1, 1, 1), 1.5), "from 1.5 to 1.5, expected"),
+            (np.full((1, 1, 1), -0.5), "set intensity_range"),
+            (np.full((1, 1, 1), np.nan), "expected"),
+        ],
+    )
+    def test_data_errors(self, raw, problem):
+        with pytest.raises(DataError, match=problem):
+            scale_intensity(raw)
+
+    @pytest.mark.parametrize("bad", [(1, 1), (2, 1), (0, np.inf), (np.nan, 1)])
+    def test_range_errors(self, bad):
+        with pytest.raises(ConfigError, match="must be increasing"):
+            scale_intensity(np.zeros((1, 1, 1), np.uint8), bad)
