@@ -43,15 +43,9 @@ log = logging.getLogger(__name__)
 def compare_runs(
     folder: Path, *, commit: str | None = None, all_commits: bool = False
 ) -> tuple[str, list[Path]]:
-    """Compare a folder of runs in that folder.
+    """Compare a folder of runs in that folder; returns the tables and all files, as written.
 
-    Args:
-        folder: of run folders.
-        commit: see ``psc.paper.groups.of_one_version``.
-        all_commits: see there.
-
-    Returns:
-        The tables and their notes, Markdown, and everything that was written.
+    ``commit`` and ``all_commits``: see ``psc.paper.groups.of_one_version``.
     """
     runs = of_one_version(finished_runs(folder), commit=commit, all_commits=all_commits)
     groups = group_records(list(runs.values()))

@@ -40,19 +40,11 @@ _SMOOTHED_PARTS = 50  # a training curve is averaged over a fiftieth of its poin
 
 
 def read_curve(metrics_csv: Path, column: str, *, required: bool = True) -> _Curve:
-    """Read one quantity from the ``metrics.csv`` of a run folder.
+    """Steps, ascending, and values of one quantity of a run's ``metrics.csv``.
 
     A row holds only what was logged together, so most cells of a column are empty. Of several
-    values for a step the last one counts, and a row cut short by a kill is dropped. Lightning's
-    CSVLogger writes the same form.
-
-    Args:
-        metrics_csv: the file.
-        column: name of the quantity.
-        required: refuse a file without the column, which otherwise is an empty curve.
-
-    Returns:
-        Steps int64 (N,), ascending, and values float64 (N,).
+    values for a step the last one counts, and a row cut short by a kill is dropped. A column that
+    is not ``required`` and not there is an empty curve.
     """
     values: dict[int, float] = {}
     try:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,26 +28,19 @@ from psc.decomposition import (
 )
 from psc.decomposition.streams import unfold_layer
 from psc.errors import ConfigError, PSCError
-from psc.paper.style import PAGE_WIDTH, checked_png, page_style, save_png
+from psc.paper.style import DASHED, PAGE_WIDTH, VERMILLION, checked_png, page_style, save_png
 from psc.paper.text import markdown_table
 from psc.training.checkpoints import NETWORK_PREFIX, load_checkpoint
 
-# ----------------------------------------
-# The kernel error that m streams leave at the M of Eq. 5 / m: a table of ``docs/theory.md``.
-
-
+_TERMS = 3
 _SWEEPS = 5
+_WIDTHS = np.linspace(0.0, 1.5, 31)  # multiples of Eq. 5's M
 
 
 def stream_errors(weight: Tensor, m: int) -> tuple[float, float]:
-    """Relative errors of m concatenated and of m summed streams for one layer.
+    """‖W − approximation‖ / ‖W‖ of m concatenated and of m summed streams for one layer.
 
-    Args:
-        weight: (out, in, d, d, d), at least m output channels.
-        m: number of streams; each has the M of Eq. 5 divided by m, uncapped.
-
-    Returns:
-        ‖W − approximation‖ / ‖W‖, concatenated and summed.
+    Of a weight (out, in, d, d, d); each stream has the M of Eq. 5 divided by m, uncapped.
     """
     weight = weight.detach().double()
     width = stream_width(weight.shape[1], weight.shape[0], m, kernel_size=weight.shape[2])
@@ -56,12 +50,7 @@ def stream_errors(weight: Tensor, m: int) -> tuple[float, float]:
 
 
 def stream_error_table(layers: Mapping[str, Tensor], seed: int = 0) -> str:
-    """Means over layers for m = 1, 2, 3, of the layers and of random normal ones, as Markdown.
-
-    Args:
-        layers: weights (out, in, d, d, d) by name, at least one.
-        seed: of the random kernels.
-    """
+    """Means over layers for m = 1, 2, 3, of the layers and of random normal ones, as Markdown."""
     generator = torch.Generator().manual_seed(seed)
     trained = list(layers.values())
     random = [torch.randn(w.shape, generator=generator, dtype=torch.float64) for w in trained]
@@ -71,12 +60,6 @@ def stream_error_table(layers: Mapping[str, Tensor], seed: int = 0) -> str:
             errors = torch.tensor([stream_errors(weight, m) for weight in weights]).mean(0)
             rows.append((label, str(m), *(f"{float(error):.3f}" for error in errors)))
     return markdown_table(("kernels", "m", "concatenated", "summed"), rows)
-
-
-_TERMS = 3
-_TRAINED, _RANDOM = "#D55E00", "0.45"
-_HEIGHT = 2.6  # inches
-_WIDTHS = np.linspace(0.0, 1.5, 31)  # multiples of Eq. 5's M
 
 
 @dataclass(frozen=True)
@@ -91,14 +74,7 @@ class KeptEnergy:
 
 
 def kept_energy(weight: Tensor) -> KeptEnergy:
-    """What few separable terms keep of one layer's kernels.
-
-    Args:
-        weight: (out, in, kD, kH, kW), spatial extents of at least 3.
-
-    Raises:
-        ConfigError: if an extent is smaller, or the weight is zero.
-    """
+    """What few separable terms keep of one layer's kernels (out, in, kD, kH, kW)."""
     weight = weight.detach().double()
     energy = weight.square().sum()
     if weight.ndim != 5 or min(weight.shape[2:]) < _TERMS or not energy > 0:
@@ -129,17 +105,7 @@ def energy_figure(
 
     Thin lines are layers, thick ones their means; trained kernels against independent normal random
     numbers in the same shapes.
-
-    Args:
-        trained: weights (out, in, kD, kH, kW) by the layers' names, at least one.
-        path: the PNG to write.
-        seed: of the random kernels.
-
-    Returns:
-        The numbers drawn: by layer, of the trained and of the random kernels.
-
-    Raises:
-        ConfigError: no layer, one of another form, or a path that is no PNG.
+    Returns the numbers drawn: by layer, of the trained and of the random kernels.
     """
     path = checked_png(path)
     if not trained:
@@ -150,9 +116,9 @@ def energy_figure(
         random = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
         numbers[name] = (kept_energy(weight), kept_energy(random))
     with page_style():
-        figure = Figure(figsize=(PAGE_WIDTH, _HEIGHT), layout="constrained")
+        figure = Figure(figsize=(PAGE_WIDTH, 2.6), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True)
-        for which, label, colour in ((1, "random", _RANDOM), (0, "trained", _TRAINED)):
+        for which, label, colour in ((1, "random", "0.45"), (0, "trained", VERMILLION)):
             layers = [pair[which] for pair in numbers.values()]
             terms = np.arange(_TERMS + 1)
             _draw(left, terms, [of.any_orientation for of in layers], colour, label)
@@ -163,7 +129,7 @@ def energy_figure(
         left.yaxis.set_major_formatter(PercentFormatter(xmax=1))
         left.set_title("each kernel by itself (Eq. 3)", loc="left", weight="bold")
         left.legend(loc="lower right")
-        right.axvline(1, color="0.5", linestyle=(0, (4, 1.5)), linewidth=0.8)
+        right.axvline(1, color="0.5", linestyle=DASHED, linewidth=0.8)
         right.set(xlabel="2D filters of the layer, as a multiple of Eq. 5's M")
         right.set_title("a layer that shares its 2D filters, along D", loc="left", weight="bold")
         right.annotate("Eq. 5", (1, 0.02), (3, 0), textcoords="offset points", color="0.4")
@@ -172,11 +138,7 @@ def energy_figure(
 
 
 def layers_of_checkpoints(paths: Sequence[Path]) -> dict[str, Tensor]:
-    """All kernels of 3×3×3 and more of trained networks, by the layers' names.
-
-    Raises:
-        CheckpointError: if a file is missing, damaged or no training checkpoint.
-    """
+    """All kernels of 3×3×3 and more of trained networks, by the layers' names."""
     layers = {}
     for i, path in enumerate(paths):
         for name, tensor in load_checkpoint(path)["state_dict"].items():
@@ -202,13 +164,7 @@ def energy_table(numbers: Mapping[str, tuple[KeptEnergy, KeptEnergy]]) -> str:
     return markdown_table((*header, "layer, M / 2", "layer, M of Eq. 5"), rows)
 
 
-def _draw(
-    axes: Axes,
-    x: np.ndarray[tuple[int, ...], np.dtype[np.number]],
-    layers: Sequence[tuple[float, ...]],
-    colour: str,
-    label: str,
-) -> None:
+def _draw(axes: Axes, x: Any, layers: Sequence[Any], colour: str, label: str) -> None:
     for layer in layers:
         axes.plot(x, layer, color=colour, linewidth=0.5, alpha=0.35)
     axes.plot(x, np.mean(layers, 0), color=colour, linewidth=1.8, label=label)

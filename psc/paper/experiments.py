@@ -303,13 +303,7 @@ def _refuse_twins(protocols: Sequence[Protocol], path: Path) -> None:
 def read_published(
     path: Path, rows: Collection[str], metrics: Collection[str]
 ) -> tuple[PublishedCell, ...]:
-    """Read a paper.csv.
-
-    Args:
-        path: the file.
-        rows: names that ``row`` and ``against`` may have.
-        metrics: names that ``metric`` may have.
-    """
+    """Read a paper.csv whose ``row``, ``against`` and ``metric`` are of these."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

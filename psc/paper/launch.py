@@ -45,16 +45,17 @@ def launches(
     overrides: Sequence[str] = (),
     again: bool = False,
 ) -> list[Launch]:
-    """What is left to run of a table at a protocol.
+    """What is left to run of a table at a protocol: committed records are not run again.
+
+    Nor are runs that are finished in ``output``, and unfinished ones are continued: train.py sees
+    to that.
 
     Args:
-        experiment: the table; its committed records are not run again.
+        experiment: the table.
         protocol: one of the table's.
-        output: folder for the runs. Runs that are finished there are not run again either, and
-            unfinished ones are continued: train.py sees to that.
+        output: folder for the runs.
         rows: names of the rows to run; none = all.
-        overrides: more of them, for machine and launcher. What changes the result would make
-            another row of it, and the record be refused.
+        overrides: for machine and launcher. What changes the result would make another row of it.
         again: also what is recorded.
     """
     known = [planned.row.name for planned in protocol.rows]

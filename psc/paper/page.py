@@ -93,15 +93,10 @@ def page_html(
     folder: Path,
     page_folder: Path,
 ) -> str:
-    """The page.
+    """The page of tables, of figures that have been drawn or could not be, and of sizes.
 
-    Args:
-        experiments: the tables of each experiment.
-        figures: that have been drawn, or could not be.
-        accounts: sizes of the networks.
-        origin: of which commit it is.
-        folder: experiments/, where figures and other folders may hold records of their own.
-        page_folder: where the page is going to be, for its links into the checkout.
+    Its links lead into the checkout: ``folder`` is experiments/, where figures and other folders
+    may hold records of their own, ``page_folder`` where the page is going to be.
     """
 
     def link(target: Path) -> str:
@@ -126,6 +121,11 @@ def page_html(
     contents += [("synthetic", "Synthetic data")] if synthetic else []
     stated = [line for tables in experiments for line in claims(tables[0])[1:]]
     words = ("what the paper says in words", "paper", "ours", "place")
+    relations = ("the paper compares", "here", "place")
+    compared_sizes = [
+        (_readable(f"{' '.join(relation.network)}: {relation}"), verdict, relation.source)
+        for relation, verdict in verdicts(accounts)
+    ]
     return render_html(
         Path(__file__).with_suffix(".html"),
         applications=_APPLICATIONS,
@@ -134,6 +134,7 @@ def page_html(
         best_first=best_first,
         by_name=by_name,
         cell_class=_cell_class,
+        code_version=code_version,
         claims=_shown([words, *stated], "Comparisons that the paper states, and ours"),
         contents=[*contents, ("records", "Records")],
         drawn={made.figure.name: made for made in figures},
@@ -145,9 +146,9 @@ def page_html(
         origin=origin,
         others=[tables for name, tables in by_name.items() if name not in known],
         paragraphs=paragraphs,
-        parameters=list(_parameters(accounts)),
-        records=list(_records(experiments, folder, link)),
-        relations=_relations(accounts),
+        parameters=[(name, _shown(g, f"Sizes of {name}")) for name, g in _sizes(accounts)],
+        records=list(_records(experiments, folder)),
+        relations=_shown([relations, *compared_sizes], "Comparisons of sizes"),
         results=_results,
         status=_status(experiments, figures, accounts),
         synthetic=synthetic,
@@ -159,9 +160,7 @@ def page_html(
 def inline(words: str, links: str = "") -> Markup:
     """A sentence: **bold**, *emphasis*, `code`, [links](to) and P_mSC_n; all else is escaped.
 
-    Args:
-        words: the sentence.
-        links: folder, as seen from the page, that relative links start from.
+    Relative links start from the folder ``links``, as seen from the page.
     """
     parts = re.split(r"(`[^`]+`)", " ".join(words.split()))
     return Markup("").join(
@@ -200,7 +199,6 @@ def _shown(
     grid: Sequence[Sequence[Cell]],
     label: str,
     *,
-    identifiers: Sequence[str] = (),
     separate: int | None = None,
     stacked: bool = False,
 ) -> dict[str, Any]:
@@ -212,7 +210,6 @@ def _shown(
     Args:
         grid: lines of cells, the header first.
         label: what the table is, for screen readers.
-        identifiers: of the lines after the header, to link to.
         separate: line before which there is a rule, from 1.
         stacked: on narrow screens cells lie below each other; for tables of sentences.
     """
@@ -235,7 +232,6 @@ def _shown(
         "header": header,
         "pairs": any(heading["pair"] for heading in header),
         "lines": lines,
-        "identifiers": identifiers,
         "separate": separate,
         "stacked": stacked,
     }
@@ -349,7 +345,10 @@ def _results(shown: Table) -> dict[str, Any]:
         link = Markup('<a href="#{}">{}</a>')
         links: list[Cell] = [
             Markup(" ").join(
-                link.format(_identifier(run.path, folder), run.record.run.rpartition("-")[2])
+                link.format(
+                    run.path.parent.relative_to(folder).as_posix(),
+                    run.record.run.rpartition("-")[2],
+                )
                 for run in line.runs
             )
             for line in shown.lines
@@ -377,59 +376,35 @@ def best_first(shown: Table) -> str | None:
     return f"Best first, by {score.label}: {listed}.{doubt}"
 
 
-def _identifier(path: Path, folder: Path) -> str:
-    return path.parent.relative_to(folder).as_posix()
-
-
 def _records(
-    experiments: Experiments, folder: Path, link: Any
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every record with a link to its file, by experiment and protocol; those elsewhere last."""
-    groups: list[tuple[str, list[tuple[Path, Record, str]]]] = []
+    experiments: Experiments, folder: Path
+) -> Iterator[tuple[str, list[tuple[Path, Record, str]]]]:
+    """Every record's file, content and row, by experiment and protocol; those elsewhere last."""
     for tables in experiments:
         for shown in tables:
-            title = f"{shown.experiment.title.split(':')[0]}. {shown.heading}"
             runs = [(run, line.row.label) for line in shown.lines for run in line.runs]
-            groups.append((title, [(run.path, run.record, label) for run, label in runs]))
+            if runs:
+                title = f"{shown.experiment.title.split(':')[0]}. {shown.heading}"
+                yield title, [(run.path, run.record, label) for run, label in runs]
     already = {tables[0].experiment.name for tables in experiments}
     for other in sorted(path for path in folder.iterdir() if path.name not in already):
         found = [(path, read_record(path)) for path in sorted(other.glob(f"*/*/{FILE_NAME}"))]
         readme = other / "README.md"
         first = readme.read_text(encoding="utf-8").partition("\n")[0] if readme.is_file() else ""
-        labelled = [(path, r, block_label(r.config["block"]["name"])) for path, r in found]
-        groups.append((first.removeprefix("# ") or other.name, labelled))
-    header = ("run", "row", "data", "iterations", "seed", "commit", "hardware", "finished", "seal")
-    for title, listed in groups:
-        grid: list[tuple[Cell, ...]] = [header]
-        for path, record, label in listed:
-            seal = Markup('<code class="seal" title="{}">{}</code>')
-            grid.append(
-                (
-                    Markup('<a href="{}">{}</a>').format(link(path), record.run),
-                    label,
-                    f"{record.data['kind']}: {record.config['dataset']['name']}",
-                    f"{record.iterations:,}",
-                    str(record.seed),
-                    code_version(record.git),
-                    str(record.hardware["device"]),
-                    record.finished[:10],
-                    seal.format(record.seal, record.seal[:8]),
-                )
-            )
-        if listed:
-            identifiers = [_identifier(path, folder) for path, *_ in listed]
-            yield title, _shown(grid, f"Records of {title}", identifiers=identifiers)
+        if found:
+            blocks = ((path, r, block_label(r.config["block"]["name"])) for path, r in found)
+            yield first.removeprefix("# ") or other.name, list(blocks)
 
 
 # Sizes of the networks, beside what was published.
 
 
-def _parameters(accounts: Accounts) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A table for each backbone."""
-    header = ("block", "input", "parameters", "against 3D", "MACs", "MACs against 3D")
+def _sizes(accounts: Accounts) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
+    """A grid for each backbone."""
     for backbone in dict.fromkeys(name for name, _ in accounts):
         full = accounts.get((backbone, "3d"))
-        grid = [(*header, "published", "verdict")]
+        header = "block;input;parameters;against 3D;MACs;MACs against 3D;published;verdict"
+        grid: list[tuple[str, ...]] = [tuple(header.split(";"))]
         for network, found in accounts.items():
             if network[0] != backbone:
                 continue
@@ -439,28 +414,10 @@ def _parameters(accounts: Accounts) -> Iterator[tuple[str, dict[str, Any]]]:
                 ratios = [getattr(found, count) / getattr(full, count) for count in counts]
                 changes = [percent(100 * (ratio - 1)) for ratio in ratios]
             comparison = compared(accounts, network)
-            grid.append(
-                (
-                    block_label(network[1]),
-                    shown_input(found),
-                    f"{found.parameters:,}",
-                    changes[0],
-                    billions(found.multiply_adds),
-                    changes[1],
-                    _readable(comparison.published or NOTHING),
-                    comparison.verdict,
-                )
-            )
-        heading, _ = _NETWORKS.get(backbone, (backbone, backbone))
-        yield heading, _shown(grid, f"Sizes of {heading}")
-
-
-def _relations(accounts: Accounts) -> dict[str, Any]:
-    grid = [("the paper compares", "here", "place")]
-    for relation, verdict in verdicts(accounts):
-        words = f"{' '.join(relation.network)}: {relation}"
-        grid.append((_readable(words), verdict, relation.source))
-    return _shown(grid, "Comparisons of sizes")
+            sizes = (f"{found.parameters:,}", changes[0], billions(found.multiply_adds), changes[1])
+            published = _readable(comparison.published or NOTHING), comparison.verdict
+            grid.append((block_label(network[1]), shown_input(found), *sizes, *published))
+        yield _NETWORKS.get(backbone, (backbone, backbone))[0], grid
 
 
 def _readable(words: str) -> str:

@@ -157,16 +157,9 @@ def _draw(
 ) -> tuple[Figure, list[Axes]]:
     """Raw | ground truth | each prediction, the regions of largest difference circled.
 
-    Args:
-        picture: what is shown.
-        grey: its raw pixels in [0, 1].
-        paint: fills a panel with labels, below its titles.
-        raw_titles: of the first panel.
-        quote: a prediction's scores, as its second title.
-        synthetic: title of the figure where the data are.
-        note: below all, after whose data it is.
-        ellipses: at most.
-        extent: side of a region, of the picture's shorter side.
+    ``paint`` fills a panel with labels below its titles, ``quote`` is a prediction's second title;
+    ``synthetic``: title of the figure where the data are; ``extent``: side of a region, of the
+    picture's shorter side.
     """
     about, size = picture.provenance, picture.provenance["pixel_size"]
     figure, panels = panel_grid(
@@ -224,10 +217,6 @@ def pick_em(runs: Sequence[Run], attribution: str) -> Picture:
 
     The difference is that of every run from the first, where the truth is known. Bodies get the
     numbers of the true bodies that they cover most of in the volume.
-
-    Args:
-        runs: of one test, evaluated with their volumes kept.
-        attribution: whose data they are, as it is to stand below the picture.
     """
     names = _volume_names(runs)
     return _worst([_pick_of_volume(runs, name, attribution) for name in names], runs)
@@ -350,9 +339,7 @@ _FILL = 0.45  # opacity of grey matter
 def pick_tissues(runs: Sequence[Run], attribution: str) -> Picture:
     """The axial slice of the test subjects in which the runs' labels differ most.
 
-    Args:
-        runs: of one test; the data must still be where the runs found them.
-        attribution: whose data they are, as it is to stand below the picture.
+    The data must still be where the runs found them.
     """
     subjects = _test_subjects(runs[0])
     return _worst([_pick_of_subject(runs, subject, attribution) for subject in subjects], runs)

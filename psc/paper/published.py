@@ -112,12 +112,8 @@ class Comparison:
 def compare(network: Network, parameters: int, count: Callable[[Network], int]) -> Comparison:
     """Compare a network's size with what was published about it.
 
-    Where no number was published but a relation to another network, that is checked instead.
-
-    Args:
-        network: its backbone and block, in their published form.
-        parameters: what ours has.
-        count: parameters that ours have of another network, for relations.
+    Where no number was published but a relation to another network, that is checked instead;
+    ``count`` gives the parameters that ours have of it.
     """
     if (published := PARAMETERS.get(network)) is not None:
         verdict = _verdict(published, parameters)

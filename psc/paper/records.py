@@ -44,13 +44,7 @@ def missing_seeds(planned: PlannedRow, runs: tuple[RecordedRun, ...]) -> list[in
 
 
 def assigned(experiment: Experiment, path: Path, record: Record) -> RecordedRun:
-    """The row of a table that a record is of; a record of none is refused, and the nearest named.
-
-    Args:
-        experiment: the table.
-        path: of the record, for messages.
-        record: what it says.
-    """
+    """The row of a table that a record is of; one of none is refused, and the nearest named."""
     try:
         found = record_settings(record, path)
     except CheckpointError as error:
@@ -100,10 +94,6 @@ def collect(experiment: Experiment, runs: Path) -> list[Path]:
     """Copy the records of a folder of runs to a table; returns the folders that were written.
 
     A record that is there already and equal is left alone. All are checked before any is copied.
-
-    Args:
-        experiment: the table.
-        runs: a folder of run folders, all of rows of the table.
     """
     new: dict[Path, Path] = {}
     for folder, record in finished_runs(runs).items():
