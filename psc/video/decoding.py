@@ -172,7 +172,7 @@ def _by_pyav(path: Path, announced: int, frame_size: _FrameSize | None) -> Video
         shown, slots = np.arange(count), count  # a clock that tells nothing
     if slots > count:
         before = np.searchsorted(shown, np.arange(slots), side="right") - 1
-        frames = frames[:, before.clip(0)]
+        frames = frames.take(before.clip(0), axis=1)
     return Video(frames, fps, concealed=slots - count)
 
 

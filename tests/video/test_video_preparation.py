@@ -85,15 +85,19 @@ def test_everything_is_prepared_with_what_is_known_of_it(films, output):
     assert not store.synthetic
 
 
-def test_what_is_concealed_is_counted(films, output, monkeypatch):
-    """The numbers of the decoder reach the index, the report and the record."""
-    frames = np.zeros((3, 9, 24, 32), np.uint8)
-    monkeypatch.setattr(preparation, "decode_video", lambda *_: Video(frames, 25.0, concealed=2))
-    report = prepare(films, output)
-    assert [video.concealed for video in report.prepared] == [2, 2, 2, 2]
-    store = PreparedVideos(output)
-    assert store.videos["v_biking_g02_c01"].concealed == 2
-    assert store.record()["concealed_frames"] == 8
+def test_what_is_concealed_is_counted(folder, output):
+    """A film with a picture lost: index, report and record have its number."""
+    path = folder / "Biking/v_Biking_g02_c01.avi"
+    content = bytearray(path.read_bytes())
+    start = content.index(b"00dc", len(content) // 2) + 8
+    size = int.from_bytes(content[start - 4 : start], "little")
+    content[start : start + size] = bytes(size)
+    path.write_bytes(content)
+    report = prepare(folder, output)
+    (told,) = [video for video in report.prepared if video.concealed]
+    store = assert_complete(output, folder)
+    assert store.videos["v_biking_g02_c01"].concealed == told.concealed >= 1
+    assert store.record()["concealed_frames"] == told.concealed
 
 
 def test_a_worker_that_dies_is_explained(films, output, monkeypatch):
