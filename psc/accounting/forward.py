@@ -21,7 +21,8 @@ ExampleInput = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
 
 def run_on(module: nn.Module, example: ExampleInput) -> Any:
-    """Call a network with an example input."""
+    """Call a network with an example input, of whose tensors it may change copies in place."""
+    example = tree_map_only(Tensor, torch.clone, example)
     if isinstance(example, Tensor):
         return module(example)
     return module(**example) if isinstance(example, Mapping) else module(*example)
@@ -57,8 +58,7 @@ def prepared(
         raise ConfigError(f"{type(module).__name__} has lazy layers; run it once on data first")
     if isinstance(given, Tensor | Mapping) or not all(isinstance(size, int) for size in given):
         twin = copy.deepcopy(module).train(training)
-        # Of copies, which the module may change in place.
-        return twin, lambda: run_on(twin, tree_map_only(Tensor, torch.clone, given))
+        return twin, lambda: run_on(twin, given)  # type: ignore[arg-type]
     shape = tuple(given)
     twin = meta_copy(module).train(training)
     return twin, lambda: forward(twin, shape)

@@ -5,8 +5,8 @@ Works on any ``nn.Module``; needs nothing of this project's networks or training
 
 from psc.conversion.calibration import calibrate, match_features
 from psc.conversion.conversion import Conversion, convert, merge_linear
-from psc.conversion.factors import composed_run_weight, composed_weight
-from psc.conversion.layers import SeparableConv3d, SeparableRun3d
+from psc.conversion.factors import composed_weight
+from psc.conversion.layers import SeparableConv3d
 from psc.conversion.report import ConversionReport, LayerReport
 
 __all__ = [
@@ -14,9 +14,7 @@ __all__ = [
     "ConversionReport",
     "LayerReport",
     "SeparableConv3d",
-    "SeparableRun3d",
     "calibrate",
-    "composed_run_weight",
     "composed_weight",
     "convert",
     "match_features",

@@ -1,4 +1,8 @@
-"""Gain and offset of converted channels, corrected in one forward pass."""
+"""What a conversion lost, brought back from the original without any labels.
+
+``calibrate`` corrects gain and offset of every channel in one forward pass; ``match_features``
+trains the new blocks until their results are those of the convolutions that they replace.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -6,42 +10,34 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from psc.accounting.forward import ExampleInput, run_on
 from psc.conversion.conversion import Conversion
-from psc.conversion.following import affine_map
-from psc.conversion.layers import ParallelStreams
-from psc.conversion.observation import ExampleInput, in_evaluation_mode, run_on
+from psc.conversion.layers import SeparableConv3d
+from psc.conversion.watching import affine_map, in_evaluation_mode
 from psc.errors import ConfigError
 
-# ----------------------------------------
-# What blocks give, beside what the layers gave that they replace.
 
-
-def replaced_layers(conversion: Conversion[Any]) -> dict[str, str]:
-    """Name of every block → of the original's layer whose result it should give."""
+def _last_layers(conversion: Conversion[Any]) -> dict[str, str]:
+    """Name of every block → of the last layer that it stands for; there its result arrives."""
     last = {run[0]: run[-1] for run in conversion.report.runs}
     return {
         name: last.get(name, name)
         for name, part in conversion.model.named_modules()
-        if isinstance(part, ParallelStreams)
+        if isinstance(part, SeparableConv3d)
     }
 
 
-def kept_results(model: nn.Module, names: Mapping[str, str], stack: ExitStack) -> dict[str, Tensor]:
-    """A dictionary that every forward pass fills with the results of some modules.
-
-    Args:
-        model: the network.
-        names: module → key.
-        stack: keeps them until it closes.
-    """
+def _kept_results(
+    model: nn.Module, names: Mapping[str, str], stack: ExitStack
+) -> dict[str, Tensor]:
+    """What every forward pass fills with results until the stack closes: key → of which module."""
     results: dict[str, Tensor] = {}
 
     def keep(key: str, result: Tensor) -> None:
         results[key] = result.clone()  # what follows may change it in place
 
-    for module, key in names.items():
+    for key, module in names.items():
         part = model.get_submodule(module)
         handle = part.register_forward_hook(lambda _m, _x, y, key=key: keep(key, y))
         stack.callback(handle.remove)
@@ -64,49 +60,41 @@ def calibrate(original: nn.Module, conversion: Conversion[Any], batch: ExampleIn
         batch: an input, data as in training.
     """
     model = conversion.model
-    layers = replaced_layers(conversion)
+    layers = _last_layers(conversion)
     corrected: set[str] = set()
     with ExitStack() as stack:
         stack.enter_context(in_evaluation_mode(original))
         stack.enter_context(in_evaluation_mode(model))
-        wanted = kept_results(original, {layer: name for name, layer in layers.items()}, stack)
+        wanted = _kept_results(original, layers, stack)
         run_on(original, batch)
 
-        def correct(name: str, block: ParallelStreams, result: Tensor) -> Tensor | None:
+        def correct(name: str, result: Tensor) -> Tensor | None:
             if name in corrected:  # a block that is called twice
                 return None
             corrected.add(name)
-            slope, offset = affine_map(result, wanted[name], through_zero=not _has_bias(block))
+            block = model.get_submodule(name)
+            assert isinstance(block, SeparableConv3d)
+            biased = block.line(0).bias is not None
+            slope, offset = affine_map(result, wanted[name], through_zero=not biased)
             _rescale(block, slope, offset)
             shape = (-1, 1, 1, 1)
             return result * slope.to(result).view(shape) + offset.to(result).view(shape)
 
-        for name in layers:
-            block = model.get_submodule(name)
-            assert isinstance(block, ParallelStreams)
-            handle = block.register_forward_hook(
-                lambda part, _, y, name=name: correct(name, part, y)
+        for name, layer in layers.items():
+            handle = model.get_submodule(layer).register_forward_hook(
+                lambda _m, _x, y, name=name: correct(name, y)
             )
             stack.callback(handle.remove)
         run_on(model, batch)
 
 
-def _lines(block: ParallelStreams) -> list[nn.Conv3d]:
-    lines = [stream.get_submodule("line") for stream in block.streams]
-    return [line for line in lines if isinstance(line, nn.Conv3d)]
-
-
-def _has_bias(block: ParallelStreams) -> bool:
-    return any(line.bias is not None for line in _lines(block))
-
-
-def _rescale(block: ParallelStreams, slope: Tensor, offset: Tensor) -> None:
+def _rescale(block: SeparableConv3d, slope: Tensor, offset: Tensor) -> None:
     """Make the block's result slope · result + offset, channel by channel."""
     if block.channel_order is not None:
         inverse = block.channel_order.argsort()
         slope, offset = slope[inverse], offset[inverse]
     begin = 0
-    for line in _lines(block):
+    for line in (block.line(s) for s in range(len(block.widths))):
         part = slice(begin, begin + line.out_channels)
         factor = slope[part].to(line.weight)
         line.weight.mul_(factor[:, None, None, None, None])
@@ -114,10 +102,6 @@ def _rescale(block: ParallelStreams, slope: Tensor, offset: Tensor) -> None:
             line.bias.mul_(factor).add_(offset[part].to(line.bias))
         if block.merge == "concatenate":
             begin = part.stop
-
-
-# ----------------------------------------
-# Feature matching: what a conversion lost, learnt back from the original without any labels.
 
 
 def match_features(
@@ -143,7 +127,7 @@ def match_features(
             arguments. Begun anew when they end.
         steps: number of batches to learn from.
         learning_rate: the first one.
-        progress: show a bar.
+        progress: show a bar (needs tqdm).
 
     Returns:
         The loss at every step, before that step changed anything.
@@ -157,7 +141,7 @@ def match_features(
             f"steps={steps}, learning_rate={learning_rate}: both must be greater than 0"
         )
     model = conversion.model
-    layers = replaced_layers(conversion)
+    layers = _last_layers(conversion)
     parameters = [
         parameter
         for name in layers
@@ -169,13 +153,18 @@ def match_features(
     optimizer = torch.optim.Adam(parameters, learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     losses: list[float] = []
+    numbers: Iterable[int] = range(steps)
+    if progress:
+        from tqdm import tqdm  # only where a bar is asked for
+
+        numbers = tqdm(numbers, "matching", leave=False)
     with ExitStack() as stack:
         stack.enter_context(in_evaluation_mode(original))
         stack.enter_context(in_evaluation_mode(model))
-        wanted = kept_results(original, {layer: name for name, layer in layers.items()}, stack)
-        given = kept_results(model, {name: name for name in layers}, stack)
+        wanted = _kept_results(original, layers, stack)
+        given = _kept_results(model, layers, stack)
         source = _endless(batches)
-        for _ in tqdm(range(steps), "matching", disable=not progress, leave=False):
+        for _ in numbers:
             batch = next(source)
             with torch.no_grad():
                 run_on(original, batch)
@@ -209,11 +198,10 @@ def _distance(result: Tensor, wanted: Tensor) -> Tensor:
 
 def _endless(batches: Iterable[ExampleInput]) -> Iterator[ExampleInput]:
     while True:
-        count = 0
+        batch = None
         for batch in batches:
-            count += 1
             yield batch
-        if not count:
+        if batch is None:
             raise ConfigError(
                 "match_features: the batches have ended; give more, or what can be begun anew, "
                 "such as a list or a DataLoader"

@@ -1,181 +1,24 @@
 """``psc.convert``: the 3D convolutions of any trained network as P_mSC_n, where they stand."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar, cast, get_args
 
-import torch
 from torch import nn
 
+from psc.accounting.forward import ExampleInput
 from psc.block.block import PUBLISHED_MAXIMUM_WIDTH, check_streams
 from psc.block.stream import Merge
-from psc.conversion.factors import (
-    Initialisation,
-    composed_bias,
-    composed_weight,
-    separable_layer,
-    separable_run,
-)
-from psc.conversion.following import Run, Runs, found_runs, given_runs
-from psc.conversion.layers import (
-    ParallelStreams,
-    SeparableConv3d,
-    SeparableRun3d,
-    Width,
-    layer_widths,
-    run_width,
-    uninitialised,
-)
-from psc.conversion.observation import (
-    ExampleInput,
-    KernelSizes,
-    Names,
-    Observation,
-    Selection,
-    observe,
-)
-from psc.conversion.plan import Plan, Unsupported, check_model, convolutions, refusal
+from psc.conversion.chains import Chain, Runs, found_chains, given_chains
+from psc.conversion.factors import Initialisation, merged, separable
+from psc.conversion.layers import Absorbed, Place, SeparableConv3d, Width, stream_widths
+from psc.conversion.plan import KernelSizes, Names, Plan, Unsupported, check_model
 from psc.conversion.report import ConversionReport, parameter_count, report_rows
+from psc.conversion.watching import Observation, observe
 from psc.errors import ConfigError
 
-# ----------------------------------------
-# The blocks that a planned conversion puts into a network.
-
-
-@dataclass(frozen=True)
-class BlockOptions:
-    """What ``psc.convert`` is told of the blocks; see there."""
-
-    m: int
-    init: Initialisation
-    width: Width
-    maximum_width: int | None
-    merge: Merge
-    sweeps: int
-    activation: Callable[[], nn.Module] | None
-
-    def block_for(self, name: str, layer: nn.Conv3d) -> ParallelStreams:
-        """P_mSC_1 in place of one layer.
-
-        Raises:
-            ConfigError: for an impossible width, or weights that are not finite.
-        """
-        widths = layer_widths(
-            name,
-            layer,
-            self.m,
-            self.merge,
-            self.width,
-            maximum=self.maximum_width,
-            linear=self.activation is None,
-        )
-        return separable_layer(
-            layer,
-            widths,
-            init=self.init,
-            merge=self.merge,
-            sweeps=self.sweeps,
-            activation=self.activation,
-        )
-
-    def block_for_run(self, run: Run, layers: Mapping[str, nn.Conv3d]) -> ParallelStreams:
-        """P_mSC_n in place of several layers.
-
-        Raises:
-            ConfigError: as ``block_for``, naming the layers.
-        """
-        parts = [layers[name] for name in run.layers]
-        try:
-            width = run_width(run.layers, parts, self.m, self.width, maximum=self.maximum_width)
-            return separable_run(
-                parts,
-                run.links,
-                (width,) * self.m,
-                init=self.init,
-                merge=self.merge,
-                sweeps=self.sweeps,
-                activation=self.activation,
-            )
-        except ConfigError as error:
-            raise ConfigError(f"{' → '.join(run.layers)}: {error}") from error
-
-
-def in_no_run(layers: Mapping[str, nn.Conv3d], runs: Sequence[Run]) -> dict[str, nn.Conv3d]:
-    """The layers that get a block of their own."""
-    taken = {name for run in runs for name in run.layers}
-    return {name: layer for name, layer in layers.items() if name not in taken}
-
-
-# ----------------------------------------
-# Putting other modules in the place of a network's own.
-
-
 Model = TypeVar("Model", bound=nn.Module)
-
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_backward_hooks",
-    "_is_full_backward_hook",
-    "_backward_pre_hooks",
-)
-
-
-def replaced(model: Model, replacements: Mapping[str, nn.Module], *, inplace: bool) -> Model:
-    """A network with some modules replaced; forward and backward hooks move to the new ones.
-
-    Args:
-        model: any module.
-        replacements: by the name of what they replace; "" is the network itself.
-        inplace: False leaves the network as it is and returns a copy. What is replaced is not
-            even copied; wherever the network holds it, attributes and lists included, the copy
-            holds the new module.
-
-    Raises:
-        ConfigError: if the network cannot be copied, or is to be replaced itself in place.
-    """
-    if inplace:
-        if "" in replacements:
-            raise ConfigError("a single layer cannot be replaced in place; use what is returned")
-        for name, module in replacements.items():
-            _put(model, name, module)
-        return model
-    memo: dict[int, Any] = {}  # deepcopy takes what it finds here instead of copying
-    for name, module in replacements.items():
-        memo[id(model.get_submodule(name))] = module
-    try:
-        twin = copy.deepcopy(model, memo)
-        for name, module in replacements.items():
-            old = model.get_submodule(name)
-            for hooks in _HOOKS:
-                setattr(module, hooks, copy.deepcopy(getattr(old, hooks), memo))
-    except (TypeError, RuntimeError, copy.Error) as error:
-        raise ConfigError(
-            f"the network cannot be copied ({str(error).splitlines()[0]}); use inplace=True"
-        ) from error
-    return twin
-
-
-def put_back(model: nn.Module, originals: Mapping[str, nn.Module]) -> None:
-    """Undo a replacement in place."""
-    for name, module in originals.items():
-        _put(model, name, module)
-
-
-def _put(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    old = model.get_submodule(name)
-    model.get_submodule(parent)._modules[child] = module
-    for hooks in _HOOKS:
-        # The very dictionaries move, so that handles still remove their hooks.
-        moved = getattr(old, hooks)
-        setattr(module, hooks, moved)
-        if isinstance(moved, dict):
-            setattr(old, hooks, type(moved)())
 
 
 @dataclass(frozen=True)
@@ -204,20 +47,24 @@ def convert(
     runs: Runs = None,
     example_input: ExampleInput | None = None,
     inplace: bool = False,
+    progress: bool = False,
 ) -> Conversion[Model]:
     """Replace the 3D convolutions of a network by separable ones that start where they stopped.
 
     Every ``nn.Conv3d`` becomes a ``SeparableConv3d`` of the same name, with its stride, padding,
-    dilation, groups, bias, dtype, device, mode, ``requires_grad`` and hooks. Cubic or not, all
-    kernels are converted but those that are separable already, with an extent of 1. Transposed
-    convolutions stay. Optimisers and whatever else holds the old parameters must be made anew.
+    dilation, groups, bias, dtype, device, mode, ``requires_grad``, attributes and hooks. Cubic or
+    not, all kernels are converted but those that are separable already, with an extent of 1.
+    Transposed convolutions stay. Optimisers and whatever else holds the old parameters must be
+    made anew; so must the report's ``plan`` and the weights be kept to build the network again.
 
     With m > 1 and concatenation, output channels go to the stream that suits them and come back in
     their own order at the end of the layer, so that no other layer changes.
 
     With n > 1, every n convolutions that follow each other, with only norms, activations and
-    dropouts between, become one ``SeparableRun3d`` under the first one's name; the others, and
-    what stands between, become ``nn.Identity``. Convolutions that are left over become P_mSC_1.
+    dropouts between, become one block under the first one's name; the others, and what stands
+    between, hand on what they get. An activation that is a function (``F.relu``), or a module that
+    is used elsewhere too, stays, and the block's result passes it unharmed where it is ReLU or
+    like it (``psc.conversion.watching``). Convolutions that are left over become P_mSC_1.
     The block starts from the composition of the n kernels, with an affine map per channel, fitted
     on the example input, in place of each non-linearity that goes: unlike with n = 1 that is
     another network than yours, to be trained on (``match_features``, fine-tuning).
@@ -228,18 +75,19 @@ def convert(
         n: 2D convolutions per stream.
         init: "svd": the nearest kernels (``psc.decomposition``); "random": new weights, to compare.
         width: M per stream (and group). "eq5": as ``PSCBlock``; a number; a function of a layer's
-            name and the layer; None, for n = 1: as many as make the layer exact.
+            name and the layer; a mapping from names to M of every stream; None, for n = 1: as many
+            as make the layer exact.
         maximum_width: cap of what Eq. 5 gives; None for none.
         include: names or patterns (``*.conv2``) of layers, or of modules around them; None: all.
         exclude: the same, left as they are.
         kernel_sizes: (kD, kH, kW), or numbers for cubes, to convert; None: all.
         merge: "concatenate" as in the paper's block, or "sum" (Eq. 3).
         sweeps: rounds of alternating least squares for ``merge="sum"`` and for n > 1; see
-            ``factorise_sum`` and ``factorise_run``.
+            ``factorise_sum`` and ``factorise_chain``.
         activation: builds a non-linearity after every 2D convolution, as in the paper. Without
             one (default) the network is as near to yours as the kernels are.
         unsupported: "refuse" names all layers that cannot be converted; "skip" leaves them.
-        runs: for n > 1, the runs to replace, each as names of modules in the order of the data:
+        runs: for n > 1, what to replace, each as names of modules in the order of the data:
             [["conv1", "norm1", "relu1", "conv2"]]. None: all that the example input shows.
         example_input: a tensor, a tuple of arguments or a mapping of keyword arguments. The
             network then runs once before and once after (evaluation mode, no gradients), to count
@@ -247,6 +95,7 @@ def convert(
             else can find, and to find runs, for which it should be data as in training. With n > 1
             only a random start for given runs does without.
         inplace: change the network itself; it is left as it was if anything fails.
+        progress: show a bar (needs tqdm): large layers take long.
 
     Returns:
         The network, a copy unless ``inplace``, and the report.
@@ -256,102 +105,85 @@ def convert(
             converted: all of them with the reason, before any work is done.
     """
     _check_arguments(m, n, init, merge, unsupported, sweeps, activation)
-    _check_runs(n, init, runs, example_input)
+    if n == 1 and runs:
+        raise ConfigError("runs are for n > 1; with n=1 every convolution is converted by itself")
+    if n > 1 and example_input is None and (runs is None or init == "svd"):
+        raise ConfigError(
+            f"n={n} needs example_input, data as in training: it shows which convolutions follow "
+            "each other, and what stands between them does (init='random' with runs does without)"
+        )
     check_model(model)
-    known = [name for name, _ in convolutions(model)]
-    if not known:
-        raise ConfigError(f"{type(model).__name__} has no Conv3d to convert")
-    plan = Plan(model, Selection(include, exclude, kernel_sizes, known))
+    plan = Plan(model, include, exclude, kernel_sizes)
     plan.refuse_unsupported(m, merge, needs_values=init == "svd")
     before = None
     if example_input is not None:
-        before = observe(model, list(plan.chosen), example_input, follow=n > 1)
+        before = _observed(model, list(plan.chosen), example_input, follow=n > 1)
         plan.refuse_unwatched(before)
     plan.settle(unsupported)
-    joined = _runs(model, plan, n, runs, before)
-    options = BlockOptions(m, init, width, maximum_width, merge, sweeps, activation)
-    layers = plan.chosen
-    blocks = {run.layers[0]: options.block_for_run(run, layers) for run in joined}
-    for name, layer in in_no_run(layers, joined).items():
+    chains = _chains(model, plan, n, runs, before)
+    blocks: dict[str, SeparableConv3d] = {}
+    for chain in _shown(chains, plan, progress):
+        layers = [plan.chosen[name] for name in chain.layers]
+        first = chain.layers[0]
         try:
-            blocks[name] = options.block_for(name, layer)
-        except ConfigError as error:  # values that are not finite
-            plan.refused[name] = str(error)
-    plan.settle(unsupported)
-    replacements: dict[str, nn.Module] = {
-        name: nn.Identity() for run in joined for name in run.chain[1:]
-    }
-    replacements.update(blocks)
-    parameters = parameter_count(model)
-    originals = {name: model.get_submodule(name) for name in replacements}
-    converted = replaced(model, replacements, inplace=inplace)
-    after = None
-    if before is not None and example_input is not None:
+            widths = stream_widths(
+                first, layers, m, merge, width, maximum=maximum_width, linear=activation is None
+            )
+            blocks[first] = separable(
+                layers,
+                chain.links,
+                widths,
+                init=init,
+                merge=merge,
+                sweeps=sweeps,
+                activation=activation,
+            )
+        except ConfigError as error:  # an impossible width, values that are not finite
+            shown = "" if n == 1 else f"{' → '.join(chain.layers)}: "
+            plan.refused.update(dict.fromkeys(chain.layers, f"{shown}{error}"))
+    parameters, after = parameter_count(model), None
+    while True:
+        chains = _settled(chains, plan, unsupported)
+        places = _places(model, chains, blocks)
+        originals = {name: model.get_submodule(name) for name in places}
+        converted = replaced(model, places, inplace=inplace)
+        if before is None or example_input is None:
+            break
+        # What the network does to its layers else, some only tell when they are gone.
+        fine = False
         try:
-            after = _observe_again(converted, before, list(plan.chosen), example_input)
-        except BaseException:
-            if inplace:
-                put_back(model, originals)
-            raise
-    rows = report_rows(plan, joined, blocks, before, after)
-    total = None if before is None or after is None else (before.within(""), after.within(""))
+            after, lost = _observe_again(converted, before, chains, example_input)
+            fine = not lost
+        finally:
+            if inplace and not fine:
+                _put_all(model, originals)
+        if fine:
+            break
+        singly = {} if after else _culprits(model, chains, blocks, before, example_input)
+        plan.refused.update(singly or lost)
+    blocks = {name: block for name, block in blocks.items() if name in places}
+    rows = report_rows(plan, chains, blocks, before, after)
     counts = (parameters, parameter_count(converted))
-    chains = tuple(run.chain for run in joined)
-    report = ConversionReport(m, n, merge, init, rows, counts, total, chains)
+    names = tuple(chain.names for chain in chains if len(chain.layers) > 1)
+    report = ConversionReport(m, n, merge, init, rows, counts, None, runs=names)
+    if before is not None and after is not None:
+        report = ConversionReport(
+            m,
+            n,
+            merge,
+            init,
+            rows,
+            counts,
+            (before.total, after.total),
+            (before.elsewhere, after.elsewhere),
+            before.uncounted,
+            names,
+        )
     return Conversion(converted, report)
 
 
-def _runs(
-    model: nn.Module, plan: Plan, n: int, runs: Runs, before: Observation | None
-) -> tuple[Run, ...]:
-    """The runs of n layers, given or found."""
-    if n == 1:
-        return ()
-    links = None if before is None else before.links
-    if runs is not None:
-        return given_runs(model, plan.chosen, runs, n, links)
-    assert links is not None  # _check_runs
-    found = found_runs(plan.chosen, links, n)
-    if not found:
-        raise ConfigError(
-            f"n={n}: no {n} of the {len(plan.chosen)} convolutions to convert follow each other "
-            "with only norms, activations and dropouts between, each used once; use n=1, or give "
-            "runs"
-        )
-    return found
-
-
-def _observe_again(
-    converted: nn.Module, before: Observation, names: list[str], example: ExampleInput
-) -> Observation:
-    """Run the converted network and see that it calls what it called before.
-
-    Raises:
-        ConfigError: if it does not run, or calls other layers.
-    """
-    try:
-        after = observe(converted, names, example)
-    except Exception as error:
-        raise ConfigError(
-            "the converted network does not run on example_input: "
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}; "
-            "something else uses a layer's attributes, exclude that layer"
-        ) from error
-    lost = [name for name in names if after.calls.get(name, 0) != before.calls.get(name, 0)]
-    if lost:
-        reason = "called otherwise after the conversion; the network holds it in a second place"
-        raise ConfigError(refusal(dict.fromkeys(lost, reason)))
-    return after
-
-
 def _check_arguments(
-    m: int,
-    n: int,
-    init: str,
-    merge: str,
-    unsupported: str,
-    sweeps: int,
-    activation: object,
+    m: int, n: int, init: str, merge: str, unsupported: str, sweeps: int, activation: object
 ) -> None:
     check_streams(m, n)
     for key, value, known in (
@@ -370,23 +202,189 @@ def _check_arguments(
         )
 
 
-def _check_runs(n: int, init: str, runs: Runs, example_input: ExampleInput | None) -> None:
-    if n == 1 and runs:
-        raise ConfigError("runs are for n > 1; with n=1 every convolution is converted by itself")
-    if n > 1 and example_input is None and (runs is None or init == "svd"):
+def _chains(
+    model: nn.Module, plan: Plan, n: int, runs: Runs, before: Observation | None
+) -> list[Chain]:
+    """The chains of n layers, given or found, and every other layer as one by itself."""
+    chosen, chains = plan.chosen, []
+    if runs is not None:
+        links = None if before is None else before.links
+        chains = given_chains(model, chosen, runs, n, links, {} if before is None else before.ends)
+    elif n > 1 and before is not None:
+        chains = found_chains(chosen, before.links, before.ends, n)
+    taken = {name for chain in chains for name in chain.layers}
+    return chains + [Chain((name,), (name,)) for name in chosen if name not in taken]
+
+
+def _shown(chains: list[Chain], plan: Plan, progress: bool) -> Iterable[Chain]:
+    """The chains, with a bar that tells weights, as time goes with them."""
+    if not progress:
+        return chains
+    from tqdm import tqdm  # only where a bar is asked for
+
+    def with_bar() -> Iterator[Chain]:
+        sizes = [sum(map(parameter_count, map(plan.chosen.get, c.layers))) for c in chains]  # type: ignore[arg-type]
+        with tqdm(total=sum(sizes), desc="converting", unit="", unit_scale=True) as bar:
+            for chain, size in zip(chains, sizes, strict=True):
+                bar.set_postfix_str(chain.layers[0])
+                yield chain
+                bar.update(size)
+
+    return with_bar()
+
+
+def _settled(chains: list[Chain], plan: Plan, unsupported: Unsupported) -> list[Chain]:
+    """The chains that are left, if layers may be refused at all."""
+    left = []
+    for chain in chains:
+        lost = [name for name in chain.layers if name in plan.refused]
+        if lost:
+            for name in chain.layers:
+                plan.refused.setdefault(name, f"goes with {', '.join(lost)}")
+        else:
+            left.append(chain)
+    plan.settle(unsupported)
+    return left
+
+
+def _places(
+    model: nn.Module, chains: list[Chain], blocks: Mapping[str, SeparableConv3d]
+) -> dict[str, Place]:
+    """What to put where: a block at the first layer of every chain, nothing much at the others."""
+    places: dict[str, Place] = {}
+    for chain in chains:
+        first, *others = chain.layers
+        block = places[first] = blocks[first]
+        block.stand_for(model.get_submodule(first))
+        places.update({name: Absorbed(model.get_submodule(name)) for name in chain.removed})
+        pairs = [*chain.pairs, False]
+        block.paired = pairs[0]
+        for i, name in enumerate(others):
+            place = Absorbed(model.get_submodule(name), undone=pairs[i], paired=pairs[i + 1])
+            if pairs[i] and chain.links:
+                place.scale.fill_(chain.links[i].scale)
+            places[name] = place
+    return places
+
+
+def _observed(
+    model: nn.Module, names: list[str], example: ExampleInput, *, follow: bool
+) -> Observation:
+    try:
+        return observe(model, names, example, follow=follow)
+    except Exception as error:  # whatever the code of others raises
         raise ConfigError(
-            f"n={n} needs example_input, data as in training: it shows which convolutions follow "
-            "each other, and what stands between them does (init='random' with runs does without)"
-        )
+            f"{type(model).__name__} itself does not run on example_input: {_said(error)}"
+        ) from error
 
 
-# ----------------------------------------
-# The arguments of ``convert`` that a network's shape depends on, as a file can hold them.
+def _observe_again(
+    converted: nn.Module, before: Observation, chains: list[Chain], example: ExampleInput
+) -> tuple[Observation | None, dict[str, str]]:
+    """Run the converted network; what it did, and the layers that stop it or are called otherwise.
+
+    If it does not run at all, any layer may be the reason.
+    """
+    names = [name for chain in chains for name in chain.layers]
+    try:
+        after = observe(converted, names, example)
+    except Exception as error:  # whatever the code of others raises
+        return None, dict.fromkeys(names, f"the network does not run without it: {_said(error)}")
+    reason = "called otherwise after the conversion; the network holds it in a second place"
+    changed = [name for name in names if after.calls.get(name, 0) != before.calls.get(name, 0)]
+    return after, dict.fromkeys(changed, reason)
+
+
+def _culprits(
+    model: nn.Module,
+    chains: list[Chain],
+    blocks: Mapping[str, SeparableConv3d],
+    before: Observation,
+    example: ExampleInput,
+) -> dict[str, str]:
+    """The layers without which the network does not run, found by converting each chain alone."""
+    found: dict[str, str] = {}
+    for chain in chains:
+        places = _places(model, [chain], blocks)
+        originals = {name: model.get_submodule(name) for name in places}
+        try:
+            after, lost = _observe_again(
+                replaced(model, places, inplace=True), before, [chain], example
+            )
+        finally:
+            _put_all(model, originals)
+        if after is None:
+            found.update(lost)
+    return found
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_is_full_backward_hook",
+    "_backward_pre_hooks",
+)
+
+
+def replaced(model: Model, places: Mapping[str, nn.Module], *, inplace: bool) -> Model:
+    """A network with some modules replaced; forward and backward hooks move to the new ones.
+
+    Args:
+        model: any module.
+        places: by the name of what they replace; "" is the network itself.
+        inplace: False leaves the network as it is and returns a copy. What is replaced is not
+            even copied; wherever the network holds it, attributes and lists included, the copy
+            holds the new module.
+    """
+    if inplace:
+        if "" in places:
+            raise ConfigError("a single layer cannot be replaced in place; use what is returned")
+        _put_all(model, places)
+        return model
+    memo: dict[int, Any] = {}  # deepcopy takes what it finds here instead of copying
+    for name, module in places.items():
+        memo[id(model.get_submodule(name))] = module
+    try:
+        twin = copy.deepcopy(model, memo)
+        for name, module in places.items():
+            old = model.get_submodule(name)
+            for hooks in _HOOKS:
+                setattr(module, hooks, copy.deepcopy(getattr(old, hooks), memo))
+    except Exception as error:  # whatever the code of others raises
+        raise ConfigError(
+            f"the network cannot be copied ({_said(error)}); use inplace=True"
+        ) from error
+    return twin
+
+
+def _put_all(model: nn.Module, places: Mapping[str, nn.Module]) -> None:
+    """Put modules in the place of others, wherever the network has these as children."""
+    new = {id(model.get_submodule(name)): module for name, module in places.items()}
+    for name, module in places.items():
+        old = model.get_submodule(name)
+        for hooks in _HOOKS:
+            # The very dictionaries move, so that handles still remove their hooks.
+            moved = getattr(old, hooks)
+            setattr(module, hooks, moved)
+            if isinstance(moved, dict):
+                setattr(old, hooks, type(moved)())
+    for parent in [*model.modules()]:
+        for child, part in parent._modules.items():
+            if id(part) in new:
+                parent._modules[child] = new[id(part)]
 
 
 @dataclass
 class ConversionArguments:
-    """What of ``psc.convert``'s arguments a network's shape depends on; see there.
+    """What of ``psc.convert``'s arguments a network's shape depends on, as a file can hold it.
 
     Attributes:
         width: "eq5", "exact", or a number in digits.
@@ -406,41 +404,34 @@ class ConversionArguments:
     runs: list[list[str]] | None = None
 
     def apply(
-        self, network: nn.Module, init: Initialisation, example_input: ExampleInput | None = None
+        self,
+        network: nn.Module,
+        init: Initialisation,
+        example_input: ExampleInput | None = None,
+        *,
+        progress: bool = False,
     ) -> Conversion[nn.Module]:
-        """Convert a network in place.
-
-        Args:
-            network: that is converted.
-            init: "svd" or "random".
-            example_input: see ``psc.convert``.
-
-        Raises:
-            ConfigError: as ``psc.convert``.
-        """
+        """Convert a network in place, see ``psc.convert``."""
         if self.width not in ("eq5", "exact") and not self.width.isdigit():
             raise ConfigError(f"width must be eq5, exact or a number, got {self.width!r}")
-        numbers: dict[str, Literal["eq5"] | None] = {"eq5": "eq5", "exact": None}
+        widths: dict[str, Literal["eq5"] | None] = {"eq5": "eq5", "exact": None}
         return convert(
             network,
             self.m,
             self.n,
             init=init,
-            width=numbers[self.width] if self.width in numbers else int(self.width),
+            width=widths[self.width] if self.width in widths else int(self.width),
             maximum_width=self.maximum_width,
             include=self.include,
             exclude=self.exclude,
             merge=cast(Merge, self.merge),
             activation=nn.ReLU if self.activation else None,
-            unsupported=cast(Literal["refuse", "skip"], self.unsupported),
+            unsupported=cast(Unsupported, self.unsupported),
             runs=self.runs,
             example_input=example_input,
             inplace=True,
+            progress=progress,
         )
-
-
-# ----------------------------------------
-# The inverse of a conversion: streams without a non-linearity composed to one Conv3d again.
 
 
 def merge_linear(model: nn.Module, *, inplace: bool = False) -> nn.Module:
@@ -462,46 +453,18 @@ def merge_linear(model: nn.Module, *, inplace: bool = False) -> nn.Module:
             1D convolutions and is no convolution at all, or stands for several layers; all such
             layers are named.
     """
-    runs = [n for n, part in model.named_modules() if isinstance(part, SeparableRun3d)]
-    if runs:
-        raise ConfigError(
-            f"merge_linear: {', '.join(runs)}: a block that stands for several layers pads between "
-            "its 2D convolutions, which no single Conv3d does; psc.conversion.composed_run_weight "
-            "is its kernel away from the borders"
-        )
     layers = {n: part for n, part in model.named_modules() if isinstance(part, SeparableConv3d)}
     if not layers:
         raise ConfigError("merge_linear: the network has no layer that psc.convert made")
+    if several := [name for name, layer in layers.items() if layer.n > 1]:
+        raise ConfigError(
+            f"merge_linear: {', '.join(several)}: a block that stands for several layers pads "
+            "between its 2D convolutions, which no single Conv3d does; "
+            "psc.conversion.composed_weight is its kernel away from the borders"
+        )
     if bent := [name for name, layer in layers.items() if not layer.is_linear]:
         raise ConfigError(
             f"merge_linear: a non-linearity stands between the convolutions of {', '.join(bent)}; "
             "no single Conv3d equals them"
         )
     return replaced(model, {n: merged(part) for n, part in layers.items()}, inplace=inplace)
-
-
-def merged(layer: SeparableConv3d) -> nn.Conv3d:
-    """The Conv3d that a separable layer without activation equals."""
-    plane, line = layer.convolutions()[0]
-    bias = composed_bias(layer)
-    conv = uninitialised(
-        layer.in_channels,
-        layer.out_channels,
-        layer.kernel_size,
-        stride=layer.stride,
-        padding=layer.padding,
-        dilation=layer.dilation,
-        groups=layer.groups,
-        bias=bias is not None,
-        padding_mode=layer.padding_mode,
-        device=plane.weight.device,
-        dtype=plane.weight.dtype,
-    )
-    with torch.no_grad():
-        conv.weight.copy_(composed_weight(layer))
-        if conv.bias is not None and bias is not None:
-            conv.bias.copy_(bias)
-    conv.weight.requires_grad_(plane.weight.requires_grad)
-    if conv.bias is not None and line.bias is not None:
-        conv.bias.requires_grad_(line.bias.requires_grad)
-    return conv.train(layer.training)

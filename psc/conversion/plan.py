@@ -1,30 +1,25 @@
 """What will become of each of a network's 3D convolutions, decided before any work is done."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Sequence
+from fnmatch import fnmatchcase
 from typing import Literal
 
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
-from psc.block.stream import Merge
-from psc.conversion.observation import Observation, Selection
+from psc.block.stream import AXES, Merge, Triple
+from psc.conversion.watching import Observation
 from psc.errors import ConfigError
 
-# ----------------------------------------
-# Which Conv3d layers can become separable ones, and why others cannot.
-
-
-_OWN_PARAMETERS = {"weight", "bias"}
+Names = str | Sequence[str] | None
+KernelSizes = Iterable[int | Sequence[int]] | None
+Unsupported = Literal["refuse", "skip"]
 
 
 def check_model(model: nn.Module) -> None:
-    """Refuse networks that are wrapped in what must come after a conversion.
-
-    Raises:
-        ConfigError: naming the wrapper.
-    """
+    """Refuse networks that are wrapped in what must come after a conversion."""
     for module in model.modules():
         kind = type(module).__name__
         if kind in ("DistributedDataParallel", "FullyShardedDataParallel", "OptimizedModule"):
@@ -36,63 +31,155 @@ def check_model(model: nn.Module) -> None:
             raise ConfigError("the network is TorchScript; convert it before torch.jit, not after")
 
 
-def convolutions(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every 3D convolution of a network once, by its first name, quantised ones included.
+class Plan:
+    """The layers to convert, and those that are kept or refused, each with its reason.
 
-    Only what is, or was before quantisation, an ``nn.Conv3d``; not transposed convolutions.
+    Args:
+        model: any module. Of a convolution that it holds in several places (nnU-Net does) the first
+            name counts; it is replaced in all.
+        include: names or patterns (``layer1``, ``*.conv2``) of convolutions, or of modules around
+            them, in any of their places; None: all.
+        exclude: the same, taken away.
+        kernel_sizes: (kD, kH, kW), or a number for a cube; None: all.
+
+    Attributes:
+        layers: every 3D convolution by name, quantised ones included; not transposed ones.
+        kept: why some stay as they are, as asked for or as documented.
+        refused: why some that were asked for cannot be converted.
     """
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv3d) or is_quantised(module):
-            yield name, module
+
+    def __init__(
+        self, model: nn.Module, include: Names, exclude: Names, kernel_sizes: KernelSizes
+    ) -> None:
+        self._model = model
+        self.layers = {
+            name: part
+            for name, part in model.named_modules()
+            if isinstance(part, nn.Conv3d) or _is_quantised(part)
+        }
+        if not self.layers:
+            raise ConfigError(f"{type(model).__name__} has no Conv3d to convert")
+        places: dict[int, list[str]] = {id(part): [] for part in self.layers.values()}
+        for name, part in model.named_modules(remove_duplicate=False):
+            if id(part) in places:
+                places[id(part)].append(name)
+        known = [name for names in places.values() for name in names]
+        included = _patterns("include", include, known)
+        excluded = _patterns("exclude", exclude, known)
+        sizes = None if kernel_sizes is None else {_triple(size) for size in kernel_sizes}
+        self.refused: dict[str, str] = {}
+        self.kept: dict[str, str] = {}
+        for name, part in self.layers.items():
+            size, names = part.kernel_size, places[id(part)]
+            if included is not None and not _fit(names, included):
+                self.kept[name] = "not in include"
+            elif excluded is not None and _fit(names, excluded):
+                self.kept[name] = "in exclude"
+            elif sizes is not None and size not in sizes:
+                self.kept[name] = "not in kernel_sizes"
+            elif all(extent == 1 for extent in size):
+                self.kept[name] = "pointwise"
+            elif min(size) == 1:
+                self.kept[name] = "2D or 1D already"
+            elif _is_empty(part):
+                self.kept[name] = "of size zero"
+
+    @property
+    def chosen(self) -> dict[str, nn.Conv3d]:
+        """The layers to convert."""
+        left = self.layers.keys() - self.kept.keys() - self.refused.keys()
+        return {n: part for n, part in self.layers.items() if n in left}
+
+    def refuse_unsupported(self, m: int, merge: Merge, *, needs_values: bool) -> None:
+        """Refuse what cannot be converted; ``needs_values``: weights are read."""
+        users: dict[int, list[str]] = {}
+        for name, module in self._model.named_modules():
+            for parameter in module._parameters.values():
+                users.setdefault(id(parameter), []).append(name)
+        for name in self.layers.keys() - self.kept.keys():
+            layer = self.layers[name]
+            reason = _why_not(layer, m, merge, needs_values)
+            own = [p for p in layer._parameters.values() if p is not None]
+            shared = {user for p in own for user in users[id(p)]}
+            if reason is None and len(shared) > 1:
+                reason = f"its parameters are shared by {', '.join(sorted(shared))}"
+            if reason is not None:
+                self.refused[name] = reason
+
+    def refuse_unwatched(self, observation: Observation) -> None:
+        """Refuse layers that a forward pass did not call, or whose weights it used otherwise."""
+        for name in self.chosen:
+            if name in observation.used_elsewhere:
+                self.refused[name] = "its parameters are also used outside of its own forward pass"
+            elif not observation.calls.get(name):
+                self.refused[name] = (
+                    "example_input never calls it in evaluation mode: it is idle, or its "
+                    "parameters are used otherwise"
+                )
+
+    def settle(self, unsupported: Unsupported) -> None:
+        """Go on without the refused layers, or not at all, and name them."""
+        if not self.refused or unsupported == "skip":
+            return
+        lines = [
+            f"  {name or '(the network)'}: {self.refused[name]}"
+            for name in self.layers
+            if name in self.refused
+        ]
+        count = "1 layer" if len(lines) == 1 else f"{len(lines)} layers"
+        raise ConfigError(
+            "\n".join(
+                [
+                    f"{count} cannot be converted:",
+                    *lines,
+                    "Leave them as they are with unsupported='skip', or choose others by include, "
+                    "exclude or kernel_sizes",
+                ]
+            )
+        )
 
 
-def is_quantised(module: nn.Module) -> bool:
+def _patterns(key: str, names: Names, known: Collection[str]) -> list[str] | None:
+    if names is None:
+        return None
+    patterns = [names] if isinstance(names, str) else list(names)
+    for pattern in patterns:
+        if not _fit(known, [pattern]):
+            shown = ", ".join(list(known)[:8]) + (", …" if len(known) > 8 else "")
+            raise ConfigError(f"{key}: {pattern!r} fits no 3D convolution; there are {shown}")
+    return patterns
+
+
+def _fit(names: Iterable[str], patterns: Iterable[str]) -> bool:
+    """Whether a pattern fits one of the names, or a module around it."""
+    parts = [name.split(".") for name in names]
+    around = [".".join(part[: i + 1]) for part in parts for i in range(len(part))]
+    return any(fnmatchcase(name, pattern) for pattern in patterns for name in around)
+
+
+def _triple(size: int | Sequence[int]) -> Triple:
+    sizes = (size,) * AXES if isinstance(size, int) else tuple(size)
+    if len(sizes) != AXES or not all(isinstance(s, int) and s > 0 for s in sizes):
+        raise ConfigError(f"kernel_sizes: {size!r} is neither a number nor (kD, kH, kW)")
+    d, h, w = sizes
+    return d, h, w
+
+
+def _is_quantised(module: nn.Module) -> bool:
     """Whether this is one of PyTorch's quantised 3D convolutions, fused or not."""
     kind = type(module)
     return "quantized" in kind.__module__ and "Conv" in kind.__name__ and "3d" in kind.__name__
 
 
-def sharing(model: nn.Module) -> dict[int, str]:
-    """Modules of a network that cannot be replaced alone, by ``id``, with the reason.
-
-    A layer within a block that is itself used twice has one owner, and is no such case: it is
-    replaced once, for both.
-    """
-    owners: Counter[int] = Counter()
-    names: dict[int, list[str]] = {}
-    for name, module in model.named_modules():
-        for child_name, child in module._modules.items():
-            if child is not None:
-                owners[id(child)] += 1
-                full = f"{name}.{child_name}" if name else child_name
-                names.setdefault(id(child), []).append(full)
-    users: dict[int, list[str]] = {}
-    for name, module in model.named_modules():
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                users.setdefault(id(parameter), []).append(name)
-    reasons = {}
-    for module in model.modules():
-        shared = {
-            user for p in module._parameters.values() if p is not None for user in users[id(p)]
-        }
-        if len(shared) > 1:
-            reasons[id(module)] = f"its parameters are shared by {', '.join(sorted(shared))}"
-        if owners[id(module)] > 1:
-            reasons[id(module)] = f"one module under the names {', '.join(names[id(module)])}"
-    return reasons
+def _is_empty(module: nn.Module) -> bool:
+    return (
+        isinstance(module, nn.Conv3d) and not is_lazy(module.weight) and not module.weight.numel()
+    )
 
 
-def why_not(module: nn.Module, m: int, merge: Merge, *, needs_values: bool) -> str | None:
-    """The reason, with its remedy, why a layer cannot be converted; None if it can.
-
-    Args:
-        module: one of ``convolutions``.
-        m: number of streams.
-        merge: how they are merged.
-        needs_values: whether its weights are read.
-    """
-    if is_quantised(module):
+def _why_not(module: nn.Module, m: int, merge: Merge, needs_values: bool) -> str | None:
+    """The reason, with its remedy, why a layer cannot be converted; None if it can."""
+    if _is_quantised(module):
         return "quantised; convert before quantising"
     if isinstance(module, LazyModuleMixin):
         return "lazy: its channels are not known yet; run the network once first"
@@ -112,9 +199,9 @@ def _why_not_its_class(module: nn.Conv3d) -> str | None:
     if module._parameters.get("weight") is None:
         return (
             "its weight is computed from other parameters (pruning, weight or spectral norm); make "
-            "it permanent first, such as by torch.nn.utils.prune.remove"
+            "it permanent first, such as by torch.nn.utils.prune.remove or remove_weight_norm"
         )
-    surplus = (module._parameters.keys() - _OWN_PARAMETERS) | set(module._buffers)
+    surplus = (module._parameters.keys() - {"weight", "bias"}) | set(module._buffers)
     if surplus or module._modules:
         names = ", ".join(sorted(surplus | set(module._modules)))
         return f"it holds more than a weight and a bias: {names}"
@@ -142,85 +229,3 @@ def _why_not_its_weight(module: nn.Conv3d, m: int, merge: Merge, needs_values: b
             f"m={per_group} or merge='sum'"
         )
     return None
-
-
-Unsupported = Literal["refuse", "skip"]
-
-
-class Plan:
-    """The layers to convert, and those that are kept or refused, each with its reason.
-
-    Args:
-        model: any module.
-        selection: which layers are asked for.
-
-    Attributes:
-        layers: every 3D convolution by name.
-        kept: why some stay as they are, as asked for or as documented.
-        refused: why some that were asked for cannot be converted.
-
-    Raises:
-        ConfigError: if the network has no 3D convolution.
-    """
-
-    def __init__(self, model: nn.Module, selection: Selection) -> None:
-        self._model = model
-        self.layers = dict(convolutions(model))
-        self.kept: dict[str, str] = {}
-        self.refused: dict[str, str] = {}
-        for name, layer in self.layers.items():
-            reason = selection.reason_against(name, layer.kernel_size)  # type: ignore[arg-type]
-            if reason is not None:
-                self.kept[name] = reason
-
-    @property
-    def chosen(self) -> dict[str, nn.Conv3d]:
-        """The layers to convert."""
-        left = self.layers.keys() - self.kept.keys() - self.refused.keys()
-        return {n: part for n, part in self.layers.items() if n in left}  # type: ignore[misc]
-
-    def refuse_unsupported(self, m: int, merge: Merge, *, needs_values: bool) -> None:
-        """Refuse what ``psc.conversion.plan`` finds."""
-        shared = sharing(self._model)
-        for name in self.layers.keys() - self.kept.keys():
-            layer = self.layers[name]
-            reason = why_not(layer, m, merge, needs_values=needs_values) or shared.get(id(layer))
-            if reason is not None:
-                self.refused[name] = reason
-
-    def refuse_unwatched(self, observation: Observation) -> None:
-        """Refuse layers that a forward pass did not call, or whose weights it used otherwise."""
-        for name in self.chosen:
-            if name in observation.used_elsewhere:
-                self.refused[name] = "its parameters are also used outside of its own forward pass"
-            elif not observation.calls.get(name):
-                self.refused[name] = (
-                    "example_input never calls it in evaluation mode: it is idle, or its "
-                    "parameters are used otherwise"
-                )
-
-    def settle(self, unsupported: Unsupported) -> None:
-        """Go on without the refused layers, or not at all.
-
-        Raises:
-            ConfigError: naming all refused layers, unless they may be skipped.
-        """
-        if self.refused and unsupported == "refuse":
-            raise ConfigError(refusal(self._in_order(self.refused)))
-
-    def _in_order(self, reasons: Mapping[str, str]) -> dict[str, str]:
-        return {name: reasons[name] for name in self.layers if name in reasons}
-
-
-def refusal(reasons: Mapping[str, str]) -> str:
-    """The message that lists layers with reasons and says what can be done."""
-    lines = [f"  {name or '(the network)'}: {reason}" for name, reason in reasons.items()]
-    count = "1 layer" if len(lines) == 1 else f"{len(lines)} layers"
-    return "\n".join(
-        [
-            f"{count} cannot be converted:",
-            *lines,
-            "Leave them as they are with unsupported='skip', or choose others by include, exclude "
-            "or kernel_sizes",
-        ]
-    )

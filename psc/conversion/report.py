@@ -8,11 +8,11 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from psc.block.stream import Merge, Triple
-from psc.conversion.factors import Initialisation, composed_layers, kernel_error, run_error
-from psc.conversion.following import Run
-from psc.conversion.layers import ParallelStreams, SeparableConv3d, SeparableRun3d
-from psc.conversion.observation import Observation
+from psc.conversion.chains import Chain
+from psc.conversion.factors import Initialisation, composed_layers
+from psc.conversion.layers import SeparableConv3d
 from psc.conversion.plan import Plan
+from psc.conversion.watching import Observation
 
 Status = Literal["converted", "merged", "kept", "skipped"]
 
@@ -22,7 +22,7 @@ class LayerReport:
     """One 3D convolution of the network.
 
     Attributes:
-        name: its path; "" if it is the network itself.
+        name: its path, the first where it has several; "" if it is the network itself.
         status: "merged": its block stands at an earlier layer, n > 1; "kept": not asked for, or
             nothing to separate; "skipped": it cannot be converted.
         reason: for what is not converted.
@@ -57,8 +57,10 @@ class ConversionReport:
         layers: in the order of the network's modules.
         parameters: of the whole network, before and after.
         multiply_adds: MACs of a forward pass of the example input, before and after; None without.
+        elsewhere: of these, what is no layer's, such as attention's products.
+        uncounted: operations that multiply and are in no number.
         runs: of every block for n > 1 layers, the names of the modules that it replaces, in the
-            order of the data; ``convert`` takes them as ``runs``.
+            order of the data, and in parentheses of what stays between them.
     """
 
     m: int
@@ -68,6 +70,8 @@ class ConversionReport:
     layers: tuple[LayerReport, ...]
     parameters: tuple[int, int]
     multiply_adds: tuple[int, int] | None
+    elsewhere: tuple[int, int] = (0, 0)
+    uncounted: tuple[str, ...] = ()
     runs: tuple[tuple[str, ...], ...] = ()
 
     @property
@@ -75,19 +79,45 @@ class ConversionReport:
         """The layers that were replaced."""
         return tuple(layer for layer in self.layers if layer.status == "converted")
 
+    @property
+    def plan(self) -> dict[str, Any]:
+        """Arguments of ``convert``, as JSON can hold them, that do the same to a network anew.
+
+        ``convert(network, **plan)`` gives one that a state_dict of the converted network can be
+        loaded into, without an example input; give ``activation`` again if there was one.
+        """
+        taken = [row.name for row in self.layers if row.status in ("converted", "merged")]
+        return {
+            "m": self.m,
+            "n": self.n,
+            "merge": self.merge,
+            "init": "random",
+            "include": taken,
+            "width": {row.name: list(row.widths) for row in self.converted},
+            "runs": [list(run) for run in self.runs] if self.n > 1 else None,
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
         """A table with a line per layer and the totals."""
-        title = f"P{self.m}SC{self.n}, {self.merge}, init={self.init}"
         head = ("layer", "kernel", "channels", "M", "error", "parameters", "MACs")
-        rows = [_row(layer) for layer in self.layers]
         done = sum(layer.status in ("converted", "merged") for layer in self.layers)
         total = f"total, {done} of {len(self.layers)} converted"
         last = (total, "", "", "", "", _change(self.parameters), _change(self.multiply_adds))
-        return "\n".join([title, *_aligned([head, *rows, last])])
+        rows = [head, *map(_row, self.layers), last]
+        sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [f"P{self.m}SC{self.n}, {self.merge}, init={self.init}"]
+        for row in rows:
+            cells = (cell.ljust(size) for cell, size in zip(row, sizes, strict=True))
+            lines.append("  ".join(cells).rstrip())
+        if any(self.elsewhere):
+            lines.append(f"MACs outside of layers (attention, say): {_change(self.elsewhere)}")
+        if self.uncounted:
+            lines.append(f"multiplied, but not counted: {', '.join(self.uncounted)}")
+        return "\n".join(lines)
 
 
 def _row(layer: LayerReport) -> tuple[str, ...]:
@@ -112,48 +142,29 @@ def _change(pair: tuple[int, int] | None) -> str:
     return f"{before:,}" if before == after else f"{before:,} → {after:,}"
 
 
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    sizes = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(cell.ljust(size) for cell, size in zip(row, sizes, strict=True)).rstrip()
-        for row in rows
-    ]
-
-
-# ----------------------------------------
-# The rows of a conversion's report.
-
-
 def report_rows(
     plan: Plan,
-    runs: Sequence[Run],
-    blocks: Mapping[str, ParallelStreams],
+    chains: Sequence[Chain],
+    blocks: Mapping[str, SeparableConv3d],
     before: Observation | None,
     after: Observation | None,
 ) -> tuple[LayerReport, ...]:
-    """One row per 3D convolution of the network.
+    """One row per 3D convolution of the network; observations without an example input are None.
 
-    Args:
-        plan: what was to be converted.
-        runs: layers that have a block in common.
-        blocks: by the name of the (first) layer that they replace.
-        before: the network as it was; None without an example input.
-        after: the converted network; None without an example input.
+    ``blocks`` are by the name of the first layer of their chain.
     """
-    first = {run.layers[0]: run for run in runs}
-    merged = {name: run.layers[0] for run in runs for name in run.layers[1:]}
+    chain_of = {name: chain for chain in chains for name in chain.layers}
     rows = []
     for name, layer in plan.layers.items():
-        block = blocks.get(name)
+        block, chain = blocks.get(name), chain_of.get(name)
         error, reason = None, plan.refused.get(name) or plan.kept.get(name)
         status: Status = "skipped" if name in plan.refused else "kept"
         together: Sequence[str] = (name,)
-        if name in merged:
-            status, together, reason = "merged", (), f"into the block at {merged[name]}"
-        elif block is not None:
-            status = "converted"
-            together = first[name].layers if name in first else together
-            error = _error(plan, first.get(name), layer, block)
+        if chain is not None and block is not None:
+            status, together = "converted", chain.layers
+            error = _error(plan, chain, block)
+        elif chain is not None:
+            status, together, reason = "merged", (), f"into the block at {chain.layers[0]}"
         count = sum(parameter_count(plan.layers[n]) for n in together)
         left = count if block is None else parameter_count(block)
         work = None
@@ -164,10 +175,10 @@ def report_rows(
                 name,
                 status,
                 reason,
-                layer.kernel_size,  # type: ignore[arg-type]
-                layer.groups,  # type: ignore[arg-type]
-                layer.in_channels,  # type: ignore[arg-type]
-                layer.out_channels,  # type: ignore[arg-type]
+                layer.kernel_size,
+                layer.groups,
+                layer.in_channels,
+                layer.out_channels,
                 () if block is None else block.widths,
                 error,
                 (count, left),
@@ -182,16 +193,9 @@ def parameter_count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if not is_lazy(p))
 
 
-def _error(plan: Plan, run: Run | None, layer: nn.Module, block: ParallelStreams) -> float | None:
+def _error(plan: Plan, chain: Chain, block: SeparableConv3d) -> float | None:
     """Of the kernel; None where there are no values to compare."""
-    assert isinstance(layer, nn.Conv3d)
-    if layer.weight.is_meta:
+    layers: list[nn.Conv3d] = [plan.layers[name] for name in chain.layers]
+    if layers[0].weight.is_meta or len(chain.links) + 1 < len(layers):
         return None
-    if run is None:
-        assert isinstance(block, SeparableConv3d)
-        return kernel_error(layer, block)
-    if not run.links:
-        return None
-    assert isinstance(block, SeparableRun3d)
-    layers = [plan.layers[name] for name in run.layers]
-    return run_error(composed_layers(layers, run.links), block)  # type: ignore[arg-type]
+    return composed_layers(layers, chain.links).error(block)

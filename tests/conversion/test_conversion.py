@@ -10,7 +10,7 @@ import psc
 from psc import ConvolutionOptions, PSCBlock, convert
 from psc.block.block import stream_width
 from psc.conversion import SeparableConv3d, composed_weight
-from psc.conversion.layers import layer_widths
+from psc.conversion.layers import stream_widths
 from psc.decomposition import factorise
 from psc.errors import ConfigError
 
@@ -79,9 +79,9 @@ def test_shapes_are_those_of_the_papers_block(m, shape):
         block = PSCBlock(*shape, m=m, n=1, options=ConvolutionOptions(activation=None))
     converted = convert(layer, m, init="random", activation=nn.Identity).model
     assert converted.widths == (block.width,) * m
-    for stream, (plane, line) in zip(block.streams, converted.convolutions(), strict=True):
-        assert plane.weight.shape == stream.plane_1.conv.weight.shape
-        assert line.weight.shape == stream.axis.conv.weight.shape
+    for s, stream in enumerate(block.streams):
+        assert converted.planes(s)[0].weight.shape == stream.plane_1.conv.weight.shape
+        assert converted.line(s).weight.shape == stream.axis.conv.weight.shape
 
 
 def test_eq5_of_kernels_that_are_not_cubic_and_of_groups_saves_no_weight_but_adds_none():
@@ -100,10 +100,12 @@ def test_eq5_of_kernels_that_are_not_cubic_and_of_groups_saves_no_weight_but_add
 def test_widths_may_be_given_and_end_at_the_rank_unless_a_non_linearity_follows():
     layer = nn.Conv3d(2, 4, 3)  # rank 12 along each axis
     options = {"maximum": None, "m": 1, "merge": "concatenate"}
-    assert layer_widths("a", layer, width=5, linear=True, **options) == (5,)
-    assert layer_widths("a", layer, width=50, linear=True, **options) == (12,)
-    assert layer_widths("a", layer, width=50, linear=False, **options) == (50,)
-    assert layer_widths("a", layer, width=lambda name, _: len(name), linear=True, **options) == (1,)
+    assert stream_widths("a", [layer], width=5, linear=True, **options) == (5,)
+    assert stream_widths("a", [layer], width=50, linear=True, **options) == (12,)
+    assert stream_widths("a", [layer], width=50, linear=False, **options) == (50,)
+    assert stream_widths("a", [layer], width=lambda name, _: len(name), linear=True, **options) == (
+        1,
+    )
     # Filters beyond the rank change nothing yet.
     wide = convert(layer, width=50, activation=nn.Identity).model
     assert relative(composed_weight(wide), layer.weight) < 1e-6

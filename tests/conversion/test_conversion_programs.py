@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from psc import convert, merge_linear
-from psc.conversion import SeparableConv3d, SeparableRun3d
+from psc.conversion import SeparableConv3d
 from psc.conversion.layers import Geometry
 
 
@@ -20,17 +20,15 @@ def results(network, x):
     return [y, *torch.autograd.grad((y * direction).sum(), [x, *network.parameters()])]
 
 
-class OrderMatters(nn.Module):
-    """Treats the three axes differently, and no voxel alone."""
-
-    def forward(self, x):
-        return torch.softmax(x, -1).cumsum(-2) + x.flip(-3)
+def single(c_in, c_out, *, padding=(0, 0, 0), **options):
+    """The module for one layer of 3×3×3."""
+    return SeparableConv3d(c_in, c_out, [Geometry((3, 3, 3), padding=padding)], **options)
 
 
 @pytest.mark.parametrize("m", [1, 2])
 def test_volumes_without_a_batch(m):
     torch.manual_seed(0)
-    layer = SeparableConv3d(3, 4, (3, 3, 3), padding=(1, 1, 1), widths=(6,) * m)
+    layer = single(3, 4, padding=(1, 1, 1), widths=(6,) * m)
     x = torch.randn(3, 9, 8, 8)
     torch.testing.assert_close(layer(x), layer(x[None])[0], rtol=1e-5, atol=1e-5)
 
@@ -39,7 +37,7 @@ def test_volumes_without_a_batch(m):
 @pytest.mark.parametrize(("m", "merge"), [(1, "concatenate"), (2, "sum")])
 def test_the_layout_of_the_result_is_that_of_the_input(channels, m, merge):
     """Networks that ``view`` a result rely on it."""
-    layer = SeparableConv3d(channels, 4, (3, 3, 3), widths=(3,) * m, merge=merge)
+    layer = single(channels, 4, widths=(3,) * m, merge=merge)
     x = torch.randn(2, channels, 8, 9, 7)
     assert layer(x).is_contiguous()
     assert layer(x).view(2, -1).shape == (2, 4 * 6 * 7 * 5)
@@ -50,7 +48,7 @@ def test_the_layout_of_the_result_is_that_of_the_input(channels, m, merge):
 def test_parameters_have_the_names_and_the_start_of_plain_convolutions():
     options = {"widths": (3, 2), "padding": (1, 1, 1), "activation": nn.PReLU}
     torch.manual_seed(0)
-    layer = SeparableConv3d(2, 5, (3, 3, 3), **options)
+    layer = single(2, 5, **options)
     after = torch.get_rng_state()
     torch.manual_seed(0)
     convolutions = {
@@ -65,7 +63,7 @@ def test_parameters_have_the_names_and_the_start_of_plain_convolutions():
     others = {"channel_order", "streams.0.activation.weight", "streams.1.activation.weight"}
     assert state.keys() == expected.keys() | others
     assert all(torch.equal(state[name], value) for name, value in expected.items())
-    run = SeparableRun3d(2, 4, [Geometry((3, 3, 3))] * 2, widths=(3,))
+    run = SeparableConv3d(2, 4, [Geometry((3, 3, 3))] * 2, widths=(3,))
     assert list(run.state_dict()) == [
         "streams.0.plane_1.weight",
         "streams.0.plane_2.weight",
@@ -76,7 +74,7 @@ def test_parameters_have_the_names_and_the_start_of_plain_convolutions():
 
 def test_what_a_user_puts_in_the_place_of_a_convolution_is_computed():
     torch.manual_seed(0)
-    layer = SeparableConv3d(2, 4, (3, 3, 3), padding=(1, 1, 1), widths=(3, 3))
+    layer = single(2, 4, padding=(1, 1, 1), widths=(3, 3))
     other = nn.Conv3d(2, 3, (3, 1, 3), padding=(1, 0, 1), bias=False)
     other.load_state_dict(layer.streams[1].plane.state_dict())
     x = torch.randn(1, 2, 6, 7, 8)

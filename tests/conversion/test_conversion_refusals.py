@@ -27,8 +27,8 @@ def conv():
 
 
 def broken():
-    """A network whose layers are each unsupported, but for the first and those kept."""
-    shared, tied = conv(), conv()
+    """A network whose layers are each unsupported, but for two and those kept."""
+    tied, shared = conv(), conv()
     tied.weight = conv().weight
     twin = conv()
     twin.weight = tied.weight
@@ -63,7 +63,6 @@ def broken():
 
 REASONS = {
     "lazy": "run the network once first",
-    "shared": "one module under the names shared, again.0",
     "tied": "parameters are shared by tied, twin",
     "twin": "parameters are shared by tied, twin",
     "pruned": "prune.remove",
@@ -97,7 +96,7 @@ def test_unsupported_layers_may_be_skipped_and_are_reported():
         del network[name]  # copy.deepcopy does not take all of these
     report = convert(network, 2, unsupported="skip").report
     status = {row.name: row.status for row in report.layers}
-    assert status.pop("good") == "converted"
+    assert status.pop("good") == status.pop("shared") == "converted"
     assert set(status.values()) == {"skipped"}
     assert "not finite" in next(row.reason for row in report.layers if row.name == "infinite")
     with pytest.raises(ConfigError, match=r"infinite: .* not finite"):
@@ -140,24 +139,19 @@ def test_weights_used_functionally_are_found_with_an_example():
     assert torch.allclose(done.model(x), network(x), atol=1e-5)
 
 
-class LooksAtItsLayer(nn.Module):
-    def __init__(self, second_home):
+class HoldsItTwice(nn.Module):
+    def __init__(self):
         super().__init__()
         self.conv = conv()
-        self.parts = [self.conv] if second_home else []
+        self.parts = [self.conv]
 
     def forward(self, x):
-        if self.parts:
-            return self.parts[0](x)
-        return self.conv(x.to(self.conv.weight.dtype))
+        return self.parts[0](x)
 
 
-@pytest.mark.parametrize(
-    ("second_home", "message"), [(False, "AttributeError.*weight"), (True, "in a second place")]
-)
-def test_what_fails_after_the_conversion_leaves_the_network_as_it_was(second_home, message):
-    network, x = LooksAtItsLayer(second_home), torch.randn(1, 2, 4, 4, 4)
-    with pytest.raises(ConfigError, match=message):
+def test_what_fails_after_the_conversion_leaves_the_network_as_it_was():
+    network, x = HoldsItTwice(), torch.randn(1, 2, 4, 4, 4)
+    with pytest.raises(ConfigError, match="in a second place"):
         convert(network, example_input={"x": x}, inplace=True)
     assert type(network.conv) is nn.Conv3d
     network(x)

@@ -43,7 +43,8 @@ def response(module, weight):
     """The kernel of a separable module, tap by tap, from what each stream makes of one voxel."""
     outputs = []
     group_in = weight.shape[1]
-    for plane, line in module.convolutions():
+    for s in range(len(module.widths)):
+        (plane,), line = module.planes(s), module.line(s)
         taps = torch.zeros(line.out_channels, *weight.shape[1:])
         per_group, width = line.out_channels // module.groups, line.weight.shape[1]
         for o in range(line.out_channels):

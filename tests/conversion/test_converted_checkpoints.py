@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from psc.applications import build_application
 from psc.config import compose
 from psc.config.schema import EvaluateConfig, SegmentConfig
-from psc.conversion import SeparableConv3d, SeparableRun3d
+from psc.conversion import SeparableConv3d
 from psc.errors import CheckpointError, ConfigError
 from psc.networks.build import build_network
 from psc.paper.groups import differences, record_settings, settings
@@ -206,7 +206,8 @@ def test_pairs_become_blocks_matched_to_the_original_and_are_trained_on(
     assert load_checkpoint(path)[CONVERSION_KEY]["runs"] == written["runs"]
     pairs = len(written["runs"])
     network = network_of(path, compose(overrides))
-    assert sum(isinstance(part, SeparableRun3d) for part in network.modules()) == pairs > 2
+    blocks = [part for part in network.modules() if isinstance(part, SeparableConv3d)]
+    assert sum(block.n == 2 for block in blocks) == pairs > 2
     record = train(
         compose([*overrides, f"output_directory={tmp_path}/runs", f"initial_weights={path}"])
     )

@@ -12,7 +12,8 @@ from torchvision.models.video import r3d_18
 
 from psc import convert, merge_linear
 from psc.block.block import stream_width
-from psc.conversion import SeparableConv3d, SeparableRun3d, composed_run_weight
+from psc.conversion import SeparableConv3d, composed_weight
+from psc.conversion.layers import Absorbed
 from psc.decomposition import compose_chain
 from psc.errors import ConfigError
 
@@ -54,9 +55,9 @@ def test_what_is_affine_between_layers_is_kept_exactly(m, merge):
         network = linear(*between, stride=(1, 2, 1))
         x = volume(2, 2, 9, 11, 9)
         done = convert(network, m, 2, width=150, merge=merge, example_input=x)
-        (block,) = (part for part in done.model.modules() if isinstance(part, SeparableRun3d))
+        (block,) = (part for part in done.model.modules() if isinstance(part, SeparableConv3d))
         assert done.model[0] is block
-        assert {type(part) for part in done.model[1:]} == {nn.Identity}
+        assert {type(part) for part in done.model[1:]} == {Absorbed}
         other = volume(1, 2, 9, 9, 13) + 3
         assert difference(done.model(other), network(other)) < 1e-6
         first, last = done.report.layers
@@ -82,7 +83,7 @@ def test_a_non_linearity_becomes_the_affine_map_that_is_nearest_on_the_example()
     slope, offset = (torch.stack(s)[:, None, None, None] for s in (slopes, offsets))
     assert difference(block(x), network[2](slope * before + offset)) < 1e-6
     kernel = compose_chain([network[0].weight, network[2].weight * slope], [(1, 1, 1)] * 2)
-    assert difference(composed_run_weight(block), kernel) < 1e-6
+    assert difference(composed_weight(block), kernel) < 1e-6
 
 
 def test_widths_sizes_and_names_are_those_of_the_papers_block():
@@ -141,7 +142,7 @@ def test_monais_u_net_has_its_pairs_found():
 
 
 class Wandering(nn.Module):
-    """Pairs of convolutions that look consecutive; only those of ``plain`` are."""
+    """Pairs of convolutions that look consecutive; not all of them are."""
 
     def __init__(self):
         super().__init__()
@@ -154,8 +155,8 @@ class Wandering(nn.Module):
         self.squash = Squash()
 
     def forward(self, x):
-        x = 2 * self.plain_2(self.plain_1(x))
-        x = 2 * self.functional_2(F.relu(self.functional_1(x)))
+        x = self.plain_2(self.plain_1(x)).tanh()
+        x = self.functional_2(F.relu(self.functional_1(x))).tanh()
         y = self.skip_1(x)
         x = self.skip_2(y) + y
         y = self.kept_alive_1(x)
@@ -163,11 +164,18 @@ class Wandering(nn.Module):
         x = self.kept_alive_2(y)
         x = x + y.mean()
         returned = self.returned_1(x)
-        x = 2 * self.returned_2(returned)
-        x = 2 * self.grouped_2(self.grouped_1(x))
-        x = 2 * self.twice_2(self.shared(self.twice_1(self.shared(x))))
+        x = self.returned_2(returned).tanh()
+        x = self.grouped_2(self.grouped_1(x)).tanh()
+        x = self.twice_2(self.shared(self.twice_1(self.shared(x)))).tanh()
         x = self.custom_2(self.squash(self.custom_1(x)))
-        return {"x": x, "more": [returned], "size": size}
+        return {"x": x, "more": Box(returned), "size": size}
+
+
+class Box:
+    """A result that only its class knows how to open."""
+
+    def __init__(self, content):
+        self.content = [content]
 
 
 class Squash(nn.Module):
@@ -180,8 +188,13 @@ def test_only_what_goes_from_one_layer_to_the_next_and_nowhere_else_is_a_run():
     network = Wandering()
     x = volume(1, 2, 4, 4, 4, dtype=torch.float32)
     done = convert(network, 1, 2, example_input=x, width=1)
-    assert done.report.runs == (("plain_1", "plain_2"),)
-    assert sum(isinstance(part, SeparableConv3d) for part in done.model.modules()) == 14
+    assert done.report.runs == (
+        ("plain_1", "plain_2"),
+        ("functional_1", "(relu)", "functional_2"),
+        ("twice_1", "(shared)", "twice_2"),
+        ("custom_1", "(squash)", "custom_2"),
+    )
+    assert sum(isinstance(part, SeparableConv3d) for part in done.model.modules()) == 12
     assert network.training
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in network.modules())
     done.model(x)["x"].sum().backward()
@@ -226,7 +239,8 @@ REFUSALS = [
     ({"init": "random", "runs": [["0", "2"], ["2", "3"]]}, "2 stands in two places"),
     ({"init": "random", "runs": [["0", "3"]]}, "3: dilation=\\(2, 2, 2\\)"),
     ({"init": "random", "runs": [["0", "4", "2"]]}, "4: a MaxPool3d must not stand"),
-    ({"example": True, "runs": [["0", "2"]]}, "on example_input the data do not go this way"),
+    ({"example": True, "runs": [["0", "2"]]}, "on example_input the data also go through .'1'"),
+    ({"example": True, "runs": [["2", "4", "0"]]}, "data go from 2 to 3"),
     ({"init": "random", "runs": [["5", "2"]]}, "2 reads 2 channels, 5 writes 3"),
     ({"n": 1, "runs": [["0", "2"]]}, "runs are for n > 1"),
 ]
