@@ -57,7 +57,7 @@ def prepared(
     if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
         raise ConfigError(f"{type(module).__name__} has lazy layers; run it once on data first")
     if isinstance(given, Tensor | Mapping) or not all(isinstance(size, int) for size in given):
-        twin = copy.deepcopy(module).train(training)
+        twin = copy.deepcopy(module, detached(module)).train(training)
         return twin, lambda: run_on(twin, given)  # type: ignore[arg-type]
     shape = tuple(given)
     twin = meta_copy(module).train(training)
@@ -71,16 +71,19 @@ def meta_copy(module: nn.Module) -> nn.Module:
     this costs no memory on whatever device they are.
     """
     twins: dict[int, Any] = {}  # deepcopy takes what it finds here instead of copying
-    # Also those that weight norm and pruning keep as plain attributes.
-    plain = (value for part in module.modules() for value in vars(part).values())
-    kept = (value for value in plain if isinstance(value, Tensor))
-    for tensor in (*module.parameters(), *module.buffers(), *kept):
+    for tensor in (tensor for part in module.modules() for tensor in tensors_in(vars(part))):
         dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
         twin = torch.empty_like(tensor, device="meta", dtype=dtype)
         if isinstance(tensor, nn.Parameter):
             twin = nn.Parameter(twin, requires_grad=tensor.requires_grad)
         twins[id(tensor)] = twin
     return copy.deepcopy(module, twins)
+
+
+def detached(module: nn.Module) -> dict[int, Any]:
+    """For deepcopy: tensors with a history that a module keeps (results, say), without it."""
+    kept = (tensor for part in module.modules() for tensor in tensors_in(vars(part)))
+    return {id(tensor): tensor.detach() for tensor in kept if not tensor.is_leaf}
 
 
 def forward(module: nn.Module, input_shape: tuple[int, ...]) -> Any:

@@ -7,7 +7,7 @@ from typing import Any, Generic, Literal, TypeVar, cast, get_args
 
 from torch import nn
 
-from psc.accounting.forward import ExampleInput
+from psc.accounting.forward import ExampleInput, detached
 from psc.block.block import PUBLISHED_MAXIMUM_WIDTH, check_streams
 from psc.block.stream import Merge
 from psc.conversion.chains import Chain, Runs, found_chains, given_chains
@@ -349,7 +349,7 @@ def replaced(model: Model, places: Mapping[str, nn.Module], *, inplace: bool) ->
             raise ConfigError("a single layer cannot be replaced in place; use what is returned")
         _put_all(model, places)
         return model
-    memo: dict[int, Any] = {}  # deepcopy takes what it finds here instead of copying
+    memo = detached(model)  # deepcopy takes what it finds here instead of copying
     for name, module in places.items():
         memo[id(model.get_submodule(name))] = module
     try:

@@ -247,6 +247,8 @@ def test_an_input_may_be_given_in_place_of_its_shape():
         assert result.multiply_adds == 2 * 5 * 12
         assert activation_memory(Several(), given).saved > 0
     module = nn.Sequential(nn.Conv3d(1, 2, 3), nn.BatchNorm3d(2))
+    module.kept = [module(torch.ones(2, 1, 5, 5, 5))]  # with its history, as MONAI's DynUNet does
+    module[1].reset_running_stats()
     kept = {name: value.clone() for name, value in module.state_dict().items()}
     x = torch.ones(2, 1, 5, 5, 5)
     assert activation_memory(module, x) == activation_memory(module, (2, 1, 5, 5, 5))
