@@ -28,7 +28,12 @@ from psc.errors import PSCError
 
 LARGE = 1_000_000
 """Parameters above which pairs begin at random: their decomposition would take minutes."""
-PACKAGES = ("monai", "dynamic-network-architectures", "torchvision", "pytorch3dunet")
+PACKAGES: tuple[str, ...] = (
+    "monai",
+    "dynamic-network-architectures",
+    "torchvision",
+    "pytorch3dunet",
+)
 PACKAGES += ("segmentation-models-pytorch-3d", "timm-3d", "diffusers", "transformers", "unet")
 
 
@@ -198,7 +203,8 @@ def difference(a: Callable[..., Any], b: Callable[..., Any], x: ExampleInput) ->
 def step(network: nn.Module, x: ExampleInput) -> str:
     """One step of training."""
     results = [t for t in tensors_in(run(network.train(), x)) if t.requires_grad]
-    torch.stack([tensor.square().mean() for tensor in results]).sum().backward()
+    loss = torch.stack([tensor.square().mean() for tensor in results]).sum()
+    torch.autograd.backward(loss)
     torch.optim.SGD(network.parameters(), 1e-4).step()
     finite = all(bool(p.grad.isfinite().all()) for p in network.parameters() if p.grad is not None)
     return "yes" if finite else "gradients are not finite"

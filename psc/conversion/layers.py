@@ -91,12 +91,12 @@ class Absorbed(Place):
 
     def __init__(self, old: nn.Module, *, undone: bool = False, paired: bool = False) -> None:
         super().__init__()
-        like = next((p for p in old.parameters() if p.is_floating_point()), torch.empty(()))
+        like = next((p for p in old.parameters() if p.is_floating_point()), None)
         self.undone, self.paired = undone, paired
-        if undone:
+        if like is not None:  # moves and changes its type with the network
+            self.register_buffer("_like", like.new_zeros(()), persistent=False)
+        if undone and like is not None:  # a convolution was here
             self.register_buffer("scale", like.new_ones(()))
-        # Moves and changes its type with the network.
-        self.register_buffer("_like", like.new_zeros(()), persistent=False)
         self.stand_for(old)
 
     def forward(self, x: Tensor) -> Tensor:
