@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> None:
     if config.init not in inits:
         raise ConfigError(f"init must be one of {', '.join(inits)}; got {config.init!r}")
     own = {field.name: getattr(config, field.name) for field in fields(ConversionArguments)}
-    done = convert_checkpoint(
+    report, losses = convert_checkpoint(
         Path(config.checkpoint),
         Path(config.output),
         ConversionArguments(**own),
@@ -75,13 +75,13 @@ def main(arguments: list[str]) -> None:
         ),
         overwrite=config.overwrite,
     )
-    print(done.report)
-    if done.losses:
-        print(f"feature matching: loss {done.losses[0]:.3g} → {done.losses[-1]:.3g}")
+    print(report)
+    if losses:
+        print(f"feature matching: loss {losses[0]:.3g} → {losses[-1]:.3g}")
     if config.report is not None:
         path = Path(config.report)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json({**done.report.to_dict(), "matching_losses": list(done.losses)}, path)
+        write_json({**report.to_dict(), "matching_losses": losses}, path)
 
 
 if __name__ == "__main__":

@@ -50,19 +50,6 @@ class Correction:
     accelerator: str = "auto"
 
 
-@dataclass(frozen=True)
-class ConvertedCheckpoint:
-    """What ``convert_checkpoint`` did.
-
-    Attributes:
-        report: of the conversion.
-        losses: of feature matching, by step.
-    """
-
-    report: ConversionReport
-    losses: tuple[float, ...]
-
-
 def convert_checkpoint(
     source: Path,
     output: Path,
@@ -71,11 +58,11 @@ def convert_checkpoint(
     init: Initialisation = "svd",
     correction: Correction | None = None,
     overwrite: bool = False,
-) -> ConvertedCheckpoint:
+) -> tuple[ConversionReport, list[float]]:
     """Write the checkpoint of a converted network.
 
-    Where n > 1 (whose runs of layers one batch shows), and for any correction, the training data of
-    the checkpoint's configuration are read.
+    Where n > 1 (whose chains of layers one batch shows), and for any correction, the training data
+    of the checkpoint's configuration are read.
 
     Args:
         source: a checkpoint of train.py with 3D convolutions (``block=3d``).
@@ -85,10 +72,8 @@ def convert_checkpoint(
         correction: what follows.
         overwrite: whether ``output`` may exist.
 
-    Raises:
-        CheckpointError: if the source cannot be read or the output not be written.
-        ConfigError: if the output exists, or there is nothing to convert.
-        DataError: if training data are needed and cannot be read.
+    Returns:
+        The report of the conversion, and the losses of feature matching by step.
     """
     if output.exists() and not overwrite:
         raise ConfigError(f"output={output} exists; give another file, or overwrite=true")
@@ -107,7 +92,8 @@ def convert_checkpoint(
     network = checkpoint_network(trained, checkpoint, source)
     original = copy.deepcopy(network) if corrects else network
     inputs = _inputs(trained, network) if arguments.n > 1 or corrects else iter(())
-    conversion = arguments.apply(network, init, next(inputs) if arguments.n > 1 else None)
+    example = next(inputs) if arguments.n > 1 else None
+    conversion = arguments.apply(network, init, example, progress=True)
     report = conversion.report
     if not report.converted:
         raise ConfigError(
@@ -138,7 +124,7 @@ def convert_checkpoint(
         CONVERSION_KEY: asdict(arguments),
     }
     AtomicCheckpointIO().save_checkpoint(written, output)
-    return ConvertedCheckpoint(report, tuple(losses))
+    return report, losses
 
 
 def _inputs(trained: TrainConfig, network: nn.Module) -> Iterator[Tensor]:

@@ -2,8 +2,8 @@
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar, cast, get_args
+from dataclasses import asdict, dataclass
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 from torch import nn
 
@@ -162,23 +162,18 @@ def convert(
         singly = {} if after else _culprits(model, chains, blocks, before, example_input)
         plan.refused.update(singly or lost)
     blocks = {name: block for name, block in blocks.items() if name in places}
-    rows = report_rows(plan, chains, blocks, before, after)
-    counts = (parameters, parameter_count(converted))
-    names = tuple(chain.names for chain in chains if len(chain.layers) > 1)
-    report = ConversionReport(m, n, merge, init, rows, counts, None, runs=names)
-    if before is not None and after is not None:
-        report = ConversionReport(
-            m,
-            n,
-            merge,
-            init,
-            rows,
-            counts,
-            (before.total, after.total),
-            (before.elsewhere, after.elsewhere),
-            before.uncounted,
-            names,
-        )
+    report = ConversionReport(
+        m,
+        n,
+        merge,
+        init,
+        report_rows(plan, chains, blocks, before, after),
+        (parameters, parameter_count(converted)),
+        (before.total, after.total) if before and after else None,
+        (before.elsewhere, after.elsewhere) if before and after else (0, 0),
+        before.uncounted if before else (),
+        tuple(chain.names for chain in chains if len(chain.layers) > 1),
+    )
     return Conversion(converted, report)
 
 
@@ -414,20 +409,16 @@ class ConversionArguments:
         """Convert a network in place, see ``psc.convert``."""
         if self.width not in ("eq5", "exact") and not self.width.isdigit():
             raise ConfigError(f"width must be eq5, exact or a number, got {self.width!r}")
-        widths: dict[str, Literal["eq5"] | None] = {"eq5": "eq5", "exact": None}
+        words: dict[str, Literal["eq5"] | None] = {"eq5": "eq5", "exact": None}
+        arguments: dict[str, Any] = {
+            **asdict(self),
+            "width": words[self.width] if self.width in words else int(self.width),
+            "activation": nn.ReLU if self.activation else None,
+        }
         return convert(
             network,
-            self.m,
-            self.n,
+            **arguments,
             init=init,
-            width=widths[self.width] if self.width in widths else int(self.width),
-            maximum_width=self.maximum_width,
-            include=self.include,
-            exclude=self.exclude,
-            merge=cast(Merge, self.merge),
-            activation=nn.ReLU if self.activation else None,
-            unsupported=cast(Unsupported, self.unsupported),
-            runs=self.runs,
             example_input=example_input,
             inplace=True,
             progress=progress,
