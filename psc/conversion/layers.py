@@ -1,6 +1,5 @@
 """What ``convert`` puts in place of convolutions, and what is left where others stood."""
 
-import copy
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,11 +49,11 @@ class Place(nn.Module):
     values are not a number, so that nobody computes with them unseen.
     """
 
-    def stand_for(self, old: nn.Module, memo: dict[int, Any] | None = None) -> None:
+    def stand_for(self, old: nn.Module) -> None:
         """Take over a module's mode and public attributes, and the shapes of its parameters."""
         for name, value in vars(old).items():
             if not name.startswith("_") and name not in vars(self) and not hasattr(self, name):
-                setattr(self, name, copy.deepcopy(value, memo))
+                setattr(self, name, value)
         tensors = {**old._parameters, **old._buffers}
         self._shapes = {
             name: None if tensor is None else tuple(tensor.shape)

@@ -53,7 +53,7 @@ class Observation:
     """What a forward pass in evaluation mode did.
 
     Attributes:
-        calls: how often each module without children, and each watched one, was called.
+        calls: how often each watched convolution was called.
         used_elsewhere: watched convolutions whose parameters something else used too.
         multiply_adds: MACs of every module that owns parameters, by name.
         elsewhere: MACs outside of them, such as attention's.
@@ -164,8 +164,10 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.used_elsewhere: set[str] = set()
         self._follow = follow
         parts = {name: model.get_submodule(name) for name in watched}
-        self._leaves = {name: part for name, part in model.named_modules() if not part._modules}
-        self._leaves.update(parts)  # a block has children
+        self._hooked = parts
+        if follow:
+            leaves = {name: part for name, part in model.named_modules() if not part._modules}
+            self._hooked = leaves | parts
         self._names = {id(part): name for name, part in parts.items()}
         self._owner = {id(p): name for name, part in parts.items() for p in part.parameters()}
         self._points: dict[int, _Point] = {}
@@ -174,7 +176,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def hook(self, stack: ExitStack) -> None:
         """Watch the network's modules until the stack closes."""
-        for name, module in self._leaves.items():
+        for name, module in self._hooked.items():
             entered: list[tuple[_Point | None, int]] = []
 
             def enter(
@@ -309,14 +311,14 @@ def undoing(functions: Sequence[Callable[[Tensor], Tensor]]) -> float | None:
 
     try:
         once, odd = through(z), through(z) - through(-z)
+        if once.dtype == z.dtype and torch.equal(once, z):
+            return None
+        factor = float((odd * z).sum() / z.square().sum())
+        if factor and torch.allclose(odd, factor * z, rtol=1e-4, atol=1e-5):
+            return 1 / factor
     except Exception as error:  # whatever cannot take this shape
         raise ValueError from error
-    if once.dtype == z.dtype and torch.equal(once, z):
-        return None
-    factor = float((odd * z).sum() / z.square().sum())
-    if not factor or not torch.allclose(odd, factor * z, rtol=1e-4, atol=1e-5):
-        raise ValueError
-    return 1 / factor
+    raise ValueError
 
 
 def affine_map(

@@ -358,6 +358,7 @@ REFUSED = {
     "a shared PReLU": (lambda self, x: self.prelu(x), "prelu has parameters and is called 3 times"),
     "softmax": (lambda self, x: self.softmax(x), "softmax must go"),
     "flipped": (lambda _, x: x.flip(2), "flip must go"),
+    "resampled": (lambda _, x: F.interpolate(x, [5, 6, 7]), "upsample_nearest3d must go"),
     "clamped": (lambda _, x: F.relu6(x), "hardtanh must go|relu6 must go"),
     "pooled": (lambda _, x: F.max_pool3d(x, 1), "max_pool3d_with_indices, which is no conv"),
     "normalised": (
