@@ -9,6 +9,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
+from psc.block.convolution import conv3d
 from psc.block.stream import AXES, Merge, Triple
 from psc.conversion.watching import Observation
 from psc.errors import ConfigError
@@ -16,6 +17,9 @@ from psc.errors import ConfigError
 Names = str | Sequence[str] | None
 KernelSizes = Iterable[int | Sequence[int]] | None
 Unsupported = Literal["refuse", "skip"]
+
+_KNOWN = (nn.Conv3d, type(conv3d(1, 1, 1, device="meta")))
+"""Classes that compute what a Conv3d does: PyTorch's, and ours, which is faster on a CPU."""
 
 
 def check_model(model: nn.Module) -> None:
@@ -193,7 +197,7 @@ def _why_not_its_class(module: nn.Conv3d) -> str | None:
     kind = type(module)
     for method in ("forward", "_conv_forward", "__call__"):
         own = method in vars(module)
-        if own or getattr(kind, method) is not getattr(nn.Conv3d, method):
+        if own or getattr(kind, method) not in {getattr(known, method) for known in _KNOWN}:
             where = "this module" if own else kind.__name__
             return f"{where} overrides {method} of Conv3d, what it computes is not known"
     if module._parameters.get("weight") is None:
