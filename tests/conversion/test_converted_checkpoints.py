@@ -140,7 +140,9 @@ def test_evaluating_an_exact_conversion_gives_the_scores_of_the_original(run_3d,
     # Scores of so short a training are coarse: what they are computed from tells more.
     folders = (converted.parents[1] / "evaluation", tmp_path / "out")
     before, after = (_affinities(folder / "test-0.h5") for folder in folders)
-    np.testing.assert_allclose(after, before, atol=1e-3 * before.std())
+    # They are kept in half precision: where a rounding tips over, they are neighbours.
+    assert np.abs(after.view(np.int16).astype(int) - before.view(np.int16)).max() <= 1
+    assert np.mean(after == before) > 0.999
     network = network_of(converted, compose(overrides))
     assert again.parameters == sum(p.numel() for p in network.parameters())
     assert again.parameters != record.parameters
@@ -154,7 +156,7 @@ def test_evaluating_an_exact_conversion_gives_the_scores_of_the_original(run_3d,
 
 def _affinities(path):
     with h5py.File(path) as file:
-        return file[output.AFFINITIES][:].astype(np.float64)
+        return file[output.AFFINITIES][:]
 
 
 def test_neurons_are_segmented_by_a_converted_network(run_3d, tiny_volume, tmp_path, caplog):
