@@ -6,6 +6,7 @@ oneDNN's would be several times faster, and oneDNN (3.12) has a gradient that is
 ``conv3d`` asks for the same convolution in other words where that happens.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -71,23 +72,30 @@ def _conv3d(
 ) -> Tensor:
     """``F.conv3d``, in words with which PyTorch on a CPU calls kernels that are fast and right.
 
-    - In bfloat16 and float16, oneDNN's kernels take in memory that nobody wrote (in results and in
-      gradients of weights, depending on the processor) where an axis is shorter than the kernel or
-      channels are grouped; docs/pytorch-findings.md. Such convolutions are small: float32 does it.
+    - Along a short axis (``_is_short``), oneDNN's gradients with a stride read and write beyond
+      their memory. We compute every voxel, and leave out what the stride would.
+    - In bfloat16 and float16, its kernels take in memory that nobody wrote, in results and in
+      gradients of weights, depending on the processor, where an axis is short or channels are
+      grouped. Such convolutions are small: float32 does it.
     - (k, 1, 1) and 1×1×1 go to PyTorch's own kernel on one thread, unless they are strided or
       dilated. Along an axis where the kernel has one tap, dilation changes nothing.
     - So does any kernel (but for groups, or more than three taps along H and W) on a single volume
       of at most ``_SMALL`` channels · D · H. Across an axis along which the kernel has one tap, a
       volume can be cut, and its parts are a batch.
 
-    They are operations that PyTorch differentiates, transforms and compiles like any other.
+    They are operations that PyTorch differentiates, transforms and compiles like any other. What
+    oneDNN does wrong is in docs/pytorch-findings.md.
     """
     kernel = weight.shape[2:]
+    axes = zip(x.shape[-3:], kernel, stride, padding, dilation, strict=True)
+    short = [_is_short(*axis) for axis in axes]
+    for axis in range(3):
+        if short[axis] and stride[axis] > 1:
+            step = triple([*stride[:axis], 1, *stride[axis + 1 :]])
+            y = _conv3d(x, weight, bias, step, padding, dilation, groups)
+            return _every(stride[axis], y, axis - 3)
     dtype = _computed_in(x)
-    if dtype in (torch.bfloat16, torch.float16):
-        sizes = zip(x.shape[-3:], kernel, dilation, strict=True)
-        if groups == 1 and all(size > d * (k - 1) for size, k, d in sizes):
-            return F.conv3d(x, weight, bias, stride, padding, dilation, groups)
+    if dtype in (torch.bfloat16, torch.float16) and (groups > 1 or any(short)):
         with torch.autocast("cpu", enabled=False):
             bias = None if bias is None else bias.float()
             y = _conv3d(x.float(), weight.float(), bias, stride, padding, dilation, groups)
@@ -109,6 +117,20 @@ def _conv3d(
     return F.conv3d(x, weight, bias, stride, padding, dilation)
 
 
+def _is_short(size: int, kernel: int, stride: int, padding: int, dilation: int) -> bool:
+    """Whether an axis is no longer than a kernel that is padded along it, or leaves one voxel."""
+    extent = dilation * (kernel - 1) + 1
+    return kernel > 1 and (size + 2 * padding < extent + stride or (padding > 0 and size <= extent))
+
+
+def _every(step: int, y: Tensor, axis: int) -> Tensor:
+    """Each ``step``-th slice along the axis (from the end), in the layout of a convolution's y."""
+    kept = torch.arange(0, y.shape[axis], step)
+    if y.is_contiguous():
+        return y.index_select(axis, kept)
+    return y.movedim(-4, -1).index_select(axis - 1, kept).movedim(-1, -4)  # channels last
+
+
 def symmetric_padding(layer: nn.Conv3d) -> _Triple | None:
     """Voxels that a convolution pads on each side along D, H and W.
 
@@ -122,7 +144,7 @@ def symmetric_padding(layer: nn.Conv3d) -> _Triple | None:
     return None if d % 2 or h % 2 or w % 2 else (d // 2, h // 2, w // 2)
 
 
-def triple(values: tuple[int, ...]) -> _Triple:
+def triple(values: Sequence[int]) -> _Triple:
     """Three numbers, which the types of ``nn.Conv3d`` leave open."""
     d, h, w = values
     return d, h, w

@@ -7,7 +7,7 @@ activation.
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -104,7 +104,10 @@ def norm_and_activation(
     if norm is not None:
         layers["norm"] = norm(channels)
     if options.activation is not None and _is_active(options, last):
-        layers["activation"] = options.activation()
+        activation: Any = options.activation()
+        if options.pre_activation and norm is None and hasattr(activation, "inplace"):
+            activation.inplace = False  # it is given the block's input, which others read, too
+        layers["activation"] = activation
     return layers
 
 

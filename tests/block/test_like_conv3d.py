@@ -11,7 +11,7 @@ from collections import OrderedDict
 import pytest
 import torch
 import torch.nn.utils.parametrize as parametrize
-from hypothesis import Phase, assume, given, reject, settings
+from hypothesis import Phase, assume, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import prune
@@ -44,9 +44,10 @@ SMOOTH = {
     "tanh": nn.Tanh,
 }
 ACTIVATIONS = {**KINKED, **SMOOTH}
+FOREIGN = ("adapters", "standardised", "plain convolutions")
 CHANGES = (
     *("nothing", "hooks", "frozen", "nothing before learns", "plain convolutions"),
-    *("adapters", "standardised", "parametrised", "pruned", "checkpointed", "functional"),
+    *(*FOREIGN, "parametrised", "pruned", "checkpointed", "functional"),
 )
 
 
@@ -178,11 +179,11 @@ def built(draw, seed):
 
 
 def plainly(network):
-    """The network with PyTorch's own convolutions."""
+    """The network with PyTorch's own convolutions, in float64 (which oneDNN does not compute)."""
     for part in network.modules():
-        if type(part).__name__ in ("_Conv3d", "ParametrizedConv3d") or type(part) is nn.Conv3d:
+        if isinstance(part, nn.Conv3d):
             part._conv_forward = nn.Conv3d._conv_forward.__get__(part)
-    return network
+    return network.double()
 
 
 def canonical(x, layout):
@@ -240,77 +241,81 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-PICKS = st.fixed_dictionaries(
-    {
-        "kind": st.sampled_from(["native", "native", "layer", "chain"]),
-        "m": st.integers(1, 3),
-        "n": st.integers(1, 3),
-        "merge": st.sampled_from(["concatenate", "sum"]),
-        "stride": st.sampled_from([1, 1, 1, 2]),
-        "padding": st.sampled_from(["same", "same", "valid"]),
-        "into": st.integers(1, 5),
-        "out": st.integers(3, 7),
-        "batch": st.sampled_from([1, 1, 2]),
-        "size": st.tuples(*[st.integers(1, 12)] * 3),
-        "layout": st.sampled_from(list(LAYOUTS)),
-        "norm": st.sampled_from(list(NORMS)),
-        "position": st.sampled_from(["before", "inside", "behind"]),
-        "activation": st.sampled_from(list(ACTIVATIONS)),
-        "before": st.booleans(),
-        "final": st.booleans(),
-        "train": st.booleans(),
-        "change": st.sampled_from(CHANGES),
-        "bf16": st.sampled_from([False, False, False, True]),
-    }
+PICKS = {
+    "kind": ["native", "native", "layer", "chain"],
+    "m": [1, 2, 3],
+    "n": [1, 2, 3],
+    "merge": ["concatenate", "sum"],
+    "stride": [1, 1, 1, 2],
+    "padding": ["same", "same", "valid"],
+    "into": [1, 2, 3, 4, 5],
+    "out": [3, 4, 6, 7],
+    "batch": [1, 1, 2],
+    "layout": list(LAYOUTS),
+    "norm": list(NORMS),
+    "position": ["before", "inside", "behind"],
+    "activation": list(ACTIVATIONS),
+    "before": [False, True],  # the block's own norm and activation precede its convolutions
+    "final": [False, True],
+    "train": [False, True],
+    "change": CHANGES,
+    "bf16": [False, False, False, True],
+}
+ONCE = {name: values[0] for name, values in PICKS.items()} | {"size": (12, 12, 12), "train": True}
+"""The largest that a test of few seconds can take: what is wrong may begin at some size."""
+
+
+@given(
+    draw=st.fixed_dictionaries(
+        {name: st.sampled_from(values) for name, values in PICKS.items()}
+        | {"size": st.tuples(*[st.integers(1, 12)] * 3)}
+    )
 )
-
-
-@given(draw=PICKS)
-@settings(max_examples=80, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
+@example(draw=ONCE | {"into": 4, "out": 7, "norm": "batch", "position": "behind"})
+@example(draw=ONCE | {"m": 2, "n": 2, "norm": "batch", "position": "inside", "activation": "gelu"})
+@example(draw=ONCE | {"into": 4, "norm": "instance", "position": "before", "activation": "silu"})
+@example(draw=ONCE | {"kind": "layer", "norm": "instance", "position": "before"})
+@example(draw=ONCE | {"m": 2, "n": 2, "change": "adapters"})
+@example(draw=ONCE | {"m": 2, "n": 2, "change": "standardised"})
+@example(draw=ONCE | {"m": 2, "n": 2, "activation": "relu in place"})
+@settings(max_examples=60, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
 def test_a_block_is_what_plain_convolutions_are(draw):
     check(draw)
 
 
 def check(draw):
-    shape = (draw["batch"], 2, *draw["size"])
+    voxels = math.prod(draw["size"])
     if draw["padding"] == "valid":
         assume(min(draw["size"]) > 2 * draw["n"])
         assume(draw["stride"] == 1 or draw["n"] == 1 or draw["m"] == 1)
-    layout = LAYOUTS[draw["layout"]]
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+        voxels = math.prod(size - 2 * draw["n"] for size in draw["size"])
+    if draw["norm"] != "none":  # of a few values it is all rounding
+        assume(voxels >= 30 * draw["stride"] ** 3)
+    if draw["change"] in FOREIGN:  # PyTorch's own convolutions: see docs/pytorch-findings.md
+        assume(draw["stride"] == 1 and not draw["bf16"])
+    # So its instance norm of one volume is wrong with the channels last in memory.
+    alone = draw["norm"] == "instance" and draw["batch"] == 1
+    layout = torch.contiguous_format if alone else LAYOUTS[draw["layout"]]
+    x = torch.randn((draw["batch"], 2, *draw["size"]), generator=torch.Generator().manual_seed(1))
 
-    try:
-        exact, *_ = step(plainly(built(draw, 0).double()), x.double())
-    except ValueError:  # a norm of a single value
-        reject()
-    x = x.contiguous(memory_format=layout)
-    plain = plainly(built(draw, 0).to(memory_format=layout))
-    theirs, seen_theirs, _ = step(plain, x, bf16=draw["bf16"])
+    exact, seen_exactly, _ = step(plainly(built(draw, 0)), x.double())
     network = built(draw, 0).to(memory_format=layout)
-    assert network.state_dict().keys() == plain.state_dict().keys()
-    ours, seen, at_ends = step(network, x, bf16=draw["bf16"])
+    found, seen, at_ends = step(network, x.contiguous(memory_format=layout), bf16=draw["bf16"])
 
-    least = 5e-2 if draw["bf16"] else 1e-3
-    usual = errors(theirs, exact, least)
     tolerance = 0.1 if draw["bf16"] else 1e-3 if draw["activation"] in SMOOTH else 3e-2
-    for name, error in errors(ours, exact, least).items():
-        assert error < max(tolerance, 3 * usual[name]), (name, error, usual[name])
-        assert ours[name].stride() == theirs[name].stride() or name in "xy", name
+    for name, error in errors(found, exact, 5e-2 if draw["bf16"] else 1e-3).items():
+        assert error < tolerance, (name, error)
+    assert list(seen) == list(seen_exactly)
+    for name, values in seen.items():
+        for own, their in zip(values, seen_exactly[name], strict=True):
+            assert own.shape == their.shape, name
+            scale = tolerance * their.abs().max().item() + 1e-6
+            torch.testing.assert_close(own.double(), their, rtol=0, atol=scale)
 
-    assert list(seen) == list(seen_theirs)
-    for name, found in seen.items():
-        for own, their in zip(found, seen_theirs[name], strict=True):
-            assert (own.shape, own.dtype) == (their.shape, their.dtype), name
-            scale = their.double().abs().max().item()
-            torch.testing.assert_close(own, their, rtol=0, atol=(tolerance + 1e-3) * scale)
-
-    # In the layout of what enters, whatever PyTorch's own kernels make of it.
-    entering = at_ends["x"]
-    if entering.stride() == canonical(entering, layout):
-        y = seen["leave"][0]
-        assert at_ends["y"] in (canonical(y, layout), canonical(y, torch.contiguous_format))
-        if draw["layout"] == "first":
-            y.view(len(y), -1)
+    entering, y = at_ends["x"], seen["leave"][0]
+    layouts = [canonical(y, layout), canonical(y, torch.contiguous_format)]
+    assert at_ends["y"] in layouts  # where every kernel has one tap, PyTorch may choose
+    if layout is torch.contiguous_format:
+        y.view(len(y), -1)
     if "g" in at_ends:
-        layouts = [canonical(entering, f) for f in LAYOUTS.values()]
-        assert at_ends["g"] in layouts
+        assert at_ends["g"] in [canonical(entering, f) for f in LAYOUTS.values()]
