@@ -41,17 +41,12 @@ _CONNECT_SECONDS = 30
 
 @dataclass(frozen=True)
 class Stage:
-    """A step of the pipeline.
+    """A step of the pipeline."""
 
-    Attributes:
-        name: the folder of its markers.
-        options: whatever its result depends on beside the stages before; plain values.
-        products: files and folders within the output that only this stage writes.
-    """
-
-    name: str
+    name: str  # the folder of its markers
     options: dict[str, Any] = field(default_factory=dict)
-    products: tuple[str, ...] = ()
+    """Whatever its result depends on beside the stages before; plain values."""
+    products: tuple[str, ...] = ()  # files and folders in the output that only this stage writes
 
 
 class Ledger:
@@ -61,16 +56,11 @@ class Ledger:
         self.folder = folder
 
     def open(self, stages: Sequence[Stage], *, overwrite: bool) -> None:
-        """Make the folder ready for these stages: begin, resume, or clear what is out of date.
+        """Make the folder ready for these stages, in their order: begin, resume, or clear.
 
-        Args:
-            stages: in the order in which they build on each other.
-            overwrite: whether results may be removed: all of them if they are complete and of the
-                same inputs and options; else those of the first stage that differs, and of all
-                after it.
-
-        Raises:
-            ConfigError: there is something that may not be removed; nothing has been changed.
+        With ``overwrite`` results may be removed: all of them if they are complete and of the same
+        inputs and options; else those of the first stage that differs, and of all after it. A
+        refusal leaves everything as it is.
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise ConfigError(f"output={self.folder} is a file; give a folder")
@@ -180,30 +170,17 @@ def _first_difference(
 
 @dataclass(frozen=True)
 class Engine:
-    """Where blocks are worked on.
+    """Where blocks are worked on."""
 
-    Attributes:
-        client: of a dask cluster; None = in this process, one block after the other.
-        progress: whether to show a bar for each stage.
-    """
-
-    client: "Client | None" = None
-    progress: bool = True
+    client: "Client | None" = None  # of a dask cluster; None = here, one block after the other
+    progress: bool = True  # whether to show a bar for each stage
 
     def run(self, stage: str, work: Work, blocks: Sequence[Block], ledger: Ledger) -> None:
         """Do what is not done yet of a stage, and mark each block as it is finished.
 
-        Memory is that of the workers' blocks: no more than two for each worker are in flight.
-
-        Args:
-            stage: name of its markers and of the progress bar.
-            work: what to do with each block.
-            blocks: all blocks of the stage.
-            ledger: knows which of them are finished.
-
-        Raises:
-            DataError: the disk is full or refuses; a block's input cannot be read; or workers died
-                on one block again and again. Finished blocks stay finished.
+        Memory is that of the workers' blocks: no more than two for each worker are in flight. A
+        DataError (the disk is full, a block's input cannot be read, workers died on one block again
+        and again) leaves finished blocks finished.
         """
         done = ledger.done(stage)
         pending = [block for block in blocks if block.index not in done]

@@ -46,19 +46,13 @@ _MEAN = -1
 class BlockGraph(NamedTuple):
     """Pairs of touching fragments with the histograms of their affinities.
 
-    Attributes:
-        pairs: uint64 (E, 2), ids of fragments, the smaller one first, in ascending order; or int64
-            (E, 2), their positions (``Numbering``).
-        offsets: int64 (E + 1): the histogram of pair e is ``values[offsets[e]:offsets[e + 1]]``
-            with as many ``counts``.
-        values: uint8, ascending within a pair.
-        counts: uint32, faces with that affinity; positive.
+    The histogram of pair e is ``values[offsets[e]:offsets[e + 1]]`` with as many ``counts``.
     """
 
-    pairs: npt.NDArray[Any]
-    offsets: _Int64
-    values: _UInt8
-    counts: _UInt32
+    pairs: npt.NDArray[Any]  # (E, 2) uint64 ids, the smaller first, or int64 positions (Numbering)
+    offsets: _Int64  # (E + 1)
+    values: _UInt8  # ascending within a pair
+    counts: _UInt32  # faces with that affinity; positive
 
 
 def region_graph(
@@ -203,35 +197,20 @@ def _flatten(parent: _Int32) -> None:
 
 
 class RegionGraph(NamedTuple):
-    """Edges between regions 0..N-1; half-edges 2e and 2e + 1 are the two ends of edge e.
+    """Edges between regions 0..N-1; half-edges 2e and 2e + 1 are the two ends of edge e."""
 
-    Attributes:
-        ends: region at each half-edge, int32 (2 E).
-        next_half: the next half-edge of the same region, int32 (2 E); ends with -1.
-        first_half: a region's first half-edge, int32 (N).
-        degree: a region's live edges, int32 (N).
-        heads: first entry of an edge's histogram, int32 (E).
-        totals: sum of an edge's affinities (0..255), int64 (E).
-        faces: number of an edge's affinities, int64 (E).
-        table: hash table of edges by their two regions, int32; -1 = free.
-        entry_next: entries of one histogram, ascending by value, int32; ends with -1.
-        entry_value: an affinity, uint8.
-        entry_count: how often it occurs, uint32.
-        sizes: numbers of edges and entries in use, int64 (2).
-    """
-
-    ends: _Int32
-    next_half: _Int32
-    first_half: _Int32
-    degree: _Int32
-    heads: _Int32
-    totals: _Int64
-    faces: _Int64
-    table: _Int32
-    entry_next: _Int32
-    entry_value: _UInt8
-    entry_count: _UInt32
-    sizes: _Int64
+    ends: _Int32  # (2 E) region at each half-edge
+    next_half: _Int32  # (2 E) the next half-edge of the same region; ends with -1
+    first_half: _Int32  # (N) a region's first half-edge
+    degree: _Int32  # (N) a region's live edges
+    heads: _Int32  # (E) first entry of an edge's histogram
+    totals: _Int64  # (E) sum of an edge's affinities, 0..255
+    faces: _Int64  # (E) number of an edge's affinities
+    table: _Int32  # hash table of edges by their two regions; -1 = free
+    entry_next: _Int32  # entries of one histogram, ascending by value; ends with -1
+    entry_value: _UInt8  # an affinity
+    entry_count: _UInt32  # how often it occurs
+    sizes: _Int64  # (2) numbers of edges and entries in use
 
 
 def assemble(

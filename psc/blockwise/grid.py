@@ -22,17 +22,11 @@ _LARGEST_CHUNK = 128
 
 @dataclass(frozen=True)
 class Block:
-    """One block; all coordinates in voxels of the volume.
+    """One block; all coordinates in voxels of the volume."""
 
-    Attributes:
-        index: number of the block in the grid, x running fastest.
-        position: the same as (z, y, x) in units of blocks.
-        core: the voxels that are this block's alone.
-    """
-
-    index: int
-    position: Size3
-    core: Box
+    index: int  # in the grid, x running fastest
+    position: Size3  # the same as (z, y, x) in units of blocks
+    core: Box  # the voxels that are this block's alone
 
     @property
     def shape(self) -> Size3:
@@ -48,15 +42,10 @@ class Block:
 
 @dataclass(frozen=True)
 class Grid:
-    """Blocks of a volume.
+    """Blocks of a volume; those at its end are smaller, and a core may exceed the volume."""
 
-    Attributes:
-        shape: of the volume, (z, y, x) voxels.
-        core: of a block; those at the volume's end are smaller, and a core may exceed the volume.
-    """
-
-    shape: Size3
-    core: Size3
+    shape: Size3  # of the volume
+    core: Size3  # of a block
 
     def __post_init__(self) -> None:
         if min(self.shape) < 1 or min(self.core) < 1:

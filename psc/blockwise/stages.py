@@ -54,24 +54,14 @@ class LoadedNetwork:
 
 @dataclass(frozen=True)
 class NetworkAffinities:
-    """Affinities of any box of a volume, from a network.
-
-    Attributes:
-        raw: grey values.
-        load: gives the network; called once for every box, so it must remember what it loaded.
-        tile_input: see ``psc.volumes.tiling.predict_volume``, as all that follow but the range.
-        tile_output: likewise.
-        period: likewise.
-        intensity_range: grey values that become 0 and 1; None = by the dtype.
-        batch_size: tiles at once.
-    """
+    """Affinities of any box of a volume, from a network; see ``psc.volumes.tiling``."""
 
     raw: Volume
-    load: Callable[[], LoadedNetwork]
+    load: Callable[[], LoadedNetwork]  # called once for every box: it must remember its network
     tile_input: Size3
     tile_output: Size3
     period: int
-    intensity_range: Range | None = None
+    intensity_range: Range | None = None  # grey values that become 0 and 1; None = by the dtype
     batch_size: int = 1
 
     def __call__(self, box: Box) -> _Float32:
@@ -92,15 +82,10 @@ class NetworkAffinities:
 
 @dataclass(frozen=True)
 class AffinityStage:
-    """Writes the affinities of a block, as 0..255.
+    """Writes the affinities of a block, as 0..255."""
 
-    Attributes:
-        affinities_of: float32 (3, D, H, W) in [0, 1] of a box.
-        target: uint8 (3, D, H, W).
-    """
-
-    affinities_of: Callable[[Box], _Float32]
-    target: StoredArray
+    affinities_of: Callable[[Box], _Float32]  # (3, D, H, W) in [0, 1] of a box
+    target: StoredArray  # uint8 (3, D, H, W)
 
     def __call__(self, block: Block) -> dict[str, int]:
         """Refuse what are no three affinities in [0, 1] for each voxel."""
@@ -120,23 +105,16 @@ class AffinityStage:
 class FragmentStage:
     """Writes the fragments of a block, and its view of the planes next to the core.
 
-    Attributes:
-        grid: of the volume.
-        affinities: uint8 (3, D, H, W), complete.
-        target: uint64 (D, H, W).
-        planes: folder for what is seen outside, for each block arrays uint64 named "before" or
-            "after" and the axis, of the core's shape without that axis; 0 where a fragment does not
-            reach into the core. Missing at the volume's border.
-        options: how fragments are made.
-        context: voxels around the core from which they are made.
+    The latter are arrays uint64 named "before" or "after" and the axis, of the core's shape without
+    that axis; 0 where a fragment does not reach into the core. Missing at the volume's border.
     """
 
     grid: Grid
-    affinities: StoredArray
-    target: StoredArray
-    planes: Path
+    affinities: StoredArray  # uint8 (3, D, H, W), complete
+    target: StoredArray  # uint64 (D, H, W)
+    planes: Path  # folder for what is seen outside
     options: SegmentationOptions
-    context: int
+    context: int  # voxels around the core from which fragments are made
 
     def __call__(self, block: Block) -> dict[str, int]:
         """Report how many fragments there are."""
@@ -173,21 +151,13 @@ def _fragments(affinities: _Float32, options: SegmentationOptions) -> _UInt64:
 
 @dataclass(frozen=True)
 class GraphStage:
-    """Writes the graph of a block's faces, and which fragments continue in the blocks before.
-
-    Attributes:
-        grid: of the volume.
-        affinities: uint8 (3, D, H, W), complete.
-        fragments: uint64 (D, H, W), complete.
-        planes: folder that ``FragmentStage`` wrote.
-        target: folder for the graphs.
-    """
+    """Writes the graph of a block's faces, and which fragments continue in the blocks before."""
 
     grid: Grid
-    affinities: StoredArray
-    fragments: StoredArray
-    planes: Path
-    target: Path
+    affinities: StoredArray  # uint8 (3, D, H, W), complete
+    fragments: StoredArray  # uint64 (D, H, W), complete
+    planes: Path  # folder that FragmentStage wrote
+    target: Path  # folder for the graphs
 
     def __call__(self, block: Block) -> dict[str, int]:
         """Report pairs and histogram entries."""
@@ -218,21 +188,13 @@ class GraphStage:
 
 @dataclass(frozen=True, eq=False)
 class AgglomerationStage:
-    """Writes one table for the whole volume: segment ids uint64 (N) by fragment.
+    """Writes one table for the whole volume: segment ids uint64 (N) by fragment."""
 
-    Attributes:
-        graphs: folder that ``GraphStage`` wrote.
-        numbering: of the fragments.
-        scoring: see ``psc.em.watershed.SCORING_FUNCTIONS``.
-        threshold: up to which regions merge.
-        target: the table, a .npy.
-    """
-
-    graphs: Path
+    graphs: Path  # folder that GraphStage wrote
     numbering: Numbering
-    scoring: str
-    threshold: float
-    target: Path
+    scoring: str  # of psc.em.settings.SCORING_FUNCTIONS
+    threshold: float  # up to which regions merge
+    target: Path  # a .npy
 
     def __call__(self, reports: Mapping[int, Mapping[str, int]]) -> dict[str, int]:
         """Merge, write, and count, from what ``GraphStage`` reported of each block."""
@@ -272,19 +234,12 @@ class AgglomerationStage:
 
 @dataclass(frozen=True, eq=False)
 class RelabelStage:
-    """Writes the segment of every voxel of a block.
+    """Writes the segment of every voxel of a block."""
 
-    Attributes:
-        fragments: uint64 (D, H, W), complete.
-        table: segments by fragment, a .npy; only the part of one block is read at a time.
-        numbering: of the fragments.
-        target: uint64 (D, H, W).
-    """
-
-    fragments: StoredArray
-    table: Path
+    fragments: StoredArray  # uint64 (D, H, W), complete
+    table: Path  # segments by fragment, a .npy; only the part of one block is read at a time
     numbering: Numbering
-    target: StoredArray
+    target: StoredArray  # uint64 (D, H, W)
 
     def __call__(self, block: Block) -> dict[str, int]:
         """Look every fragment up; background stays 0."""

@@ -41,25 +41,16 @@ _MOST_LISTED = 10
 
 @dataclass(frozen=True, eq=False)
 class LabelledVolume:
-    """An image volume in memory.
+    """An image volume in memory; voxel size and offset (z, y, x) in nm, None if it is not said."""
 
-    Attributes:
-        raw: grey values (D, H, W), in the file's dtype.
-        labels: instance ids, uint64 (D, H, W), 0 = background or unknown; None if there are none.
-        voxel_size: (z, y, x) in nm, None if the file does not say.
-        name: short name for records and messages.
-        synthetic: True if the file says that it was generated.
-        files: name, size and SHA-256 of every file read.
-        offset: where the first voxel lies, (z, y, x) in nm; None if the file does not say.
-    """
-
-    raw: npt.NDArray[Any]
+    raw: npt.NDArray[Any]  # grey values (D, H, W), in the file's dtype
     labels: npt.NDArray[np.uint64] | None
+    """Instance ids (D, H, W), 0 = background or unknown; None if there are none."""
     voxel_size: Triple | None
-    name: str
-    synthetic: bool
-    files: tuple[FileRecord, ...]
-    offset: Triple | None = None
+    name: str  # for records and messages
+    synthetic: bool  # the file says that it was generated
+    files: tuple[FileRecord, ...]  # every file that was read
+    offset: Triple | None = None  # where the first voxel lies
 
 
 def read_volume(
@@ -250,17 +241,11 @@ class Region:
 
     Labels are used from inside the slab only. Grey values carry no annotation, so a network's
     context may reach across the slab's border; without ``raw_context`` it is reflected there.
-
-    Attributes:
-        volume: the volume.
-        z_start: first slice.
-        z_stop: one after the last slice; None = up to the end.
-        raw_context: whether grey values of the same volume outside the slab may be read.
     """
 
     volume: LabelledVolume
     z_start: int = 0
-    z_stop: int | None = None
+    z_stop: int | None = None  # None = up to the end
     raw_context: bool = True
 
     def __post_init__(self) -> None:

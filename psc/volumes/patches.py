@@ -55,22 +55,14 @@ class Slab:
 
 @dataclass(frozen=True)
 class PatchCutter:
-    """Cuts pairs of fixed size.
+    """Cuts pairs of fixed size."""
 
-    Attributes:
-        input_size: grey values (z, y, x) in voxels.
-        output_size: affinities (z, y, x) in voxels, centred in the input.
-        zero_label: ``"ignore"``: label 0 is unknown and masked out; ``"boundary"``: it is cell
-            boundary, its affinities are 0 and count.
-        boundary_thickness: steps from a change of label that become boundary (label 0).
-        intensity_range: grey values that become 0 and 1, see ``scale_intensity``.
-    """
-
-    input_size: Triple
-    output_size: Triple
+    input_size: Triple  # grey values
+    output_size: Triple  # affinities, centred in the input
     zero_label: Literal["ignore", "boundary"] = "ignore"
-    boundary_thickness: int = 0
-    intensity_range: tuple[float, float] | None = None
+    """Label 0 is unknown and masked out, or it is cell boundary: affinities 0, which count."""
+    boundary_thickness: int = 0  # steps from a change of label that become boundary (label 0)
+    intensity_range: tuple[float, float] | None = None  # as for scale_intensity
 
     def __post_init__(self) -> None:
         for whole, part in zip(self.input_size, self.output_size, strict=True):

@@ -43,16 +43,10 @@ class FileRecord(TypedDict):
 class Volume:
     """A volume on disk: ``volume[z, y, x]`` with slices reads a box, ``volume[...]`` all of it.
 
-    Attributes:
-        shape: voxels along z, y, x, whatever the order in the file.
-        dtype: of the voxels, in native byte order.
-        voxel_size: (z, y, x) in nm; None if the file does not say.
-        voxel_size_source: where that is from, or why it is unknown.
-        offset: where the first voxel lies, (z, y, x) in nm; None if the file does not say.
-        axes: names of the stored axes, in their order.
-        where: file and dataset, for messages.
-        notes: what was guessed, a line each.
-        container: what it is in, under ``name``; None for slices.
+    ``shape``, ``voxel_size`` and ``offset`` (nm; None if unknown) are those along z, y, x, whatever
+    the order of the stored ``axes``; ``voxel_size_source`` says where the voxel size is from, or
+    why it is unknown, ``notes`` what was guessed, ``where`` file and dataset. ``container`` is what
+    it is in, under ``name``; None for slices.
     """
 
     def __init__(
