@@ -1,4 +1,4 @@
-"""The paper's applications (Section 4): one file each, behind one interface."""
+"""The paper's applications (Section 4), a room each, behind one interface."""
 
 from psc.config.schema import TrainConfig
 from psc.em.application import AffinityApplication
@@ -19,9 +19,5 @@ _APPLICATIONS: dict[type[RecipeConfig], type[Application]] = {
 
 
 def build_application(config: TrainConfig) -> Application:
-    """The application of a checked configuration; reads its data.
-
-    Raises:
-        PSCError: for data that is missing or cannot be used.
-    """
+    """The application of a checked configuration; reads its data, which may be refused."""
     return _APPLICATIONS[type(config.recipe)](config)

@@ -1,16 +1,15 @@
 """Label a volume: ``python scripts/segment.py checkpoint=… input=… output=…``."""
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from psc.cli import run
-from psc.config import SegmentConfig
+from psc.config.compose import typed_node
 
 
 def main(config: DictConfig) -> None:
     """Check the composed configuration, then predict and write."""
-    typed = OmegaConf.to_object(config)
-    assert isinstance(typed, SegmentConfig)
-    from psc.training.prediction import segment_file
+    typed = typed_node(config)
+    from psc.training.prediction import segment_file  # seconds, after a wrong key
 
     segment_file(typed)
 

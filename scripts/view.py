@@ -1,16 +1,15 @@
 """Look at a segmentation: ``python scripts/view.py run=runs/<run>``."""
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from psc.cli import run
-from psc.config.schema import ViewConfig
+from psc.config.compose import typed_node
 
 
 def main(config: DictConfig) -> None:
     """Check the composed configuration, then serve or write a page."""
-    typed = OmegaConf.to_object(config)
-    assert isinstance(typed, ViewConfig)
-    from psc.viewing.command import view
+    typed = typed_node(config)
+    from psc.viewing.command import view  # seconds, after a wrong key
 
     view(typed)
 

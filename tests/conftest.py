@@ -73,6 +73,7 @@ def overrides_of_a_tiny_run(volume, output):
         "segmentation.thresholds=[0.2,0.5,0.8]",
         "trainer.accelerator=cpu",
         "trainer.devices=1",
+        "trainer.precision=32-true",
         "trainer.progress_bar=false",
         f"output_directory={output}",
     ]

@@ -26,19 +26,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from psc.applications import build_application
-from psc.config.compose import from_plain
 from psc.errors import ConfigError, DataError, PSCError
 from psc.files import replacing
 from psc.paper.curves import read_curve
 from psc.paper.records import share
 from psc.paper.style import PAGE_WIDTH, colour, marker, page_style, save_png
 from psc.paper.text import markdown_table
-from psc.training.checkpoints import (
-    checkpoint_network,
-    load_checkpoint,
-    stored_config,
-    weights_digest,
-)
+from psc.training.checkpoints import read_checkpoint
 from psc.training.folder import BEST
 from psc.training.records import FILE_NAME, Record, read_record
 from psc.training.training import quieten_lightning
@@ -185,7 +179,7 @@ class Study:
         losses = json.loads(log.read_text())["matching_losses"] if log.exists() else []
         if losses:
             matching = f"{losses[0]:.4g} > {losses[-1]:.4g} in {len(losses)} steps"
-        digest = weights_digest(load_checkpoint(weights))
+        digest = read_checkpoint(weights).digest
         values = (*key, parameters, f"{loss:.4f}", matching, digest)
         rows.append(dict(zip(RECORDED, map(str, values), strict=True)))
         with replacing(path) as unfinished, unfinished.open("w", newline="") as file:
@@ -196,9 +190,8 @@ class Study:
 
 def validation_loss(checkpoint: Path) -> tuple[float, int]:
     """Loss over the validation patches, as training logs it, and parameters of a checkpoint."""
-    content = load_checkpoint(checkpoint)
-    config = from_plain(stored_config(content, checkpoint), checkpoint)
-    network = checkpoint_network(config, content, checkpoint)
+    content = read_checkpoint(checkpoint)
+    config, network = content.config, content.network()
     application = build_application(config)
     data = application.training_data(network, 0)
     trainer = lightning.Trainer(

@@ -169,6 +169,7 @@ class EvaluateConfig:
     dataset: DatasetConfig | None = None
     segmentation: Any = field(default_factory=SegmentationChanges)
     accelerator: str = "auto"
+    precision: str | None = None
     output: str | None = None
     overwrite: bool = False
 
@@ -187,6 +188,7 @@ class SegmentConfig:
     output: str = MISSING
     overwrite: bool = False
     accelerator: str = "auto"
+    precision: str | None = None
     brain_above: float | None = None
     """Tissues: brighter voxels are brain; null: as in training, see ``psc.mri.brain``."""
     input_key: str | None = None

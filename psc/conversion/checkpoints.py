@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from psc.applications import build_application
-from psc.config.compose import from_plain
 from psc.config.schema import TrainConfig
 from psc.conversion import ConversionReport, calibrate, match_features
 from psc.conversion.conversion import ConversionArguments
@@ -25,11 +24,9 @@ from psc.training.checkpoints import (
     CONVERSION_KEY,
     NETWORK_PREFIX,
     AtomicCheckpointIO,
-    checkpoint_network,
-    load_checkpoint,
-    stored_config,
+    read_checkpoint,
 )
-from psc.training.evaluation import inference_device
+from psc.training.hardware import inference_device
 
 
 @dataclass(frozen=True)
@@ -85,11 +82,10 @@ def convert_checkpoint(
     if calibrates is None:
         calibrates = arguments.n > 1 or correction.steps > 0
     corrects = calibrates or correction.steps > 0
-    checkpoint = load_checkpoint(source)
-    if CONVERSION_KEY in checkpoint:
+    checkpoint = read_checkpoint(source)
+    if checkpoint.conversion is not None:
         raise ConfigError(f"checkpoint={source} is converted already; convert the one it came from")
-    trained = from_plain(stored_config(checkpoint, source), source)
-    network = checkpoint_network(trained, checkpoint, source)
+    trained, network = checkpoint.config, checkpoint.network()
     original = copy.deepcopy(network) if corrects else network
     inputs = _inputs(trained, network) if arguments.n > 1 or corrects else iter(())
     example = next(inputs) if arguments.n > 1 else None
@@ -119,8 +115,8 @@ def convert_checkpoint(
         arguments = replace(arguments, runs=[list(run) for run in report.runs])
     written = {
         "state_dict": {f"{NETWORK_PREFIX}{k}": v for k, v in network.state_dict().items()},
-        "global_step": int(checkpoint.get("global_step", 0)),
-        CONFIG_KEY: checkpoint[CONFIG_KEY],
+        "global_step": checkpoint.iterations,
+        CONFIG_KEY: checkpoint.content[CONFIG_KEY],
         CONVERSION_KEY: asdict(arguments),
     }
     AtomicCheckpointIO().save_checkpoint(written, output)

@@ -2,7 +2,7 @@
 
 import logging
 import multiprocessing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,21 +14,14 @@ from psc.blockwise.engine import open_engine
 from psc.blockwise.grid import Grid, block_size
 from psc.blockwise.pipeline import BlockwiseOptions, segment_blockwise
 from psc.blockwise.stages import LoadedNetwork, NetworkAffinities
-from psc.config.compose import from_plain
 from psc.config.schema import DenseNetConfig, SegmentConfig, TrainConfig, UNetConfig
 from psc.em.settings import FibsemConfig
 from psc.em.testing import prediction_tiles
 from psc.errors import CheckpointError, ConfigError, DataError
 from psc.machine import claim_gpu
 from psc.networks.geometry import VolumeNetwork
-from psc.training.checkpoints import (
-    checkpoint_network,
-    conversion_record,
-    load_checkpoint,
-    stored_config,
-    weights_digest,
-)
-from psc.training.evaluation import inference_device
+from psc.training.checkpoints import Checkpoint, read_checkpoint
+from psc.training.hardware import BF16, arithmetic, inference_device, prediction_precision
 from psc.training.records import read_record
 from psc.volumes.intensity import settled_range
 from psc.volumes.reading import Volume, fingerprint, open_volume, sample
@@ -46,11 +39,13 @@ class CheckpointNetwork:
 
     Attributes:
         path: of the checkpoint, seen by all workers.
-        accelerator: see ``psc.training.evaluation.inference_device``.
+        accelerator: see ``psc.training.hardware.inference_device``.
+        precision: see ``psc.training.hardware.arithmetic``.
     """
 
     path: Path
     accelerator: str
+    precision: str
 
     def __call__(self) -> LoadedNetwork:
         """The network, in evaluation mode, with the sigmoid behind it."""
@@ -62,41 +57,42 @@ def _loaded(source: CheckpointNetwork) -> LoadedNetwork:
     if multiprocessing.parent_process() is not None:
         claim_gpu()  # one of several processes on this machine
     device = inference_device(source.accelerator)
-    checkpoint = load_checkpoint(source.path)
-    trained = from_plain(stored_config(checkpoint, source.path), source.path)
-    network = checkpoint_network(trained, checkpoint, source.path)
+    network = read_checkpoint(source.path).network()
     assert isinstance(network, VolumeNetwork)
     tiled = network.to(device).eval().unpadded()
-    return LoadedNetwork(lambda raw: torch.sigmoid(tiled(raw)), device)
+
+    def predict(raw: torch.Tensor) -> torch.Tensor:
+        with arithmetic(source.precision, device):
+            return torch.sigmoid(tiled(raw).float())
+
+    return LoadedNetwork(predict, device)
 
 
-def segment_neurons(
-    config: SegmentConfig, checkpoint: Mapping[str, Any], trained: TrainConfig
-) -> Path:
+def segment_neurons(config: SegmentConfig, checkpoint: Checkpoint) -> Path:
     """Segment an EM volume into a folder; see ``psc.blockwise.pipeline`` for what is written.
 
     Args:
         config: what the command line said.
         checkpoint: the one that it names.
-        trained: the configuration that the checkpoint holds.
     """
-    path = Path(config.checkpoint).resolve()
-    _check_network(trained, path)
+    trained = checkpoint.config
+    _check_network(trained, checkpoint.path)
     trained = replace(trained, segmentation=trained.segmentation.changed(config.segmentation))
     options = BlockwiseOptions(
         segmentation=trained.segmentation.options,
-        threshold=_threshold(config, checkpoint, path),
+        threshold=_threshold(config, checkpoint),
         context=config.context,
         levels=config.levels,
     )
-    inference_device(config.accelerator)
+    device = inference_device(config.accelerator)
+    precision = prediction_precision(config.precision, trained.trainer.precision, device)
     volume = open_volume(
         Path(config.input),
         config.input_key,
         missing_chunks=config.missing_chunks,  # type: ignore[arg-type]  # open_volume checks it
     )
     voxel_size = _voxel_size(config, volume)
-    affinities = _affinities(config, checkpoint, trained, volume)
+    affinities = _affinities(config, checkpoint, trained, volume, precision)
     core = block_size(
         volume.shape, _block(config.block_size), affinities.tile_output, affinities.period
     )
@@ -111,10 +107,11 @@ def segment_neurons(
     )
     source = {
         "input": fingerprint(volume),
-        "weights": weights_digest(checkpoint),
+        "weights": checkpoint.digest,
         "missing_chunks": config.missing_chunks,
         "intensity_range": affinities.intensity_range,
         "tile_input": affinities.tile_input,
+        **({"precision": precision} if precision == BF16 else {}),
     }
     with open_engine(config.workers, config.address, progress=config.progress) as engine:
         result = segment_blockwise(
@@ -150,8 +147,9 @@ def _check_network(trained: TrainConfig, path: Path) -> None:
         )
 
 
-def _threshold(config: SegmentConfig, checkpoint: Mapping[str, Any], path: Path) -> float:
+def _threshold(config: SegmentConfig, checkpoint: Checkpoint) -> float:
     """As set, else as the checkpoint's run chose it on its validation part."""
+    path = checkpoint.path.resolve()
     if config.threshold is not None:
         return config.threshold
     try:
@@ -162,7 +160,7 @@ def _threshold(config: SegmentConfig, checkpoint: Mapping[str, Any], path: Path)
             f"threshold=null: beside {path} there is no finished run that chose one; set"
             " threshold=…, a score 1 - affinity such as 0.4"
         ) from None
-    if "conversion" in record.data or not conversion_record(checkpoint):
+    if "conversion" in record.data or checkpoint.conversion is None:
         log.info("threshold %g, as the run of the checkpoint chose it", threshold)
     else:
         log.warning(
@@ -175,12 +173,15 @@ def _threshold(config: SegmentConfig, checkpoint: Mapping[str, Any], path: Path)
 
 
 def _affinities(
-    config: SegmentConfig, checkpoint: Mapping[str, Any], trained: TrainConfig, volume: Volume
+    config: SegmentConfig,
+    checkpoint: Checkpoint,
+    trained: TrainConfig,
+    volume: Volume,
+    precision: str,
 ) -> NetworkAffinities:
     """The network with the very tiles that it would predict the whole volume in."""
-    path = Path(config.checkpoint).resolve()
     assert isinstance(trained.dataset, FibsemConfig)  # psc.config.checks
-    network = checkpoint_network(trained, checkpoint, path)  # here: a wrong one is refused at once
+    network = checkpoint.network()  # here: a wrong one is refused at once
     assert isinstance(network, VolumeNetwork)
     tiled, tile_input, tile_output = prediction_tiles(network, volume.shape, trained)
     intensity_range, note = settled_range(
@@ -194,7 +195,7 @@ def _affinities(
         log.warning("%s", note)
     return NetworkAffinities(
         volume,
-        CheckpointNetwork(path, config.accelerator),
+        CheckpointNetwork(checkpoint.path.resolve(), config.accelerator, precision),
         tile_input,
         tile_output,
         tiled.period,

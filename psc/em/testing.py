@@ -158,7 +158,7 @@ def predict_affinities(
             bar.update(done - bar.n)
 
         return predict_volume(
-            lambda tiles: torch.sigmoid(network(tiles)),
+            lambda tiles: torch.sigmoid(network(tiles).float()),
             raw,
             tile_input=tile_input,
             tile_output=tile_output,

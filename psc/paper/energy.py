@@ -30,7 +30,7 @@ from psc.decomposition.streams import unfold_layer
 from psc.errors import ConfigError, PSCError
 from psc.paper.style import DASHED, PAGE_WIDTH, VERMILLION, checked_png, page_style, save_png
 from psc.paper.text import markdown_table
-from psc.training.checkpoints import NETWORK_PREFIX, load_checkpoint
+from psc.training.checkpoints import NETWORK_PREFIX, read_checkpoint
 
 _TERMS = 3
 _SWEEPS = 5
@@ -141,7 +141,7 @@ def layers_of_checkpoints(paths: Sequence[Path]) -> dict[str, Tensor]:
     """All kernels of 3×3×3 and more of trained networks, by the layers' names."""
     layers = {}
     for i, path in enumerate(paths):
-        for name, tensor in load_checkpoint(path)["state_dict"].items():
+        for name, tensor in read_checkpoint(path).content["state_dict"].items():
             if tensor.ndim == 5 and min(tensor.shape[2:]) >= _TERMS:
                 short = name.removeprefix(NETWORK_PREFIX).removesuffix(".weight")
                 layers[short if len(paths) == 1 else f"{i + 1}: {short}"] = tensor

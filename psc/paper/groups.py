@@ -14,6 +14,7 @@ from psc.config.compose import from_plain
 from psc.errors import DataError
 from psc.paper.measures import Measures, measures_of
 from psc.training.folder import TRAINER_WITHOUT_EFFECT
+from psc.training.hardware import stored_precision
 from psc.training.provenance import code_version, is_version
 from psc.training.records import Record
 
@@ -24,7 +25,7 @@ _SLABS = ("train", "validation", "test")
 _PLACES = (*_SLABS, "videos", "lists", "prepared", "prepare", "folder")
 """Parts of a data set's configuration that say where it lies; what was read is in ``data``."""
 
-_TIME_LIMIT = "recipe.max_minutes"
+_TIME_LIMIT, _PRECISION = "recipe.max_minutes", "trainer.precision"
 
 
 def settings(config: Mapping[str, Any]) -> Settings:
@@ -56,7 +57,7 @@ def record_settings(record: Record, path: Path) -> Settings:
 
     A time limit counts where it has ended the training: without one there would be more iterations.
     """
-    found = settings(asdict(from_plain(record.config, path)))
+    found = _with_precision(settings(asdict(from_plain(record.config, path))), record)
     found["converted"] = "conversion" in record.data  # its configuration names the original block
     if found["trainer.devices"] == "auto" and record.hardware.get("accelerator") == "cpu":
         found["trainer.devices"] = 1  # Lightning's "auto" is one process on a CPU
@@ -65,12 +66,21 @@ def record_settings(record: Record, path: Path) -> Settings:
     return found
 
 
+def _with_precision(found: Settings, record: Record) -> Settings:
+    """What a record's "auto" was, by its device."""
+    stored = found.get(_PRECISION, "auto")
+    device = record.hardware.get("accelerator", "cpu")
+    return found | {_PRECISION: stored_precision(stored, device)}
+
+
 def differences(found: Settings, wanted: Settings) -> list[str]:
-    """In words, the settings in which a record and a row differ."""
+    """In words, where a record and a row differ; a row with precision "auto" takes any."""
 
     def shown(values: Settings, key: str) -> str:
         return f"{values[key]}" if key in values else "(nothing)"
 
+    if wanted.get(_PRECISION) == "auto":
+        wanted = wanted | {_PRECISION: found[_PRECISION]}
     keys = sorted(found.keys() | (wanted.keys() - {_TIME_LIMIT}))
     return [
         f"{key}={shown(found, key)} and not {shown(wanted, key)}"
@@ -138,7 +148,7 @@ def group_records(records: Sequence[Record]) -> list[Group]:
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
         started = [repr(record.data.get(key)) for key in ("initial_weights", "conversion")]
-        decides = repr(sorted(settings(record.config).items()))
+        decides = repr(sorted(_with_precision(settings(record.config), record).items()))
         splits = repr(record.data.get("splits"))
         key = _test(record), decides, splits, *started, code_version(record.git)
         groups.setdefault(key, []).append(record)

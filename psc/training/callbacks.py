@@ -115,11 +115,7 @@ class Throughput(Callback):
         self._seen += 1
 
     def summary(self, flops_per_iteration: int) -> dict[str, float | None]:
-        """Numbers for the record; None where nothing was measured.
-
-        Args:
-            flops_per_iteration: of forward and backward, on this process.
-        """
+        """Numbers for the record; None where nothing was measured. FLOPs of this process."""
         total = self.busy + self.waiting
         rate = self.counted / total if self.counted else None
         cuda = torch.cuda.is_available()
@@ -133,12 +129,7 @@ class Throughput(Callback):
 
 
 class StoreConfig(Callback):
-    """Puts into every checkpoint what its network is built from, as plain containers.
-
-    Args:
-        plain: the configuration.
-        conversion: what that network was converted by, if it was (``psc.training.checkpoints``).
-    """
+    """Puts into every checkpoint what its network is built from: configuration, conversion."""
 
     def __init__(self, plain: dict[str, Any], conversion: dict[str, Any] | None = None) -> None:
         self.plain, self.conversion = plain, conversion

@@ -16,12 +16,8 @@ class EpochSampler(Sampler[int]):
     """Indices of one validation interval; every interval and every process has its own.
 
     Patch i of a data set is a function of i, so a training that resumes at interval e sees exactly
-    the patches that it would have seen without the interruption.
-
-    Args:
-        length: indices per epoch and process.
-        rank: this process.
-        world_size: number of processes.
+    the patches that it would have seen without the interruption. ``length``: indices per epoch and
+    process.
     """
 
     def __init__(self, length: int, rank: int = 0, world_size: int = 1) -> None:
@@ -57,13 +53,9 @@ class TrainingData(lightning.LightningDataModule):
     Args:
         training: an endless data set whose sample i is a function of i.
         validation: a fixed one.
-        recipe: iterations and batch size.
+        recipe: iterations, in ``epochs`` of ``iterations_per_epoch``, and batch size.
         workers: processes per loader; 0 loads in the training process.
         validation_batch_size: None: the recipe's.
-
-    Attributes:
-        epochs: number of validation intervals.
-        iterations_per_epoch: iterations of each.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The test protocol on a trained checkpoint: what ``evaluate.py`` does."""
+"""The test protocol on a checkpoint, and the record of it: of a run, and of ``evaluate.py``."""
 
 import datetime
 import logging
@@ -7,18 +7,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from psc.applications import build_application
-from psc.config.compose import from_plain
 from psc.config.schema import EvaluateConfig
 from psc.errors import ConfigError
-from psc.training.checkpoints import (
-    checkpoint_network,
-    conversion_record,
-    load_checkpoint,
-    stored_config,
-)
-from psc.training.provenance import git_state, hardware, versions
+from psc.training.application import Application
+from psc.training.checkpoints import Checkpoint, read_checkpoint
+from psc.training.hardware import arithmetic, hardware, inference_device, prediction_precision
+from psc.training.provenance import git_state, versions
 from psc.training.records import Record, write_record
 
 log = logging.getLogger(__name__)
@@ -35,45 +32,68 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Record:
         ConfigError: if the output folder exists already, or a value cannot work.
         DataError: if the data cannot be read.
     """
-    path = Path(config.checkpoint)
-    checkpoint = load_checkpoint(path)
-    trained = from_plain(stored_config(checkpoint, path), path)
-    dataset = config.dataset or trained.dataset
-    segmentation = trained.segmentation.changed(config.segmentation)
-    folder = _output_folder(config, path, dataset.name)
-    changed = replace(trained, dataset=dataset, segmentation=segmentation)
-    network = checkpoint_network(trained, checkpoint, path)
-    application = build_application(changed)
-    device = inference_device(config.accelerator)
-    began = time.monotonic()
-    metrics = application.evaluate(
-        network.to(device).eval(), folder, device=device, source={"checkpoint": str(path)}
+    checkpoint = read_checkpoint(Path(config.checkpoint))
+    trained = checkpoint.config
+    changed = replace(
+        trained,
+        dataset=config.dataset or trained.dataset,
+        segmentation=trained.segmentation.changed(config.segmentation),
     )
-    record = Record(
-        run=folder.name,
-        config=asdict(changed),
-        metrics=metrics,
-        parameters=sum(p.numel() for p in network.parameters()),
-        iterations=int(checkpoint["global_step"]),
-        wall_seconds={"evaluation": round(time.monotonic() - began, 1)},
-        throughput={},
-        seed=trained.seed,
-        data={**application.data_record(), **conversion_record(checkpoint)},
-        git=git_state(),
-        versions=versions(),
-        hardware=hardware(device.type),
-        finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    folder = _output_folder(config, checkpoint.path, changed.dataset.name)
+    device = inference_device(config.accelerator)
+    precision = prediction_precision(config.precision, trained.trainer.precision, device)
+    network = checkpoint.network()
+    record = evaluated(
+        build_application(changed),
+        checkpoint,
+        network,
+        folder,
+        device=device,
+        precision=precision,
+        source={"checkpoint": str(checkpoint.path)},
     )
     log.info("written to %s", write_record(record, folder))
     return record
 
 
-def _output_folder(config: EvaluateConfig, checkpoint: Path, dataset: str) -> Path:
-    """Where to write: by default in the run's folder.
+def evaluated(
+    application: Application,
+    checkpoint: Checkpoint,
+    network: nn.Module,
+    folder: Path,
+    *,
+    device: torch.device,
+    precision: str,
+    source: dict[str, str],
+) -> Record:
+    """Evaluate the network of a checkpoint into a folder, which names the record returned.
 
-    Raises:
-        ConfigError: if it exists and may not be replaced.
+    ``source`` is provenance that goes into the outputs. A run adds what it knows of its training.
     """
+    config, began = application.config, time.monotonic()
+    with arithmetic(precision, device):
+        metrics = application.evaluate(
+            network.to(device).eval(), folder, device=device, source=source
+        )
+    return Record(
+        run=folder.name,
+        config=asdict(config),
+        metrics=metrics,
+        parameters=sum(p.numel() for p in network.parameters()),
+        iterations=checkpoint.iterations,
+        wall_seconds={"evaluation": round(time.monotonic() - began, 1)},
+        throughput={},
+        seed=config.seed,
+        data={**application.data_record(), **checkpoint.record},
+        git=git_state(),
+        versions=versions(),
+        hardware=hardware(device.type),
+        finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _output_folder(config: EvaluateConfig, checkpoint: Path, dataset: str) -> Path:
+    """Where to write: by default in the run's folder; refused if it may not be replaced."""
     folder = (
         Path(config.output)
         if config.output is not None
@@ -86,16 +106,3 @@ def _output_folder(config: EvaluateConfig, checkpoint: Path, dataset: str) -> Pa
             f"output={folder} exists; give another output=…, or overwrite=true to replace it"
         )
     return folder
-
-
-def inference_device(accelerator: str) -> torch.device:
-    """Where to predict: "auto" takes a GPU if there is one.
-
-    Raises:
-        ConfigError: for an unknown choice, or a GPU where there is none.
-    """
-    if accelerator not in ("auto", "cpu", "gpu"):
-        raise ConfigError(f"accelerator={accelerator}: allowed are auto, cpu, gpu")
-    if accelerator == "gpu" and not torch.cuda.is_available():
-        raise ConfigError("accelerator=gpu: this machine has no GPU that torch can use")
-    return torch.device("cpu" if accelerator == "cpu" or not torch.cuda.is_available() else "cuda")

@@ -26,17 +26,16 @@ WITHOUT_EFFECT = ("resume", "output_directory", "logger", "budget")
 """Parts of a configuration that do not decide what is computed."""
 
 TRAINER_WITHOUT_EFFECT = (
-    "accelerator",
-    "strategy",
-    "compile",
-    "channels_last",
-    "workers",
-    "progress_bar",
+    *("accelerator", "strategy", "compile", "channels_last", "workers", "progress_bar"),
 )
 """The same of its trainer; the number of devices multiplies the batch, the precision rounds."""
 
 ADDED_TO_BLOCK = {"merge": "concatenate"}
 """Keys of the block that earlier code did not know, with what it did: they rename no run."""
+
+FOLDER_VARIABLE, RESUME_VARIABLE = "PSC_RUN_FOLDER", "PSC_RESUME_FROM"
+"""Tell the processes that the first one starts which folder it chose, and which checkpoint it
+continues from, empty for none."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def metrics(self) -> Path:
+        """The numbers of its training."""
+        return self.path / "metrics.csv"
+
+    @property
     def is_finished(self) -> bool:
         """Whether the run has left its record."""
         return (self.path / FILE_NAME).is_file()
@@ -62,31 +66,39 @@ class RunFolder:
         return self.path.with_name(f".{self.path.name}.lock")
 
 
-def config_hash(config: Mapping[str, Any]) -> str:
-    """First 8 hex digits of the SHA-256 of what decides a run's result."""
-    content = {key: value for key, value in config.items() if key not in WITHOUT_EFFECT}
-    content["block"] = {
-        key: value
-        for key, value in config["block"].items()
-        if (key, value) not in ADDED_TO_BLOCK.items()
-    }
-    content["trainer"] = {
-        key: value for key, value in config["trainer"].items() if key not in TRAINER_WITHOUT_EFFECT
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+@contextmanager
+def folder_of_this_run(config: Mapping[str, Any]) -> Iterator[RunFolder]:
+    """The folder that all processes of a run share; the first one claims it."""
+    if is_first_process():
+        with claimed_run_folder(config) as folder:
+            yield folder
+    elif chosen := os.environ.get(FOLDER_VARIABLE):
+        resume_from = os.environ[RESUME_VARIABLE]
+        yield RunFolder(Path(chosen), Path(resume_from) if resume_from else None)
+    else:  # torchrun or srun started it, and nobody could tell
+        yield choose_run_folder(config)
 
 
-def run_name(config: Mapping[str, Any]) -> str:
-    """Name of the run folder, without the number of a repetition."""
-    return "-".join(
-        (
-            config["dataset"]["name"],
-            config["backbone"]["name"],
-            config["block"]["name"],
-            f"seed{config['seed']}",
-            config_hash(config),
-        )
-    )
+def is_first_process() -> bool:
+    """Whether this is the process that writes; before a trainer exists, variables tell."""
+    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID"))
+
+
+@contextmanager
+def handed_to_children(folder: RunFolder) -> Iterator[None]:
+    """Tell the processes that Lightning starts within the context which folder was chosen.
+
+    Afterwards the environment is what it was before, without the variables that Lightning set
+    either: the next job of a sweep in this process must not take itself for a part of this run.
+    """
+    saved = dict(os.environ)
+    os.environ[FOLDER_VARIABLE] = str(folder.path)
+    os.environ[RESUME_VARIABLE] = str(folder.resume_from or "")
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(saved)
 
 
 @contextmanager
@@ -94,10 +106,6 @@ def claimed_run_folder(config: Mapping[str, Any]) -> Iterator[RunFolder]:
     """``choose_run_folder``, and no other process gets that folder until the context ends.
 
     A finished run's folder is not claimed: nobody writes there any more.
-
-    Raises:
-        CheckpointError: as ``choose_run_folder``; or the run that would be resumed is in the hands
-            of another process.
     """
     in_use: set[Path] = set()
     while True:
@@ -131,12 +139,7 @@ def choose_run_folder(config: Mapping[str, Any], in_use: Collection[Path] = ()) 
     - ``resume`` a path: from that checkpoint, in its own run folder if that is of this
       configuration and unfinished, else in a new one.
 
-    Args:
-        config: the resolved configuration, plain containers.
-        in_use: folders that another process is about to create.
-
-    Raises:
-        CheckpointError: if ``resume`` names a file that does not exist.
+    ``config`` is plain containers; folders ``in_use`` are about to be created by others.
     """
     output, name, resume = Path(config["output_directory"]), run_name(config), config["resume"]
     candidates = _candidates(output, name, in_use)
@@ -167,54 +170,21 @@ def _candidates(output: Path, name: str, in_use: Collection[Path]) -> list[Path]
     return folders
 
 
-# ----------------------------------------
-# The processes of one run: which is the first, and how the others learn the run's folder.
+def config_hash(config: Mapping[str, Any]) -> str:
+    """First 8 hex digits of the SHA-256 of what decides a run's result."""
+    content = {key: value for key, value in config.items() if key not in WITHOUT_EFFECT}
+    content["block"] = {
+        key: value
+        for key, value in config["block"].items()
+        if (key, value) not in ADDED_TO_BLOCK.items()
+    }
+    content["trainer"] = {
+        key: value for key, value in config["trainer"].items() if key not in TRAINER_WITHOUT_EFFECT
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
-FOLDER_VARIABLE = "PSC_RUN_FOLDER"
-"""Tells the processes that the first one starts which folder it chose."""
-
-RESUME_VARIABLE = "PSC_RESUME_FROM"
-"""The same of the checkpoint that it continues from; empty for none."""
-
-
-def is_first_process() -> bool:
-    """Whether this is the process that writes; before a trainer exists, variables tell."""
-    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID"))
-
-
-@contextmanager
-def folder_of_this_run(config: Mapping[str, Any]) -> Iterator[RunFolder]:
-    """The folder that all processes of a run share; the first one claims it.
-
-    Args:
-        config: the resolved configuration, plain containers.
-
-    Raises:
-        CheckpointError: see ``psc.training.folder.claimed_run_folder``.
-    """
-    if is_first_process():
-        with claimed_run_folder(config) as folder:
-            yield folder
-    elif chosen := os.environ.get(FOLDER_VARIABLE):
-        resume_from = os.environ[RESUME_VARIABLE]
-        yield RunFolder(Path(chosen), Path(resume_from) if resume_from else None)
-    else:  # torchrun or srun started it, and nobody could tell
-        yield choose_run_folder(config)
-
-
-@contextmanager
-def handed_to_children(folder: RunFolder) -> Iterator[None]:
-    """Tell the processes that Lightning starts within the context which folder was chosen.
-
-    Afterwards the environment is what it was before, without the variables that Lightning set
-    either: the next job of a sweep in this process must not take itself for a part of this run.
-    """
-    saved = dict(os.environ)
-    os.environ[FOLDER_VARIABLE] = str(folder.path)
-    os.environ[RESUME_VARIABLE] = str(folder.resume_from or "")
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(saved)
+def run_name(config: Mapping[str, Any]) -> str:
+    """Name of the run folder, without the number of a repetition."""
+    what = (config[part]["name"] for part in ("dataset", "backbone", "block"))
+    return "-".join((*what, f"seed{config['seed']}", config_hash(config)))

@@ -1,24 +1,108 @@
-"""Weights & Biases on request: offline without a login, never a prompt, always finished.
+"""Where a training's numbers go: metrics.csv always, Weights & Biases on request.
 
-A run's group is the table that it belongs to, its job type its network, the row: in the web page,
-runs grouped by both are the table, and the seeds of a row are averaged.
+In W&B a run's group is the table that it belongs to, its job type its network, the row: in the web
+page, runs grouped by both are the table, and the seeds of a row are averaged.
 """
 
+import csv
 import logging
 import os
-from collections.abc import Iterator, Sequence
+import time
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from psc.files import replacing
 from psc.training.records import FILE_NAME, Record
 from psc.training.settings import LoggerConfig
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import WandbLogger
 
-
 log = logging.getLogger(__name__)
+
+COLUMNS = ("step", "epoch", "seconds", "train/loss", "validation/loss", "learning_rate")
+"""Columns of every metrics.csv; ``seconds`` since this process began to train."""
+
+
+class MetricsFile(Logger):
+    """Appends metrics to a CSV file, a row per logged step, each flushed as it is logged.
+
+    Lightning's CSVLogger deletes an existing file when a run continues; this one goes on writing.
+
+    Args:
+        path: the file; created with its header if missing.
+        first_step: rows of an earlier attempt from this step on are dropped: a run that resumes at
+            step 300 computes steps 300, 301, … again.
+        measures: columns of this training beside ``COLUMNS``.
+    """
+
+    def __init__(self, path: Path, first_step: int = 0, *, measures: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.path = path
+        self.columns = (*COLUMNS, *measures)
+        self._start = time.monotonic()
+        self._prepare(first_step)
+
+    @property
+    def name(self) -> str:
+        """Name of the logger."""
+        return "metrics.csv"
+
+    @property
+    def version(self) -> str:
+        """One file per run folder."""
+        return ""
+
+    @rank_zero_only
+    def _prepare(self, first_step: int) -> None:
+        rows = [row for row in read_metrics(self.path) if int(row["step"]) < first_step]
+        with replacing(self.path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.columns)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Append one row; names that are no column are left to other loggers."""
+        row: dict[str, Any] = {name: metrics[name] for name in self.columns if name in metrics}
+        if not row.keys() - {"epoch"}:
+            return
+        row |= {"step": step, "seconds": round(time.monotonic() - self._start, 3)}
+        if "epoch" in row:
+            row["epoch"] = int(row["epoch"])
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, self.columns).writerow(row)
+
+    @rank_zero_only
+    def log_hyperparams(
+        self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
+    ) -> None:
+        """Nothing: the run folder holds the whole configuration."""
+
+
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """Rows of a metrics.csv, without one cut short by a kill; none if there is no such file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return [row for row in csv.DictReader(file) if None not in row.values()]
+
+
+def training_seconds(path: Path) -> float:
+    """Training time over all attempts: each starts its clock at 0, so sum its last readings."""
+    total = previous = 0.0
+    for row in read_metrics(path):
+        seconds = float(row["seconds"])
+        if seconds < previous:
+            total += previous
+        previous = seconds
+    return total + previous
 
 
 @contextmanager
@@ -28,8 +112,8 @@ def wandb_loggers(
     """The logger of a run, in a list; none if not asked for. Finished however the run ends.
 
     Args:
-        config: whether, which project, and the mode: auto is online with a login, else offline;
-            the group, by default the data set.
+        config: whether, which project, and the mode: auto is online with a login, else offline,
+            never a prompt; the group, by default the data set.
         plain: the run's configuration.
         folder: the run's folder; its name is the run's.
     """
@@ -62,13 +146,7 @@ def wandb_loggers(
 
 
 def log_outcome(loggers: "Sequence[WandbLogger]", record: Record, folder: Path) -> None:
-    """Log a finished run's test scores, its pictures, and its record as an artifact.
-
-    Args:
-        loggers: of ``wandb_loggers``.
-        record: of the run.
-        folder: of the run, with ``evaluation/*.png`` and the record's file.
-    """
+    """Log a run's test scores, its folder's evaluation/*.png, and its record as an artifact."""
     for logger in loggers:
         import wandb
 

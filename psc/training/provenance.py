@@ -1,6 +1,5 @@
-"""Where a number comes from: code, versions and hardware."""
+"""Which code a number comes from: its commit, in a few characters, and the packages under it."""
 
-import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -8,25 +7,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from psc import machine
-
-# ----------------------------------------
-# Which version of the code a result is of, in a few characters, and when to say that it is not.
-
-
 DIRTY = "-dirty"
 """What git appends to the name of a checkout with uncommitted changes."""
 
 
 def code_version(git: Mapping[str, Any]) -> str:
-    """The version that a record's ``git`` (``psc.training.provenance.git_state``) names.
-
-    Returns:
-        The first 8 digits of the commit, with ``-dirty`` where the checkout had uncommitted
-        changes; "unknown" where the code was in no git checkout.
-    """
+    """The version that a record's ``git`` names: 8 digits of the commit, perhaps ``-dirty``."""
     if git["commit"] is None:
         return "unknown"
     return str(git["commit"])[:8] + (DIRTY if git["dirty"] else "")
@@ -43,12 +29,7 @@ def is_version(git: Mapping[str, Any], wanted: str) -> bool:
 
 
 def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """Why a finished run may not be what the present code would compute; None where it is.
-
-    Args:
-        then: ``git`` of the run's record.
-        now: ``git`` of the code that runs.
-    """
+    """Why a run of ``then`` may not be what the code would compute ``now``; None where it is."""
     old, new = code_version(then), code_version(now)
     if old != new:
         return f"it is a result of code {old}, and the code is now {new}"
@@ -63,16 +44,8 @@ def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
 PROJECT = Path(__file__).resolve().parents[2]
 
 PACKAGES = (
-    "torch",
-    "torchvision",
-    "lightning",
-    "hydra-core",
-    "numpy",
-    "scipy",
-    "scikit-image",
-    "waterz",
-    "h5py",
-    "numba",
+    *("torch", "torchvision", "lightning", "hydra-core", "numpy", "scipy", "scikit-image"),
+    *("bioimage-cpp", "waterz", "h5py", "numba"),
 )
 """Packages whose versions can change a result."""
 
@@ -102,25 +75,3 @@ def versions() -> dict[str, str | None]:
         except PackageNotFoundError:
             found[package] = None
     return found
-
-
-def hardware(accelerator: str) -> dict[str, Any]:
-    """What a run used: "cpu" or "cuda", and its name."""
-    return {
-        "accelerator": accelerator,
-        "device": torch.cuda.get_device_name() if accelerator == "cuda" else _processor(),
-        "cpu": _processor(),
-        "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-        "torch_threads": torch.get_num_threads(),
-        "settings": machine.in_force(),
-    }
-
-
-def _processor() -> str:
-    """The processor's name; Linux hides it from ``platform``."""
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

@@ -42,11 +42,10 @@ from benchmarks.networks import torchvision_network
 from benchmarks.operator import PEER, choose_levels, named
 from benchmarks.timing import Conditions, Layout, Row, Steps, Timing, ratio
 from psc.block.stream import Merge, Triple
-from psc.config.compose import from_plain
 from psc.conversion import Conversion, SeparableConv3d, composed_weight, convert
 from psc.errors import ConfigError
 from psc.networks.build import build_network
-from psc.training.checkpoints import checkpoint_network, load_checkpoint, stored_config
+from psc.training.checkpoints import read_checkpoint
 
 Part = Literal["speed", "peers"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -241,9 +240,7 @@ def random_layers(names: Sequence[str], device: str, size: int | None, seed: int
 
 def trained_layers(checkpoint: Path, device: str, size: int | None) -> list[Layer]:
     """What ``psc.convert`` would convert in a trained network, the first of each kernel's shape."""
-    content = load_checkpoint(checkpoint)
-    config = from_plain(stored_config(content, checkpoint), checkpoint)
-    network = checkpoint_network(config, content, checkpoint)
+    network = read_checkpoint(checkpoint).network()
     rows = convert(network, init="random").report.converted
     if not rows:
         raise ConfigError(

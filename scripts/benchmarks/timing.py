@@ -33,7 +33,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from psc.errors import ConfigError
 from psc.files import replacing
 from psc.paper.text import markdown_table
-from psc.training.provenance import hardware
+from psc.training.hardware import hardware
 
 Clock = Literal["cpu", "wall"]
 Device = Literal["cuda", "cpu"]

@@ -16,7 +16,7 @@ import torch
 import zarr
 from torch.utils.flop_counter import FlopCounterMode
 
-from psc.applications import build_application
+from psc.applications import build_application, segment_file
 from psc.config import compose
 from psc.config.schema import EvaluateConfig, SegmentConfig
 from psc.conversion import SeparableConv3d
@@ -28,12 +28,10 @@ from psc.training.checkpoints import (
     CONFIG_KEY,
     CONVERSION_KEY,
     NETWORK_PREFIX,
-    checkpoint_network,
     initial_weights,
-    load_checkpoint,
+    read_checkpoint,
 )
 from psc.training.evaluation import evaluate_checkpoint
-from psc.training.prediction import segment_file
 from psc.training.training import train
 from psc.volumes import output
 
@@ -48,7 +46,7 @@ def config_of(block):
 
 
 def network_of(path, config):
-    return checkpoint_network(config, load_checkpoint(path), path).eval()
+    return read_checkpoint(path).network().eval()
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +88,7 @@ def test_an_exact_conversion_of_a_checkpoint_is_the_same_network(
     layers = sum(isinstance(part, SeparableConv3d) for part in converted.modules())
     assert layers == sum(row["status"] == "converted" for row in report["layers"]) > 2
     assert f"total, {layers} of" in capsys.readouterr().out
-    assert load_checkpoint(tmp_path / "new.ckpt")["global_step"] == 7
+    assert read_checkpoint(tmp_path / "new.ckpt").content["global_step"] == 7
     with pytest.raises(ConfigError, match="overwrite=true"):
         command(arguments)
     with pytest.raises(ConfigError, match="converted already"):
@@ -205,7 +203,7 @@ def test_pairs_become_blocks_matched_to_the_original_and_are_trained_on(
     losses = written["matching_losses"]
     assert len(losses) == 8
     assert losses[-1] < losses[0]
-    assert load_checkpoint(path)[CONVERSION_KEY]["runs"] == written["runs"]
+    assert read_checkpoint(path).content[CONVERSION_KEY]["runs"] == written["runs"]
     pairs = len(written["runs"])
     network = network_of(path, compose(overrides))
     blocks = [part for part in network.modules() if isinstance(part, SeparableConv3d)]
@@ -281,16 +279,16 @@ def test_a_converted_network_is_fine_tuned_resumed_evaluated_and_begun_with_agai
             train(compose(tuned))
     (folder,) = (path for path in (tmp_path / "runs").iterdir() if path.is_dir())
     last, best = (folder / "checkpoints" / f"{name}.ckpt" for name in ("last", "best"))
-    assert load_checkpoint(last)["global_step"] == 2
+    assert read_checkpoint(last).content["global_step"] == 2
 
     with pytest.raises(CheckpointError, match=r"converted by .*begins with one that is not conv"):
         train(compose([*overrides, f"output_directory={tmp_path}/other", f"resume={last}"]))
 
     record = train(compose([*tuned, "resume=true"]))
     assert record.run == folder.name
-    assert record.iterations == load_checkpoint(last)["global_step"] == 4
-    key = load_checkpoint(converted)[CONVERSION_KEY]
-    assert load_checkpoint(last)[CONVERSION_KEY] == record.data["conversion"] == key
+    assert record.iterations == read_checkpoint(last).content["global_step"] == 4
+    key = read_checkpoint(converted).content[CONVERSION_KEY]
+    assert read_checkpoint(last).content[CONVERSION_KEY] == record.data["conversion"] == key
     config = compose(tuned)
     network = network_of(best, config)
     moved = network_of(converted, config).state_dict()
@@ -311,7 +309,7 @@ def test_a_converted_network_is_fine_tuned_resumed_evaluated_and_begun_with_agai
 
     further = compose([*overrides, f"initial_weights={best}"])
     fresh = build_network(further.backbone, further.block)
-    initial_weights(further).copy_into(fresh)
+    initial_weights(further).load_into(fresh)
     torch.testing.assert_close(fresh.state_dict(), network.state_dict(), rtol=0, atol=0)
 
 
@@ -326,7 +324,7 @@ def test_a_wrong_combination_is_refused_before_data_are_read(run_3d, tmp_path):
     for override, part in (("block=p2sc2", "block"), ("backbone.base_width=8", "backbone")):
         with pytest.raises(CheckpointError, match=original.format(part)):
             begin(converted, override)
-    content = load_checkpoint(converted)
+    content = dict(read_checkpoint(converted).content)
     for change, message in (
         ({"m": 1}, "another backbone, block or width"),
         ({"m": 7}, "cannot be converted so"),

@@ -11,7 +11,7 @@ from psc.em.testing import predict_affinities
 from psc.em.watershed import seeded_watershed
 from psc.errors import CheckpointError, ConfigError, DataError
 from psc.networks.build import build_network
-from psc.training.checkpoints import CONFIG_KEY, load_checkpoint, load_network_weights
+from psc.training.checkpoints import CONFIG_KEY, read_checkpoint
 from psc.training.prediction import segment_file
 from psc.volumes.labelled import Region, read_volume
 
@@ -40,7 +40,7 @@ def test_a_volume_is_segmented_as_the_evaluation_would(finished_run, config, tin
     trained = compose(overrides)
     network = build_network(trained.backbone, trained.block).eval()
     path = folder / "checkpoints" / "best.ckpt"
-    load_network_weights(network, load_checkpoint(path), path)
+    read_checkpoint(path).load_weights(network)
     expected = predict_affinities(
         network,
         Region(read_volume(tiny_volume)),
@@ -151,7 +151,7 @@ def test_grey_values_of_any_type_are_those_of_training_or_refused(
 
 def test_other_checkpoints_are_refused(config, finished_run, tmp_path):
     _, folder, _ = finished_run
-    checkpoint = load_checkpoint(folder / "checkpoints" / "best.ckpt")
+    checkpoint = dict(read_checkpoint(folder / "checkpoints" / "best.ckpt").content)
     other = tmp_path / "other.ckpt"
     torch.save(checkpoint, other)
     with pytest.raises(ConfigError, match=r"no finished run that chose one; set threshold=…"):
@@ -169,7 +169,7 @@ def test_other_checkpoints_are_refused(config, finished_run, tmp_path):
 def test_results_of_another_network_are_not_mixed(config, finished_run, tmp_path):
     _, folder, _ = finished_run
     segment_file(config(threshold=0.5))
-    checkpoint = load_checkpoint(folder / "checkpoints" / "best.ckpt")
+    checkpoint = dict(read_checkpoint(folder / "checkpoints" / "best.ckpt").content)
     name = next(name for name in checkpoint["state_dict"] if name.endswith("weight"))
     checkpoint["state_dict"][name] *= 1.01
     torch.save(checkpoint, tmp_path / "other.ckpt")

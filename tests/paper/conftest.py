@@ -19,7 +19,7 @@ paper:
 reduced:
   - name: cpu
     title: "short"
-    overrides: [budget=quick, dataset=fibsem_sample]
+    overrides: [budget=quick, dataset=fibsem_sample, trainer.precision=32-true]
     seeds: [0, 1]
     rows: [3d, p2sc2]
 """

@@ -25,7 +25,8 @@ def test_only_seeds_without_a_record_are_run(experiment_folder, add_record, tmp_
     assert (first.planned.row.name, first.seeds) == ("3d", (0,))
     assert first.arguments == (
         "--multirun",
-        *("backbone=unet", "block=3d", "budget=quick", "dataset=fibsem_sample", "seed=0"),
+        *("backbone=unet", "block=3d", "budget=quick", "dataset=fibsem_sample"),
+        *("trainer.precision=32-true", "seed=0"),
         f"output_directory={tmp_path / 'runs'}",
         "logger.group=table-0",
         "resume=true",

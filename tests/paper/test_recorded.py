@@ -38,6 +38,7 @@ def changed(path, **settings):
 def test_what_cannot_change_a_result_does_not_count(experiment_folder, add_record):
     path = add_record()
     changed(path, trainer__workers=3, trainer__devices="auto", logger__wandb=True)
+    changed(path, trainer__precision="auto")  # which was float32 on a CPU
     assert records(experiment_folder)[0].planned.row.name == "3d"
 
 
@@ -64,6 +65,7 @@ def test_missing_seeds(experiment_folder, add_record):
         ({"recipe__iterations": 50}, "recipe.iterations=50 and not 1200"),
         ({"backbone__base_width": 24}, "backbone.base_width=24 and not 8"),
         ({"segmentation__scoring": "mean"}, "segmentation.scoring=mean and not hist_quant_50"),
+        ({"trainer__precision": "bf16-mixed"}, "trainer.precision=bf16-mixed and not 32-true"),
         ({"dataset__test": [{"raw": "x.h5", "z": [0, 9]}]}, "dataset.test="),
     ],
 )

@@ -4,18 +4,24 @@ import resource
 import subprocess
 import sys
 import textwrap
+from dataclasses import asdict
 
 import pytest
 import torch
 from torch import nn
 
+from psc.config import compose
 from psc.errors import CheckpointError
+from psc.networks.build import build_network
 from psc.training.checkpoints import (
+    CONFIG_KEY,
+    NETWORK_PREFIX,
     AtomicCheckpointIO,
+    Checkpoint,
     check_same_architecture,
-    load_checkpoint,
-    load_network_weights,
-    stored_config,
+    initial_weights,
+    read_checkpoint,
+    resumed_step,
 )
 
 
@@ -23,9 +29,9 @@ def test_round_trip(tmp_path):
     path = tmp_path / "deep" / "a.ckpt"
     content = {"state_dict": {"network.weight": torch.randn(3)}, "psc_config": {"seed": 1}}
     AtomicCheckpointIO().save_checkpoint(content, path)
-    loaded = load_checkpoint(path)
-    torch.testing.assert_close(loaded["state_dict"], content["state_dict"])
-    assert stored_config(loaded, path) == {"seed": 1}
+    loaded = read_checkpoint(path)
+    torch.testing.assert_close(loaded.content["state_dict"], content["state_dict"])
+    assert loaded.content["psc_config"] == {"seed": 1}
     assert [p.name for p in path.parent.iterdir()] == ["a.ckpt"]
 
 
@@ -55,28 +61,28 @@ def test_a_full_disk_spares_the_previous_checkpoint(tmp_path):
     )
     assert "could not write" in result.stdout
     assert "resume=true" in result.stdout
-    torch.testing.assert_close(load_checkpoint(path)["state_dict"], before["state_dict"])
+    torch.testing.assert_close(read_checkpoint(path).content["state_dict"], before["state_dict"])
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 
 
 def test_missing_damaged_and_foreign_files_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint at"):
-        load_checkpoint(tmp_path / "none.ckpt")
+        read_checkpoint(tmp_path / "none.ckpt")
     text = tmp_path / "text.ckpt"
     text.write_text("not a checkpoint")
     with pytest.raises(CheckpointError, match="damaged or not a checkpoint"):
-        load_checkpoint(text)
+        read_checkpoint(text)
     cut = tmp_path / "cut.ckpt"
     torch.save({"state_dict": {"w": torch.zeros(1000)}}, cut)
     cut.write_bytes(cut.read_bytes()[:2000])
     with pytest.raises(CheckpointError, match="damaged"):
-        load_checkpoint(cut)
+        read_checkpoint(cut)
     other = tmp_path / "other.ckpt"
     torch.save([1, 2], other)
     with pytest.raises(CheckpointError, match="no 'state_dict'"):
-        load_checkpoint(other)
+        read_checkpoint(other)
     with pytest.raises(CheckpointError, match="holds no configuration"):
-        stored_config({"state_dict": {}}, other)
+        _ = Checkpoint(other, {"state_dict": {}}).config
 
 
 class Evil:
@@ -88,7 +94,7 @@ def test_code_in_a_checkpoint_is_not_executed(tmp_path, capsys):
     path = tmp_path / "evil.ckpt"
     torch.save({"state_dict": {}, "extra": Evil()}, path)
     with pytest.raises(CheckpointError):
-        load_checkpoint(path)
+        read_checkpoint(path)
     assert "executed" not in capsys.readouterr().out
 
 
@@ -109,5 +115,41 @@ def test_another_architecture_names_the_first_difference(tmp_path):
 def test_weights_are_found_under_the_tasks_prefix(tmp_path):
     source, target = nn.Linear(2, 2), nn.Linear(2, 2)
     state = {f"network.{k}": v for k, v in source.state_dict().items()} | {"loss.x": torch.ones(1)}
-    load_network_weights(target, {"state_dict": state}, tmp_path)
+    Checkpoint(tmp_path, {"state_dict": state}).load_weights(target)
     torch.testing.assert_close(target.state_dict(), source.state_dict())
+
+
+# What a training may begin with, where the checkpoint is of earlier code.
+
+SMALL = ("backbone=unet", "backbone.base_width=4", "backbone.growth=2", "backbone.depth=1")
+
+
+@pytest.fixture
+def earlier_checkpoint(tmp_path):
+    """A P_2SC_2's, by code that could only concatenate, and its network."""
+    config = compose([*SMALL, "block=p2sc2"])
+    network = build_network(config.backbone, config.block)
+    stored = asdict(config)
+    del stored["block"]["merge"]
+    weights = {f"{NETWORK_PREFIX}{name}": value for name, value in network.state_dict().items()}
+    content = {"state_dict": weights, "optimizer_states": [], "global_step": 7, CONFIG_KEY: stored}
+    path = tmp_path / "last.ckpt"
+    torch.save(content, path)
+    return path, network
+
+
+def test_a_checkpoint_without_a_key_that_came_later_is_resumed_and_fine_tuned(earlier_checkpoint):
+    path, trained = earlier_checkpoint
+    config = compose([*SMALL, "block=p2sc2", f"initial_weights={path}"])
+    resumed, tuned = (build_network(config.backbone, config.block) for _ in range(2))
+    assert resumed_step(path, config, resumed, None) == 7
+    initial_weights(config).load_into(tuned)
+    for network in (resumed, tuned):
+        torch.testing.assert_close(network.state_dict(), trained.state_dict())
+
+
+def test_it_is_refused_by_a_network_that_sums(earlier_checkpoint):
+    path, _ = earlier_checkpoint
+    config = compose([*SMALL, "block=p2sc2", "block.merge=sum", f"initial_weights={path}"])
+    with pytest.raises(CheckpointError, match=r"'merge': 'concatenate'.*this run has.*'sum'"):
+        initial_weights(config)

@@ -23,6 +23,27 @@ def test_biases_learn_at_twice_the_rate_and_nothing_is_left_out():
     assert {id(p) for p in biases["params"]} == {id(network[0].bias), id(network[1].bias)}
 
 
+def test_the_fused_kernel_is_adam_to_rounding():
+    torch.manual_seed(0)
+    networks = [nn.Sequential(nn.Conv3d(1, 4, 3), nn.Conv3d(4, 2, 1)) for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    config = OptimizerConfig(1e-2, [0.9, 0.99], 1e-8, 1e-3, 2.0)
+    ours = build_optimizer(networks[0], config)
+    assert ours.defaults["fused"]
+    groups = [{**group, "params": []} for group in ours.param_groups]
+    for name, parameter in networks[1].named_parameters():
+        groups[name.endswith("bias")]["params"].append(parameter)
+    plain = torch.optim.Adam([{**g, "fused": False, "foreach": False} for g in groups])
+    for _ in range(20):
+        x = torch.randn(2, 1, 5, 5, 5)
+        for network, optimizer in zip(networks, (ours, plain), strict=True):
+            optimizer.zero_grad()
+            network(x).square().mean().backward()
+            optimizer.step()
+    for one, other in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+
+
 def test_inverse_is_caffes_inv():
     factor = learning_rate_factor(ScheduleConfig("inverse", gamma=1e-4, power=0.75), 100_000)
     assert factor(0) == 1

@@ -7,8 +7,9 @@ from psc.config import compose
 from psc.errors import CheckpointError, ConfigError, DataError, DivergenceError
 from psc.networks.build import build_network
 from psc.training.callbacks import Throughput
-from psc.training.checkpoints import load_checkpoint, load_network_weights, weights_digest
-from psc.training.records import read_metrics, read_record
+from psc.training.checkpoints import read_checkpoint
+from psc.training.loggers import read_metrics
+from psc.training.records import read_record
 from psc.training.training import train
 
 
@@ -55,7 +56,7 @@ def test_a_run_leaves_its_record_and_everything_needed_to_trust_it(finished_run)
 
 
 def weights(folder, name="last.ckpt"):
-    return load_checkpoint(folder / "checkpoints" / name)["state_dict"]
+    return read_checkpoint(folder / "checkpoints" / name).content["state_dict"]
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny_run, tmp_path):
@@ -110,7 +111,7 @@ def test_the_last_checkpoint_is_the_last_even_if_validation_does_not_improve(tin
     losses = [float(row["validation/loss"]) for row in rows if row["validation/loss"]]
     assert losses[-1] > min(losses)  # or this tests nothing
     steps = {
-        name: load_checkpoint(folder / "checkpoints" / f"{name}.ckpt")["global_step"]
+        name: read_checkpoint(folder / "checkpoints" / f"{name}.ckpt").content["global_step"]
         for name in ("best", "last")
     }
     assert steps == {"best": 2 * (1 + losses.index(min(losses))), "last": 6}
@@ -127,7 +128,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(finished_run, tiny_run)
     config = compose([*tiny_run, "block=p1sc1"])
     network = build_network(config.backbone, config.block)
     with pytest.raises(CheckpointError, match="network needs"):
-        load_network_weights(network, load_checkpoint(last), last)
+        read_checkpoint(last).load_weights(network)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +194,7 @@ def test_fine_tuning_begins_with_the_weights_of_a_checkpoint_and_says_so(
     # Nothing was learnt, so it is the same network, with the same scores.
     assert record.metrics["test"] == first.metrics["test"]
     assert record.iterations == 2
-    assert record.data["initial_weights"] == weights_digest(load_checkpoint(best))
+    assert record.data["initial_weights"] == read_checkpoint(best).digest
     assert "initial_weights" not in first.data
     assert record.run != first.run
 

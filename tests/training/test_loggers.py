@@ -1,6 +1,6 @@
 """metrics.csv: appended, kept across a resume, robust to a cut-off row."""
 
-from psc.training.records import MetricsFile, read_metrics
+from psc.training.loggers import MetricsFile, read_metrics
 
 
 def test_rows_are_on_disk_as_soon_as_they_are_logged(tmp_path):
