@@ -20,6 +20,9 @@ from psc.errors import DataError
 
 log = logging.getLogger(__name__)
 
+PROJECT = Path(__file__).resolve().parents[1]
+"""The checkout: configs/, data/ and experiments/ lie here."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:

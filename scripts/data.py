@@ -26,9 +26,9 @@ from tqdm import tqdm
 
 from psc.config.choices import FIBSEM_FILES
 from psc.download.archives import require_rar_tool, unpack
-from psc.download.download import PROJECT, SOURCES, SourceFile, fetch, source_files
+from psc.download.download import SOURCES, SourceFile, fetch, source_files
 from psc.errors import DataError, PSCError
-from psc.files import in_words, require_free_space
+from psc.files import PROJECT, in_words, require_free_space
 from psc.mri.prepare import INSTRUCTIONS, MANIFEST, prepare_ibsr, table
 from psc.video.data import read_split, video_key
 from psc.video.preparation import PreparationReport, prepare_videos

@@ -11,25 +11,22 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from psc.errors import ConfigError
+from psc.files import PROJECT
 
 SAMPLE_VARIABLE = "PSC_SAMPLE_DATA"
 """Environment variable that names the folder of real sample data."""
 
 FIBSEM_FILES = (
-    "training_sample2/grayscale_maps.h5",
-    "training_sample2/groundtruth.h5",
-    "validation_sample/grayscale_maps.h5",
-    "validation_sample/groundtruth.h5",
-    "tstvol-520-1/raw.h5",
-    "tstvol-520-1/groundtruth.h5",
+    *("training_sample2/grayscale_maps.h5", "training_sample2/groundtruth.h5"),
+    *("validation_sample/grayscale_maps.h5", "validation_sample/groundtruth.h5"),
+    *("tstvol-520-1/raw.h5", "tstvol-520-1/groundtruth.h5"),
 )
 """What data/fibsem holds once FIB-25 is downloaded (data/sources.yaml)."""
 
 SAMPLES = {"fibsem": "em/fib25/training_sample2_z000-207.h5", "ibsr": "mri/ibsr18"}
 """Data set → its part of the sample data that can be trained on; 114 videos teach no actions."""
 
-PROJECT = Path(__file__).resolve().parents[2]
-"""The checkout: configs/ and data/ lie here."""
+_DATA_SETS = {"unet": "fibsem", "resnet": "ucf101", "densenet": "ibsr"}
 
 
 def default_dataset(backbone: str) -> str:
@@ -38,8 +35,7 @@ def default_dataset(backbone: str) -> str:
     The whole of FIB-25 (U-Net), UCF101 (ResNet) or IBSR (DenseNet) if it is on disk, else its real
     sample if ``PSC_SAMPLE_DATA`` points to one, else the synthetic stand-in.
     """
-    matching = [name for prefix, name in _DATA_SETS.items() if backbone.startswith(prefix)]
-    data_set = matching[0] if matching else "fibsem"
+    data_set = next((d for name, d in _DATA_SETS.items() if backbone.startswith(name)), "fibsem")
     if _is_on_disk(data_set):
         return data_set
     sample = os.environ.get(SAMPLE_VARIABLE)
@@ -48,13 +44,11 @@ def default_dataset(backbone: str) -> str:
     return f"{data_set}_synthetic"
 
 
-_DATA_SETS = {"unet": "fibsem", "resnet": "ucf101", "densenet": "ibsr"}
-
-
 def _is_on_disk(data_set: str) -> bool:
     folder = PROJECT / "data" / data_set
     if data_set == "ucf101":
-        return any((folder / "prepared").glob("*.h5"))
+        stores = (folder / "prepared" / "index.json", *(folder / "prepared").glob("*.h5"))
+        return any(store.is_file() for store in stores)  # *.h5: of earlier code, which is refused
     if data_set == "ibsr":
         return folder.is_dir()
     return all((folder / name).is_file() for name in FIBSEM_FILES)
@@ -80,11 +74,7 @@ def gpus() -> int:
 
 
 def default_recipe(backbone: str, budget: str) -> str:
-    """``<backbone>/<budget>``: the recipe of a backbone, in configs/recipe.
-
-    Raises:
-        ConfigError: for a backbone that no task trains.
-    """
+    """``<backbone>/<budget>``: the recipe of a backbone, in configs/recipe."""
     trainable = sorted(path.name for path in (PROJECT / "configs" / "recipe").iterdir())
     if backbone not in trainable and (PROJECT / f"configs/backbone/{backbone}.yaml").is_file():
         raise ConfigError(

@@ -14,11 +14,12 @@ from psc.config import choices, schema
 from psc.config.schema import DenseNetConfig, ResNetConfig, TrainConfig, UNetConfig
 from psc.em.settings import AffinityRecipeConfig, FibsemConfig
 from psc.errors import CheckpointError, ConfigError
+from psc.files import PROJECT
 from psc.mri.settings import IBSRConfig, TissueRecipeConfig
 from psc.training.settings import DatasetConfig, RecipeConfig
 from psc.video.settings import UCF101Config, VideoRecipeConfig
 
-CONFIG_DIRECTORY = choices.PROJECT / "configs"
+CONFIG_DIRECTORY = PROJECT / "configs"
 
 _Parts = tuple[type[schema.BackboneConfig], type[DatasetConfig], type[RecipeConfig]]
 _EM: _Parts = (UNetConfig, FibsemConfig, AffinityRecipeConfig)

@@ -24,12 +24,9 @@ import yaml
 from tqdm import tqdm
 
 from psc.errors import DataError
-from psc.files import in_words, locked, replacing, require_free_space, sha256_of
+from psc.files import PROJECT, in_words, locked, replacing, require_free_space, sha256_of
 
 log = logging.getLogger(__name__)
-
-PROJECT = Path(__file__).resolve().parents[2]
-"""The checkout: data/ lies here."""
 
 SOURCES = PROJECT / "data" / "sources.yaml"
 """Where every file of every data set comes from."""

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from psc.config.choices import PROJECT
 from psc.em.augmentation import Augmentation
 from psc.em.settings import FibsemConfig, SlabConfig
 from psc.em.synthetic import write_synthetic_volume
 from psc.errors import ConfigError, DataError
+from psc.files import PROJECT
 from psc.volumes.intensity import settled_range
 from psc.volumes.labelled import LabelledVolume, Region, check_disjoint, read_volume
 from psc.volumes.patches import PatchCutter, Slab, Triple, size_triple

@@ -24,10 +24,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from psc.cli import explain
 from psc.config import compose
-from psc.config.choices import PROJECT
 from psc.config.schema import TrainConfig
 from psc.em.settings import AffinityRecipeConfig
 from psc.errors import ConfigError, DataError
+from psc.files import PROJECT
 from psc.mri.settings import TissueRecipeConfig
 from psc.paper.groups import Settings, differences, settings
 from psc.paper.measures import AFFINITY, TISSUE, VIDEO, Measures

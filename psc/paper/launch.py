@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from psc.config.choices import PROJECT
 from psc.errors import ConfigError, PSCError
+from psc.files import PROJECT
 from psc.paper.experiments import Experiment, PlannedRow, Protocol
 from psc.paper.records import missing_seeds, read_records
 

@@ -18,6 +18,7 @@ from markupsafe import Markup, escape
 
 from psc.em.data import REAL, SAMPLE
 from psc.em.data import SYNTHETIC as SYNTHETIC_DATA
+from psc.files import PROJECT
 from psc.paper.account import NOTE, Accounts, compared, shown_input, verdicts
 from psc.paper.experiments import REDUCED, SYNTHETIC
 from psc.paper.figures import MadeFigure
@@ -25,7 +26,7 @@ from psc.paper.pictures import block_label
 from psc.paper.published import PARAMETERS
 from psc.paper.table import NOT_RUN, NOTHING, WARNINGS, Table, claims, results
 from psc.paper.text import billions, percent, render_html
-from psc.training.provenance import PROJECT, code_version, git_state
+from psc.training.provenance import code_version, git_state
 from psc.training.records import FILE_NAME, Record, read_record
 
 PAGE = "index.html"

@@ -7,6 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from psc.files import PROJECT
+
 DIRTY = "-dirty"
 """What git appends to the name of a checkout with uncommitted changes."""
 
@@ -40,8 +42,6 @@ def difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
         return f"the code had uncommitted changes since {commit}, perhaps others than now"
     return None
 
-
-PROJECT = Path(__file__).resolve().parents[2]
 
 PACKAGES = (
     *("torch", "torchvision", "lightning", "hydra-core", "numpy", "scipy", "scikit-image"),

@@ -281,6 +281,10 @@ def test_default_dataset_takes_what_is_on_disk(tmp_path, monkeypatch):
     assert choices.default_dataset("densenet_bui") == "ibsr_sample"
     (tmp_path / "data" / "ibsr").mkdir()
     assert choices.default_dataset("densenet") == "ibsr"
+    assert choices.default_dataset("resnet34") == "ucf101_synthetic"
+    (tmp_path / "data" / "ucf101" / "prepared").mkdir(parents=True)
+    (tmp_path / "data" / "ucf101" / "prepared" / "index.json").touch()
+    assert choices.default_dataset("resnet34") == "ucf101"
 
 
 def test_auto_budget_follows_the_device(monkeypatch):
