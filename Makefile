@@ -67,8 +67,8 @@ data-fibsem: $(STAMP) ## Download the FIB-25 volumes
 data-ibsr: $(STAMP) ## Verify IBSR, which you fetch at NITRC, and put it in place (ARGS: the archive)
 	$(BIN)/python scripts/data.py ibsr $(ARGS)
 
-test: $(STAMP) ## Run the tests (ARGS: to pytest, e.g. ARGS="-k unet")
-	$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 8 --dist worksteal $(ARGS)
+test: $(STAMP) ## Run the tests, a process of one thread on each core (ARGS: to pytest, e.g. ARGS="-k unet")
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 lint: $(STAMP) ## Check style, format and types
 	$(BIN)/python -m ruff check

@@ -57,7 +57,8 @@ def record_settings(record: Record, path: Path) -> Settings:
 
     A time limit counts where it has ended the training: without one there would be more iterations.
     """
-    found = _with_precision(settings(asdict(from_plain(record.config, path))), record)
+    found = settings(asdict(from_plain(record.config, path)))
+    found[_PRECISION] = _precision(record)
     found["converted"] = "conversion" in record.data  # its configuration names the original block
     if found["trainer.devices"] == "auto" and record.hardware.get("accelerator") == "cpu":
         found["trainer.devices"] = 1  # Lightning's "auto" is one process on a CPU
@@ -66,11 +67,10 @@ def record_settings(record: Record, path: Path) -> Settings:
     return found
 
 
-def _with_precision(found: Settings, record: Record) -> Settings:
-    """What a record's "auto" was, by its device."""
-    stored = found.get(_PRECISION, "auto")
-    device = record.hardware.get("accelerator", "cpu")
-    return found | {_PRECISION: stored_precision(stored, device)}
+def _precision(record: Record) -> str:
+    """What it was trained in; "auto" is what its device took then."""
+    stored = record.config.get("trainer", {}).get("precision", "auto")
+    return stored_precision(stored, record.hardware.get("accelerator", "cpu"))
 
 
 def differences(found: Settings, wanted: Settings) -> list[str]:
@@ -148,7 +148,7 @@ def group_records(records: Sequence[Record]) -> list[Group]:
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
         started = [repr(record.data.get(key)) for key in ("initial_weights", "conversion")]
-        decides = repr(sorted(_with_precision(settings(record.config), record).items()))
+        decides = repr(sorted((settings(record.config) | {_PRECISION: _precision(record)}).items()))
         splits = repr(record.data.get("splits"))
         key = _test(record), decides, splits, *started, code_version(record.git)
         groups.setdefault(key, []).append(record)
@@ -181,11 +181,14 @@ def _test(record: Record) -> tuple[Any, ...]:
 def group_names(groups: Sequence[Group]) -> list[str]:
     """What each group is called beside the others: its block, and what else it takes.
 
-    The backbone, the iterations, being a control and the version of the code are said where they
-    differ; groups that still have one name are numbered.
+    The backbone, the iterations, being a control, the precision and the version of the code are
+    said where they differ; groups that still have one name are numbered.
     """
     aspects = [
-        (group.backbone, f"{group.first.iterations:,} it.", group.control, group.version)
+        (
+            *(group.backbone, f"{group.first.iterations:,} it.", group.control),
+            *(_precision(group.first), group.version),
+        )
         for group in groups
     ]
     differ = [len(set(column)) > 1 for column in zip(*aspects, strict=True)]

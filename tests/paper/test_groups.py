@@ -59,6 +59,8 @@ def test_a_name_says_what_it_takes(make_record):
     assert names(make_record(), longer) == ["3d (5 it.)", "3d (1,200 it.)"]
     other = make_record("p2sc2", commit="b" * 40)
     assert names(make_record(), other) == ["3d (aaaaaaaa)", "p2sc2 (bbbbbbbb)"]
+    half = make_record(trainer={"precision": "bf16-mixed"})
+    assert names(make_record(), half) == ["3d (32-true)", "3d (bf16-mixed)"]
     wide = make_record(backbone={"name": "unet", "base_width": 8})
     assert names(make_record(), wide, make_record("p2sc2")) == ["3d", "3d #2", "p2sc2"]
 
