@@ -12,7 +12,7 @@ from psc.mri.data import prepare_synthetic, read_cohort
 from psc.mri.patches import GridPatches, TissuePatches
 from psc.mri.settings import IBSRConfig, TissueRecipeConfig
 from psc.mri.task import TissueTask
-from psc.mri.testing import evaluate_tissues, windows_of
+from psc.mri.testing import evaluate_tissues
 from psc.mri.tissues import TISSUES
 from psc.training.application import Application
 from psc.training.data import TrainingData
@@ -77,7 +77,7 @@ class TissueApplication(Application):
             network,
             {"validation": self._cohort.validation, "test": self._cohort.test},
             folder,
-            windows=windows_of(self._recipe),
+            recipe=self._recipe,
             device=device,
             title=f"{self.config.dataset.name} ({self._cohort.kind})",
             progress=self.config.trainer.progress_bar,

@@ -36,12 +36,8 @@ class Pose:
     def matrix(self, voxel_size: tuple[float, float, float]) -> npt.NDArray[np.float64]:
         """Where the values of a turned patch come from; reflections are not in it.
 
-        Args:
-            voxel_size: mm along D, H and W. Turning happens in mm: a sphere stays one.
-
-        Returns:
-            float64 (3, 3): V⁻¹ R⁻¹ V / zoom, V the voxel size; takes the distance of a voxel from
-            the patch's centre to that of its source, both in voxels.
+        V⁻¹ R⁻¹ V / zoom, V the voxel size in mm, so that a sphere stays one: takes the distance of
+        a voxel from the patch's centre to that of its source, both in voxels.
         """
         from scipy.spatial.transform import Rotation  # not above: the configuration imports this
 
@@ -63,9 +59,6 @@ class TissueAugmentation:
         contrast: range of c in x ← x · c. Subjects are normalised: 0 is the brain's mean.
         brightness: range of b in x ← x + b, in standard deviations of the brain.
         noise: largest standard deviation of the Gaussian noise that is added, in the same unit.
-
-    Raises:
-        ConfigError: a range that is not ordered and finite, or a value outside its domain.
     """
 
     reflections: tuple[bool, bool, bool] = (True, False, False)
@@ -113,11 +106,6 @@ class TissueAugmentation:
 
         Voxels that are exactly background keep their value: skull stripping leaves a constant, and
         so it is at test time.
-
-        Args:
-            image: float32, any shape, mean 0 and standard deviation 1 inside the brain.
-            background: the value outside the brain.
-            rng: source of randomness.
         """
         contrast, brightness = rng.uniform(*self.contrast), rng.uniform(*self.brightness)
         deviation = rng.uniform(0, self.noise)

@@ -76,16 +76,10 @@ def intensity_thresholds(
     """Grey values up to which the first, and above which the third of three classes lies.
 
     Deterministic. k-means starts from the values at 1/6, 1/2 and 5/6 of their order (of that of the
-    distinct values, should two of the three be equal), the mixture from k-means.
-
-    Args:
-        values: (n,), real and finite, in any order.
-        method: "gaussian mixture" or "k-means".
-
-    Returns:
-        dark, bright: with "k-means" half-way between neighbouring means; with "gaussian mixture"
-        where neighbouring classes are equally likely. Beyond the outer means there is only the
-        outer class, even where a wide Gaussian of another one is the likelier.
+    distinct values, should two of the three be equal), the mixture from k-means. Its thresholds are
+    where neighbouring classes are equally likely, those of k-means half-way between their means.
+    Beyond the outer means there is only the outer class, even where a wide Gaussian of another one
+    is the likelier.
     """
     if method not in METHODS:
         raise ConfigError(f"method must be one of {', '.join(METHODS)}; found {method!r}")

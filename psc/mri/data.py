@@ -39,7 +39,7 @@ from psc.mri.nifti import (
     to_voxel_size,
 )
 from psc.mri.settings import IBSRConfig
-from psc.mri.synthetic import SyntheticBrains, write_synthetic_brains
+from psc.mri.synthetic import write_synthetic_brains
 from psc.mri.tissues import BACKGROUND, CLASSES, CSF
 
 LabelKind = Literal["filled", "unfilled", "given"]
@@ -533,9 +533,8 @@ def prepare_synthetic(config: IBSRConfig) -> None:
     if config.synthetic is None:
         return
     folder = locate(config.folder)
-    options = SyntheticBrains(subjects=config.synthetic.subjects, seed=config.synthetic.seed)
     with locked(folder.with_name(f".{folder.name}.preparation")):
-        write_synthetic_brains(folder, options)
+        write_synthetic_brains(folder, config.synthetic)
 
 
 def read_cohort(config: IBSRConfig) -> Cohort:

@@ -53,13 +53,8 @@ log = logging.getLogger(__name__)
 class StoredForm:
     """How a file stores its volume: what writing into the same space needs.
 
-    Attributes:
-        header: nibabel's, of either version of NIfTI.
-        prefix: every byte before the first voxel: header and extensions.
-        affine: of the stored array.
-        orientation: (3, 2), where stored axes point mostly: RAS axis and sense (nibabel's).
-        slope: what stored values are multiplied by.
-        intercept: what is added then.
+    ``header`` is nibabel's, ``prefix`` every byte before the first voxel, extensions included;
+    ``affine`` and ``orientation`` (nibabel's (3, 2) of RAS axes and senses) are the stored array's.
     """
 
     header: Any

@@ -27,9 +27,9 @@ _ScalarT = TypeVar("_ScalarT", bound=np.generic)
 class TissuePatches(Dataset[dict[str, torch.Tensor]]):
     """Random patches with their tissue labels.
 
-    Patch i is a function of (seed, i) and of nothing else, as those of ``psc.em.data``: a
-    resumed run goes on with the patches it would have seen. Position and augmentation are drawn
-    apart: another augmentation sees the same places.
+    Patch i is a function of (seed, i) and of nothing else, as those of ``psc.em.data``: a resumed
+    run goes on with the patches it would have seen. Position and augmentation are drawn apart:
+    another augmentation sees the same places.
 
     A patch is centred on a voxel of the brain with probability ``foreground_share``, else on any
     voxel of the volume; then it is shifted into the volume. Along an axis that is shorter than the
@@ -45,10 +45,6 @@ class TissuePatches(Dataset[dict[str, torch.Tensor]]):
 
     Items are dictionaries of tensors: ``image`` float32 (1, D, H, W) and ``labels`` uint8
     (D, H, W), values of ``psc.mri.tissues``.
-
-    Raises:
-        ConfigError: a size, seed, length or share that cannot work.
-        DataError: a subject without labels or without a brain.
     """
 
     def __init__(
@@ -70,7 +66,11 @@ class TissuePatches(Dataset[dict[str, torch.Tensor]]):
             )
         self.patch_size = size_triple(patch_size, "patch_size")
         self._labelled = _labelled(subjects)
-        self._brains = [_flat_indices(subject.brain) for subject in subjects]
+        # Positions in C order, whatever the order in memory; int32 up to 2³¹ voxels.
+        self._brains = [
+            np.flatnonzero(subject.brain).astype(np.min_scalar_type(-subject.brain.size))
+            for subject in subjects
+        ]
         self._seed, self._length = seed, length
         self._foreground_share, self._augmentation = foreground_share, augmentation
 
@@ -78,11 +78,7 @@ class TissuePatches(Dataset[dict[str, torch.Tensor]]):
         return self._length
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """Patch ``index``, always the same.
-
-        Raises:
-            IndexError: index is negative or not below ``len(self)``.
-        """
+        """Patch ``index``, always the same."""
         if not 0 <= index < self._length:
             raise IndexError(f"patch {index} of {self._length}")
         rng = np.random.default_rng([self._seed, index])
@@ -115,10 +111,6 @@ class GridPatches(Dataset[dict[str, torch.Tensor]]):
             middle ones of as many parts; None = all.
 
     Items are as those of ``TissuePatches``.
-
-    Raises:
-        ConfigError: a size or maximum that cannot work.
-        DataError: a subject without labels or without a brain.
     """
 
     def __init__(
@@ -143,11 +135,7 @@ class GridPatches(Dataset[dict[str, torch.Tensor]]):
         return len(self._patches)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """Patch ``index`` of the grid.
-
-        Raises:
-            IndexError: index is negative or not below ``len(self)``.
-        """
+        """Patch ``index`` of the grid."""
         if not 0 <= index < len(self._patches):
             raise IndexError(f"patch {index} of {len(self._patches)}")
         return _cut(*self._patches[index], self.patch_size)
@@ -236,23 +224,12 @@ def _labelled(subjects: Sequence[Subject]) -> list[tuple[Subject, _Labels]]:
     pairs = []
     for subject in subjects:
         if subject.labels is None:
-            read = ", ".join(file["name"] for file in subject.files)
             raise DataError(
-                f"{subject.name} has no tissue labels (read: {read}); add the file of its labels,"
-                " or leave the subject out of training and validation"
-            )
-        if not subject.brain.any():
-            raise DataError(
-                f"{subject.name} has no brain: every voxel of its volume is zero; replace the file,"
-                " or leave the subject out"
+                f"{subject.name} has no tissue labels; add the file of its labels, or leave the"
+                " subject out of training and validation"
             )
         pairs.append((subject, subject.labels))
     return pairs
-
-
-def _flat_indices(brain: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32 | np.int64]:
-    """Positions of the brain's voxels in C order, whatever the order in memory."""
-    return np.flatnonzero(brain).astype(np.int32 if brain.size <= 2**31 else np.int64)
 
 
 def _grid_starts(brain: npt.NDArray[np.bool_], size: Triple) -> list[Triple]:

@@ -97,11 +97,6 @@ def slices_figure(
         centre: voxel (D, H, W) that the slices pass through; by default the middle of the box
             around everything that truth or prediction labels.
         title: above all, such as the subject's name, or that the data are synthetic.
-
-    Raises:
-        DataError: shapes differ or are not three-dimensional, a voxel size is not positive, neither
-            truth nor prediction holds a tissue, or a slice holds a label that is none.
-        ConfigError: a centre outside the volume, or a path that is no PNG.
     """
     path = checked_png(path)
     shapes = {v.shape for v in (image, labels, prediction)}
@@ -221,13 +216,9 @@ def _panels(extents: Sequence[float], title: str) -> tuple[Figure, list[list[Axe
 
 @dataclass(frozen=True)
 class SubjectScores:
-    """One subject's scores by one method.
+    """One subject's scores by one method: ``NETWORK``, or a name of ``psc.mri.baseline.METHODS``.
 
-    Attributes:
-        subject: IBSR_01, …
-        part: of the split, "validation" or "test".
-        method: what segmented it: ``NETWORK``, or a name of ``psc.mri.baseline.METHODS``.
-        scores: on the whole volume.
+    ``part`` is that of the split, "validation" or "test"; the scores are of the whole volume.
     """
 
     subject: str
@@ -269,16 +260,8 @@ def scores_figure(rows: Sequence[SubjectScores], path: Path | str, *, title: str
 
     Boxes are quartiles and medians, whiskers the range, drawn from five subjects on. Above each
     column stand mean ± sample standard deviation and the number of subjects, missed structures
-    (Dice 0) included; a tissue that truth and prediction both lack has no point.
-
-    Args:
-        rows: scores of one part of the split; methods in the order of their first row.
-        path: the PNG to write.
-        title: above the figure, such as the data set, or that the data are synthetic.
-
-    Raises:
-        DataError: no rows, rows of several parts or tissues, or a subject twice by one method.
-        ConfigError: a path that is no PNG.
+    (Dice 0) included; a tissue that truth and prediction both lack has no point. All rows are of
+    one part of the split; methods are in the order of their first row.
     """
     path = checked_png(path)
     by_method = _by_method(rows)
@@ -311,8 +294,8 @@ def volumes_figure(rows: Sequence[SubjectScores], path: Path | str, *, title: st
 
     After Bland and Altman (Lancet 1986): with three or more subjects a solid line is the mean
     difference, dashed ones are 1.96 sample standard deviations away from it. A row of panels for
-    each method, a panel for each tissue; every panel has its own range. Arguments and refusals are
-    those of ``scores_figure``.
+    each method, a panel for each tissue; every panel has its own range. Rows as for
+    ``scores_figure``.
     """
     path = checked_png(path)
     by_method = _by_method(rows)

@@ -9,10 +9,9 @@ import json
 import logging
 import os
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from psc.files import (
     sha256_of,
 )
 from psc.mri.data import RECOGNISED_NAMES, LabelKind, SubjectFiles, find_subjects, read_subject
+from psc.mri.nifti import VoxelSize
 
 EXPECTED = tuple(f"IBSR_{number:02d}" for number in range(1, 19))
 """Names of IBSR's 18 subjects."""
@@ -51,21 +51,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Verified:
-    """A subject whose files were read and found in order.
-
-    Attributes:
-        name: IBSR_01, …
-        paths: image and labels, where they were found.
-        shape: voxels to the right, anterior and superior.
-        voxel_size: mm along the same axes.
-        labels: kinds that are there.
-        brain_voxels: how many voxels are brain.
-    """
+    """A subject whose files were read and found in order: where they are, and what they hold."""
 
     name: str
     paths: tuple[Path, ...]
     shape: tuple[int, ...]
-    voxel_size: tuple[float, float, float]
+    voxel_size: VoxelSize
     labels: tuple[LabelKind, ...]
     brain_voxels: int
 
@@ -132,20 +123,10 @@ def incomplete(found: Mapping[str, SubjectFiles]) -> dict[str, str]:
     }
 
 
-def verify(subjects: Sequence[SubjectFiles], *, progress: bool | None = None) -> list[Verified]:
-    """Read every image and all labels of every subject.
-
-    Args:
-        subjects: with or without labels.
-        progress: show a bar; None: if standard error is a terminal.
-
-    Raises:
-        DataError: a file is damaged, labels do not fit their image or have wrong values, or a
-            subject is a phantom; the message has what is wrong with every subject.
-    """
-    disable = None if progress is None else not progress
+def verify(subjects: Sequence[SubjectFiles]) -> list[Verified]:
+    """Read every image and all labels of every subject; what is wrong with any is in one error."""
     verified, problems = [], []
-    for files in tqdm(subjects, "verifying", unit="subject", disable=disable, file=sys.stderr):
+    for files in tqdm(subjects, "verifying", unit="subject", disable=None):
         try:
             verified.append(_verify(files))
         except DataError as error:
@@ -158,11 +139,8 @@ def verify(subjects: Sequence[SubjectFiles], *, progress: bool | None = None) ->
 
 
 def _label_kinds(files: SubjectFiles) -> tuple[LabelKind, ...]:
-    kinds: tuple[tuple[LabelKind, Path | None], ...] = (
-        ("filled", files.filled),
-        ("unfilled", files.unfilled),
-    )
-    return tuple(kind for kind, path in kinds if path is not None)
+    both: tuple[LabelKind, LabelKind] = ("filled", "unfilled")
+    return tuple(kind for kind in both if getattr(files, kind) is not None)
 
 
 def _verify(files: SubjectFiles) -> Verified:
@@ -263,24 +241,13 @@ def _copy(
     """Copy the files into a folder for each subject, and write the manifest."""
     needed = sum(path.stat().st_size for subject in subjects for path in subject.paths)
     require_free_space(output.parent, needed, f"the copy to {output}")
-    described: list[dict[str, Any]] = []
+    described = []
     for subject in subjects:
         place = folder / subject.name
         place.mkdir(parents=True)
-        copies = [_copied(path, place / path.name) for path in subject.paths]
-        described.append(
-            {
-                "name": subject.name,
-                "shape": subject.shape,
-                "voxel_size": subject.voxel_size,
-                "labels": subject.labels,
-                "brain_voxels": subject.brain_voxels,
-                "files": [
-                    {"name": p.name, "bytes": p.stat().st_size, "sha256": sha256_of(p)}
-                    for p in copies
-                ],
-            }
-        )
+        facts: dict[str, Any] = asdict(subject)
+        facts["files"] = [_copied(path, place / path.name) for path in facts.pop("paths")]
+        described.append(facts)
     manifest = {
         "prepared": datetime.now(UTC).isoformat(timespec="seconds"),
         "sources": [source.resolve().name for source in sources],
@@ -291,10 +258,10 @@ def _copy(
     (folder / MANIFEST).write_text(text, encoding="utf-8")
 
 
-def _copied(source: Path, target: Path) -> Path:
-    """A copy that is on the disk: an earlier output is removed next."""
+def _copied(source: Path, target: Path) -> dict[str, Any]:
+    """Copy a file and describe the copy, which is on the disk: an earlier output goes next."""
     with source.open("rb") as original, target.open("xb") as copied:
         shutil.copyfileobj(original, copied)
         copied.flush()
         os.fsync(copied.fileno())
-    return target
+    return {"name": target.name, "bytes": target.stat().st_size, "sha256": sha256_of(target)}

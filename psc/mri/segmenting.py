@@ -8,7 +8,7 @@ from psc.errors import CheckpointError, ConfigError
 from psc.mri.data import SubjectFiles, read_subject
 from psc.mri.nifti import write_nifti
 from psc.mri.settings import IBSRConfig, TissueRecipeConfig
-from psc.mri.testing import predict_tissues, windows_of
+from psc.mri.testing import predict_tissues
 from psc.training.checkpoints import Checkpoint
 from psc.training.hardware import arithmetic, inference_device, prediction_precision
 
@@ -46,7 +46,7 @@ def segment_tissues(config: SegmentConfig, checkpoint: Checkpoint) -> Path:
     )
     network = checkpoint.network().to(device).eval()
     with arithmetic(precision, device):
-        labels = predict_tissues(network, subject, windows_of(trained.recipe), device=device)
+        labels = predict_tissues(network, subject, trained.recipe, device=device)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_nifti(output, labels, like=subject.native, dtype=labels.dtype)
     log.info("written to %s: 1 CSF, 2 GM, 3 WM", output)

@@ -18,6 +18,12 @@ class SyntheticBrainsConfig:
 
     subjects: int = 18
     seed: int = 0
+    """Subject n of a seed is the same, however many there are."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "seed")
+        if not 1 <= self.subjects <= 99:
+            raise ConfigError(f"subjects={self.subjects}: must lie in [1, 99]")
 
 
 @dataclass

@@ -26,6 +26,7 @@ from scipy.spatial.transform import Rotation
 from psc.errors import ConfigError, DataError
 from psc.files import replacing, sha256_of
 from psc.mri.nifti import SYNTHETIC_STAMP, Affine
+from psc.mri.settings import SyntheticBrainsConfig
 from psc.mri.tissues import BACKGROUND, CLASSES, CSF, GM, WM
 from psc.volumes.resampling import control_points, smooth_field
 
@@ -37,7 +38,6 @@ MARKER = "synthetic.json"
 
 _VERSION = 2  # of the generator: raise it whenever the same options give other files
 _IMAGE, _LABELS = "ana_strip", "segTRI_fill_ana"
-_MOST_SUBJECTS = 99
 
 _Field = npt.NDArray[np.float32]
 _Shape = tuple[int, int, int]
@@ -73,45 +73,17 @@ class Phantom:
     labels: npt.NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
-class SyntheticBrains:
-    """What to generate.
-
-    Attributes:
-        subjects: how many; IBSR has 18.
-        seed: of all of them. Subject n of a seed is the same, however many there are (on one
-            machine: other CPUs round differently).
-    """
-
-    subjects: int = 18
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.subjects <= _MOST_SUBJECTS:
-            raise ConfigError(f"subjects must be 1 to {_MOST_SUBJECTS}, found {self.subjects}")
-        if self.seed < 0:
-            raise ConfigError(f"seed must be at least 0, found {self.seed}")
-
-
-def write_synthetic_brains(folder: Path, options: SyntheticBrains | None = None) -> bool:
-    """Write subjects as NIfTI files, unless they are there already.
+def write_synthetic_brains(folder: Path, options: SyntheticBrainsConfig) -> bool:
+    """Write subjects as NIfTI files, unless they are there already, from the same options.
 
     Everything appears at once, when it is complete: ``PHANTOM_01/PHANTOM_01_ana_strip.nii.gz``
     (int16, a trailing axis of one), ``PHANTOM_01/PHANTOM_01_segTRI_fill_ana.nii.gz`` (0 background,
-    1 cerebrospinal fluid, 2 grey matter, 3 white matter), ….
-
-    Args:
-        folder: to write; must not be there, or be what an earlier call wrote.
-        options: None: the defaults.
-
-    Returns:
-        True if it was written, False if it was there, from the same options and version.
+    1 cerebrospinal fluid, 2 grey matter, 3 white matter), …. Returns whether it was written.
 
     Raises:
         ConfigError: the folder holds something else; it is not overwritten.
         DataError: it cannot be written, or what an earlier call wrote is no longer whole.
     """
-    options = options or SyntheticBrains()
     described = {"version": _VERSION, **asdict(options)}
     if folder.exists():
         _check_existing(folder, described)
@@ -199,11 +171,8 @@ def _nifti(
 def draw_phantom(shape: _Shape, affine: Affine, rng: np.random.Generator) -> Phantom:
     """Draw a subject and what a scanner and a stripping program make of it.
 
-    Args:
-        shape: of the grid.
-        affine: from voxel indices to mm, axes mostly to the right, anterior and superior (RAS). A
-            brain is up to 140 × 180 × 150 mm; its middle lies near (0, -2, 0).
-        rng: source of everything that differs between subjects.
+    ``affine`` leads from voxel indices to mm, axes mostly to the right, anterior and superior
+    (RAS). A brain is up to 140 × 180 × 150 mm; its middle lies near (0, -2, 0).
     """
     material, depth = _anatomy(shape, affine, rng)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)

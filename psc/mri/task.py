@@ -1,4 +1,4 @@
-"""Tissue labels of brain MRI (Section 4.2): loss, optimiser and logging around a network."""
+"""Tissue labels of brain MRI (Section 4.2): losses, and optimiser and logging around a network."""
 
 import functools
 from collections.abc import Callable
@@ -10,10 +10,6 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from psc.mri.settings import TissueRecipeConfig
 from psc.mri.tissues import CLASSES, TISSUES
 from psc.training.task import Task
-
-# ----------------------------------------
-# Losses on tissue labels: pure functions of logits and labels.
-
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -41,9 +37,7 @@ def dice_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 @functools.cache
 def _dice() -> nn.Module:
-    from monai.losses.dice import (
-        DiceLoss,  # late: a machine without MONAI trains with cross-entropy
-    )
+    from monai.losses.dice import DiceLoss  # a machine without MONAI trains with cross-entropy
 
     loss: nn.Module = DiceLoss(
         include_background=False, to_onehot_y=True, softmax=True, batch=True, reduction="mean"

@@ -7,9 +7,8 @@ voxels, from dark to bright.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from psc.errors import ConfigError
 from psc.metrics.tissues import summarise, tissue_scores
 from psc.mri.baseline import METHODS, Method, segment_by_intensity
 from psc.mri.data import Subject
@@ -45,47 +43,10 @@ _Labels = npt.NDArray[np.uint8]
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Windows:
-    """How a volume is cut into windows and their predictions are joined.
-
-    Attributes:
-        size: voxels along each axis.
-        overlap: share of the size by which neighbours overlap, in [0, 1).
-        blending: "gaussian" weighs a window's voxels by their distance from its centre, with a
-            standard deviation of an eighth of its size; "constant" counts them alike.
-        batch_size: windows per call of the network.
-    """
-
-    size: int = 64
-    overlap: float = 0.5
-    blending: Literal["gaussian", "constant"] = "gaussian"
-    batch_size: int = 4
-
-    def __post_init__(self) -> None:
-        if self.size < 1 or self.batch_size < 1 or not 0 <= self.overlap < 1:
-            raise ConfigError(
-                f"windows of {self.size} voxels, overlap {self.overlap}, batch size "
-                f"{self.batch_size}: sizes must be at least 1 and the overlap in [0, 1)"
-            )
-        if self.blending not in ("gaussian", "constant"):
-            raise ConfigError(f"blending={self.blending}: allowed are gaussian, constant")
-
-
-def windows_of(recipe: TissueRecipeConfig) -> Windows:
-    """The windows that a whole volume is predicted in: of the training patches' size."""
-    return Windows(
-        size=recipe.patch_size,
-        overlap=recipe.overlap,
-        blending="constant" if recipe.blending == "constant" else "gaussian",
-        batch_size=recipe.evaluation_batch_size,
-    )
-
-
 def predict_probabilities(
     network: Callable[[Tensor], Tensor],
     image: npt.NDArray[np.float32],
-    windows: Windows,
+    recipe: TissueRecipeConfig,
     *,
     background: float = 0.0,
     device: torch.device | str = "cpu",
@@ -96,15 +57,13 @@ def predict_probabilities(
     is that of the whole volume: what each window says near its faces counts little. Networks with a
     small receptive field are better served by ``psc.volumes.tiling``, whose tiles join exactly.
 
-    Only the current windows are on ``device``; the sum and its weights stay in main memory: with
-    four classes 24 bytes per voxel beside the image.
-
     Args:
         network: (N, 1, s, s, s) float32 → logits (N, C, s, s, s); in evaluation mode.
         image: float32 (D, H, W).
-        windows: their size, overlap and blending.
+        recipe: has the windows' size, which is that of training patches, overlap, blending (by
+            Gaussians of an eighth of their size, or all voxels alike), and how many go at once.
         background: what a volume smaller than a window is padded with.
-        device: where the network is.
+        device: where the network is. Only windows go there; sum and weights stay in main memory.
 
     Returns:
         float32 (C, D, H, W), summing to 1 at every voxel.
@@ -118,11 +77,11 @@ def predict_probabilities(
     with torch.inference_mode():
         probabilities = sliding_window_inference(
             torch.from_numpy(np.ascontiguousarray(image))[None, None],
-            roi_size=(windows.size,) * 3,
-            sw_batch_size=windows.batch_size,
+            roi_size=(recipe.patch_size,) * 3,
+            sw_batch_size=recipe.evaluation_batch_size,
             predictor=predict,
-            overlap=windows.overlap,
-            mode=windows.blending,
+            overlap=recipe.overlap,
+            mode=recipe.blending,
             padding_mode="constant",
             cval=background,
             sw_device=device,
@@ -137,7 +96,7 @@ def evaluate_tissues(
     parts: Mapping[str, Sequence[Subject]],
     folder: Path,
     *,
-    windows: Windows,
+    recipe: TissueRecipeConfig,
     device: torch.device,
     title: str = "",
     progress: bool = True,
@@ -148,15 +107,15 @@ def evaluate_tissues(
         network: on ``device``, in evaluation mode.
         parts: labelled subjects, "validation" and "test".
         folder: where to write; an earlier evaluation there is replaced.
-        windows: how a volume is cut.
+        recipe: how a volume is cut into windows.
         device: where to predict.
         title: of the pictures.
         progress: show a bar.
 
     Returns:
-        Metrics for the record: for each part the mean and standard deviation of every score over
-        its subjects, the same for the ``baseline`` (its method chosen on the validation part), and
-        each subject's own scores.
+        Metrics for the record: for each part mean and standard deviation of every score over its
+        subjects, the same for the ``baseline`` (its method chosen on the validation part), and each
+        subject's own scores.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for pattern in OUTPUT_FILES:  # of an earlier evaluation; nothing else is ours to delete
@@ -167,7 +126,7 @@ def evaluate_tissues(
     with tqdm(total=total, unit="subject", desc="segmenting", disable=not progress) as bar:
         for part, subjects in parts.items():
             for subject in subjects:
-                prediction = predict_tissues(network, subject, windows, device=device)
+                prediction = predict_tissues(network, subject, recipe, device=device)
                 rows.append(_scored(subject, part, NETWORK, prediction))
                 if part == "test":
                     _write_prediction(folder, subject, prediction, title)
@@ -183,52 +142,42 @@ def evaluate_tissues(
         "method": baseline[0].method,
         **{part: _summary(baseline, part) for part in parts},
     }
+    found, floor = metrics["test"], metrics["baseline"]
+    dice = ", ".join(f"{tissue.upper()} {found[f'dice_{tissue}']:.3f}" for tissue in TISSUES)
     log.info(
         "test: Dice %s, mean %.3f; by intensity alone (%s) mean %.3f",
-        ", ".join(
-            f"{tissue.upper()} {metrics['test'][f'dice_{tissue}']:.3f}" for tissue in TISSUES
-        ),
-        metrics["test"]["dice_mean"],
-        metrics["baseline"]["method"],
-        metrics["baseline"]["test"]["dice_mean"],
+        dice,
+        found["dice_mean"],
+        floor["method"],
+        floor["test"]["dice_mean"],
     )
     return metrics
 
 
 def predict_tissues(
-    network: nn.Module, subject: Subject, windows: Windows, *, device: torch.device
+    network: nn.Module, subject: Subject, recipe: TissueRecipeConfig, *, device: torch.device
 ) -> _Labels:
-    """Labels of a whole subject, on the grid of its own file.
+    """Labels of a whole subject, uint8 (D, H, W) on the grid of ``subject.native``.
 
-    Args:
-        network: (N, 1, s, s, s) → logits (N, 4, s, s, s), on ``device``, in evaluation mode.
-        subject: with or without labels.
-        windows: how the volume is cut.
-        device: where to predict.
-
-    Returns:
-        uint8 (D, H, W) of the shape of ``subject.native.data``, values of
-        ``psc.mri.tissues``.
+    The network, on ``device`` and in evaluation mode, maps (N, 1, s, s, s) to logits
+    (N, 4, s, s, s); ``recipe`` says how the volume is cut into windows.
     """
     box = bounding_box(subject.brain, MARGIN)
     assert box is not None  # read_subject refuses subjects without a brain
     inside = predict_probabilities(
-        network, subject.image[box], windows, background=subject.background, device=device
+        network, subject.image[box], recipe, background=subject.background, device=device
     )
-    if subject.image.shape == subject.native.data.shape and np.allclose(
-        subject.affine, subject.native.affine
-    ):
-        labels = np.full(subject.image.shape, BACKGROUND, dtype=np.uint8)
+    grid, native = subject.image.shape, subject.native
+    if grid == native.data.shape and np.allclose(subject.affine, native.affine):
+        labels = np.full(grid, BACKGROUND, dtype=np.uint8)
         labels[box] = inside.argmax(axis=0)
         return labels
     # Probabilities, not labels, go through the interpolation back.
-    probabilities = np.zeros((CLASSES, *subject.image.shape), dtype=np.float32)
+    probabilities = np.zeros((CLASSES, *grid), dtype=np.float32)
     probabilities[BACKGROUND] = 1
     probabilities[(slice(None), *box)] = inside
-    shape = subject.native.data.shape
-    on_native = back(
-        probabilities, subject.affine, (shape[0], shape[1], shape[2]), subject.native.affine
-    )
+    d, h, w = native.data.shape
+    on_native = back(probabilities, subject.affine, (d, h, w), native.affine)
     return np.asarray(on_native.argmax(axis=0), dtype=np.uint8)
 
 

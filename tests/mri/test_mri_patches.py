@@ -570,10 +570,8 @@ class TestErrors:
     @pytest.mark.parametrize("make", [training, lambda s: GridPatches(s, patch_size=6)])
     def test_subjects_that_cannot_be_learnt_from(self, make):
         good = make_subject()
-        with pytest.raises(DataError, match=r"IBSR_02 has no tissue labels \(read: IBSR_02.nii.gz"):
+        with pytest.raises(DataError, match="IBSR_02 has no tissue labels; add the file"):
             make([good, make_subject(name="IBSR_02", labels=None)])
-        with pytest.raises(DataError, match=r"IBSR_03 has no brain.*leave the subject out"):
-            make([good, make_subject(name="IBSR_03", brain=np.zeros((20, 18, 16)).nonzero())])
         with pytest.raises(ConfigError, match="no subjects"):
             make([])
 

@@ -12,7 +12,8 @@ from psc.errors import ConfigError, DataError
 from psc.mri import synthetic
 from psc.mri.baseline import METHODS, segment_by_intensity
 from psc.mri.data import find_subjects, read_subject
-from psc.mri.synthetic import MARKER, Phantom, SyntheticBrains, write_synthetic_brains
+from psc.mri.settings import SyntheticBrainsConfig as SyntheticBrains
+from psc.mri.synthetic import MARKER, Phantom, write_synthetic_brains
 from psc.mri.tissues import BACKGROUND, CSF, GM, TISSUES, WM
 
 FEW = SyntheticBrains(subjects=5)
@@ -318,9 +319,9 @@ class TestFolder:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"subjects": 0}, "subjects must be 1 to 99, found 0"),
-        ({"subjects": 100}, "subjects must be 1 to 99, found 100"),
-        ({"seed": -1}, "seed must be at least 0, found -1"),
+        ({"subjects": 0}, r"subjects=0: must lie in \[1, 99\]"),
+        ({"subjects": 100}, r"subjects=100: must lie in \[1, 99\]"),
+        ({"seed": -1}, "seed=-1: must be at least 0"),
     ],
 )
 def test_impossible_requests(changes, message):

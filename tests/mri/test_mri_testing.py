@@ -6,8 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from psc.errors import ConfigError
-from psc.mri.testing import Windows, predict_probabilities
+from psc.mri.settings import TissueRecipeConfig
+from psc.mri.testing import predict_probabilities
+
+
+def recipe(size, **options):
+    """Windows of that size."""
+    training = {"name": "r", "iterations": 1, "validate_every": 1, "batch_size": 1}
+    return TissueRecipeConfig(**training, patch_size=size, **options)
 
 
 class Blur(nn.Module):
@@ -35,13 +41,13 @@ def image():
 @pytest.mark.parametrize("blending", ["gaussian", "constant"])
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.75])
 def test_a_network_that_sees_one_voxel_gives_the_same_in_windows(image, blending, overlap):
-    windows = Windows(size=16, overlap=overlap, blending=blending, batch_size=3)
+    windows = recipe(16, overlap=overlap, blending=blending, evaluation_batch_size=3)
     found = predict_probabilities(Blur(0), image, windows)
     np.testing.assert_allclose(found, whole(Blur(0), image), atol=1e-5)
 
 
 def test_a_window_as_large_as_the_volume_gives_the_same(image):
-    found = predict_probabilities(Blur(3), image, Windows(size=52))
+    found = predict_probabilities(Blur(3), image, recipe(52))
     np.testing.assert_allclose(
         found[:, 3:-3, 3:-3, 3:-3], whole(Blur(3), image)[:, 3:-3, 3:-3, 3:-3], atol=1e-6
     )
@@ -49,7 +55,7 @@ def test_a_window_as_large_as_the_volume_gives_the_same(image):
 
 def test_windows_equal_the_whole_wherever_every_window_sees_the_receptive_field(image):
     size, reach = 20, 2
-    found = predict_probabilities(Blur(reach), image, Windows(size=size, overlap=0.5))
+    found = predict_probabilities(Blur(reach), image, recipe(size))
     expected = whole(Blur(reach), image)
     spoilt = np.zeros(image.shape, dtype=bool)  # within reach of a window's face inside the volume
     for axis, length in enumerate(image.shape):
@@ -71,7 +77,7 @@ def test_windows_equal_the_whole_wherever_every_window_sees_the_receptive_field(
 
 def test_probabilities_sum_to_one_and_the_image_is_untouched(image):
     before = image.copy()
-    found = predict_probabilities(Blur(1), image, Windows(size=16, batch_size=1))
+    found = predict_probabilities(Blur(1), image, recipe(16, evaluation_batch_size=1))
     np.testing.assert_allclose(found.sum(axis=0), 1, atol=1e-5)
     assert found.dtype == np.float32
     np.testing.assert_array_equal(image, before)
@@ -85,7 +91,7 @@ def test_a_volume_smaller_than_the_window_is_padded_with_background():
         seen.append(x)
         return Blur(0)(x)
 
-    found = predict_probabilities(network, image, Windows(size=8), background=-3.0)
+    found = predict_probabilities(network, image, recipe(8), background=-3.0)
     assert found.shape == (2, 5, 6, 7)
     assert set(seen[0].unique().tolist()) == {-3.0, 2.0}
     assert (seen[0] == 2.0).sum() == image.size
@@ -100,7 +106,7 @@ def test_blending_weighs_the_middle_of_a_window_more(image):
         return torch.stack([torch.full(x.shape[2:], value), torch.zeros(x.shape[2:])])[None]
 
     line = image[:16, :16, :24]
-    found = predict_probabilities(network, line, Windows(size=16, overlap=0.5, batch_size=1))
+    found = predict_probabilities(network, line, recipe(16, evaluation_batch_size=1))
     first, second = (np.exp(v) / (1 + np.exp(v)) for v in (0.0, 1.0))
     along = found[0, 8, 8]
     np.testing.assert_allclose(along[:8], first, atol=1e-6)
@@ -111,13 +117,15 @@ def test_blending_weighs_the_middle_of_a_window_more(image):
 MEMORY = """
 import resource
 import numpy as np, torch
-from psc.mri.testing import Windows, predict_probabilities
+from psc.mri.settings import TissueRecipeConfig
+from psc.mri.testing import predict_probabilities
 network = torch.nn.Conv3d(1, 4, 1)
-predict_probabilities(network, np.zeros((64, 64, 64), np.float32), Windows())
+recipe = TissueRecipeConfig(name='r', iterations=1, validate_every=1, batch_size=1)
+predict_probabilities(network, np.zeros((64, 64, 64), np.float32), recipe)
 image = np.zeros((192, 128, 128), np.float32)
 image[:] = 1
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-predict_probabilities(network, image, Windows())
+predict_probabilities(network, image, recipe)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
@@ -128,12 +136,3 @@ def test_memory_for_a_whole_volume_is_bounded():
         [sys.executable, "-c", MEMORY], capture_output=True, text=True, timeout=300, check=True
     )
     assert float(found.stdout) < 144
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"size": 0}, {"overlap": 1.0}, {"overlap": -0.1}, {"batch_size": 0}, {"blending": "soft"}],
-)
-def test_impossible_windows_are_refused(options):
-    with pytest.raises(ConfigError, match=str(next(iter(options.values())))):
-        Windows(**options)
