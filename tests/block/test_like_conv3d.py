@@ -18,7 +18,7 @@ from torch.nn.utils import prune
 from torch.utils.checkpoint import checkpoint
 
 from psc import PSCBlock
-from psc.conversion import SeparableConv3d, SeparableRun3d
+from psc.conversion import SeparableConv3d
 from psc.conversion.layers import Geometry
 
 LAYOUTS = {"first": torch.contiguous_format, "last": torch.channels_last_3d}
@@ -153,14 +153,11 @@ def built(draw, seed):
             pre_activation=draw["before"],
             final_activation=draw["final"],
         )
-    elif draw["kind"] == "layer":
-        padding = (1, 1, 1) if draw["padding"] == "same" else (0, 0, 0)
-        sizes = {"stride": (draw["stride"],) * 3, "padding": padding}
-        block = SeparableConv3d(draw["into"], draw["out"], (3, 3, 3), **sizes, **options)
     else:
-        padding = (1, 1, 1) if draw["padding"] == "same" else (0, 0, 0)
-        layers = [Geometry((3, 3, 3), padding=padding) for _ in range(draw["n"])]
-        block = SeparableRun3d(draw["into"], draw["out"], layers, **options)
+        one = draw["kind"] == "layer"
+        stride, padding = (draw["stride"] if one else 1,) * 3, (int(draw["padding"] == "same"),) * 3
+        layers = [Geometry((3, 3, 3), stride, padding)] * (1 if one else draw["n"])
+        block = SeparableConv3d(draw["into"], draw["out"], layers, **options)
     parts = OrderedDict(enter=nn.Conv3d(2, draw["into"], 1))
     if norm is not None and not inside:
         around = OrderedDict(norm=norm(draw["into" if draw["position"] == "before" else "out"]))
