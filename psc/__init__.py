@@ -1,21 +1,22 @@
 """Parallel separable 3D convolution (P_mSC_n) for video and volumes."""
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from psc.block.block import PSCBlock
-    from psc.block.stream import ConvolutionOptions
-    from psc.block.unit import make_segment
+    from psc.block.convolution import ConvolutionOptions
+    from psc.block.unit import make_unit
     from psc.conversion import convert, merge_linear
 
-__all__ = ["ConvolutionOptions", "PSCBlock", "convert", "make_segment", "merge_linear"]
+__all__ = ["ConvolutionOptions", "PSCBlock", "convert", "make_unit", "merge_linear"]
 __version__ = "0.1.0"
 
 _HOMES = {
     "PSCBlock": "psc.block.block",
-    "ConvolutionOptions": "psc.block.stream",
-    "make_segment": "psc.block.unit",
+    "ConvolutionOptions": "psc.block.convolution",
+    "make_unit": "psc.block.unit",
     "convert": "psc.conversion",
     "merge_linear": "psc.conversion",
 }
@@ -23,6 +24,10 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Import a name when it is asked for: programs set the process up before torch is loaded."""
+    if name == "make_segment":
+        message = "psc.make_segment is psc.make_unit now"
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        name = "make_unit"
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

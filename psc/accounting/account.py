@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from psc.accounting.forward import ExampleInput, counting, prepared, tensors_in
-from psc.block.stream import Triple
+from psc.block.convolution import Triple
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

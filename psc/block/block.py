@@ -6,33 +6,35 @@ compare with.
 
 import math
 import warnings
+from collections import OrderedDict
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from psc.block.stream import (
-    MERGES,
+from psc.block.convolution import (
+    AXES,
     ConvolutionOptions,
-    Merge,
-    Segment,
-    Stream,
+    Triple,
+    Unit,
     check_positive,
+    convolution,
     has_bias,
     norm_and_activation,
-    stream_channels,
 )
 from psc.errors import ConfigError
 
 _CHANNELS = -4  # of (N, C, D, H, W), and of (C, D, H, W), which nn.Conv3d takes too
 
-# ----------------------------------------
-# How many filters M a stream of P_mSC_n gets: Eq. 5 of the paper and its caps.
-#
-# Eq. 5 chooses M so that one 2D (d×d) and one 1D (d) convolution through M filters have as many
-# weights as the d×d×d convolution that they replace. What the paper leaves open (the floor of 3,
-# the division by the number of streams and the caps) follows the authors' own network definitions.
+Merge = Literal["concatenate", "sum"]
+"""What becomes of parallel streams: each gives a part of the channels (the paper's block), or all
+of them, which are added up (Eq. 3)."""
 
+MERGES: tuple[Merge, ...] = ("concatenate", "sum")
+
+# What Eq. 5 leaves open (the floor of 3, the division among streams, the caps) follows the authors'
+# own network definitions.
 
 MINIMUM_WIDTH = 3
 """Smallest M before it is divided among the streams (the authors' definitions)."""
@@ -79,8 +81,8 @@ def stream_width(
     """M of each parallel stream: Eq. 5, divided, truncated, then capped.
 
     Args:
-        in_channels: channels that enter the segment (not the single convolution: where a
-            segment holds several blocks, all share the M of its first).
+        in_channels: channels that enter the unit (not the single convolution: where a
+            unit holds several blocks, all share the M of its first).
         out_channels: k_i, the filters of one of the convolutions that are replaced.
         divisor: m, among whose streams Eq. 5 is divided (Section 3.3: "scaled by 1/s").
         kernel_size: d of Eq. 5.
@@ -103,7 +105,63 @@ def stream_width(
     return max(1, width)
 
 
-class PSCBlock(Segment):
+def stream_channels(out_channels: int, m: int, merge: Merge) -> list[int]:
+    """Output channels of each of m streams that together have ``out_channels``.
+
+    Concatenated, each stream gives a part; where m does not divide them, the first streams get one
+    channel more. Summed, each gives all.
+    """
+    if merge == "sum":
+        return [out_channels] * m
+    return [out_channels // m + (s < out_channels % m) for s in range(m)]
+
+
+class Stream(nn.Sequential):
+    """n 2D convolutions (d×d) across ``axis``, then a 1D convolution along it.
+
+    Its parts are named ``plane_1`` … ``plane_n`` and ``axis``, each with its ``conv`` and, as the
+    options say, ``norm`` and ``activation``.
+
+    Args:
+        in_channels: channels that enter.
+        width: M, channels of every 2D convolution.
+        out_channels: channels that leave.
+        axis: 0, 1 or 2 (D, H, W).
+        n: number of 2D convolutions.
+        stride: in all three axes: the first 2D convolution takes it in the plane, the 1D
+            convolution along the axis.
+        options: kernel size, padding, normalisation, activation.
+        line: options of the 1D convolution where they are others.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        out_channels: int,
+        axis: int,
+        n: int,
+        stride: int,
+        options: ConvolutionOptions,
+        line: ConvolutionOptions | None = None,
+    ) -> None:
+        d = options.kernel_size
+        parts: OrderedDict[str, nn.Module] = OrderedDict()
+        channels = in_channels
+        for i in range(n):
+            step = _across(axis, stride if i == 0 else 1)
+            parts[f"plane_{i + 1}"] = convolution(
+                channels, width, _across(axis, d), step, options, last=False
+            )
+            channels = width
+        extent, step = _along(axis, n * (d - 1) + 1), _along(axis, stride)
+        parts["axis"] = convolution(
+            channels, out_channels, extent, step, line or options, last=True
+        )
+        super().__init__(parts)
+
+
+class PSCBlock(Unit):
     """Parallel separable 3D convolution P_mSC_n (Section 3, Figure 1a right).
 
     m parallel streams, each n 2D convolutions (d×d, in the stream's plane) to M channels and one
@@ -282,3 +340,13 @@ def _override(options: ConvolutionOptions, overrides: dict[str, object]) -> Conv
         known = ", ".join(ConvolutionOptions.__dataclass_fields__)
         raise TypeError(f"PSCBlock got unknown arguments {sorted(unknown)}; options are: {known}")
     return replace(options, **overrides)  # type: ignore[arg-type]
+
+
+def _along(axis: int, size: int) -> Triple:
+    """``size`` along the axis, 1 along the others: the shape of a 1D kernel."""
+    return tuple(size if a == axis else 1 for a in range(AXES))  # type: ignore[return-value]
+
+
+def _across(axis: int, size: int) -> Triple:
+    """1 along the axis, ``size`` along the others: the shape of a 2D kernel."""
+    return tuple(1 if a == axis else size for a in range(AXES))  # type: ignore[return-value]

@@ -1,19 +1,28 @@
-"""``nn.Conv3d`` by kernels that are fast and right on a CPU: the same numbers, layouts, gradients.
+"""One convolution: with its normalisation and activation, by kernels fast and right on a CPU.
 
 PyTorch (to 2.14: ``ConvParams::use_mkldnn``) computes many of a separable network's convolutions
 with a kernel of its own (vol2col and a matrix product, and channels first whatever the input) where
 oneDNN's would be several times faster, and oneDNN (3.12) has a gradient that is wrong in bfloat16.
-``conv3d`` asks for the same convolution in other words where that happens.
+``conv3d`` asks for the same convolution in other words where that happens: the same numbers,
+layouts and gradients.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_Triple = tuple[int, int, int]
+from psc.errors import ConfigError
+
+Padding = Literal["same", "valid"]
+Triple = tuple[int, int, int]
+
+AXES = 3
+"""Spatial axes: D (z, or time), H (y), W (x). Stream s runs its 1D convolution along axis s."""
 
 _BATCHED = 5
 """Dimensions of (N, C, D, H, W); without a batch there are four."""
@@ -25,6 +34,119 @@ _HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-unty
 
 _CAST = (torch.float32, torch.bfloat16, torch.float16)
 """What autocast casts."""
+
+
+def _relu() -> nn.Module:
+    return nn.ReLU(inplace=True)
+
+
+@dataclass(frozen=True)
+class ConvolutionOptions:
+    """What every convolution of a unit has in common.
+
+    Attributes:
+        kernel_size: extent d of the 3D filter that is realised or replaced; odd.
+        padding: "same" (zero padding, size kept at stride 1) or "valid" (none).
+        norm: builds a normalisation for a number of channels; it follows every convolution (or,
+            with ``pre_activation``, precedes it).
+        activation: builds the non-linearity that follows every convolution, 2D and 1D alike.
+        final_activation: whether it follows the unit's last convolution too (a residual block
+            adds its shortcut first).
+        pre_activation: norm and activation come before each convolution (DenseNet) instead of
+            after it; ``final_activation`` then has no meaning and nothing follows the last one.
+        final_norm: False leaves out the normalisation, too, where ``final_activation`` leaves out
+            the activation: the unit then ends in a raw convolution (DenseNet's first three).
+        bias: whether convolutions have one; None: those that no normalisation follows directly.
+    """
+
+    kernel_size: int = 3
+    padding: Padding = "same"
+    norm: Callable[[int], nn.Module] | None = None
+    activation: Callable[[], nn.Module] | None = _relu
+    final_activation: bool = True
+    pre_activation: bool = False
+    final_norm: bool = True
+    bias: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what no convolution of ours can do."""
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise ConfigError(f"kernel_size must be odd and positive, got {self.kernel_size}")
+        if self.padding not in ("same", "valid"):
+            raise ConfigError(f"padding must be 'same' or 'valid', got {self.padding!r}")
+
+
+class Unit(nn.Module):
+    """Base of both kinds of unit: a module that knows how far it looks."""
+
+    receptive_field: Triple
+    """Extent of the input, in voxels along (D, H, W), that one output voxel depends on."""
+
+
+def convolution(
+    in_channels: int,
+    out_channels: int,
+    kernel: Triple,
+    stride: Triple,
+    options: ConvolutionOptions,
+    *,
+    last: bool,
+) -> nn.Sequential:
+    """One convolution with its normalisation and activation, in the order that options say."""
+    same = options.padding == "same"
+    padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2) if same else (0, 0, 0)
+    bias = has_bias(options, last=last)
+    channels = in_channels if options.pre_activation else out_channels
+    layers = norm_and_activation(channels, options, last=last)
+    layers["conv"] = conv3d(in_channels, out_channels, kernel, stride, padding, bias=bias)
+    if not options.pre_activation:
+        layers.move_to_end("conv", last=False)
+    return nn.Sequential(layers)
+
+
+def norm_and_activation(
+    channels: int, options: ConvolutionOptions, *, last: bool
+) -> OrderedDict[str, nn.Module]:
+    """What stands beside a convolution, in its order: "norm" and "activation", or less.
+
+    Args:
+        channels: that leave the convolution; with ``pre_activation`` those that enter it.
+        options: of the unit.
+        last: whether the convolution is the unit's last.
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    norm = _norm(options, last)
+    if norm is not None:
+        layers["norm"] = norm(channels)
+    if options.activation is not None and _is_active(options, last):
+        activation: Any = options.activation()
+        if options.pre_activation and norm is None and hasattr(activation, "inplace"):
+            activation.inplace = False  # it is given the block's input, which others read, too
+        layers["activation"] = activation
+    return layers
+
+
+def has_bias(options: ConvolutionOptions, *, last: bool) -> bool:
+    """Whether a convolution has a bias; ``last``: the unit's last one."""
+    if options.bias is not None:
+        return options.bias
+    return options.pre_activation or _norm(options, last) is None
+
+
+def _norm(options: ConvolutionOptions, last: bool) -> Callable[[int], nn.Module] | None:
+    return options.norm if options.final_norm or _is_active(options, last) else None
+
+
+def _is_active(options: ConvolutionOptions, last: bool) -> bool:
+    return options.pre_activation or options.final_activation or not last
+
+
+def check_positive(in_channels: int, out_channels: int, **values: int) -> None:
+    """Refuse sizes below 1."""
+    values = {"in_channels": in_channels, "out_channels": out_channels, **values}
+    for name, value in values.items():
+        if value < 1:
+            raise ConfigError(f"{name} must be at least 1, got {value}")
 
 
 def conv3d(*args: Any, **options: Any) -> nn.Conv3d:
@@ -65,9 +187,9 @@ def _conv3d(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    stride: _Triple,
-    padding: _Triple,
-    dilation: _Triple,
+    stride: Triple,
+    padding: Triple,
+    dilation: Triple,
     groups: int,
 ) -> Tensor:
     """``F.conv3d``, in words with which PyTorch on a CPU calls kernels that are fast and right.
@@ -131,7 +253,7 @@ def _every(step: int, y: Tensor, axis: int) -> Tensor:
     return y.movedim(-4, -1).index_select(axis - 1, kept).movedim(-1, -4)  # channels last
 
 
-def symmetric_padding(layer: nn.Conv3d) -> _Triple | None:
+def symmetric_padding(layer: nn.Conv3d) -> Triple | None:
     """Voxels that a convolution pads on each side along D, H and W.
 
     None where "same" pads one more on one side, as it does for even kernels.
@@ -144,7 +266,7 @@ def symmetric_padding(layer: nn.Conv3d) -> _Triple | None:
     return None if d % 2 or h % 2 or w % 2 else (d // 2, h // 2, w // 2)
 
 
-def triple(values: Sequence[int]) -> _Triple:
+def triple(values: Sequence[int]) -> Triple:
     """Three numbers, which the types of ``nn.Conv3d`` leave open."""
     d, h, w = values
     return d, h, w

@@ -1,11 +1,11 @@
-"""Segments of consecutive 3D convolutions, as plain convolutions or as P_mSC_n (Section 3).
+"""Units of consecutive 3D convolutions, as plain convolutions or as P_mSC_n (Section 3).
 
-A backbone never builds a 3×3×3 convolution itself. It asks a *segment factory* for a segment: a
-run of ``depth`` consecutive convolutions with no pooling in between. ``make_segment`` gives the two
+A backbone never builds a 3×3×3 convolution itself. It asks a *unit factory* for a unit: a
+run of ``depth`` consecutive convolutions with no pooling in between. ``make_unit`` gives the two
 factories that the paper compares:
 
-- ``conv3d_segment``: ``depth`` full 3D convolutions;
-- ``psc_segment``: P_mSC_n blocks. With n = 1 each block replaces one 3D convolution (Figure 3a);
+- ``conv3d_unit``: ``depth`` full 3D convolutions;
+- ``psc_unit``: P_mSC_n blocks. With n = 1 each block replaces one 3D convolution (Figure 3a);
   with n ≥ 2 one block replaces the n consecutive convolutions (Figures 3b and 3c).
 
 All tensors are (N, C, D, H, W).
@@ -19,13 +19,13 @@ from typing import Literal, Protocol
 
 from torch import Tensor, nn
 
-from psc.block.block import PUBLISHED_MAXIMUM_WIDTH, PSCBlock, check_streams, stream_width
-from psc.block.stream import AXES, ConvolutionOptions, Merge, Segment, check_positive, convolution
+from psc.block.block import PUBLISHED_MAXIMUM_WIDTH, Merge, PSCBlock, check_streams, stream_width
+from psc.block.convolution import AXES, ConvolutionOptions, Unit, check_positive, convolution
 from psc.errors import ConfigError
 
 
-class SegmentFactory(Protocol):
-    """What a backbone is handed: builds a segment of ``depth`` consecutive convolutions."""
+class UnitFactory(Protocol):
+    """What a backbone is handed: builds a unit of ``depth`` consecutive convolutions."""
 
     def __call__(
         self,
@@ -37,23 +37,23 @@ class SegmentFactory(Protocol):
         width_limit: int | None = None,
         filters: int | None = None,
         options: ConvolutionOptions = ...,
-    ) -> Segment:
-        """Build the segment.
+    ) -> Unit:
+        """Build the unit.
 
         Args:
             in_channels: channels that enter.
-            out_channels: channels of every convolution's result, and of the segment's.
-            depth: number of consecutive 3D convolutions that the segment stands for.
-            stride: of the segment, in all three axes (taken by its first convolution).
+            out_channels: channels of every convolution's result, and of the unit's.
+            depth: number of consecutive 3D convolutions that the unit stands for.
+            stride: of the unit, in all three axes (taken by its first convolution).
             width_limit: the backbone's own cap of M (U-Net: out_channels); ignored by 3D.
             filters: k_i of Eq. 5, the filters of ONE replaced convolution, where that is not
-                out_channels (a segment that stands for several dense layers); ignored by 3D.
+                out_channels (a unit that stands for several dense layers); ignored by 3D.
             options: kernel size, padding, normalisation, activation.
         """
         ...
 
 
-class Conv3dSegment(Segment):
+class Conv3dUnit(Unit):
     """``depth`` consecutive d×d×d convolutions: the networks' original form ("3d").
 
     Input (N, in_channels, D, H, W); result (N, out_channels, D', H', W') with each axis d−1
@@ -94,12 +94,12 @@ class Conv3dSegment(Segment):
         return y
 
 
-class PSCSegment(Segment):
+class PSCUnit(Unit):
     """A run of P_mSC_n blocks that stands for ``depth`` consecutive 3D convolutions.
 
     n = 1 takes ``depth`` blocks; n ≥ 2 takes ⌈depth / n⌉ (one P_2SC_2, and one P_2SC_3 with its
     larger reach, for the pair of a U-Net level or of a basic residual block). All blocks of a
-    segment share the M that Eq. 5 gives for the channels entering the SEGMENT, as the authors'
+    unit share the M that Eq. 5 gives for the channels entering the UNIT, as the authors'
     files have it: the U-Net's first level, 1→24→24 with P_1SC_1, has M = 8 in both blocks.
     """
 
@@ -158,7 +158,7 @@ class PSCSegment(Segment):
         return y
 
 
-def conv3d_segment(
+def conv3d_unit(
     in_channels: int,
     out_channels: int,
     *,
@@ -167,13 +167,13 @@ def conv3d_segment(
     width_limit: int | None = None,
     filters: int | None = None,
     options: ConvolutionOptions | None = None,
-) -> Segment:
-    """Plain 3D convolutions as a SegmentFactory; what concerns M has no meaning here."""
+) -> Unit:
+    """Plain 3D convolutions as a UnitFactory; what concerns M has no meaning here."""
     del width_limit, filters
-    return Conv3dSegment(in_channels, out_channels, depth=depth, stride=stride, options=options)
+    return Conv3dUnit(in_channels, out_channels, depth=depth, stride=stride, options=options)
 
 
-def psc_segment(
+def psc_unit(
     in_channels: int,
     out_channels: int,
     *,
@@ -187,10 +187,10 @@ def psc_segment(
     width_limit: int | None = None,
     filters: int | None = None,
     options: ConvolutionOptions | None = None,
-) -> Segment:
-    """P_mSC_n as a SegmentFactory, once its own arguments are bound (``make_segment``)."""
+) -> Unit:
+    """P_mSC_n as a UnitFactory, once its own arguments are bound (``make_unit``)."""
     caps = [cap for cap in (maximum_width, width_limit) if cap is not None]
-    return PSCSegment(
+    return PSCUnit(
         in_channels,
         out_channels,
         m,
@@ -205,7 +205,7 @@ def psc_segment(
     )
 
 
-def make_segment(
+def make_unit(
     kind: Literal["conv3d", "psc"] = "psc",
     *,
     m: int = 2,
@@ -213,8 +213,8 @@ def make_segment(
     maximum_width: int | None = PUBLISHED_MAXIMUM_WIDTH,
     width_divisor: int | None = None,
     merge: Merge = "concatenate",
-) -> SegmentFactory:
-    """The segment factory that a backbone is built with.
+) -> UnitFactory:
+    """The unit factory that a backbone is built with.
 
     Args:
         kind: "conv3d" for plain 3D convolutions, "psc" for P_mSC_n.
@@ -230,14 +230,14 @@ def make_segment(
         ConfigError: for an unknown kind or merge, m outside 1–3, n < 1 or a divisor below 1.
     """
     if kind == "conv3d":
-        return conv3d_segment
+        return conv3d_unit
     if kind != "psc":
         raise ConfigError(f"unknown kind of block {kind!r}; known: 'conv3d', 'psc'")
     check_streams(m, n, merge)
     if width_divisor is not None and width_divisor < 1:
         raise ConfigError(f"width_divisor must be at least 1 or None, got {width_divisor}")
     return partial(
-        psc_segment,
+        psc_unit,
         m=m,
         n=n,
         maximum_width=maximum_width,

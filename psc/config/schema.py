@@ -90,7 +90,7 @@ class DenseNetConfig(BackboneConfig):
 
 @dataclass
 class BlockConfig:
-    """How segments of consecutive convolutions are realised: ``psc.make_segment``."""
+    """How segments of consecutive convolutions are realised: ``psc.make_unit``."""
 
     name: str = MISSING
     kind: str = MISSING

@@ -8,8 +8,7 @@ from typing import Any, Generic, Literal, TypeVar, get_args
 from torch import nn
 
 from psc.accounting.forward import ExampleInput, detached
-from psc.block.block import PUBLISHED_MAXIMUM_WIDTH, check_streams
-from psc.block.stream import Merge
+from psc.block.block import PUBLISHED_MAXIMUM_WIDTH, Merge, check_streams
 from psc.conversion.chains import Chain, Runs, found_chains, given_chains
 from psc.conversion.factors import Initialisation, merged, separable
 from psc.conversion.layers import Absorbed, Place, SeparableConv3d, Width, stream_widths

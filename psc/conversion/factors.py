@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from psc.block.convolution import triple
-from psc.block.stream import Merge, Triple, stream_channels
+from psc.block.block import Merge, stream_channels
+from psc.block.convolution import Triple, triple
 from psc.conversion.layers import Geometry, SeparableConv3d, exact_widths, uninitialised
 from psc.conversion.watching import Link
 from psc.decomposition import Factorisation, StreamFactors, compose_chain, factorise_chain

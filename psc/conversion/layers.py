@@ -9,9 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from psc.block.block import MINIMUM_WIDTH, check_streams, stream_width
-from psc.block.convolution import conv3d, symmetric_padding, triple
-from psc.block.stream import AXES, Merge, Triple, stream_channels
+from psc.block.block import MINIMUM_WIDTH, Merge, check_streams, stream_channels, stream_width
+from psc.block.convolution import AXES, Triple, conv3d, symmetric_padding, triple
 from psc.conversion.watching import CHANNELS
 from psc.errors import ConfigError
 

@@ -9,8 +9,8 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
-from psc.block.convolution import conv3d
-from psc.block.stream import AXES, Merge, Triple
+from psc.block.block import Merge
+from psc.block.convolution import AXES, Triple, conv3d
 from psc.conversion.watching import Observation
 from psc.errors import ConfigError
 

@@ -7,7 +7,8 @@ from typing import Any, Literal
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from psc.block.stream import Merge, Triple
+from psc.block.block import Merge
+from psc.block.convolution import Triple
 from psc.conversion.chains import Chain
 from psc.conversion.factors import Initialisation, composed_layers
 from psc.conversion.layers import SeparableConv3d

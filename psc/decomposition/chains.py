@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from psc.block.stream import AXES, Merge, Triple
+from psc.block.block import Merge
+from psc.block.convolution import AXES, Triple
 from psc.decomposition.composition import FIRST_SPATIAL, compose_chain, spread
 from psc.decomposition.streams import (
     Factorisation,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from psc.block.stream import AXES, Triple
+from psc.block.convolution import AXES, Triple
 from psc.errors import ConfigError
 
 FIRST_SPATIAL = 2

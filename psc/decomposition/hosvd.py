@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from psc.block.stream import AXES, Triple
+from psc.block.convolution import AXES, Triple
 from psc.errors import ConfigError
 
 _TENSOR_AXES = AXES + 1  # spatial ones and channels

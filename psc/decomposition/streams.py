@@ -22,8 +22,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from psc.block.block import check_streams
-from psc.block.stream import AXES, Merge, Triple, stream_channels
+from psc.block.block import Merge, check_streams, stream_channels
+from psc.block.convolution import AXES, Triple
 from psc.decomposition.composition import FIRST_SPATIAL, compose_chain
 from psc.decomposition.hosvd import checked_kernel
 from psc.errors import ConfigError

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from psc.block.unit import SegmentFactory, make_segment
+from psc.block.unit import UnitFactory, make_unit
 from psc.config.schema import BackboneConfig, BlockConfig, DenseNetConfig, ResNetConfig, UNetConfig
 from psc.errors import ConfigError
 from psc.networks.densenet import DenseNet
@@ -25,17 +25,17 @@ PAPER_INPUT_SIZE = 64
 """Voxels, or frames, of one training sample of the paper's ResNet and DenseNet, along each axis."""
 
 
-def build_segment(block: BlockConfig) -> SegmentFactory:
-    """The segment factory of a block's configuration.
+def build_unit(block: BlockConfig) -> UnitFactory:
+    """The unit factory of a block's configuration.
 
     Raises:
         ConfigError: for an unknown kind or an impossible (m, n).
     """
     if block.kind == "conv3d":
-        return make_segment("conv3d")
+        return make_unit("conv3d")
     if block.kind != "psc" or block.m is None or block.n is None:
         raise ConfigError(f"block.kind={block.kind}, m={block.m}, n={block.n} is not a block")
-    return make_segment(
+    return make_unit(
         "psc",
         m=block.m,
         n=block.n,
@@ -68,7 +68,7 @@ def build_network_on_meta(backbone: BackboneConfig, block: BlockConfig) -> UNet 
 
 def _build_unet(config: UNetConfig, block: BlockConfig) -> UNet:
     return UNet(
-        build_segment(block),
+        build_unit(block),
         in_channels=config.in_channels,
         out_channels=config.out_channels,
         base_width=config.base_width,
@@ -80,7 +80,7 @@ def _build_unet(config: UNetConfig, block: BlockConfig) -> UNet:
 
 def _build_resnet(config: ResNetConfig, block: BlockConfig) -> ResNet:
     network = ResNet(
-        build_segment(block),
+        build_unit(block),
         in_channels=config.in_channels,
         classes=config.classes,
         layers=config.layers,
@@ -99,7 +99,7 @@ def _build_resnet(config: ResNetConfig, block: BlockConfig) -> ResNet:
 
 def _build_densenet(config: DenseNetConfig, block: BlockConfig) -> DenseNet:
     return DenseNet(
-        build_segment(block),
+        build_unit(block),
         in_channels=config.in_channels,
         classes=config.classes,
         initial_channels=config.initial_channels,
@@ -122,7 +122,7 @@ _BUILDERS: dict[type[BackboneConfig], Callable[..., UNet | ResNet | DenseNet]] =
 
 
 def layers_per_segment(config: DenseNetConfig, block: BlockConfig) -> int:
-    """Dense layers that one segment stands for: as set, else 2 for n ≥ 2 (see ``DenseNet``)."""
+    """Dense layers that one unit stands for: as set, else 2 for n ≥ 2 (see ``DenseNet``)."""
     if config.layers_per_segment is not None:
         return config.layers_per_segment
     return 2 if (block.n or 1) > 1 else 1

@@ -6,7 +6,7 @@ block's output is brought straight to full resolution and meets the first convol
 there. Its authors count those first convolutions as a block, hence the paper's "five dense blocks".
 
 This file holds no block logic: the first convolutions and those of the dense layers come from a
-segment factory.
+unit factory.
 """
 
 from collections import OrderedDict
@@ -17,9 +17,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from psc.block.convolution import conv3d
-from psc.block.stream import ConvolutionOptions, Padding, Segment
-from psc.block.unit import SegmentFactory
+from psc.block.convolution import ConvolutionOptions, Padding, Unit, conv3d
+from psc.block.unit import UnitFactory
 from psc.errors import ConfigError
 from psc.networks.geometry import VolumeNetwork, check_at_least
 
@@ -32,14 +31,14 @@ _OPTIONS = ConvolutionOptions(norm=nn.BatchNorm3d, pre_activation=True, bias=Fal
 
 
 class DenseLayer(nn.Module):
-    """A dense layer, or several that one segment stands for: new channels join the input.
+    """A dense layer, or several that one unit stands for: new channels join the input.
 
     Args:
-        segment: factory of the 3×3×3 convolutions.
+        unit: factory of the 3×3×3 convolutions.
         in_channels: channels that enter.
         growth: channels that each dense layer adds.
         bottleneck: a 1×1×1 convolution to ``bottleneck``·``growth`` channels comes first; 0: none.
-        layers: dense layers that the segment stands for.
+        layers: dense layers that the unit stands for.
         dropout: probability with which an added value is zeroed in training.
 
     Input (N, in_channels, D, H, W), result (N, in_channels + layers·growth, D, H, W): the input,
@@ -48,7 +47,7 @@ class DenseLayer(nn.Module):
 
     def __init__(
         self,
-        segment: SegmentFactory,
+        unit: UnitFactory,
         in_channels: int,
         *,
         growth: int,
@@ -62,7 +61,7 @@ class DenseLayer(nn.Module):
         if bottleneck:
             self.bottleneck = norm_relu_conv(in_channels, bottleneck * growth)
             in_channels = bottleneck * growth
-        self.segment = segment(
+        self.segment = unit(
             in_channels, layers * growth, depth=layers, filters=growth, options=_OPTIONS
         )
         self.dropout = nn.Dropout(dropout)
@@ -91,12 +90,12 @@ class DenseBlock(nn.Sequential):
         """Voxels on either side of its own that an output voxel depends on."""
 
 
-def reach(segment: Segment) -> int:
-    """Voxels on either side of its own that a segment's output voxel depends on.
+def reach(unit: Unit) -> int:
+    """Voxels on either side of its own that a unit's output voxel depends on.
 
     Along the axis where it is largest; at stride 1 all axes are alike.
     """
-    return max(segment.receptive_field) // 2
+    return max(unit.receptive_field) // 2
 
 
 def norm_relu_conv(
@@ -175,7 +174,7 @@ _STEM = ConvolutionOptions(
 
 
 class DenseNet(VolumeNetwork):
-    """DenseNet over volumes; its 3×3×3 convolutions are whatever ``segment`` builds.
+    """DenseNet over volumes; its 3×3×3 convolutions are whatever ``unit`` builds.
 
     =============== ======================================= =====================================
     option          the state of the art (Bui et al. 2017)  the paper's reproduction, our default
@@ -209,7 +208,7 @@ class DenseNet(VolumeNetwork):
     that has 12 %). So ``layers_per_segment`` is to be 2 for n ≥ 2, and 1 for 3D and n = 1.
 
     Args:
-        segment: factory of the 3×3×3 convolutions (``psc.make_segment``).
+        unit: factory of the 3×3×3 convolutions (``psc.make_unit``).
         in_channels: channels of the input.
         classes: channels of the result: background, CSF, GM and WM in the paper.
         initial_channels: channels of the first convolutions, and into the first dense block.
@@ -222,7 +221,7 @@ class DenseNet(VolumeNetwork):
         upsampling: "interpolation", or "transposed" for one grouped transposed convolution per
             block, a group for each class.
         dropout: of every dense layer.
-        layers_per_segment: consecutive dense layers that one segment stands for. With 3D, 2 makes
+        layers_per_segment: consecutive dense layers that one unit stands for. With 3D, 2 makes
             another network: the second layer of a pair no longer sees what entered the first.
 
     ``forward`` takes (N, in_channels, D, H, W) with every axis a multiple of 2^``dense_blocks`` and
@@ -233,7 +232,7 @@ class DenseNet(VolumeNetwork):
 
     def __init__(
         self,
-        segment: SegmentFactory,
+        unit: UnitFactory,
         *,
         in_channels: int = 1,
         classes: int = 4,
@@ -271,14 +270,14 @@ class DenseNet(VolumeNetwork):
             )
         if layers_per_block % layers_per_segment:
             raise ConfigError(
-                f"backbone.layers_per_block={layers_per_block} does not divide into segments of "
+                f"backbone.layers_per_block={layers_per_block} does not divide into units of "
                 f"backbone.layers_per_segment={layers_per_segment} layers; make it a multiple"
             )
         self.dense_blocks, self.upsampling = dense_blocks, upsampling
-        self.stem = segment(in_channels, initial_channels, depth=STEM_CONVOLUTIONS, options=_STEM)
+        self.stem = unit(in_channels, initial_channels, depth=STEM_CONVOLUTIONS, options=_STEM)
         dense_layer = partial(
             DenseLayer,
-            segment,
+            unit,
             growth=growth,
             bottleneck=bottleneck,
             layers=layers_per_segment,

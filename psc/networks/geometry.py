@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from psc.block.stream import Padding
+from psc.block.convolution import Padding
 from psc.errors import ConfigError
 
 

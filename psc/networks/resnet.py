@@ -5,7 +5,7 @@ residual blocks with 64, 128, 256, 512 channels, the first block of stages 2–4
 and x, global average pooling, a linear classifier of 101 actions. With ``block=3d`` it has
 63,527,717 parameters, with P_1SC_1 39,904,941, with P_2SC_2 50,048,535 (paper: 64, 39, 49 M).
 
-This file holds no block logic: both convolutions of a residual block are ONE segment of a segment
+This file holds no block logic: both convolutions of a residual block are ONE unit of a unit
 factory, so that P_mSC_n with n ≥ 2 replaces the pair, its stride included. D is time.
 """
 
@@ -15,8 +15,8 @@ from typing import Literal, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from psc.block.stream import ConvolutionOptions, Segment, Triple, convolution
-from psc.block.unit import SegmentFactory
+from psc.block.convolution import ConvolutionOptions, Triple, Unit, convolution
+from psc.block.unit import UnitFactory
 from psc.errors import ConfigError
 from psc.networks.geometry import check_at_least
 
@@ -46,10 +46,10 @@ _OPTIONS = ConvolutionOptions(norm=nn.BatchNorm3d, final_activation=False)
 
 
 class ResNet(nn.Module):
-    """Video classifier; the convolutions of its residual blocks are whatever ``segment`` builds.
+    """Video classifier; the convolutions of its residual blocks are whatever ``unit`` builds.
 
     Args:
-        segment: factory of a residual block's convolutions (``psc.make_segment``).
+        unit: factory of a residual block's convolutions (``psc.make_unit``).
         in_channels: channels of the input, 3 for RGB.
         classes: number of classes.
         layers: 34 (published) or 18.
@@ -71,7 +71,7 @@ class ResNet(nn.Module):
 
     def __init__(
         self,
-        segment: SegmentFactory,
+        unit: UnitFactory,
         *,
         in_channels: int = 3,
         classes: int = 101,
@@ -97,7 +97,7 @@ class ResNet(nn.Module):
             blocks = []
             for i in range(count):
                 stride = 2 if stage > 0 and i == 0 else 1
-                blocks.append(ResidualBlock(segment, channels, width, stride, shortcut))
+                blocks.append(ResidualBlock(unit, channels, width, stride, shortcut))
                 channels = width
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.Sequential(*stages)
@@ -125,7 +125,7 @@ class ResNet(nn.Module):
         """Extent of the input, in voxels along (D, H, W), that one voxel before the pooling sees.
 
         Residual blocks add theirs in steps of the product of the strides before them; their own
-        stride is in their segment's extent already. Shortcuts see less.
+        stride is in their unit's extent already. Shortcuts see less.
         """
         extent, jump = list(STEM_KERNEL), list(STEM_STRIDE)
         for module in self.stages.modules():
@@ -137,14 +137,14 @@ class ResNet(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Basic residual block: one segment of two convolutions, plus the shortcut, then ReLU.
+    """Basic residual block: one unit of two convolutions, plus the shortcut, then ReLU.
 
     Input (N, in_channels, D, H, W), result (N, out_channels, ⌈D/stride⌉, ⌈H/stride⌉, ⌈W/stride⌉).
     """
 
     def __init__(
         self,
-        segment: SegmentFactory,
+        unit: UnitFactory,
         in_channels: int,
         out_channels: int,
         stride: int,
@@ -152,7 +152,7 @@ class ResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.stride = stride
-        self.segment: Segment = segment(
+        self.segment: Unit = unit(
             in_channels, out_channels, depth=CONVOLUTIONS_PER_BLOCK, stride=stride, options=_OPTIONS
         )
         if stride == 1 and in_channels == out_channels:

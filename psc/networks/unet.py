@@ -5,7 +5,7 @@ max-poolings; learned transposed convolutions, 1×1×1 to the level's channels, 
 (upsampled first, then skip); 1×1×1 to the affinities. With ``block=3d`` it has 25,178,811
 parameters, with P_1SC_1 12,574,139, with P_2SC_2 15,698,611.
 
-This file holds no block logic: every level's pair of convolutions comes from a segment factory.
+This file holds no block logic: every level's pair of convolutions comes from a unit factory.
 """
 
 import copy
@@ -17,9 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from psc.block.block import balance_sums
-from psc.block.convolution import conv3d
-from psc.block.stream import ConvolutionOptions, Padding, Segment
-from psc.block.unit import SegmentFactory
+from psc.block.convolution import ConvolutionOptions, Padding, Unit, conv3d
+from psc.block.unit import UnitFactory
 from psc.networks.geometry import VolumeNetwork, check_at_least
 
 LEAKY_SLOPE = 0.005
@@ -34,10 +33,10 @@ def _leaky_relu() -> nn.Module:
 
 
 class UNet(VolumeNetwork):
-    """U-Net over volumes; its convolutions are whatever ``segment`` builds.
+    """U-Net over volumes; its convolutions are whatever ``unit`` builds.
 
     Args:
-        segment: factory of a level's convolutions (``psc.make_segment``).
+        unit: factory of a level's convolutions (``psc.make_unit``).
         in_channels: channels of the input.
         out_channels: channels of the result: 3 affinities (z, y, x) in the paper.
         base_width: channels of the finest level.
@@ -52,7 +51,7 @@ class UNet(VolumeNetwork):
 
     def __init__(
         self,
-        segment: SegmentFactory,
+        unit: UnitFactory,
         *,
         in_channels: int = 1,
         out_channels: int = 3,
@@ -66,17 +65,17 @@ class UNet(VolumeNetwork):
         options = ConvolutionOptions(padding=padding, activation=_leaky_relu)
         widths = [base_width * growth**level for level in range(depth + 1)]
 
-        def level_segment(channels: int, width: int) -> Segment:
-            return segment(
+        def level_segment(channels: int, width: int) -> Unit:
+            return unit(
                 channels, width, depth=CONVOLUTIONS_PER_LEVEL, width_limit=width, options=options
             )
 
         self.depth, self.padding = depth, padding
-        segments = [
+        units = [
             level_segment(channels, width)
             for channels, width in zip([in_channels, *widths], widths, strict=False)
         ]
-        self.encoder = nn.ModuleList(segments)
+        self.encoder = nn.ModuleList(units)
         self.pool = nn.MaxPool3d(2)
         # Coarse to fine, the order in which the decoder runs.
         pairs = list(zip(reversed(widths[1:]), reversed(widths[:-1]), strict=True))
@@ -88,8 +87,8 @@ class UNet(VolumeNetwork):
         self.head = conv3d(widths[0], out_channels, 1)
         self._reset_parameters()
 
-        # What one level's segment sees beyond a voxel, in that level's voxels (all levels alike).
-        self._reach = max(segments[0].receptive_field) - 1
+        # What one level's unit sees beyond a voxel, in that level's voxels (all levels alike).
+        self._reach = max(units[0].receptive_field) - 1
 
     def _reset_parameters(self) -> None:
         """MSRA (He) initialisation and zero biases, as published."""
@@ -104,14 +103,14 @@ class UNet(VolumeNetwork):
         """(N, in_channels, D, H, W) → logits (N, out_channels, D', H', W')."""
         self.check_input(x)
         skips = []
-        for level, segment in enumerate(self.encoder[:-1]):
-            x = segment(x)
+        for level, unit in enumerate(self.encoder[:-1]):
+            x = unit(x)
             size = [self._skip_size(n, self.depth - level) for n in x.shape[2:]]
             x, skip = _pool_and_crop(self.pool, x, size)
             skips.append(skip)
         x = self.encoder[-1](x)
-        for upsample, reduce, segment in zip(self.upsample, self.reduce, self.decoder, strict=True):
-            x = segment(torch.cat([reduce(upsample(x)), skips.pop()], dim=1))
+        for upsample, reduce, unit in zip(self.upsample, self.reduce, self.decoder, strict=True):
+            x = unit(torch.cat([reduce(upsample(x)), skips.pop()], dim=1))
         y: Tensor = self.head(x)
         return y
 
@@ -148,7 +147,7 @@ class UNet(VolumeNetwork):
 
         The widest over the positions within a period: encoder and bottom see ``_reach`` voxels per
         level at that level's spacing, a pooling adds one voxel of its own level, the decoder's
-        segments add their reach again; an upsampled voxel sees the whole coarse voxel it lies in.
+        units add their reach again; an upsampled voxel sees the whole coarse voxel it lies in.
         """
         span = 1  # consecutive voxels of the current level that one output voxel depends on
         for _ in range(self.depth):

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from psc.accounting import Account, ActivationMemory, Layer, account, activation_memory
-from psc.block.stream import AXES
+from psc.block.convolution import AXES
 from psc.config.checks import check_network
 from psc.config.compose import CONFIG_DIRECTORY, register, typed_node
 from psc.config.schema import AccountConfig, BackboneConfig, BlockConfig

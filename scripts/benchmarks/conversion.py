@@ -41,7 +41,8 @@ from benchmarks import timing
 from benchmarks.networks import torchvision_network
 from benchmarks.operator import PEER, choose_levels, named
 from benchmarks.timing import Conditions, Layout, Row, Steps, Timing, ratio
-from psc.block.stream import Merge, Triple
+from psc.block.block import Merge
+from psc.block.convolution import Triple
 from psc.conversion import Conversion, SeparableConv3d, composed_weight, convert
 from psc.errors import ConfigError
 from psc.networks.build import build_network

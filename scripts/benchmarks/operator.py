@@ -21,10 +21,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import timing
 from benchmarks.timing import Conditions, Layout, Row, Steps, Timing, ratio
-from psc.block.stream import ConvolutionOptions, Padding, Segment, Triple
+from psc.block.convolution import ConvolutionOptions, Padding, Triple, Unit
 from psc.config.compose import CONFIG_DIRECTORY
 from psc.errors import ConfigError
-from psc.networks.build import build_segment
+from psc.networks.build import build_unit
 from psc.networks.unet import LEAKY_SLOPE
 from psc.paper.account import backbone_config, block_config
 
@@ -132,7 +132,7 @@ def write_by_hand(network: nn.Module, formulation: Formulation) -> None:
 
 def build_level(
     level: Level, block: str, formulation: Formulation, device: str, seed: int
-) -> tuple[Segment, Tensor]:
+) -> tuple[Unit, Tensor]:
     """A level's segment and its input; the same weights and values at every call."""
     unet = level.network == "unet"
     if unet:
@@ -142,7 +142,7 @@ def build_level(
         options = ConvolutionOptions(norm=nn.BatchNorm3d, final_activation=False)
     torch.manual_seed(seed)
     with torch.device(device):
-        segment = build_segment(named("block", block))(
+        segment = build_unit(named("block", block))(
             level.in_channels,
             level.out_channels,
             depth=2,  # both networks have pairs of convolutions

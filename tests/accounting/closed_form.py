@@ -1,4 +1,4 @@
-"""Segments as numbers: parameters and multiply-adds from Eq. 5, with no module built.
+"""Units as numbers: parameters and multiply-adds from Eq. 5, with no module built.
 
 Plain integer arithmetic. It repeats what ``psc.block.unit`` and ``psc.block.block`` build, on
 purpose: a
@@ -9,8 +9,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from psc.block.block import PUBLISHED_MAXIMUM_WIDTH, stream_width
-from psc.block.stream import Merge, Padding, Triple
+from psc.block.block import PUBLISHED_MAXIMUM_WIDTH, Merge, stream_width
+from psc.block.convolution import Padding, Triple
 
 Norm = Literal["none", "after", "before"]
 """Batch norm, with two parameters per channel: none, or after or before every convolution."""
@@ -44,13 +44,13 @@ class Convolution:
 Stream = list[Convolution]
 """Convolutions one after the other."""
 
-Segment = list[list[Stream]]
+Unit = list[list[Stream]]
 """Blocks one after the other, each of streams side by side."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How segments are realised: the arguments of ``psc.make_segment``."""
+    """How units are realised: the arguments of ``psc.make_unit``."""
 
     kind: Literal["conv3d", "psc"] = "psc"
     m: int = 2
@@ -60,7 +60,7 @@ class Rule:
     merge: Merge = "concatenate"
 
 
-def segment(
+def unit(
     rule: Rule,
     in_channels: int,
     out_channels: int,
@@ -70,8 +70,8 @@ def segment(
     width_limit: int | None = None,
     filters: int | None = None,
     kernel_size: int = 3,
-) -> Segment:
-    """The convolutions of a segment; arguments as in ``psc.block.unit.SegmentFactory``."""
+) -> Unit:
+    """The convolutions of a unit; arguments as in ``psc.block.unit.UnitFactory``."""
     d = kernel_size
     if rule.kind == "conv3d":
         channels = [in_channels] + [out_channels] * depth
@@ -115,21 +115,21 @@ def _triple(axis: int, along: int, across: int) -> Triple:
 
 
 def segment_parameters(
-    segment: Segment, *, bias: bool = True, norm: Norm = "none", final_norm: bool = True
+    unit: Unit, *, bias: bool = True, norm: Norm = "none", final_norm: bool = True
 ) -> int:
-    """Parameters of a segment.
+    """Parameters of a unit.
 
     Args:
-        segment: its convolutions.
+        unit: its convolutions.
         bias: whether each convolution has one; summed ones have one together.
         norm: batch norm of each convolution; "after" summed ones there is one.
-        final_norm: False: those that end the segment have none (with "after").
+        final_norm: False: those that end the unit have none (with "after").
     """
     total = 0
-    for i, block in enumerate(segment):
+    for i, block in enumerate(unit):
         for stream in block:
             for convolution in stream:
-                ends = i == len(segment) - 1 and convolution is stream[-1]
+                ends = i == len(unit) - 1 and convolution is stream[-1]
                 total += convolution.weights
                 if norm == "before":
                     total += 2 * convolution.in_channels
@@ -141,16 +141,16 @@ def segment_parameters(
     return total
 
 
-def segment_multiply_adds(segment: Segment, size: Triple, padding: Padding) -> tuple[int, Triple]:
-    """MACs of a segment for one volume, and the size that leaves it.
+def segment_multiply_adds(unit: Unit, size: Triple, padding: Padding) -> tuple[int, Triple]:
+    """MACs of a unit for one volume, and the size that leaves it.
 
     Args:
-        segment: its convolutions.
+        unit: its convolutions.
         size: voxels along (D, H, W) that enter.
         padding: of all convolutions.
     """
     total = 0
-    for block in segment:
+    for block in unit:
         entered = size
         for stream in block:
             size = entered

@@ -7,9 +7,9 @@ Written down from the published layouts, with no module built, as an independent
 import math
 from dataclasses import dataclass
 
-from closed_form import Convolution, Norm, Rule, segment, segment_multiply_adds, segment_parameters
+from closed_form import Convolution, Norm, Rule, segment_multiply_adds, segment_parameters, unit
 
-from psc.block.stream import Padding, Triple
+from psc.block.convolution import Padding, Triple
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Budget:
         normed = {"none": 0, "before": in_channels, "after": out_channels}[norm]
         self.add(layer.weights, math.prod(self.size), bias * out_channels + 2 * normed)
 
-    def segment(
+    def unit(
         self,
         rule: Rule,
         in_channels: int,
@@ -63,8 +63,8 @@ class Budget:
         final_norm: bool = True,
         padding: Padding = "same",
     ) -> None:
-        """A segment; its result is the present layer."""
-        convolutions = segment(
+        """A unit; its result is the present layer."""
+        convolutions = unit(
             rule,
             in_channels,
             out_channels,
@@ -102,7 +102,7 @@ def unet_budget(
     channels = in_channels
 
     def level(k_in: int, width: int) -> None:
-        budget.segment(rule, k_in, width, depth=2, width_limit=width, bias=True, padding=padding)
+        budget.unit(rule, k_in, width, depth=2, width_limit=width, bias=True, padding=padding)
 
     for i, width in enumerate(widths):
         if i > 0:
@@ -130,7 +130,7 @@ def resnet_budget(
     """``psc.networks.ResNet`` (Section 4.1) with plain stem and projections; defaults: ResNet-34.
 
     Args:
-        rule: of the segments.
+        rule: of the units.
         size: frames, height and width of a clip.
         in_channels: of the clip.
         classes: of the result.
@@ -145,7 +145,7 @@ def resnet_budget(
         for i in range(count):
             stride = 2 if stage and not i else 1
             entered = budget.size
-            budget.segment(rule, channels, width, depth=2, stride=stride, norm="after")
+            budget.unit(rule, channels, width, depth=2, stride=stride, norm="after")
             if channels != width:
                 budget.size = entered
                 budget.convolution(channels, width, (1, 1, 1), (stride,) * 3, norm="after")
@@ -173,7 +173,7 @@ def densenet_budget(
     convolutions; else the paper's reproduction with none of them.
     """
     budget = Budget(size)
-    budget.segment(rule, in_channels, initial_channels, depth=3, norm="after", final_norm=False)
+    budget.unit(rule, in_channels, initial_channels, depth=3, norm="after", final_norm=False)
     channels = initial_channels
     for level in range(dense_blocks):
         kept = channels
@@ -187,7 +187,7 @@ def densenet_budget(
             if state_of_the_art:
                 entering = 4 * growth
                 budget.convolution(channels, entering, (1, 1, 1), norm="before")
-            budget.segment(
+            budget.unit(
                 rule, entering, new, depth=layers_per_segment, filters=growth, norm="before"
             )
             channels += new

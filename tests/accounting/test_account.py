@@ -9,15 +9,15 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from psc import make_segment
+from psc import make_unit
 from psc.accounting import account, activation_memory
 from psc.errors import ConfigError
 from psc.networks.resnet import ResNet
 from psc.networks.unet import UNet
 
 BLOCKS = {
-    "3d": make_segment("conv3d"),
-    "p2sc2": make_segment(m=2, n=2),
+    "3d": make_unit("conv3d"),
+    "p2sc2": make_unit(m=2, n=2),
 }
 
 

@@ -6,19 +6,19 @@ import pytest
 import torch
 from torch import nn
 
-from psc import make_segment
+from psc import make_unit
 from psc.accounting import account, activation_memory
 from psc.errors import ConfigError
 from psc.networks.densenet import DenseNet
 from psc.networks.resnet import ResNet
 from psc.networks.unet import UNet
 
-SEGMENT = make_segment("conv3d")
+UNIT = make_unit("conv3d")
 
 
 def on_meta(network, **options):
     with torch.device("meta"):
-        return network(SEGMENT, **options)
+        return network(UNIT, **options)
 
 
 def test_activation_memory_by_hand():
@@ -51,7 +51,7 @@ def test_the_largest_tensor_may_be_a_concatenation():
     ],
 )
 def test_activation_memory_is_what_a_cpu_saves(network, options, shape):
-    module = network(SEGMENT, **options)
+    module = network(UNIT, **options)
     saved = {}
     constant = {t.untyped_storage().data_ptr() for t in module.state_dict().values()}
 

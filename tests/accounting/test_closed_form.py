@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from closed_form import Rule, segment, segment_multiply_adds, segment_parameters
+from closed_form import Rule, segment_multiply_adds, segment_parameters, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import densenet_budget, resnet_budget, unet_budget
 from torch import nn
 
-from psc import ConvolutionOptions, make_segment
+from psc import ConvolutionOptions, make_unit
 from psc.accounting import account
 from psc.networks.densenet import DenseNet
 from psc.networks.resnet import ResNet
@@ -34,7 +34,7 @@ PAIRED = [block for block in RULES if RULES[block].kind == "psc" and RULES[block
 
 
 def factory(rule):
-    return make_segment(
+    return make_unit(
         rule.kind,
         m=rule.m,
         n=rule.n,
@@ -181,7 +181,7 @@ def test_eq5_segments_have_the_parameters_and_work_of_built_ones(
     shape = {"depth": depth, "stride": stride, "width_limit": limit, "filters": filters}
     with torch.device("meta"):
         built = factory(rule)(k_in, k_out, options=options, **shape)
-    plan = segment(rule, k_in, k_out, kernel_size=d, **shape)
+    plan = unit(rule, k_in, k_out, kernel_size=d, **shape)
     expected = sum(p.numel() for p in built.parameters())
     assert segment_parameters(plan, bias=bias, norm=norm, final_norm=final_norm) == expected
     result = account(built, (1, k_in, 7, 8, 5))
@@ -194,7 +194,7 @@ def test_valid_padding_shrinks_closed_form_segments_as_built_ones(block):
     options = ConvolutionOptions(padding="valid")
     with torch.device("meta"):
         built = factory(RULES[block])(3, 7, depth=2, options=options)
-    plan = segment(RULES[block], 3, 7, depth=2)
+    plan = unit(RULES[block], 3, 7, depth=2)
     work, size = segment_multiply_adds(plan, (11, 12, 13), "valid")
     result = account(built, (1, 3, 11, 12, 13))
     assert (work, (1, 7, *size)) == (result.multiply_adds, result.output_shape)

@@ -12,21 +12,21 @@ import sys
 import torch
 from torch import nn
 
-from psc import make_segment
+from psc import make_unit
 from psc.block.convolution import conv3d
 from psc.networks import DenseNet, ResNet, UNet
 
 
 def kernels():
     """(kernel, stride, padding) of every convolution in the nine networks and their 3D twins."""
-    blocks = [make_segment(m=m, n=n) for m, n in ((1, 1), (2, 2), (2, 3))]
+    blocks = [make_unit(m=m, n=n) for m, n in ((1, 1), (2, 2), (2, 3))]
     sizes = {"initial_channels": 4, "layers_per_block": 1, "dense_blocks": 2}
     found = set()
-    for segment in (make_segment("conv3d"), *blocks):
+    for unit in (make_unit("conv3d"), *blocks):
         for network in (
-            UNet(segment, base_width=4, growth=1, depth=1, padding="same"),
-            ResNet(segment, in_channels=3, classes=5, layers=18, base_width=4),
-            DenseNet(segment, in_channels=1, classes=3, **sizes),
+            UNet(unit, base_width=4, growth=1, depth=1, padding="same"),
+            ResNet(unit, in_channels=3, classes=5, layers=18, base_width=4),
+            DenseNet(unit, in_channels=1, classes=3, **sizes),
         ):
             for part in network.modules():
                 if isinstance(part, nn.Conv3d):

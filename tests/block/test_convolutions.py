@@ -3,7 +3,7 @@
 import pytest
 from torch import nn
 
-from psc.block.stream import ConvolutionOptions, convolution
+from psc.block.convolution import ConvolutionOptions, convolution
 
 
 def parts(*, last=False, **options):

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from psc.accounting.account import recorded_layers
+from psc.block.block import stream_channels
 from psc.block.convolution import conv3d, symmetric_padding
-from psc.block.stream import stream_channels
 
 
 @pytest.mark.parametrize(

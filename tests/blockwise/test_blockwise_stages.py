@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psc.block.unit import make_segment
+from psc.block.unit import make_unit
 from psc.blockwise.grid import Grid, block_size
 from psc.blockwise.images import create_image, dequantised, quantised
 from psc.blockwise.stages import AffinityStage, LoadedNetwork, NetworkAffinities, halved_mode
@@ -16,9 +16,7 @@ from psc.volumes.tiling import predict_volume, tile_sizes
 @pytest.fixture(scope="module", params=["valid", "same"])
 def network(request):
     torch.manual_seed(1)
-    built = UNet(
-        make_segment("psc", m=2, n=1), base_width=4, growth=2, depth=1, padding=request.param
-    )
+    built = UNet(make_unit("psc", m=2, n=1), base_width=4, growth=2, depth=1, padding=request.param)
     for parameter in built.parameters():  # so that affinities are not all one half
         parameter.data.mul_(2)
     return built.eval()

@@ -5,26 +5,26 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from psc import make_segment
+from psc import make_unit
 from psc.errors import ConfigError
 from psc.networks.densenet import DenseLayer, DenseNet, sources, upsampler
 
 BLOCKS = {
-    "3d": make_segment("conv3d"),
-    "p1sc1": make_segment(m=1, n=1),
-    "p2sc1": make_segment(m=2, n=1),
-    "p2sc2": make_segment(m=2, n=2),
-    "p2sc3": make_segment(m=2, n=3),
-    "p3sc2": make_segment(m=3, n=2),
+    "3d": make_unit("conv3d"),
+    "p1sc1": make_unit(m=1, n=1),
+    "p2sc1": make_unit(m=2, n=1),
+    "p2sc2": make_unit(m=2, n=2),
+    "p2sc3": make_unit(m=2, n=3),
+    "p3sc2": make_unit(m=3, n=2),
 }
 STATE_OF_THE_ART = {"bottleneck": 4, "compression": 0.5, "upsampling": "transposed"}
 TINY = {"initial_channels": 8, "growth": 4, "layers_per_block": 2, "dense_blocks": 2}
 FORMS = {"state of the art": STATE_OF_THE_ART, "reproduction": {}}
 
 
-def parameters(segment, **options):
+def parameters(unit, **options):
     with torch.device("meta"):
-        network = DenseNet(segment, **options)
+        network = DenseNet(unit, **options)
     return sum(p.numel() for p in network.parameters())
 
 
@@ -32,9 +32,9 @@ def layers_per_segment(block):
     return 2 if block in ("p2sc2", "p2sc3", "p3sc2") else 1
 
 
-def for_both_layers(segment):
-    """A factory that takes k_i of Eq. 5 from all the filters that a segment emits."""
-    return lambda *channels, filters=None, **options: segment(*channels, **options)
+def for_both_layers(unit):
+    """A factory that takes k_i of Eq. 5 from all the filters that a unit emits."""
+    return lambda *channels, filters=None, **options: unit(*channels, **options)
 
 
 def randomise(network):
@@ -64,11 +64,11 @@ def test_published_parameter_counts_of_the_state_of_the_art(in_channels, count):
     ],
 )
 def test_parameter_counts_of_the_reproduction(block, one_layer, filters_of_both, filters_of_one):
-    segment = BLOCKS[block]
-    assert parameters(segment) == one_layer
+    unit = BLOCKS[block]
+    assert parameters(unit) == one_layer
     if filters_of_both is not None:
-        assert parameters(for_both_layers(segment), layers_per_segment=2) == filters_of_both
-        assert parameters(segment, layers_per_segment=2) == filters_of_one
+        assert parameters(for_both_layers(unit), layers_per_segment=2) == filters_of_both
+        assert parameters(unit, layers_per_segment=2) == filters_of_one
 
 
 def test_relations_that_the_paper_states_hold_with_two_layers_per_segment():

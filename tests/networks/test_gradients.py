@@ -6,21 +6,21 @@ import pytest
 import torch
 from torch import nn
 
-from psc import make_segment
+from psc import make_unit
 from psc.networks import DenseNet, ResNet, UNet
 
 BLOCKS = {"p1sc1": (1, 1), "p2sc2": (2, 2), "p2sc3": (2, 3)}
 
 
-def unet(segment):
-    return UNet(segment, base_width=4, growth=2, depth=2, padding="same"), (1, 12, 8, 16)
+def unet(unit):
+    return UNet(unit, base_width=4, growth=2, depth=2, padding="same"), (1, 12, 8, 16)
 
 
-def resnet(segment):
-    return ResNet(segment, in_channels=3, classes=5, layers=18, base_width=4), (3, 8, 32, 32)
+def resnet(unit):
+    return ResNet(unit, in_channels=3, classes=5, layers=18, base_width=4), (3, 8, 32, 32)
 
 
-def densenet(segment):
+def densenet(unit):
     sizes = {
         "initial_channels": 6,
         "growth": 4,
@@ -28,7 +28,7 @@ def densenet(segment):
         "dense_blocks": 2,
         "dropout": 0.0,
     }
-    return DenseNet(segment, in_channels=1, classes=3, **sizes), (1, 12, 8, 16)
+    return DenseNet(unit, in_channels=1, classes=3, **sizes), (1, 12, 8, 16)
 
 
 def gradients(network, x):
@@ -49,7 +49,7 @@ def gradients(network, x):
 def test_every_gradient_is_that_of_float64(backbone, block, batch, layout):
     torch.manual_seed(0)
     m, n = BLOCKS[block]
-    network, shape = backbone(make_segment(m=m, n=n))
+    network, shape = backbone(make_unit(m=m, n=n))
     for module in network.modules():  # smooth, so that rounding moves no gradient across a kink
         for name, part in module.named_children():
             if isinstance(part, nn.ReLU | nn.LeakyReLU):

@@ -7,18 +7,18 @@ import torch
 from torch import nn
 from torchvision.models.video.resnet import BasicBlock, BasicStem, Conv3DSimple, VideoResNet
 
-from psc import make_segment
+from psc import make_unit
 from psc.errors import ConfigError
 from psc.networks.resnet import BLOCKS_PER_STAGE, ResidualBlock, ResNet, ZeroPaddedShortcut
 
 BLOCKS = {
-    "3d": make_segment("conv3d"),
-    "p1sc1": make_segment(m=1, n=1),
-    "p2sc1": make_segment(m=2, n=1),
-    "p2sc2": make_segment(m=2, n=2),
-    "p2sc3": make_segment(m=2, n=3),
-    "p3sc2": make_segment(m=3, n=2),
-    "33 M": make_segment(m=2, n=3, maximum_width=256, width_divisor=3),
+    "3d": make_unit("conv3d"),
+    "p1sc1": make_unit(m=1, n=1),
+    "p2sc1": make_unit(m=2, n=1),
+    "p2sc2": make_unit(m=2, n=2),
+    "p2sc3": make_unit(m=2, n=3),
+    "p3sc2": make_unit(m=3, n=2),
+    "33 M": make_unit(m=2, n=3, maximum_width=256, width_divisor=3),
 }
 KINDS = [block for block in BLOCKS if block != "33 M"]
 
@@ -102,25 +102,26 @@ def test_factorised_stem():
     plane, axis = stem.plane.conv, stem.axis.conv
     assert (plane.out_channels, plane.kernel_size, plane.stride) == (45, (1, 7, 7), (1, 2, 2))
     assert (axis.out_channels, axis.kernel_size, axis.stride) == (64, (3, 1, 1), (1, 1, 1))
-    assert [type(part) for part in stem.plane] == [nn.Conv3d, nn.BatchNorm3d, nn.ReLU]
-    assert [type(part) for part in stem.axis] == [nn.Conv3d, nn.BatchNorm3d, nn.ReLU]
+    kinds = (nn.Conv3d, nn.BatchNorm3d, nn.ReLU)
+    for parts in (stem.plane, stem.axis):
+        assert all(isinstance(*pair) for pair in zip(parts, kinds, strict=True))
     for base_width, between in ((32, 22), (16, 11), (1, 1)):
         narrower = on_meta(stem="factorised", base_width=base_width)
         assert narrower.stem.plane.conv.out_channels == between
 
 
 @pytest.mark.parametrize(("layers", "counts"), [(34, (3, 4, 6, 3)), (18, (2, 2, 2, 2))])
-def test_a_residual_block_asks_for_one_segment_of_two_convolutions(layers, counts):
+def test_a_residual_block_asks_for_one_unit_of_two_convolutions(layers, counts):
     calls = []
 
-    def segment(in_channels, out_channels, *, depth, stride, options):
+    def unit(in_channels, out_channels, *, depth, stride, options):
         calls.append((in_channels, out_channels, depth, stride))
         assert not options.final_activation
         return BLOCKS["p2sc2"](
             in_channels, out_channels, depth=depth, stride=stride, options=options
         )
 
-    network = ResNet(segment, base_width=2, classes=2, layers=layers)
+    network = ResNet(unit, base_width=2, classes=2, layers=layers)
     expected = []
     for stage, count in enumerate(counts):
         width = 2 * 2**stage
@@ -209,8 +210,8 @@ def test_initialisation_is_he_by_fan_out():
 @pytest.mark.parametrize("block", [*KINDS, "p1sc2"])
 @pytest.mark.parametrize("layers", [18, 34])
 def test_receptive_field_is_what_a_gradient_reaches(block, layers, stem):
-    segment = BLOCKS.get(block, make_segment(m=1, n=2))
-    network = ResNet(segment, in_channels=1, base_width=3, layers=layers, classes=2, stem=stem)
+    unit = BLOCKS.get(block, make_unit(m=1, n=2))
+    network = ResNet(unit, in_channels=1, base_width=3, layers=layers, classes=2, stem=stem)
     network = network.double().eval()
     for parameter in network.parameters():
         parameter.data.abs_()  # nothing cancels, nothing is cut off by a ReLU
@@ -263,7 +264,7 @@ def test_compiles_in_one_graph_to_the_same_numbers_and_names(block, options, mon
 
 def test_dropout_acts_before_the_classifier_in_training_only():
     torch.manual_seed(0)
-    network = ResNet(make_segment("conv3d"), layers=18, base_width=4, classes=3, dropout=0.9)
+    network = ResNet(make_unit("conv3d"), layers=18, base_width=4, classes=3, dropout=0.9)
     seen = []
     network.classifier.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     x = torch.rand(2, 3, 4, 16, 16) + 1

@@ -16,7 +16,7 @@ from torchvision.models.video.resnet import (
     VideoResNet,
 )
 
-from psc import make_segment
+from psc import make_unit
 from psc.errors import CheckpointError
 from psc.networks.pretrained import load_torchvision_weights, read_weights
 from psc.networks.resnet import ResNet
@@ -28,9 +28,9 @@ def ours(kind, **options):
     torch.manual_seed(1)
     options = {"layers": 18, "classes": CLASSES, **options}
     if kind == "r3d":
-        return ResNet(make_segment("conv3d"), **options)
-    segment = make_segment(m=1, n=1, maximum_width=None)
-    return ResNet(segment, stem="factorised", **options)
+        return ResNet(make_unit("conv3d"), **options)
+    unit = make_unit(m=1, n=1, maximum_width=None)
+    return ResNet(unit, stem="factorised", **options)
 
 
 def on_meta(build, *arguments, **options):
@@ -112,7 +112,7 @@ def state():
 
 def narrow(**options):
     options = {"classes": CLASSES, "base_width": 2, **options}
-    return ResNet(make_segment("conv3d"), layers=18, **options)
+    return ResNet(make_unit("conv3d"), layers=18, **options)
 
 
 def test_our_own_naming_is_accepted(state):
@@ -163,13 +163,13 @@ THEIRS_MIXED = on_meta(mc3_18, num_classes=CLASSES).state_dict()
             r"stem\.0\.weight .*\(64, 3, 3, 7, 7\), the network needs \(45, 3, 1, 7, 7\)",
         ),
         (
-            lambda: ResNet(make_segment(m=1, n=1), stem="factorised", layers=18, classes=CLASSES),
+            lambda: ResNet(make_unit(m=1, n=1), stem="factorised", layers=18, classes=CLASSES),
             THEIRS_FACTORISED,  # the published cap of M
             r"layer3\.1\.conv1\.0\.0\.weight \(.*plane_1\.conv\.weight\) has shape "
             r"\(576, 256, 1, 3, 3\), the network needs \(512,",
         ),
         (
-            lambda: ResNet(make_segment(m=2, n=2), layers=18, classes=CLASSES),
+            lambda: ResNet(make_unit(m=2, n=2), layers=18, classes=CLASSES),
             THEIRS_3D,
             r" has shape ",
         ),

@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from psc import make_segment
+from psc import make_unit
 from psc.errors import ConfigError
 from psc.networks import unet
 from psc.networks.unet import UNet
 
 BLOCKS = {
-    "3d": make_segment("conv3d"),
-    "p1sc1": make_segment(m=1, n=1),
-    "p2sc2": make_segment(m=2, n=2),
-    "p2sc3": make_segment(m=2, n=3),
-    "p3sc2": make_segment(m=3, n=2),
+    "3d": make_unit("conv3d"),
+    "p1sc1": make_unit(m=1, n=1),
+    "p2sc2": make_unit(m=2, n=2),
+    "p2sc3": make_unit(m=2, n=3),
+    "p3sc2": make_unit(m=3, n=2),
 }
 
 
@@ -42,15 +42,15 @@ def test_132_voxels_give_44(block):
 
 def test_layer_widths_of_p2sc2_are_the_authors():
     network = on_meta("p2sc2")
-    for segments, expected in (
+    for units, expected in (
         (
             network.encoder,
             [(1, 4, 4, 12), (24, 54, 54, 36), (72, 162, 162, 108), (216, 486, 486, 324)],
         ),
         (network.decoder, [(432, 216, 216, 108), (144, 72, 72, 36), (48, 24, 24, 12)]),
     ):
-        for segment, widths in zip(segments, expected, strict=True):
-            (block,) = segment.blocks
+        for unit, widths in zip(units, expected, strict=True):
+            (block,) = unit.blocks
             assert len(block.streams) == 2
             for stream in block.streams:
                 convolutions = [part.conv for part in stream]
@@ -62,8 +62,7 @@ def test_layer_widths_of_p2sc2_are_the_authors():
 def test_layer_widths_of_p1sc1_are_the_authors():
     network = on_meta("p1sc1")
     widths = [
-        [block.width for block in segment.blocks]
-        for segment in (*network.encoder, *network.decoder)
+        [block.width for block in unit.blocks] for unit in (*network.encoder, *network.decoder)
     ]
     assert widths == [[w, w] for w in (8, 72, 216, 512, 216, 72, 24)]
 
@@ -80,7 +79,7 @@ def test_initialisation_is_he_with_zero_biases():
 
 def test_summed_streams_are_initialised_as_one_convolution_of_all_their_inputs():
     torch.manual_seed(0)
-    network = UNet(make_segment(m=2, n=2, merge="sum"), base_width=16, depth=1)
+    network = UNet(make_unit(m=2, n=2, merge="sum"), base_width=16, depth=1)
     (block,) = network.encoder[1].blocks
     for stream in block.streams:
         variance = stream.axis.conv.weight.var().item()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from psc.block.unit import make_segment
+from psc.block.unit import make_unit
 from psc.errors import ConfigError, DataError
 from psc.networks.unet import UNet
 from psc.volumes.tiling import (
@@ -320,7 +320,7 @@ def test_tile_sizes_fit_the_network(network):
 
 def test_the_real_unet():
     torch.manual_seed(0)
-    network = UNet(make_segment("psc", m=2, n=2), base_width=2, growth=2, depth=2).eval()
+    network = UNet(make_unit("psc", m=2, n=2), base_width=2, growth=2, depth=2).eval()
     raw = volume((21, 15, 18))
     context = (network.valid_input_sizes(1, 60)[0] - 4) // 2
     assert network.output_size(2 * context + 4) == 4

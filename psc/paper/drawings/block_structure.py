@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import nn
 
-from psc.block.stream import AXES, Segment
-from psc.block.unit import make_segment
+from psc.block.convolution import AXES, Unit
+from psc.block.unit import make_unit
 from psc.paper.drawings.primitives import (
     FULL_COLOUR,
     LARGE,
@@ -25,7 +25,7 @@ from psc.paper.drawings.primitives import (
     rectifier,
     write,
 )
-from psc.paper.drawings.walks import DrawnBlock, DrawnStream, stream_axis, walk_segment
+from psc.paper.drawings.walks import DrawnBlock, DrawnStream, stream_axis, walk_unit
 from psc.paper.style import PAGE_WIDTH, page_style
 
 BLOCKS = ((1, 1), (2, 2), (2, 3), (3, 2))
@@ -67,7 +67,7 @@ def block_figure(
     """
     columns = [("3D", drawn_segment(None, in_channels, out_channels))]
     columns += [(block_name(*mn), drawn_segment(mn, in_channels, out_channels)) for mn in blocks]
-    walks = [walk_segment(segment) for _, segment in columns]
+    walks = [walk_unit(unit) for _, unit in columns]
     strips = [max(len(block) for block in walk) for walk in walks]
     gap = 0.14
     width = max(PAGE_WIDTH, 2 * _MARGIN + sum(strips) * _UNIT + (len(strips) - 1) * gap)
@@ -76,12 +76,12 @@ def block_figure(
     with page_style():
         figure, axes = page(width, _HEIGHT)
         left = _MARGIN
-        for (name, segment), walk, count in zip(columns, walks, strips, strict=True):
+        for (name, unit), walk, count in zip(columns, walks, strips, strict=True):
             middle = left + count * _UNIT / 2
             _draw_column(axes, left, count * _UNIT, walk)
             write(axes, middle, _HEIGHT - 0.13, name, fontsize=LARGE, weight="bold")
             write(axes, middle, _HEIGHT - 0.28, _composition(walk))
-            parameters = _parameters(segment)
+            parameters = _parameters(unit)
             write(axes, middle, _OUTPUT - 0.26, f"{parameters:,}", fontsize=NORMAL, weight="bold")
             saved = "parameters" if name == "3D" else f"{100 * (parameters / full - 1):+.0f} %"
             write(axes, middle, _OUTPUT - 0.38, saved.replace("-", "−"))
@@ -90,9 +90,9 @@ def block_figure(
     return figure
 
 
-def drawn_segment(mn: tuple[int, int] | None, in_channels: int, out_channels: int) -> Segment:
+def drawn_segment(mn: tuple[int, int] | None, in_channels: int, out_channels: int) -> Unit:
     """What a column of Figure 1 shows, on the meta device; ``mn`` None: 3D convolutions."""
-    factory = make_segment("conv3d") if mn is None else make_segment("psc", m=mn[0], n=mn[1])
+    factory = make_unit("conv3d") if mn is None else make_unit("psc", m=mn[0], n=mn[1])
     with torch.device("meta"):
         return factory(in_channels, out_channels, depth=DEPTH, width_limit=out_channels)
 
@@ -110,7 +110,7 @@ def _composition(walk: tuple[DrawnBlock, ...]) -> str:
 
 
 def _draw_column(axes: Axes, left: float, width: float, walk: tuple[DrawnBlock, ...]) -> None:
-    """A segment from its input, above, to its output, below."""
+    """A unit from its input, above, to its output, below."""
     middle = left + width / 2
     entering = walk[0][0][0].in_channels
     leaving = sum(stream[-1].out_channels for stream in walk[-1])

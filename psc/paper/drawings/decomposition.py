@@ -13,8 +13,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from psc.block.stream import AXES
-from psc.block.unit import make_segment
+from psc.block.convolution import AXES
+from psc.block.unit import make_unit
 from psc.decomposition import HOSVD, hosvd, ownership, separable_terms, split_core
 from psc.decomposition.hosvd import core_sizes
 from psc.networks.unet import UNet
@@ -62,7 +62,7 @@ def first_kernel(seed: int = 0) -> Tensor:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = UNet(make_segment("conv3d"), depth=1)
+        network = UNet(make_unit("conv3d"), depth=1)
     convolution = next(m for m in network.modules() if isinstance(m, nn.Conv3d))
     return convolution.weight.detach()[0, 0].double()
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 from torch import nn
 
-from psc.block.unit import SegmentFactory, make_segment
+from psc.block.unit import UnitFactory, make_unit
 from psc.networks.densenet import DenseNet
 from psc.networks.resnet import ResidualBlock, ResNet
 from psc.networks.unet import UNet
@@ -27,7 +27,7 @@ from psc.paper.drawings.primitives import (
     tint,
     write,
 )
-from psc.paper.drawings.walks import DrawnBlock, DrawnNetwork, DrawnSegment, walk_network
+from psc.paper.drawings.walks import DrawnBlock, DrawnNetwork, DrawnUnit, walk_network
 from psc.paper.style import PAGE_WIDTH, PURPLE, page_style
 
 VOLUME, CLIP, PATCH = (1, 1, 132, 132, 132), (1, 3, 64, 64, 64), (1, 1, 64, 64, 64)
@@ -47,16 +47,16 @@ def draw_network(backbone: str, m: int | None = None, n: int | None = None) -> D
 
     In the DenseNet a block with n ≥ 2 stands for two dense layers (``psc.networks.densenet``).
     """
-    segment = make_segment("conv3d") if m is None or n is None else make_segment(m=m, n=n)
+    unit = make_unit("conv3d") if m is None or n is None else make_unit(m=m, n=n)
     pairs = 2 if n is not None and n > 1 else 1
-    builders: dict[str, tuple[Callable[[SegmentFactory], nn.Module], tuple[int, ...]]] = {
+    builders: dict[str, tuple[Callable[[UnitFactory], nn.Module], tuple[int, ...]]] = {
         "unet": (UNet, VOLUME),
         "resnet34": (ResNet, CLIP),
         "densenet": (lambda s: DenseNet(s, layers_per_segment=pairs), PATCH),
     }
     build, shape = builders[backbone]
     with torch.device("meta"):
-        network = build(segment)
+        network = build(unit)
     return walk_network(network, shape)
 
 
@@ -145,8 +145,8 @@ def _feature(channels: int, size: tuple[int, ...]) -> str:
     return f"{channels} · {voxels}"
 
 
-def _step(before: DrawnSegment, after: DrawnSegment) -> str:
-    """How the resolution changes between two segments: ÷2 or ×2."""
+def _step(before: DrawnUnit, after: DrawnUnit) -> str:
+    """How the resolution changes between two units: ÷2 or ×2."""
     left, entered = before.output_size[-1], after.input_size[-1]
     return f"÷{left // entered}" if left > entered else f"×{entered // left}"
 
@@ -157,19 +157,19 @@ def _cell(block: DrawnBlock) -> float:
     return 0.05 + 0.052 * digits
 
 
-def _width(segment: DrawnSegment, cell: float | None = None) -> float:
-    widths = [(cell or _cell(block)) * len(block[0]) for block in segment.blocks]
+def _width(unit: DrawnUnit, cell: float | None = None) -> float:
+    widths = [(cell or _cell(block)) * len(block[0]) for block in unit.blocks]
     return sum(widths) + 0.03 * (len(widths) - 1)
 
 
-def _draw_segment(
-    axes: Axes, left: float, middle: float, segment: DrawnSegment, cell: float | None = None
+def _draw_unit(
+    axes: Axes, left: float, middle: float, unit: DrawnUnit, cell: float | None = None
 ) -> float:
-    """A segment's convolutions as cells, a row for each stream; returns where it ends.
+    """A unit's convolutions as cells, a row for each stream; returns where it ends.
 
     ``cell``: width of a cell, which then bears no number.
     """
-    for block in segment.blocks:
+    for block in unit.blocks:
         edge = cell or _cell(block)
         row = 2 * ROW if len(block) == 1 else ROW
         for s, stream in enumerate(block):
@@ -197,21 +197,19 @@ def rectangle(axes: Axes, left: float, low: float, width: float, height: float, 
 
 def draw_unet(axes: Axes, walk: DrawnNetwork, top: float) -> None:
     """A V: each level lower, skip connections across."""
-    segments = {segment.name: segment for segment in walk.segments}
-    depth = sum(name.startswith("encoder") for name in segments) - 1
+    units = {unit.name: unit for unit in walk.units}
+    depth = sum(name.startswith("encoder") for name in units) - 1
     first, last = 0.78, PAGE_WIDTH - 0.78
     pitch, drop = (last - first) / (2 * depth), 0.385
     places: dict[str, tuple[float, float, float]] = {}
-    for column, segment in enumerate(walk.segments):
+    for column, unit in enumerate(walk.units):
         level = min(column, 2 * depth - column)
-        width = _width(segment)
+        width = _width(unit)
         middle, y = first + column * pitch, top - 0.2 - level * drop
-        places[segment.name] = (middle - width / 2, middle + width / 2, y)
-        _draw_segment(axes, middle - width / 2, y, segment)
-        write(axes, middle, y + 0.18, _feature(segment.out_channels, segment.output_size))
-    for column, (before, after) in enumerate(
-        zip(walk.segments[:-1], walk.segments[1:], strict=True)
-    ):
+        places[unit.name] = (middle - width / 2, middle + width / 2, y)
+        _draw_unit(axes, middle - width / 2, y, unit)
+        write(axes, middle, y + 0.18, _feature(unit.out_channels, unit.output_size))
+    for column, (before, after) in enumerate(zip(walk.units[:-1], walk.units[1:], strict=True)):
         left, right, y = places[before.name]
         next_left, next_right, next_y = places[after.name]
         if column < depth:  # down and to the right
@@ -228,8 +226,8 @@ def draw_unet(axes: Axes, walk: DrawnNetwork, top: float) -> None:
             if source != before.name:
                 _, source_right, source_y = places[source]
                 arrow(axes, (source_right, source_y), (next_left, source_y), **SKIP)
-    left, _, y = places[walk.segments[0].name]
-    _, right, end_y = places[walk.segments[-1].name]
+    left, _, y = places[walk.units[0].name]
+    _, right, end_y = places[walk.units[-1].name]
     _ends(axes, walk, (left, y), (right, end_y))
 
 
@@ -254,19 +252,19 @@ def draw_resnet(axes: Axes, walk: DrawnNetwork, top: float) -> None:
         if isinstance(module, ResidualBlock)
     }
     first = 1.02
-    stages = [list(group) for _, group in groupby(walk.segments, lambda s: s.name.split(".")[1])]
+    stages = [list(group) for _, group in groupby(walk.units, lambda s: s.name.split(".")[1])]
     stage_gap, gap = 0.22, 0.15
-    count = len(walk.segments)
+    count = len(walk.units)
     room = PAGE_WIDTH - 0.68 - first - gap * (count - len(stages)) - stage_gap * (len(stages) - 1)
     box = room / count
     x = first
     for stage in stages:
         left = x
-        for segment in stage:
-            cells = sum(len(block[0]) for block in segment.blocks)
-            arrow(axes, (x - (gap if segment is not stage[0] else stage_gap), y), (x, y))
-            _draw_segment(axes, x, y, segment, box / cells)
-            projects = not isinstance(blocks[segment.name].shortcut, nn.Identity)
+        for unit in stage:
+            cells = sum(len(block[0]) for block in unit.blocks)
+            arrow(axes, (x - (gap if unit is not stage[0] else stage_gap), y), (x, y))
+            _draw_unit(axes, x, y, unit, box / cells)
+            projects = not isinstance(blocks[unit.name].shortcut, nn.Identity)
             _shortcut(axes, x - 0.055, x + box + 0.05, y, projects)
             x += box + gap
         x += stage_gap - gap
@@ -280,18 +278,17 @@ def draw_resnet(axes: Axes, walk: DrawnNetwork, top: float) -> None:
     _plain(axes, 0.46, y, "×".join(map(str, stem.kernel_size)), 0.36)
     write(axes, 0.25, y + 0.1, _feature(walk.input_shape[1], walk.input_shape[2:]))
     arrow(axes, (0.06, y), (0.46, y))
-    write(axes, 0.64, y - 0.2, _feature(stem.out_channels, walk.segments[0].input_size))
+    write(axes, 0.64, y - 0.2, _feature(stem.out_channels, walk.units[0].input_size))
     arrow(axes, (end, y), (PAGE_WIDTH - MARGIN, y))
     write(axes, PAGE_WIDTH - 0.33, y + 0.09, "pool, linear")
     write(axes, PAGE_WIDTH - 0.33, y - 0.09, f"{walk.output_shape[1]} classes")
     line(axes, (0.82, y), (first - stage_gap, y))
 
 
-def _stage_channels(stage: list[DrawnSegment]) -> list[str]:
+def _stage_channels(stage: list[DrawnUnit]) -> list[str]:
     """The channels along one stream of a stage's blocks, equal blocks together."""
     kinds = [
-        " → ".join(str(c.out_channels) for block in segment.blocks for c in block[0])
-        for segment in stage
+        " → ".join(str(c.out_channels) for block in unit.blocks for c in block[0]) for unit in stage
     ]
     return [f"{len(list(same))}× {words}" for words, same in groupby(kinds)]
 
@@ -323,7 +320,7 @@ def draw_densenet(axes: Axes, walk: DrawnNetwork, top: float) -> None:
     groups = [
         list(group)
         for _, group in groupby(
-            walk.segments,
+            walk.units,
             lambda s: s.name.split(".")[1] if s.name.startswith("dense.") else s.name,
         )
     ]
@@ -343,16 +340,16 @@ def draw_densenet(axes: Axes, walk: DrawnNetwork, top: float) -> None:
             words = _step(groups[i - 1][-1], group[0])
             write(axes, (start + left) / 2, y - 0.08, words)
         centres = {}
-        for segment in group:
-            end = _draw_segment(axes, x, y, segment)
-            centres[segment.name] = (x + end) / 2
+        for unit in group:
+            end = _draw_unit(axes, x, y, unit)
+            centres[unit.name] = (x + end) / 2
             x = end + inner
         tail = group[-1]
         channels = tail.out_channels + (tail.in_channels if len(group) > 1 else 0)
         middle = (left + right) / 2
         write(axes, middle, y - 0.26, _feature(channels, tail.output_size))
         _dense_connections(axes, group, centres, y + ROW)
-        if any(segment.name in walk.output_sources for segment in group):
+        if any(unit.name in walk.output_sources for unit in group):
             arrow(axes, (middle, roof), (middle, above - 0.015), **SKIP)
         x += gap - inner
     head = PAGE_WIDTH - 0.5
@@ -365,13 +362,13 @@ def draw_densenet(axes: Axes, walk: DrawnNetwork, top: float) -> None:
 
 
 def _dense_connections(
-    axes: Axes, group: list[DrawnSegment], centres: dict[str, float], y: float
+    axes: Axes, group: list[DrawnUnit], centres: dict[str, float], y: float
 ) -> None:
-    """Arcs from every segment of a dense block to those later ones that see its result."""
-    for segment in group:
-        for source in segment.sources:
+    """Arcs from every unit of a dense block to those later ones that see its result."""
+    for unit in group:
+        for source in unit.sources:
             if source in centres:
-                start, end = centres[source], centres[segment.name]
+                start, end = centres[source], centres[unit.name]
                 # The widest arc just fits under the roof.
                 bend = -0.3 / (max(centres.values()) - min(centres.values()))
                 style = SKIP | {"linewidth": 0.6, "arrowstyle": "-"}

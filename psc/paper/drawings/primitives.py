@@ -10,7 +10,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 
-from psc.block.stream import Triple
+from psc.block.convolution import Triple
 from psc.paper.style import BLUE, GREEN, VERMILLION, page_style
 
 STREAM_COLOURS = (BLUE, VERMILLION, GREEN)

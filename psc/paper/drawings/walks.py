@@ -1,4 +1,4 @@
-"""What drawings show, read from modules: the blocks of a segment, the segments of a network.
+"""What drawings show, read from modules: the blocks of a unit, the units of a network.
 
 A network is built on the meta device and run once there, so that order, sizes and connections are
 those of its own forward pass.
@@ -14,10 +14,10 @@ from torch.overrides import TorchFunctionMode
 
 from psc.accounting.forward import forward
 from psc.block.block import PSCBlock
-from psc.block.stream import AXES, Segment, Triple
+from psc.block.convolution import AXES, Triple, Unit
 
 INPUT = "input"
-"""What the first segment is fed from."""
+"""What the first unit is fed from."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ DrawnBlock = tuple[DrawnStream, ...]
 
 
 @dataclass(frozen=True)
-class DrawnSegment:
-    """A segment as a forward pass met it."""
+class DrawnUnit:
+    """A unit as a forward pass met it."""
 
     name: str  # its path in the network
     in_channels: int  # that entered and left
@@ -49,7 +49,7 @@ class DrawnSegment:
     input_size: Triple  # voxels along (D, H, W) that entered and left
     output_size: Triple
     blocks: tuple[DrawnBlock, ...]  # what it is made of
-    # segments whose results reached its input with no other segment in between, in the order of
+    # units whose results reached its input with no other unit in between, in the order of
     # their calls; ``INPUT`` for the network's own
     sources: tuple[str, ...]
 
@@ -58,23 +58,23 @@ class DrawnSegment:
 class DrawnNetwork:
     """A network as a forward pass found it."""
 
-    network: nn.Module  # itself, for what is no segment
+    network: nn.Module  # itself, for what is no unit
     input_shape: tuple[int, ...]  # (N, C, D, H, W), and that of the result
     output_shape: tuple[int, ...]
-    segments: tuple[DrawnSegment, ...]  # in the order of their calls
-    # segments whose results reach the network's with no other in between
+    units: tuple[DrawnUnit, ...]  # in the order of their calls
+    # units whose results reach the network's with no other in between
     output_sources: tuple[str, ...]
     parameters: int  # all of them
 
 
-def walk_segment(segment: nn.Module) -> tuple[DrawnBlock, ...]:
-    """The blocks of a segment in their order, each with its streams, each with its convolutions.
+def walk_unit(unit: nn.Module) -> tuple[DrawnBlock, ...]:
+    """The blocks of a unit in their order, each with its streams, each with its convolutions.
 
     3D convolutions are one block of a single stream.
     """
-    blocks = [part for part in segment.modules() if isinstance(part, PSCBlock)]
+    blocks = [part for part in unit.modules() if isinstance(part, PSCBlock)]
     if not blocks:
-        return ((_convolutions(segment),),)
+        return ((_convolutions(unit),),)
     return tuple(tuple(_convolutions(s) for s in block.streams) for block in blocks)
 
 
@@ -96,8 +96,8 @@ def stream_axis(stream: DrawnStream) -> int | None:
 
 
 def walk_network(network: nn.Module, input_shape: tuple[int, ...]) -> DrawnNetwork:
-    """A network on the meta device, as one forward pass in evaluation mode meets its segments."""
-    found: list[DrawnSegment] = []
+    """A network on the meta device, as one forward pass in evaluation mode meets its units."""
+    found: list[DrawnUnit] = []
     origins = _Origins()
 
     def in_order(x: Tensor) -> tuple[str, ...]:
@@ -105,20 +105,20 @@ def walk_network(network: nn.Module, input_shape: tuple[int, ...]) -> DrawnNetwo
         return tuple(sorted(origins.of(x), key=order.index))
 
     def watch(name: str) -> Any:
-        def record(segment: nn.Module, inputs: tuple[Tensor, ...], result: Tensor) -> None:
+        def record(unit: nn.Module, inputs: tuple[Tensor, ...], result: Tensor) -> None:
             x = inputs[0]
             size, left = ((d, h, w) for _, _, d, h, w in (x.shape, result.shape))
-            blocks, sources = walk_segment(segment), in_order(x) or (INPUT,)
+            blocks, sources = walk_unit(unit), in_order(x) or (INPUT,)
             channels = x.shape[1], result.shape[1]
-            found.append(DrawnSegment(name, *channels, size, left, blocks, sources))
+            found.append(DrawnUnit(name, *channels, size, left, blocks, sources))
             origins.mark(result, {name: None})
 
         return record
 
-    outermost: dict[str, Segment] = {}
+    outermost: dict[str, Unit] = {}
     for name, module in network.named_modules():
         inner = any(name.startswith(f"{outer}.") for outer in outermost)
-        if isinstance(module, Segment) and not inner:
+        if isinstance(module, Unit) and not inner:
             outermost[name] = module
     hooks = [module.register_forward_hook(watch(name)) for name, module in outermost.items()]
     try:
@@ -134,7 +134,7 @@ def walk_network(network: nn.Module, input_shape: tuple[int, ...]) -> DrawnNetwo
 
 
 class _Origins(TorchFunctionMode):
-    """Follows which segments' results every tensor was computed from."""
+    """Follows which units' results every tensor was computed from."""
 
     def __init__(self) -> None:
         super().__init__()

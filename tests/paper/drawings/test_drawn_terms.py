@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from psc.block.unit import make_segment
+from psc.block.unit import make_unit
 from psc.errors import ConfigError
 from psc.networks.unet import UNet
 from psc.paper.drawings.decomposition import decompose, first_kernel
@@ -16,7 +16,7 @@ def test_the_kernel_is_the_first_of_a_seeded_unet():
     assert torch.equal(torch.random.get_rng_state(), before)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        network = UNet(make_segment("conv3d"), depth=1)
+        network = UNet(make_unit("conv3d"), depth=1)
     first = next(m for m in network.modules() if isinstance(m, nn.Conv3d))
     assert torch.equal(kernel.float(), first.weight[0, 0])
     assert not torch.equal(kernel, first_kernel(4))

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from psc.block.stream import ConvolutionOptions
-from psc.block.unit import make_segment
+from psc.block.convolution import ConvolutionOptions
+from psc.block.unit import make_unit
 from psc.paper.drawings.block_structure import BLOCKS, block_name, drawn_segment
 from psc.paper.drawings.networks import draw_network
-from psc.paper.drawings.walks import INPUT, stream_axis, walk_network, walk_segment
+from psc.paper.drawings.walks import INPUT, stream_axis, walk_network, walk_unit
 
 # Each stream as its first channels, then (kernel, channels that leave): the U-Net's second level.
 PLANES = {0: (1, 3, 3), 1: (3, 1, 3), 2: (3, 3, 1)}
@@ -32,7 +32,7 @@ LEVEL = {
 
 @pytest.mark.parametrize("mn", [None, *BLOCKS])
 def test_a_block_is_drawn_as_published(mn):
-    walk = walk_segment(drawn_segment(mn, 24, 72))
+    walk = walk_unit(drawn_segment(mn, 24, 72))
     found = [
         [[(c.in_channels, c.out_channels, c.kernel) for c in s] for s in block] for block in walk
     ]
@@ -48,8 +48,8 @@ def test_activations_are_those_that_follow():
         (ConvolutionOptions(activation=None), [False] * 3),
         (ConvolutionOptions(pre_activation=True), [False] * 3),
     ):
-        segment = make_segment("psc", m=1, n=2)(2, 4, depth=2, options=options)
-        assert [c.active for c in walk_segment(segment)[0][0]] == expected
+        unit = make_unit("psc", m=1, n=2)(2, 4, depth=2, options=options)
+        assert [c.active for c in walk_unit(unit)[0][0]] == expected
 
 
 # ../shared/reference/networks.md, section 2: level by level, per stream.
@@ -68,11 +68,11 @@ def test_the_unet_is_drawn_as_published():
     walk = draw_network("unet", 2, 2)
     found = {
         s.name: (s.in_channels, [[c.out_channels for c in stream] for stream in s.blocks[0]])
-        for s in walk.segments
+        for s in walk.units
     }
     assert found == {name: (k, [list(widths)] * 2) for name, (k, widths) in UNET.items()}
     assert list(found) == list(UNET)
-    assert [s.output_size[0] for s in walk.segments] == [128, 60, 26, 9, 14, 24, 44]
+    assert [s.output_size[0] for s in walk.units] == [128, 60, 26, 9, 14, 24, 44]
     assert walk.output_shape == (1, 3, 44, 44, 44)
     assert walk.parameters == 15_698_611
 
@@ -80,7 +80,7 @@ def test_the_unet_is_drawn_as_published():
 def test_connections_of_the_unet_are_its_skips():
     walk = draw_network("unet")
     assert walk.parameters == 25_178_811
-    assert {s.name: set(s.sources) for s in walk.segments} == {
+    assert {s.name: set(s.sources) for s in walk.units} == {
         "encoder.0": {INPUT},
         "encoder.1": {"encoder.0"},
         "encoder.2": {"encoder.1"},
@@ -94,37 +94,37 @@ def test_connections_of_the_unet_are_its_skips():
 
 def test_resnet_34_and_its_shortcuts():
     walk = draw_network("resnet34", 2, 2)
-    names = [s.name for s in walk.segments]
+    names = [s.name for s in walk.units]
     blocks = [(stage, block) for stage, count in enumerate((3, 4, 6, 3)) for block in range(count)]
     assert names == [f"stages.{stage}.{block}.segment" for stage, block in blocks]
     # Identities and projections pass on what all blocks before have added.
-    assert [list(s.sources) for s in walk.segments[1:]] == [names[:i] for i in range(1, 16)]
-    assert [s.out_channels for s in walk.segments] == [64] * 3 + [128] * 4 + [256] * 6 + [512] * 3
-    assert walk.segments[-1].output_size == (8, 4, 4)
+    assert [list(s.sources) for s in walk.units[1:]] == [names[:i] for i in range(1, 16)]
+    assert [s.out_channels for s in walk.units] == [64] * 3 + [128] * 4 + [256] * 6 + [512] * 3
+    assert walk.units[-1].output_size == (8, 4, 4)
     assert walk.output_shape == (1, 101)
     assert walk.parameters == 50_048_535
 
 
 def test_densenet_layers_see_all_before_them():
     walk = draw_network("densenet")
-    names = [s.name for s in walk.segments]
+    names = [s.name for s in walk.units]
     assert names == ["stem", *(f"dense.{i}.{j}.segment" for i in range(4) for j in range(4))]
-    assert [list(s.sources) for s in walk.segments[1:]] == [names[:i] for i in range(1, 17)]
+    assert [list(s.sources) for s in walk.units[1:]] == [names[:i] for i in range(1, 17)]
     assert list(walk.output_sources) == names
-    entering = [s.in_channels for s in walk.segments]
+    entering = [s.in_channels for s in walk.units]
     assert entering == [1, *range(32, 32 + 16 * 16, 16)]
-    # With n = 2 a segment stands for two layers.
+    # With n = 2 a unit stands for two layers.
     pairs = draw_network("densenet", 2, 2)
-    assert [s.in_channels for s in pairs.segments] == [1, *range(32, 32 + 16 * 16, 32)]
+    assert [s.in_channels for s in pairs.units] == [1, *range(32, 32 + 16 * 16, 32)]
     assert pairs.parameters == 1_362_542
 
 
 class Branches(nn.Module):
-    """Two segments side by side, their sum through a third; the first also reaches the end."""
+    """Two units side by side, their sum through a third; the first also reaches the end."""
 
     def __init__(self):
         super().__init__()
-        build = make_segment("conv3d")
+        build = make_unit("conv3d")
         self.one, self.two, self.three = build(1, 2), build(1, 2), build(2, 2)
 
     def forward(self, x):
@@ -135,7 +135,7 @@ class Branches(nn.Module):
 
 def test_connections_are_those_of_the_forward_pass():
     walk = walk_network(Branches().to("meta"), (1, 1, 4, 4, 4))
-    assert [s.sources for s in walk.segments] == [(INPUT,), (INPUT,), ("one", "two")]
+    assert [s.sources for s in walk.units] == [(INPUT,), (INPUT,), ("one", "two")]
     assert walk.output_sources == ("one", "three")
 
 
