@@ -10,7 +10,7 @@ import pytest
 import tiny_brains
 import torch
 
-from psc.applications import build_application, segment_file
+from psc.applications import build_application
 from psc.config import compose
 from psc.config.schema import EvaluateConfig, SegmentConfig
 from psc.errors import CheckpointError, ConfigError, DataError
@@ -18,6 +18,7 @@ from psc.mri.settings import IBSRConfig
 from psc.networks.build import build_network
 from psc.paper.compare import compare_runs
 from psc.training.evaluation import evaluate_checkpoint
+from psc.training.prediction import segment_file
 from psc.training.training import train
 
 
