@@ -7,8 +7,12 @@ from psc import machine
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 machine.set_up()  # before anything loads torch
 
+import logging
+import runpy
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import hypothesis
@@ -22,6 +26,8 @@ from psc.em.affinities import affinities_from_labels
 from psc.em.labels import split_disconnected
 from psc.training.training import train
 from psc.volumes.labelled import LabelledVolume
+
+PROJECT = Path(__file__).parents[1]
 
 # Tests are many small computations: threads would only wait for each other.
 torch.set_num_threads(1)
@@ -92,6 +98,31 @@ def finished_run(tiny_volume, tmp_path_factory):
     overrides = [*overrides_of_a_tiny_run(tiny_volume, output), "block=p2sc2"]
     record = train(compose(overrides))
     return record, output / record.run, overrides
+
+
+@pytest.fixture
+def program(monkeypatch, capfd):
+    """Function: a program's exit code, output and errors, run in this process as if typed.
+
+    A process of its own would take longer to load PyTorch than most programs here take to run.
+    """
+
+    def call(script, *arguments):
+        monkeypatch.setattr(sys, "argv", [str(PROJECT / script), *map(str, arguments)])
+        monkeypatch.chdir(PROJECT)
+        capfd.readouterr()
+        root, code = logging.getLogger(), 0
+        before = root.handlers[:], root.level
+        try:
+            runpy.run_path(str(PROJECT / script), run_name="__main__")
+        except SystemExit as error:
+            code = error.code
+        finally:
+            root.handlers[:], root.level = before
+        output, errors = capfd.readouterr()
+        return SimpleNamespace(code=code, output=output, errors=errors)
+
+    return call
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ key, the value found and the values allowed.
 
 from pathlib import Path
 
+from torch import nn
+
 from psc.config.schema import (
     BackboneConfig,
     BlockConfig,
@@ -25,17 +27,20 @@ from psc.video.settings import UCF101Config, VideoRecipeConfig
 
 def check_train(config: TrainConfig) -> None:
     """Refuse a training whose backbone, block, data set and recipe cannot work together."""
-    check_network(config.backbone, config.block)
+    network = check_network(config.backbone, config.block)
     if isinstance(config.backbone, UNetConfig):
-        _check_affinities(config, config.backbone)
+        _check_affinities(config, config.backbone, network)
     if isinstance(config.backbone, ResNetConfig):
         _check_video(config, config.backbone)
     if isinstance(config.backbone, DenseNetConfig):
-        _check_tissues(config, config.backbone)
+        _check_tissues(config, config.backbone, network)
 
 
-def check_network(backbone: BackboneConfig, block: BlockConfig) -> None:
-    """Refuse a backbone that cannot be built of such blocks, or whose weights are not there."""
+def check_network(backbone: BackboneConfig, block: BlockConfig) -> nn.Module:
+    """Refuse a backbone that cannot be built of such blocks, or whose weights are not there.
+
+    What is built is returned, without memory.
+    """
     weights = backbone.weights if isinstance(backbone, ResNetConfig) else None
     if weights is not None and not Path(weights).is_file():
         raise ConfigError(
@@ -47,10 +52,11 @@ def check_network(backbone: BackboneConfig, block: BlockConfig) -> None:
             f"backbone.layers_per_segment={layers} needs a block with n ≥ 2; block={block.name} "
             "replaces every convolution by itself (null chooses)"
         )
-    build_network_on_meta(backbone, block)  # knows the rest: impossible sizes, too many streams
+    # It knows the rest: impossible sizes, too many streams.
+    return build_network_on_meta(backbone, block)
 
 
-def _check_affinities(config: TrainConfig, backbone: UNetConfig) -> None:
+def _check_affinities(config: TrainConfig, backbone: UNetConfig, network: nn.Module) -> None:
     if not isinstance(config.dataset, FibsemConfig):
         raise _other_data(config, "predicts affinities", "fibsem")
     if not isinstance(config.recipe, AffinityRecipeConfig):
@@ -58,7 +64,6 @@ def _check_affinities(config: TrainConfig, backbone: UNetConfig) -> None:
     for key, needed in (("in_channels", 1), ("out_channels", 3)):
         if getattr(backbone, key) != needed:
             raise ConfigError(f"backbone.{key}={getattr(backbone, key)}: affinities take {needed}")
-    network = build_network_on_meta(backbone, config.block)
     assert isinstance(network, VolumeNetwork)
     config.recipe.sample_shape(network)
     tile = config.segmentation.tile_input
@@ -93,7 +98,7 @@ def _check_video(config: TrainConfig, backbone: ResNetConfig) -> None:
         )
 
 
-def _check_tissues(config: TrainConfig, backbone: DenseNetConfig) -> None:
+def _check_tissues(config: TrainConfig, backbone: DenseNetConfig, network: nn.Module) -> None:
     recipe = config.recipe
     if not isinstance(config.dataset, IBSRConfig):
         raise _other_data(config, "labels tissues", "ibsr")
@@ -105,7 +110,8 @@ def _check_tissues(config: TrainConfig, backbone: DenseNetConfig) -> None:
                 f"backbone.{key}={getattr(backbone, key)}: dataset={config.dataset.name} takes "
                 f"{needed} (a T1 volume; background, CSF, GM and WM)"
             )
-    recipe.sample_shape(build_network_on_meta(backbone, config.block))
+    assert isinstance(network, VolumeNetwork)
+    recipe.sample_shape(network)
     if recipe.batch_size == 1 and recipe.patch_size == 2**backbone.dense_blocks:
         raise ConfigError(
             f"recipe.batch_size=1 with patches of {recipe.patch_size}³: batch norm sees a single "

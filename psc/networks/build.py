@@ -3,9 +3,11 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from psc.block.unit import UnitFactory, make_unit
@@ -62,8 +64,19 @@ def build_network(backbone: BackboneConfig, block: BlockConfig) -> UNet | ResNet
 
 def build_network_on_meta(backbone: BackboneConfig, block: BlockConfig) -> UNet | ResNet | DenseNet:
     """``build_network`` without memory or initial values: for sizes and counts."""
-    with torch.device("meta"):
+    with torch.device("meta"), _NoInitialValues():
         return build_network(backbone, block)
+
+
+class _NoInitialValues(TorchFunctionMode):
+    """Leaves out what would fill weights that have no memory: half the time of building them."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func in (Tensor.normal_, Tensor.uniform_):
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def _build_unet(config: UNetConfig, block: BlockConfig) -> UNet:

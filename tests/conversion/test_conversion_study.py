@@ -24,17 +24,23 @@ def study():
 
 
 def test_a_start_is_converted_tested_trained_on_and_collected_once(
-    study, tiny_run, tmp_path, monkeypatch, capsys
+    study, program, tiny_run, tmp_path, monkeypatch, capfd
 ):
+    commands = []
+
+    def run(*command):
+        commands.append(command)
+        done = program(*command)
+        assert done.code == 0, done.errors
+
+    monkeypatch.setattr(study, "_run", run)
     overrides = tuple(text for text in tiny_run if not text.startswith("output_directory="))
     into = tmp_path / "collected"
     seed_0 = study.Study(tmp_path / "runs", 0, 4, 1e-3, into, overrides)
     (start,) = (start for start in study.STARTS if start.name == "p2sc1-calibrated")
     trained = seed_0.trained()
     seed_0.follow(start, trained)
-    commands = capsys.readouterr().out.splitlines()
-    kinds = [line.split()[1] for line in commands if line.startswith("python ")]
-    assert kinds == ["train.py", "scripts/convert.py", "evaluate.py", "train.py"]
+    assert [command[0] for command in commands] == ["train.py", "scripts/convert.py", "evaluate.py", "train.py"]
     assert "calibrate=true" in commands[1]
     names = ["3d-seed0", "p2sc1-calibrated-right-away-seed0", "p2sc1-calibrated-seed0"]
     assert sorted(path.name for path in (into / "records").iterdir()) == names
@@ -57,7 +63,7 @@ def test_a_start_is_converted_tested_trained_on_and_collected_once(
     monkeypatch.setattr(sys, "argv", ["study.py", "--report", "--into", str(into)])
     monkeypatch.setattr(study, "PANELS", {"two streams": "p2sc1"})
     study.main()
-    table = capsys.readouterr().out
+    table = capfd.readouterr().out
     assert f"| {record.parameters:,} | {float(row['validation_loss']):.3f} |" in table
     assert (into / "curves.png").stat().st_size > 10_000
 

@@ -33,20 +33,19 @@ def records(folder):
     return [read_record(path) for path in sorted(folder.glob("*/result.json"))]
 
 
-@pytest.mark.slow
-def test_multirun_leaves_one_record_per_run_and_compare_shows_them(tiny_run, tmp_path):
-    result = call("train.py", "--multirun", *tiny_run, "block=3d,p1sc1")
-    assert result.returncode == 0, result.stderr
+def test_multirun_leaves_one_record_per_run_and_compare_shows_them(program, tiny_run, tmp_path):
+    result = program("train.py", "--multirun", *tiny_run, "block=3d,p1sc1")
+    assert result.code == 0, result.errors
     found = records(tmp_path / "runs")
     assert [record.config["block"]["name"] for record in found] == ["3d", "p1sc1"]
     assert found[0].parameters != found[1].parameters
 
-    summary = call("scripts/compare.py", str(tmp_path / "runs"))
-    assert summary.returncode == 0, summary.stderr
+    summary = program("scripts/compare.py", tmp_path / "runs")
+    assert summary.code == 0, summary.errors
     for record in found:
-        assert f"{record.parameters:,}" in summary.stdout
-        assert f"{record.metrics['test']['total']:.3f}" in summary.stdout
-    assert "no network" in summary.stdout
+        assert f"{record.parameters:,}" in summary.output
+        assert f"{record.metrics['test']['total']:.3f}" in summary.output
+    assert "no network" in summary.output
     assert (tmp_path / "runs" / "summary.png").stat().st_size > 10_000
 
 
@@ -100,11 +99,11 @@ def test_an_interrupted_run_says_how_to_continue_and_does(tiny_run, tmp_path):
     assert str(folder / "checkpoints" / "last.ckpt") in line
 
 
-def test_help_shows_choices_and_examples():
-    result = call("train.py", "--help")
-    assert result.returncode == 0
+def test_help_shows_choices_and_examples(program):
+    result = program("train.py", "--help")
+    assert result.code == 0
     for text in ("python train.py backbone=unet block=p2sc2", "block: 3d, p1sc1", "resume"):
-        assert text in result.stdout
+        assert text in result.output
 
 
 MISTAKES = {
@@ -114,39 +113,19 @@ MISTAKES = {
     "recipe.iterations=few": ["recipe.iterations", "Integer"],
     "dataset.train=[{raw:/nowhere.h5}]": ["/nowhere.h5", "does not exist"],
 }
-# The program once after the other, as importing PyTorch takes longer than all of them
-ONE_AFTER_ANOTHER = """
-import runpy, sys
-_, program, *lines = sys.argv
-for line in lines:
-    sys.argv = [program, *line.split()]
-    try:
-        runpy.run_path(program, run_name="__main__")
-        code = 0
-    except SystemExit as error:
-        code = error.code
-    print(f"exit {code}", file=sys.stderr)
-"""
 
 
-def test_mistakes_end_with_one_message_and_no_traceback(tmp_path):
-    lines = [f"{line} budget=quick output_directory={tmp_path}" for line in MISTAKES]
-    result = subprocess.run(
-        [sys.executable, "-c", ONE_AFTER_ANOTHER, str(PROJECT / "train.py"), *lines],
-        capture_output=True,
-        text=True,
-        cwd=PROJECT,
-        timeout=300,
-    )
-    assert "Traceback" not in result.stderr
-    *said, rest = result.stderr.split("exit 1\n")
-    assert rest == ""
-    for errors, messages in zip(said, MISTAKES.values(), strict=True):
-        for message in messages:
-            assert message in errors
+@pytest.mark.parametrize("line", MISTAKES)
+def test_mistakes_end_with_one_message_and_no_traceback(program, line, tmp_path):
+    result = program("train.py", *line.split(), "budget=quick", f"output_directory={tmp_path}")
+    assert result.code == 1
+    assert "Traceback" not in result.errors
+    for message in MISTAKES[line]:
+        assert message in result.errors
 
 
 def test_evaluate_names_a_missing_checkpoint(tmp_path):
+    """In a process of its own: the exit code is what a shell sees."""
     result = call("evaluate.py", f"checkpoint={tmp_path}/none.ckpt")
     assert result.returncode == 1
     assert "no checkpoint at" in result.stderr

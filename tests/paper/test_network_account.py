@@ -1,8 +1,6 @@
 """scripts/account.py: one real call, its formats, and what it refuses."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,10 +18,9 @@ from psc.paper.published import CALIBRATED
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_script_prints_the_account():
-    command = [sys.executable, "scripts/account.py", "backbone=unet", "block=p2sc2"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def test_the_script_prints_the_account(program):
+    done = program("scripts/account.py", "backbone=unet", "block=p2sc2")
+    assert done.code == 0, done.errors
     for text in (
         "15,698,611 learnable",
         "75,466,317,624 = 75.5 G",
@@ -31,7 +28,7 @@ def test_the_script_prints_the_account():
         "100×100×100 (D, H, W)",
         "1×3×44×44×44",
     ):
-        assert text in done.stdout
+        assert text in done.output
     assert not list(ROOT.glob(".hydra"))
 
 

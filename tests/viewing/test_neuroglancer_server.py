@@ -213,10 +213,8 @@ def test_the_command_serves_until_interrupted(finished_run):
     assert "Traceback" not in errors
 
 
-def test_wrong_input_is_one_message(tmp_path):
-    done = subprocess.run(
-        command(f"run={tmp_path}"), capture_output=True, text=True, cwd=PROJECT, check=False
-    )
-    assert done.returncode == 1
-    assert f"error: {tmp_path} holds neither test-*.h5" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_wrong_input_is_one_message(program, tmp_path):
+    done = program("scripts/view.py", f"run={tmp_path}")
+    assert done.code == 1
+    assert f"error: {tmp_path} holds neither test-*.h5" in done.errors
+    assert "Traceback" not in done.errors
