@@ -23,9 +23,9 @@ from scipy import ndimage
 
 from psc.config import compose
 from psc.em.affinities import affinities_from_labels
+from psc.em.data import LabelledVolume
 from psc.em.labels import split_disconnected
 from psc.training.training import train
-from psc.volumes.labelled import LabelledVolume
 
 PROJECT = Path(__file__).parents[1]
 

@@ -249,7 +249,7 @@ def open_engine(
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """Turn a disk that is full into an error that says what to do."""
+    """Turn a full disk into an error that says what to do."""
     try:
         yield
     except OSError as error:

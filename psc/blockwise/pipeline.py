@@ -38,23 +38,14 @@ _GRAPHS, _PLANES, _TABLE = "work/graph", "work/planes", "work/segments.npy"
 
 @dataclass(frozen=True, kw_only=True)
 class BlockwiseOptions:
-    """How to segment.
+    """How to segment."""
 
-    Attributes:
-        segmentation: fragments and scoring; its ``thresholds`` are not used.
-        threshold: of the agglomeration, a score 1 - affinity.
-        context: voxels around a block from which its fragments are made. More than the radius of
-            the thickest process makes them those of the whole volume.
-        levels: of the segmentation's pyramid, each half as fine; at least 1.
-
-    Raises:
-        ConfigError: a value is impossible.
-    """
-
-    segmentation: SegmentationOptions
-    threshold: float
+    segmentation: SegmentationOptions  # fragments and scoring; its thresholds are not used
+    threshold: float  # of the agglomeration, a score 1 - affinity
     context: int = 16
-    levels: int = 4
+    """Voxels around a block from which its fragments are made. More than the radius of the thickest
+    process makes them those of the whole volume."""
+    levels: int = 4  # of the segmentation's pyramid, each half as fine; at least 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
@@ -65,21 +56,14 @@ class BlockwiseOptions:
 
 @dataclass(frozen=True)
 class Result:
-    """What was written.
-
-    Attributes:
-        folder: the output.
-        affinities: uint8 (3, D, H, W).
-        fragments: uint64 (D, H, W).
-        segmentation: its levels, uint64, the finest first.
-        counts: fragments, joined (fragments that continue one of another block), edges, segments.
-    """
+    """What was written."""
 
     folder: Path
-    affinities: StoredArray
-    fragments: StoredArray
-    segmentation: list[StoredArray]
+    affinities: StoredArray  # uint8 (3, D, H, W)
+    fragments: StoredArray  # uint64 (D, H, W)
+    segmentation: list[StoredArray]  # its levels, uint64, the finest first
     counts: dict[str, int]
+    """Fragments, joined (fragments that continue one of another block), edges, segments."""
 
 
 def segment_blockwise(

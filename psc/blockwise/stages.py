@@ -33,7 +33,7 @@ from psc.blockwise.grid import Block, Box, Grid, within
 from psc.blockwise.images import StoredArray, dequantised, quantised
 from psc.em.labels import relabel_consecutive
 from psc.em.settings import SegmentationOptions
-from psc.em.watershed import seeded_watershed, waterz_watershed
+from psc.em.watershed import fragments_of
 from psc.errors import DataError
 from psc.files import replacing
 from psc.volumes.intensity import Range, scale_intensity
@@ -119,7 +119,7 @@ class FragmentStage:
     def __call__(self, block: Block) -> dict[str, int]:
         """Report how many fragments there are."""
         box = self.grid.extended(block, self.context, self.context)
-        fragments = _fragments(dequantised(self.affinities.read(box)), self.options)
+        fragments = fragments_of(dequantised(self.affinities.read(box)), self.options)
         core = within(block.core, box)
         local, originals = relabel_consecutive(fragments[core])
         numbers = np.zeros(originals.size, dtype=np.uint64)  # background stays 0
@@ -135,18 +135,6 @@ class FragmentStage:
         _write_arrays(_file(self.planes, block.index), seen)
         self.target.write(block.core, numbers[local])
         return {"fragments": originals.size - 1}
-
-
-def _fragments(affinities: _Float32, options: SegmentationOptions) -> _UInt64:
-    """Fragments uint64 (D, H, W) of affinities float32 (3, D, H, W), as the options say."""
-    if options.fragments == "waterz":
-        return waterz_watershed(affinities, options.low, options.high)
-    return seeded_watershed(
-        affinities,
-        boundary_threshold=options.boundary_threshold,
-        seed_smoothing=options.seed_smoothing,
-        minimum_seed_distance=options.minimum_seed_distance,
-    )
 
 
 @dataclass(frozen=True)

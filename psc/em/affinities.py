@@ -53,26 +53,14 @@ def affinities_from_labels(
 
 
 def intensity_affinities(raw: npt.NDArray[Any], sigma: float) -> npt.NDArray[np.float32]:
-    """Affinities from grey values alone: the baseline that needs no network.
+    """Affinities float32 (3, D, H, W) from grey values alone: the baseline without a network.
 
     Membranes are dark in EM, so two voxels belong together as far as both are bright: the volume
-    is smoothed, scaled so that its 1st percentile becomes 0 and its 99th becomes 1, and channel a
-    at v is the darker of v and its predecessor. A voxel without predecessor counts alone.
-
-    Args:
-        raw: grey values (D, H, W), any real dtype and range.
-        sigma: standard deviation of the Gaussian, in voxels; 0 = no smoothing.
-
-    Returns:
-        float32 (3, D, H, W) in [0, 1].
+    is smoothed by a Gaussian of ``sigma`` voxels, scaled so that its 1st percentile becomes 0 and
+    its 99th becomes 1, and channel a at v is the darker of v and its predecessor. A voxel without
+    predecessor counts alone.
     """
-    if raw.ndim != 3 or raw.size == 0:
-        raise DataError(f"raw must have shape (D, H, W) with voxels in it, found {raw.shape}")
-    if not 0 <= sigma < np.inf:
-        raise ConfigError(f"sigma must be a finite number of voxels, at least 0, found {sigma}")
     smooth = raw.astype(np.float32)
-    if not np.isfinite(smooth).all():
-        raise DataError("raw contains NaN or infinity; repair the volume before segmenting it")
     if sigma > 0:
         from scipy.ndimage import gaussian_filter  # not above: settings import this module
 

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from psc.config.schema import TrainConfig
-from psc.em.data import AffinityPatches, ValidationPatches, prepare_synthetic, read_splits
+from psc.em.data import prepare_synthetic, read_splits
+from psc.em.patches import AffinityPatches, ValidationPatches
 from psc.em.settings import AffinityRecipeConfig, FibsemConfig
 from psc.em.task import AffinityTask
 from psc.em.testing import evaluate_affinities

@@ -39,26 +39,17 @@ and Lee, Graphical Models 62, 2000)."""
 
 @dataclass
 class Deformation:
-    """Where the voxels of a patch come from.
-
-    Attributes:
-        spacing: voxels (z, y, x) between control points of the elastic deformation.
-        jitter: largest displacement of a control point along z, y and x, in voxels, uniform; no
-            voxel moves further.
-        rotation: largest angle in the plane of y and x about the patch's centre, in degrees,
-            uniform in both directions.
-        offset: largest step of a section along y and x, in whole voxels, uniform; no section comes
-            to lie further from its place either.
-        slip: probability that a section is out of place alone.
-        shift: probability that from a section on all are.
-    """
+    """Where the voxels of a patch come from; all draws are uniform."""
 
     spacing: tuple[int, int, int] = (40, 40, 40)
+    """Voxels (z, y, x) between control points of the elastic deformation."""
     jitter: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    rotation: float = 0.0
+    """Largest displacement of a control point along z, y, x, in voxels; no voxel moves further."""
+    rotation: float = 0.0  # largest angle about the patch's centre in the plane of y and x, degrees
     offset: int = 10
-    slip: float = 0.0
-    shift: float = 0.0
+    """Largest step of a section along y and x, in whole voxels; none comes to lie further away."""
+    slip: float = 0.0  # probability that a section is out of place alone
+    shift: float = 0.0  # probability that from a section on all are
 
     def __post_init__(self) -> None:
         if len(self.spacing) != 3 or any(step < 1 or step != int(step) for step in self.spacing):
@@ -110,14 +101,10 @@ class Deformation:
         )
 
     def draw(self, shape: _Triple, rng: np.random.Generator) -> "Sources":
-        """Where each voxel takes its values from.
+        """Where each voxel takes its values from, for a patch in the volume's order of axes.
 
         As many numbers are drawn whatever is switched on, so that one setting does not change what
         another one draws; only ``spacing`` says how many control points there are.
-
-        Returns:
-            float32 (3, D, H, W): positions along z, y and x in voxels from the patch's first, for
-            a patch of this shape in the volume's order of axes.
         """
         # Not above: numba takes a second, and the configuration imports this.
         from psc.volumes.resampling import control_points, smooth_field
@@ -164,22 +151,15 @@ class Deformation:
 
 @dataclass
 class SectionDefects:
-    """Sections that were not imaged well; their labels stay, so the network has to bridge them.
+    """Sections that were not imaged well; their labels stay, so the network has to bridge them."""
 
-    Attributes:
-        missing: probability that a section is 0 everywhere.
-        low_contrast: probability that a section's contrast is lost.
-        contrast: range of c in x ← mean + (x − mean) · c there, mean of the section.
-        blur: probability that a section is out of focus.
-        blur_sd: largest standard deviation of the Gaussian there, along y and x, in voxels,
-            uniform; beyond the patch it sees the patch reflected.
-    """
-
-    missing: float = 0.0
-    low_contrast: float = 0.0
-    contrast: tuple[float, float] = (0.1, 0.5)
-    blur: float = 0.0
+    missing: float = 0.0  # probability that a section is 0 everywhere
+    low_contrast: float = 0.0  # probability that a section's contrast is lost
+    contrast: tuple[float, float] = (0.1, 0.5)  # c in x ← mean + (x − mean) · c, section's mean
+    blur: float = 0.0  # probability that a section is out of focus
     blur_sd: float = 2.0
+    """Largest standard deviation of the Gaussian there, along y and x, in voxels, uniform; beyond
+    the patch it sees the patch reflected."""
 
     def __post_init__(self) -> None:
         share(self, "missing", "low_contrast", "blur")
@@ -225,15 +205,10 @@ def _turned(along: float, across: float, most: float) -> float:
 
 @dataclass(frozen=True)
 class Geometry:
-    """One of the 48 symmetries of a cube: an axis permutation, then reflections.
+    """One of the 48 symmetries of a cube: an axis permutation, then reflections."""
 
-    Attributes:
-        permutation: axis i of the result is axis ``permutation[i]`` of the argument.
-        reflected: which axes of the result are reversed.
-    """
-
-    permutation: tuple[int, int, int] = (0, 1, 2)
-    reflected: tuple[bool, bool, bool] = (False, False, False)
+    permutation: tuple[int, int, int] = (0, 1, 2)  # axis i of the result is this of the argument
+    reflected: tuple[bool, bool, bool] = (False, False, False)  # which axes of the result
 
     def __call__(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Apply to the last three axes (…, D, H, W); the result is a view."""
@@ -247,20 +222,15 @@ class Geometry:
 class Augmentation:
     """What is done at random to a training patch; the defaults are the published training's.
 
-    Attributes:
-        reflections: reverse each axis with probability 1/2.
-        axis_swaps: ``"all"`` permutes z, y and x (isotropic voxels), ``"yx"`` y and x only
-            (thicker slices), ``"none"`` nothing.
-        contrast: range of c in x ← mean + (x − mean) · c, mean of the patch.
-        brightness: range of b in x ← x + b, for x in [0, 1].
-        deformation: where voxels come from, before reflections and swaps; off, as published.
-        defects: of sections of the volume, after contrast and brightness; off, as published.
+    Deformation comes before reflections and swaps, defects of the volume's sections after contrast
+    and brightness; both are off, as published.
     """
 
-    reflections: bool = True
+    reflections: bool = True  # of each axis, with probability 1/2
     axis_swaps: str = "all"
-    contrast: tuple[float, float] = (0.8, 1.2)
-    brightness: tuple[float, float] = (-0.2, 0.2)
+    """``"all"``: of z, y and x (isotropic voxels); ``"yx"`` (thicker slices); ``"none"``."""
+    contrast: tuple[float, float] = (0.8, 1.2)  # c in x ← mean + (x − mean) · c, patch's mean
+    brightness: tuple[float, float] = (-0.2, 0.2)  # b in x ← x + b, for x in [0, 1]
     deformation: Deformation = field(default_factory=Deformation)
     defects: SectionDefects = field(default_factory=SectionDefects)
 

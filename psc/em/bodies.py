@@ -6,7 +6,6 @@ with a voxel where two of its pieces touch.
 """
 
 import csv
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from psc.em.labels import Pieces, pieces_of
-from psc.errors import ConfigError, DataError
+from psc.errors import DataError
 from psc.files import replacing
 
 _Indices = npt.NDArray[np.int64]
@@ -33,26 +32,24 @@ class Piece:
 
 @dataclass(frozen=True)
 class BodyError:
-    """A body that was split, or a segment that merges bodies.
-
-    Attributes:
-        kind: "split" or "merge".
-        label: id of the body (of a split) or of the segment (of a merge).
-        voxels: of all pieces; where the truth is unknown nothing counts.
-        bits: what it adds to VI split or VI merge.
-        pieces: at least two, the largest first.
-        location: a voxel (z, y, x): in the middle of where two pieces touch, of all that touch the
-            two whose smaller one is largest; else in the middle of the largest piece.
-        touching: which of the two.
-    """
+    """A body that was split, or a segment that merges bodies."""
 
     kind: Literal["split", "merge"]
-    label: int
-    voxels: int
-    bits: float
-    pieces: tuple[Piece, ...]
+    label: int  # id of the body (of a split) or of the segment (of a merge)
+    voxels: int  # of all pieces; where the truth is unknown nothing counts
+    bits: float  # what it adds to VI split or VI merge
+    pieces: tuple[Piece, ...]  # at least two, the largest first
     location: _Voxel
-    touching: bool
+    """In the middle of where two pieces touch, of all that touch the two whose smaller one is
+    largest; else in the middle of the largest piece."""
+    touching: bool  # which of the two
+
+    @property
+    def what(self) -> str:
+        """What happened, in words."""
+        if self.kind == "split":
+            return f"body {self.label} is cut into {len(self.pieces)} segments"
+        return f"segment {self.label} joins {len(self.pieces)} bodies"
 
 
 def body_errors(
@@ -64,12 +61,9 @@ def body_errors(
     """Every split and every merge of a segmentation, the worst first.
 
     The bits of all splits sum to VI split, those of all merges to VI merge (``psc.metrics``); a
-    body that is one segment, or a segment of one body, adds nothing and is left out.
-
-    Args:
-        truth: integer labels (D, H, W), 0 = unknown.
-        predicted: integer labels of the same shape, 0 = one segment like any other.
-        offset: added to locations: where the arrays begin in their volume.
+    body that is one segment, or a segment of one body, adds nothing and is left out. Labels are
+    (D, H, W): truth 0 is unknown, predicted 0 one segment like any other. Locations begin at
+    ``offset``.
     """
     pieces = pieces_of(truth, predicted)
     if truth.ndim != 3:
@@ -185,57 +179,27 @@ _HEADER = ("kind", "label", "bits", "voxels", "pieces", "z", "y", "x", "touching
 _LARGEST = 20  # pieces of an error by name; a shattered body has thousands
 
 
-def write_body_errors(path: Path, errors: Sequence[BodyError], *, worst: int | None = None) -> None:
-    """Write one row per split and merge; completely or not at all.
+def write_body_errors(path: Path, errors: Sequence[BodyError]) -> None:
+    """Write a CSV with one row per split and merge; completely or not at all.
 
     Columns: kind ("split" of a body, "merge" by a segment), label (of that body or segment), bits
-    (of VI split or VI merge), voxels, number of pieces, a location in voxels (``touching``: of two
-    pieces that touch, else the middle of the largest), and up to 20 pieces as label:voxels, the
-    largest first. Bits of a CSV are unrounded.
-
-    Args:
-        path: a .csv or a .md; replaced. Missing folders are made.
-        errors: as ``body_errors`` sorts them; none leaves the header alone.
-        worst: rows at most; None = all. Only all of them sum to VI.
+    (of VI split or VI merge, unrounded), voxels, number of pieces, a location in voxels
+    (``touching``: of two pieces that touch, else the middle of the largest), and up to 20 pieces as
+    label:voxels, the largest first.
     """
-    if worst is not None and worst < 1:
-        raise ConfigError(f"worst={worst}: must be at least 1 row, or None for all")
-    texts = {".csv": _csv, ".md": _markdown}
-    if path.suffix not in texts:
-        raise ConfigError(f"{path} is no table; name it .csv or .md")
-    text = texts[path.suffix](errors[:worst])
     try:
-        with replacing(path) as temporary:
-            temporary.write_text(text, encoding="utf-8", newline="")
+        with (
+            replacing(path) as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as file,
+        ):
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(_HEADER)
+            for error in errors:
+                touching = "yes" if error.touching else "no"
+                pieces = " ".join(f"{p.label}:{p.voxels}" for p in error.pieces[:_LARGEST])
+                sizes = (error.voxels, len(error.pieces), *error.location)
+                writer.writerow(
+                    (error.kind, error.label, repr(error.bits), *sizes, touching, pieces)
+                )
     except OSError as error:
         raise DataError(f"could not write {path}: {error}") from error
-
-
-def _csv(errors: Sequence[BodyError]) -> str:
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(_HEADER)
-    writer.writerows(_row(error, repr(error.bits)) for error in errors)
-    return file.getvalue()
-
-
-def _markdown(errors: Sequence[BodyError]) -> str:
-    rows = [
-        _HEADER,
-        ("---",) * len(_HEADER),
-        *(_row(error, f"{error.bits:.4f}") for error in errors),
-    ]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-def _row(error: BodyError, bits: str) -> tuple[str, ...]:
-    return (
-        error.kind,
-        str(error.label),
-        bits,
-        str(error.voxels),
-        str(len(error.pieces)),
-        *(str(position) for position in error.location),
-        "yes" if error.touching else "no",
-        " ".join(f"{piece.label}:{piece.voxels}" for piece in error.pieces[:_LARGEST]),
-    )

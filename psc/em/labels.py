@@ -32,9 +32,6 @@ def relabel_consecutive(
     Labels are piecewise constant, so ids are looked up once per run of equal voxels. Apart from
     the result, memory grows with the number of ids, never with their values.
 
-    Args:
-        labels: integer array of any shape, no negative ids.
-
     Returns:
         The relabelled array, int32 and of the same shape, and the original ids, uint64 (N + 1),
         such that ``original_ids[relabelled] == labels``; ``original_ids[0]`` is 0.
@@ -61,23 +58,14 @@ def split_disconnected(labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.i
 
 @dataclass(frozen=True, eq=False)
 class Pieces:
-    """What a body of the truth and a segment share is a piece, connected or not.
+    """What a body of the truth and a segment share is a piece, connected or not."""
 
-    Attributes:
-        volume: int32, 1 + number of the piece, 0 where the truth is unknown.
-        voxels: of each piece.
-        body: number of each piece's body in ``body_labels``.
-        segment: number of each piece's segment in ``segment_labels``.
-        body_labels: uint64, ids of the truth.
-        segment_labels: uint64, ids of the prediction.
-    """
-
-    volume: npt.NDArray[np.int32]
-    voxels: npt.NDArray[np.int64]
-    body: npt.NDArray[np.int64]
-    segment: npt.NDArray[np.int64]
-    body_labels: npt.NDArray[np.uint64]
-    segment_labels: npt.NDArray[np.uint64]
+    volume: npt.NDArray[np.int32]  # 1 + number of the piece, 0 where the truth is unknown
+    voxels: npt.NDArray[np.int64]  # of each piece
+    body: npt.NDArray[np.int64]  # of each piece, in body_labels
+    segment: npt.NDArray[np.int64]  # of each piece, in segment_labels
+    body_labels: npt.NDArray[np.uint64]  # ids of the truth
+    segment_labels: npt.NDArray[np.uint64]  # ids of the prediction
 
 
 def pieces_of(

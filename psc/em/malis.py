@@ -71,11 +71,8 @@ def edges_by_affinity(bits: Any, kinds: Any, counted: Any, uncounted: Any) -> An
 
     A radix sort: three passes of ten bits, each of which keeps the order of equal digits.
 
-    Args:
-        bits: uint32 (3·D·H·W,), the bits of the float32 affinities in [0, 1].
-        kinds: uint8 (3·D·H·W,), see ``edge_kinds``.
-        counted: kinds that are sorted, joined by |.
-        uncounted: kinds that are sorted with them, each edge as -1 - edge; others are left out.
+    ``bits`` are those of the float32 affinities in [0, 1], flat; ``counted`` kinds are sorted, with
+    them the ``uncounted``, each edge of these as -1 - edge; others are left out.
     """
     counts = np.zeros((3, _VALUES), dtype=np.int64)
     wanted = counted | uncounted
@@ -159,14 +156,8 @@ def count_pairs(
 ) -> None:
     """Take edges in their order; write to each that joins two components how many pairs it joins.
 
-    Args:
-        edges: int32, in the order in which they are taken. One that is given as -1 - edge joins
-            like any other, but its pairs are not written.
-        parents: what is joined already, see ``singletons``; changed, as ``contents``.
-        contents: of the same.
-        steps: see ``join_objects``.
-        positive: int64 (3 · voxels,) of 0; gets the pairs of equal labels.
-        negative: the same; gets those of different labels.
+    An edge that is given as -1 - edge joins like any other, but its pairs are not written. Those of
+    equal labels go to ``positive``, of different ones to ``negative``, int64 (3 · voxels,) of 0.
     """
     rows = np.empty((_FIRST_ROWS, 2), dtype=np.int32)
     free = np.full(32, -1, dtype=np.int32)
@@ -355,13 +346,8 @@ class PairCounts(NamedTuple):
 def malis_pairs(affinities: npt.NDArray[Any], labels: _Labels) -> PairCounts:
     """Count the pairs of voxels whose maximin edge each edge is.
 
-    Args:
-        affinities: (3, D, H, W) in [0, 1], of a voxel and its predecessor along z, y, x; compared
-            as float32. Those of voxels without predecessor have no meaning.
-        labels: integers (D, H, W), no negative ones; 0 is in no pair.
-
-    Returns:
-        Counts; together they are all pairs of labelled voxels, since a grid is connected.
+    Affinities (3, D, H, W) are compared as float32. Together counts are all pairs of labelled
+    voxels, since a grid is connected.
     """
     return VoxelGraph.of(affinities, labels).all_counts()
 
@@ -405,19 +391,12 @@ def pair_weights(counts: _Counts, pairs: int | None = None) -> npt.NDArray[np.fl
 
 @dataclass(frozen=True, eq=False)
 class VoxelGraph:
-    """Affinities and labels, ready for the passes, which may run in two threads at once.
+    """Affinities and labels, ready for the passes, which may run in two threads at once."""
 
-    Attributes:
-        bits: uint32 (3·D·H·W,), the bits of the float32 affinities.
-        kinds: uint8 (3·D·H·W,), what the labels say about each edge.
-        labels: int32 (D·H·W,), dense, 0 in no pair.
-        shape: (D, H, W).
-    """
-
-    bits: npt.NDArray[np.uint32]
-    kinds: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.int32]
-    shape: tuple[int, int, int]
+    bits: npt.NDArray[np.uint32]  # (3·D·H·W,), of the float32 affinities
+    kinds: npt.NDArray[np.uint8]  # (3·D·H·W,), what the labels say about each edge
+    labels: npt.NDArray[np.int32]  # (D·H·W,), dense, 0 in no pair
+    shape: tuple[int, int, int]  # (D, H, W)
 
     @staticmethod
     def of(

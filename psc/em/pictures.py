@@ -51,12 +51,8 @@ PALETTE: tuple[Colour, ...] = tuple(
 )
 # Segments this many pixels apart look as if they touched: membranes are often labelled 0.
 _TOUCHING_PIXELS = (1, 2, 4)
-
-
 _COLOUR_BAR_WIDTH = 0.42  # inches, numbers included
 _REGION_EXTENT = 0.2  # of the slice's shorter side
-
-
 _OPACITY = 0.5  # of label colours over the raw image
 
 
@@ -200,21 +196,15 @@ def _circle(panel: Axes, bits: npt.NDArray[np.float32], count: int) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Disagreement:
-    """Bits by which each voxel adds to variation of information.
+    """Bits by which each voxel adds to variation of information; arrays of the labels' shape."""
 
-    Attributes:
-        split: float32, bits of over-segmentation, −log2 p(predicted | truth); 0 where unknown.
-        merge: float32, bits of under-segmentation, −log2 p(truth | predicted); 0 where unknown.
-        known: bool, False where the truth is 0 = unknown. All three have the labels' shape.
-    """
-
-    split: npt.NDArray[np.float32]
-    merge: npt.NDArray[np.float32]
-    known: npt.NDArray[np.bool_]
+    split: npt.NDArray[np.float32]  # −log2 p(predicted | truth); 0 where unknown
+    merge: npt.NDArray[np.float32]  # −log2 p(truth | predicted); 0 where unknown
+    known: npt.NDArray[np.bool_]  # where the truth is not 0
 
     @property
     def total(self) -> npt.NDArray[np.float32]:
-        """Bits of split and merge together, float32, of the labels' shape."""
+        """Bits of split and merge together."""
         return self.split + self.merge
 
     @property
@@ -246,14 +236,8 @@ def disagreement(truth: _Labels, predicted: _Labels) -> Disagreement:
     """Spread VI split and VI merge over the voxels that cause them.
 
     Probabilities are those of the whole volume, so a slice of the maps shows what the volume's
-    number is made of. Predicted 0 is one segment like any other, as in ``psc.metrics``.
-
-    Args:
-        truth: integer labels, one to three axes, 0 = unknown.
-        predicted: integer labels of the same shape.
-
-    Returns:
-        Maps of the same shape whose means over the known voxels are VI split and VI merge.
+    number is made of: their means over the known voxels are VI split and VI merge. Labels have one
+    to three axes; predicted 0 is one segment like any other, as in ``psc.metrics``.
     """
     pieces = pieces_of(truth, predicted)
 
@@ -268,25 +252,12 @@ def disagreement(truth: _Labels, predicted: _Labels) -> Disagreement:
 def worst_regions(
     bits: npt.NDArray[np.floating[Any]], size: Sequence[int], count: int
 ) -> list[Region]:
-    """Find the boxes that hold the most disagreement, none overlapping another.
+    """Boxes that hold the most disagreement, at most so many, none overlapping another.
 
-    Greedy: the best box, then the best of those that do not touch it, and so on. Boxes without
-    any disagreement are not returned, so a perfect prediction has none.
-
-    Args:
-        bits: non-negative disagreement of each voxel, e.g. ``Disagreement.total`` or a slice of it.
-        size: extent of a box along each axis of ``bits``, voxels; cut to the array's.
-        count: number of boxes at most, at least 1.
-
-    Returns:
-        At most ``count`` boxes, worst first.
+    Greedy: the worst box, then the worst of those that do not touch it, and so on. Boxes without
+    any disagreement are not returned, so a perfect prediction has none. ``bits`` are not negative;
+    ``size`` is a box's extent along each axis, cut to the array's.
     """
-    if len(size) != bits.ndim or min(size, default=0) < 1:
-        raise ConfigError(f"size must hold {bits.ndim} extents of at least 1, found {tuple(size)}")
-    if count < 1:
-        raise ConfigError(f"count must be at least 1, found {count}")
-    if bits.size == 0 or not (np.isfinite(bits).all() and bits.min() >= 0):
-        raise DataError(f"bits of shape {bits.shape} must be finite, at least 0, and not empty")
     extent = tuple(min(s, n) for s, n in zip(size, bits.shape, strict=True))
     sums = _box_sums(bits, extent)  # indexed by a box's start
     regions: list[Region] = []
@@ -308,8 +279,6 @@ def worst_regions(
 
 def worst_slice(bits: npt.NDArray[np.floating[Any]]) -> int:
     """Index along the first axis of the slice of (D, H, W) with the most disagreement."""
-    if bits.ndim != 3 or bits.size == 0:
-        raise DataError(f"bits must have shape (D, H, W) with voxels in it, found {bits.shape}")
     return int(np.argmax(bits.sum(axis=(1, 2), dtype=np.float64)))
 
 
@@ -352,17 +321,10 @@ def _box_sums(
 
 
 def match_labels(truth: _Labels, predicted: _Labels) -> npt.NDArray[np.uint64]:
-    """Rename predicted segments after the true segments that they cover most.
+    """Rename predicted segments after the true segments that they cover most; 0 stays 0.
 
     If several want the same id, the one with the largest overlap gets it, and the others get ids
-    that the truth does not use.
-
-    Args:
-        truth: integer labels, one to three axes, 0 = unknown.
-        predicted: integer labels of the same shape, 0 = unassigned.
-
-    Returns:
-        ``predicted`` with other ids, uint64, the same partition; 0 stays 0.
+    that the truth does not use. The result is uint64 and the same partition.
     """
     table = contingency_table(truth, predicted, ignore_truth=())
     order = np.argsort(-table.counts, kind="stable")

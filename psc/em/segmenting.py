@@ -35,17 +35,11 @@ _Triple = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class CheckpointNetwork:
-    """The network of a checkpoint, loaded once in each process that asks for it.
+    """The network of a checkpoint, loaded once in each process that asks for it."""
 
-    Attributes:
-        path: of the checkpoint, seen by all workers.
-        accelerator: see ``psc.training.hardware.inference_device``.
-        precision: see ``psc.training.hardware.arithmetic``.
-    """
-
-    path: Path
-    accelerator: str
-    precision: str
+    path: Path  # seen by all workers
+    accelerator: str  # see psc.training.hardware.inference_device
+    precision: str  # see psc.training.hardware.arithmetic
 
     def __call__(self) -> LoadedNetwork:
         """The network, in evaluation mode, with the sigmoid behind it."""
@@ -69,12 +63,7 @@ def _loaded(source: CheckpointNetwork) -> LoadedNetwork:
 
 
 def segment_neurons(config: SegmentConfig, checkpoint: Checkpoint) -> Path:
-    """Segment an EM volume into a folder; see ``psc.blockwise.pipeline`` for what is written.
-
-    Args:
-        config: what the command line said.
-        checkpoint: the one that it names.
-    """
+    """Segment an EM volume into a folder; see ``psc.blockwise.pipeline`` for what is written."""
     trained = checkpoint.config
     _check_network(trained, checkpoint.path)
     trained = replace(trained, segmentation=trained.segmentation.changed(config.segmentation))

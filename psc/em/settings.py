@@ -26,8 +26,10 @@ class SyntheticVolumeConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if len(self.shape) != 3 or min(self.shape) < 1:
-            raise ConfigError(f"shape={self.shape}: must be three sizes ≥ 1")
+        if len(self.shape) != 3 or min(self.shape) < 1 or self.seed < 0:
+            raise ConfigError(
+                f"shape={self.shape}, seed={self.seed}: must be three sizes ≥ 1, and ≥ 0"
+            )
 
 
 @dataclass
@@ -75,6 +77,12 @@ class FibsemConfig(DatasetConfig):
     def __post_init__(self) -> None:
         require(self, "zero_label", ("ignore", "boundary"))
         at_least(self, 0, "boundary_thickness")
+        if self.boundary_thickness and self.zero_label == "ignore":
+            # Masking every border would leave nothing but positive affinities to learn from.
+            raise ConfigError(
+                f"boundary_thickness={self.boundary_thickness} turns borders into label 0, which"
+                " zero_label=ignore then hides; set zero_label=boundary, or thickness 0"
+            )
         bounds, voxel = self.intensity_range, self.voxel_size
         if bounds is not None and not (len(bounds) == 2 and bounds[0] < bounds[1]):
             raise ConfigError(
@@ -174,31 +182,19 @@ large ones of the seeded watershed a single high affinity would suffice to merge
 
 @dataclass(kw_only=True)
 class SegmentationOptions:
-    """How affinities become a segmentation.
+    """How affinities become a segmentation; see ``psc.em.watershed``."""
 
-    Attributes:
-        fragments: "seeded" = ``seeded_watershed``, "waterz" = ``waterz_watershed``.
-        boundary_threshold: of the seeded watershed, a mean affinity.
-        seed_smoothing: of the seeded watershed, voxels.
-        minimum_seed_distance: of the seeded watershed, voxels.
-        low: of waterz's watershed, an affinity.
-        high: of waterz's watershed, an affinity.
-        scoring: a key of ``SCORING_FUNCTIONS``. The published aff50_his256 goes with the fragments
-            "waterz"; with "seeded" use one that looks at all affinities.
-        thresholds: agglomeration thresholds to try, scores 1 - affinity.
-
-    Raises:
-        ConfigError: a value is impossible.
-    """
-
-    fragments: str = "seeded"
-    boundary_threshold: float = 0.5
-    seed_smoothing: float = 1.0
-    minimum_seed_distance: int = 1
-    low: float = 0.0001
-    high: float = 0.9999
+    fragments: str = "seeded"  # or waterz
+    boundary_threshold: float = 0.5  # of the seeded watershed, a mean affinity
+    seed_smoothing: float = 1.0  # of the seeded watershed, voxels
+    minimum_seed_distance: int = 1  # of the seeded watershed, voxels
+    low: float = 0.0001  # of waterz's watershed, an affinity
+    high: float = 0.9999  # of waterz's watershed, an affinity
     scoring: str = "mean"
+    """A key of ``SCORING_FUNCTIONS``. The published aff50_his256 goes with the fragments "waterz";
+    with "seeded" use one that looks at all affinities."""
     thresholds: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    """Of the agglomeration, to try: scores 1 - affinity."""
 
     def __post_init__(self) -> None:
         require(self, "fragments", ("seeded", "waterz"))

@@ -46,36 +46,21 @@ def synthetic_fibsem(
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64]]:
     """Generate a volume that resembles FIB-SEM of neuropil.
 
-    Args:
-        shape: size (D, H, W) in voxels.
-        seed: same seed and shape, same volume (on one machine: other CPUs round differently).
+    The same seed and shape give the same volume (on one machine: other CPUs round differently).
 
     Returns:
         Grey values uint8 (D, H, W), membranes dark, and labels uint64 (D, H, W), ids 1..N, every
         body connected, no 0.
     """
-    if len(shape) != 3 or min(shape) < 1 or seed < 0:
-        raise ConfigError(
-            f"need a positive shape (z, y, x) and a seed >= 0, found {shape} and {seed}"
-        )
     rng = np.random.default_rng(seed)
     labels = grow_bodies(shape, rng)
     return _image(labels, rng), labels.astype(np.uint64)
 
 
 def write_synthetic_volume(path: Path, shape: tuple[int, int, int], seed: int) -> bool:
-    """Write a synthetic volume as HDF5 in CREMI's layout, unless it is there already.
+    """Write ``synthetic_fibsem`` as HDF5 in CREMI's layout, marked by the attribute ``synthetic``.
 
-    The file has ``volumes/raw`` and ``volumes/labels/neuron_ids`` with attribute ``resolution``,
-    and is marked by the file attribute ``synthetic``. It appears complete or not at all.
-
-    Args:
-        path: file to write; its folder is made.
-        shape: size (D, H, W) in voxels.
-        seed: see ``synthetic_fibsem``.
-
-    Returns:
-        True if it was written, False if the file was there, from the same shape, seed and version.
+    False if the file was there already, from the same shape, seed and version.
     """
     description = json.dumps({"shape": list(shape), "seed": seed, "version": _VERSION})
     if path.exists() and _description(path) == description:

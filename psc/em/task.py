@@ -30,14 +30,7 @@ def balanced_weights(affinities: Tensor, mask: Tensor) -> Tensor:
     """Class weights per patch: 1/(2f) for affinity 1 and 1/(2(1−f)) for affinity 0.
 
     f is the fraction of positive affinities among a patch's known ones, all channels together,
-    clipped to [0.01, 0.99] (published stage 1).
-
-    Args:
-        affinities: targets in {0, 1}, (N, 3, D, H, W).
-        mask: which of them are known, bool, same shape.
-
-    Returns:
-        Weights, float32, same shape; 0 where unknown.
+    clipped to [0.01, 0.99] (published stage 1). All are (N, 3, D, H, W); 0 where unknown.
     """
     axes = (1, 2, 3, 4)
     known = mask.float()
@@ -208,17 +201,11 @@ def _begin_reading(
 
 
 class AffinityTask(Task):
-    """Trains a network that maps raw EM to logits of affinities (z, y, x).
+    """Trains a network that maps raw EM (N, 1, D, H, W) to logits of affinities (N, 3, d, h, w).
 
-    Args:
-        network: (N, 1, D, H, W) → logits (N, 3, d, h, w).
-        recipe: optimiser, schedule, and the loss of each stage. Stage 1 has a loss of
-            ``psc.em.task``; from iteration ``malis_from`` on stage 2 has MALIS, with the same
-            optimiser and its state (Funke et al.: 100,000 and 200,000 iterations).
-        iterations: length of the training, for schedules that end.
-        channels_last: keep tensors as channels_last_3d, the layout that convolutions prefer.
-
-    Batches are dictionaries of ``psc.em.data``: raw, affinities, mask, labels.
+    Stage 1 has one of ``LOSSES``; from iteration ``malis_from`` on stage 2 has MALIS, with the same
+    optimiser and its state (Funke et al.: 100,000 and 200,000 iterations). Batches are those of
+    ``psc.em.patches``.
 
     Logged: train/loss, train/stage, and validation/loss, which is the last stage's throughout, so
     that checkpoints of both stages can be compared.

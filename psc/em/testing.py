@@ -19,17 +19,16 @@ from tqdm import tqdm
 from psc.config.schema import TrainConfig
 from psc.em.affinities import intensity_affinities
 from psc.em.bodies import body_errors, write_body_errors
-from psc.em.data import Splits
+from psc.em.data import Region, Splits
 from psc.em.pictures import affinity_figure, segmentation_figure
 from psc.em.settings import AffinityRecipeConfig, FibsemConfig, SegmentationOptions
-from psc.em.watershed import choose_threshold, segment
+from psc.em.watershed import segment, threshold_scores
 from psc.metrics import segmentation_scores
 from psc.networks.geometry import VolumeNetwork
 from psc.paper.curves import threshold_figure
 from psc.training.provenance import git_state
 from psc.volumes import output
 from psc.volumes.intensity import scale_intensity
-from psc.volumes.labelled import Region
 from psc.volumes.tiling import Size3, predict_volume, tile_sizes
 
 log = logging.getLogger(__name__)
@@ -59,23 +58,14 @@ as much memory as a step of training (measured: U-Net at the paper's width, 1.8 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one source of affinities reaches.
+    """What one source of affinities reaches."""
 
-    Attributes:
-        threshold: chosen on the validation part.
-        validation: scores of the validation part at that threshold.
-        test: scores of the test part at that threshold.
-        sweep: scores of the validation part at every threshold.
-        segmentations: one of each test region, uint64 (D, H, W).
-        affinities: one of each test region, float32 (3, D, H, W).
-    """
-
-    threshold: float
-    validation: _Scores
-    test: _Scores
-    sweep: list[_Scores]
-    segmentations: list[_Labels]
-    affinities: list[_Affinities]
+    threshold: float  # chosen on the validation part
+    validation: _Scores  # at that threshold
+    test: _Scores  # at that threshold
+    sweep: list[_Scores]  # of the validation part at every threshold
+    segmentations: list[_Labels]  # one of each test region, uint64 (D, H, W)
+    affinities: list[_Affinities]  # one of each test region, float32 (3, D, H, W)
 
     def metrics(self) -> dict[str, Any]:
         """What the record says."""
@@ -91,15 +81,7 @@ def evaluate_affinities(
     device: torch.device,
     source: dict[str, str],
 ) -> dict[str, Any]:
-    """Run the test protocol and write volumes and pictures to ``folder``.
-
-    Args:
-        network: on ``device``, in evaluation mode.
-        splits: validation and test regions.
-        config: of the run: reading of grey values, fragments, agglomeration, thresholds, tiles.
-        folder: where to write; an earlier evaluation there is replaced.
-        device: where to predict.
-        source: provenance that goes into the HDF5 files (run, checkpoint).
+    """Run the test protocol; arguments are those of ``psc.training.application.Application``.
 
     Returns:
         Metrics for the record: ``validation`` and ``test`` scores, the ``threshold``, the
@@ -138,12 +120,6 @@ def predict_affinities(
     """Affinities of a slab, float32 (3, D, H, W) in [0, 1].
 
     Context is read across the slab's border, and reflected beyond the volume.
-
-    Args:
-        network: on ``device``, in evaluation mode.
-        region: what to predict.
-        config: of the run: reading of grey values, tiles.
-        device: where the network is.
     """
     assert isinstance(config.dataset, FibsemConfig)  # psc.config.checks
     intensity_range = config.dataset.intensity_range
@@ -181,7 +157,7 @@ def run_protocol(
     sweeps, sizes = [], []
     for region in splits.validation:
         truth = truth_of(region)
-        sweeps.append(choose_threshold(affinities_of(region), truth, options).scores)
+        sweeps.append(threshold_scores(affinities_of(region), truth, options))
         sizes.append(int(np.count_nonzero(truth)))
     sweep = [
         {"threshold": scores[0].threshold, **_average([asdict(s) for s in scores], sizes)}

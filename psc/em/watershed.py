@@ -7,7 +7,7 @@ waterz a few; the latter crosses fewer boundaries, and its agglomeration takes s
 and gigabytes. Then agglomeration: waterz merges the pair of adjacent regions with the lowest score
 1 - q, where q is a statistic of the affinities between them, until no score is below a threshold.
 
-The threshold is chosen on a validation volume with ``choose_threshold``; a test volume is then
+The threshold is chosen on a validation volume by ``threshold_scores``; a test volume is then
 segmented with ``segment`` at that threshold, whatever its own best would be.
 """
 
@@ -18,7 +18,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -58,30 +58,13 @@ class ThresholdScore:
     adapted_rand_error: float
 
 
-@dataclass(frozen=True)
-class ThresholdSweep:
-    """Scores of all thresholds that were tried, at least one, in ascending order of threshold."""
-
-    scores: tuple[ThresholdScore, ...]
-
-    @property
-    def best(self) -> ThresholdScore:
-        """The lowest total variation of information; among equals, the lowest threshold."""
-        return min(self.scores, key=lambda score: (score.total, score.threshold))
-
-
-def choose_threshold(
+def threshold_scores(
     affinities: npt.NDArray[Any], truth: npt.NDArray[np.integer[Any]], options: SegmentationOptions
-) -> ThresholdSweep:
-    """Score every threshold of the options on a validation volume.
+) -> list[ThresholdScore]:
+    """Score every threshold of the options on a validation volume, in ascending order.
 
     Never on the volume that is reported: its score would then be that of a threshold which was
-    fitted to it.
-
-    Args:
-        affinities: float (3, D, H, W) in [0, 1], channels z, y, x.
-        truth: integer labels (D, H, W); voxels with label 0 are not scored.
-        options: how to segment, and the thresholds to try.
+    fitted to it. Voxels with truth 0 are not scored.
     """
     if np.shape(truth) != np.shape(affinities)[1:]:
         raise DataError(
@@ -92,7 +75,7 @@ def choose_threshold(
     for threshold, segmentation in segment(affinities, options):
         s = segmentation_scores(truth, segmentation)
         scores.append(ThresholdScore(threshold, s.split, s.merge, s.total, s.adapted_rand_error))
-    return ThresholdSweep(tuple(scores))
+    return scores
 
 
 def segment(
@@ -100,28 +83,30 @@ def segment(
     options: SegmentationOptions,
     thresholds: Sequence[float] | None = None,
 ) -> Iterator[tuple[float, _UInt64]]:
-    """Segment a volume: fragments once, then agglomeration up to each threshold.
+    """Segment a volume: fragments once, at the call, then agglomeration up to each threshold.
 
-    Args:
-        affinities: float (3, D, H, W) in [0, 1], channels z, y, x.
-        options: how.
-        thresholds: instead of those of the options, such as the one that validation chose.
+    ``thresholds`` take the place of those of the options, such as the one that validation chose.
 
     Returns:
         Iterator of (threshold, segmentation uint64 (D, H, W)), in ascending order of threshold;
-        every voxel has a positive id. The fragments are made at the call.
+        every voxel has a positive id.
     """
-    chosen = options if thresholds is None else replace(options, thresholds=thresholds)
+    chosen = options.thresholds if thresholds is None else thresholds
+    return agglomerate(
+        affinities, fragments_of(affinities, options), chosen, scoring=options.scoring
+    )
+
+
+def fragments_of(affinities: npt.NDArray[Any], options: SegmentationOptions) -> _UInt64:
+    """Fragments uint64 (D, H, W) of affinities (3, D, H, W), as the options say."""
     if options.fragments == "waterz":
-        fragments = waterz_watershed(affinities, options.low, options.high)
-    else:
-        fragments = seeded_watershed(
-            affinities,
-            boundary_threshold=options.boundary_threshold,
-            seed_smoothing=options.seed_smoothing,
-            minimum_seed_distance=options.minimum_seed_distance,
-        )
-    return agglomerate(affinities, fragments, chosen.thresholds, scoring=options.scoring)
+        return waterz_watershed(affinities, options.low, options.high)
+    return seeded_watershed(
+        affinities,
+        boundary_threshold=options.boundary_threshold,
+        seed_smoothing=options.seed_smoothing,
+        minimum_seed_distance=options.minimum_seed_distance,
+    )
 
 
 def seeded_watershed(
@@ -218,14 +203,8 @@ def waterz_watershed(
     fragment of one voxel, so that nothing is lost silently: affinities that are all 0 give as many
     fragments as voxels.
 
-    Args:
-        affinities: (3, D, H, W) in [0, 1], channels z, y, x.
-        low: see above.
-        high: voxels with an affinity of at least this are in one fragment, unconditionally.
-            Slightly too low, and one fragment percolates through the volume.
-
-    Returns:
-        uint64 (D, H, W), ids 1..N.
+    Voxels with an affinity of at least ``high`` are in one fragment, unconditionally: slightly too
+    low, and one fragment percolates through the volume. Ids are 1..N.
     """
     import waterz  # here, so that a machine without it can still train
 

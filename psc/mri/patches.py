@@ -17,8 +17,9 @@ from psc.errors import ConfigError, DataError
 from psc.mri.augmentation import Pose, TissueAugmentation
 from psc.mri.data import Subject
 from psc.mri.tissues import BACKGROUND
-from psc.volumes.patches import Triple, size_triple
 from psc.volumes.resampling import affine_sources, sample_linear, sample_nearest
+from psc.volumes.tiling import Size3 as Triple
+from psc.volumes.tiling import size_triple
 
 _Labels = npt.NDArray[np.uint8]
 _ScalarT = TypeVar("_ScalarT", bound=np.generic)

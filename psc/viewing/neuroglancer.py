@@ -47,13 +47,7 @@ _COLOURS = {SPLITS: "#ffd500", MERGES: "#ff40ff"}
 
 
 def serve(scene: Scene, *, address: str, port: int) -> None:
-    """Serve a scene and print its address, until interrupted (Ctrl-C).
-
-    Args:
-        scene: what to show.
-        address: of the network interface; 127.0.0.1 = this machine only.
-        port: 0 = any that is free.
-    """
+    """Serve a scene and print its address, until interrupted (Ctrl-C)."""
     with opened_viewer(scene, address=address, port=port) as viewer:
         try:
             # Within: who reads the address may interrupt before the next line is reached.
@@ -219,10 +213,7 @@ def _places(
         neuroglancer.PointAnnotation(
             id=f"{i:03d}",
             point=[position + 0.5 for position in error.location],
-            description=f"{error.bits:.4f} bits: {error.label} "
-            + ("in {} pieces" if error.kind == "split" else "joins {} bodies").format(
-                len(error.pieces)
-            ),
+            description=f"{error.bits:.4f} bits: {error.what}",
             segments=[[error.label]],
         )
         for i, error in enumerate(errors)

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from psc.em.bodies import BodyError
-from psc.em.pictures import assign_colours, colour_image, match_labels
+from psc.em.pictures import assign_colours, match_labels, overlay
 from psc.errors import DataError
 from psc.files import replacing
 from psc.paper.style import (
@@ -44,7 +44,6 @@ _Box = tuple[slice, ...]
 
 _LARGEST_SLICE = 640  # pixels along an axis; every n-th voxel beyond
 _CLOSE_UP = 128  # extent in the smallest voxel size
-_OPACITY = 0.5  # of label colours over grey values
 _CLIPPED = (0.5, 99.5)  # per cent of grey values that become black and white
 _CHARACTERS = 118  # on a line of the PNG
 
@@ -71,11 +70,8 @@ class PictureRow:
 
 def write_report(scene: Scene, path: Path, worst: int) -> tuple[Path, Path]:
     """Write the page, and beside it the PNG; ``worst``: close-ups of each kind of error."""
-    sections, places, picture = (
-        overview(scene),
-        worst_places(scene, worst),
-        path.with_suffix(".png"),
-    )
+    sections, places = overview(scene), worst_places(scene, worst)
+    picture = path.with_suffix(".png")
     try:
         with replacing(path) as unfinished:
             unfinished.write_text(report_html(scene, sections, places), encoding="utf-8")
@@ -121,16 +117,11 @@ def _close_up(scene: Scene, matched: Mapping[str, Layer], error: BodyError) -> P
         for name in (TRUTH, SEGMENTATION)
     }
     layers = [scene.layers[n] for n in (RAW, AFFINITIES, TRUTH, SEGMENTATION) if n in scene.layers]
-    count = len(error.pieces)
-    what = (
-        f"Body {error.label} is cut into {count} segments"
-        if error.kind == "split"
-        else f"Segment {error.label} joins {count} bodies"
-    )
     pieces = ", ".join(f"{piece.label} ({piece.voxels:,})" for piece in error.pieces[:4])
     return PictureRow(
         f"{error.kind.capitalize()}: {error.bits:.4f} bits",
-        f"{what}; the largest (voxels): {pieces}{', …' if count > 4 else ''}; around z, y, x ="
+        f"{error.what.capitalize()}; the largest (voxels): {pieces}"
+        f"{', …' if error.pieces[4:] else ''}; around z, y, x ="
         f" {', '.join(map(str, error.location))}, {PLANES[axis]} section",
         _pictures(scene, layers, labels, box, axis, place),
     )
@@ -195,9 +186,7 @@ def _pictures(
     pictures = []
     for layer in layers:
         if layer.kind == "labels":
-            paint = colour_image(labels[layer.name], colours)
-            opacity = _OPACITY * paint[..., 3:]
-            values = (1 - opacity) * grey[..., None] + opacity * paint[..., :3]
+            values = overlay(grey, labels[layer.name], colours)
         elif layer.kind == "affinities":
             values = np.moveaxis(_section(layer, box, axis).astype(np.float32), 0, -1)
         else:

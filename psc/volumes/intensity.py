@@ -74,19 +74,15 @@ def settled_range(
     """Which grey values become 0 and 1, checked against some of them.
 
     Args:
-        samples: grey values, at least one array.
-        given: what the user says, which counts.
+        samples: grey values, at least one array, of the file and dataset ``where``.
+        given: what the user says by the key ``setting``, which counts.
         trained: what the network was trained with, which counts otherwise.
-        where: file and dataset, for messages.
-        setting: the configuration key of ``given``.
+        where: for messages.
+        setting: for messages.
         strict: whether values that do not fit what was not said by the user are refused.
 
     Returns:
         The range, None where the type says it; and a line if the values do not fit it.
-
-    Raises:
-        DataError: neither user nor type say it, or ``strict`` refuses.
-        ConfigError: the range is no pair of increasing numbers.
     """
     parts = [part for part in samples if part.size]
     dtype = parts[0].dtype

@@ -29,12 +29,13 @@ def write_volumes(
     provenance: Mapping[str, str | int | float | bool],
     origin: Triple | None = None,
 ) -> None:
-    """Write volumes into one HDF5 file, atomically.
+    """Write volumes into one HDF5 file; an existing one is replaced once the new one is complete.
+
+    Affinities are stored as float16 (steps of 0.0005 near 1), all else in its own dtype.
 
     Args:
-        path: the file; an existing one is replaced once the new one is complete.
-        volumes: arrays (D, H, W) or (C, D, H, W) by dataset name. Affinities are stored as
-            float16 (steps of 0.0005 near 1), everything else in its own dtype; all compressed.
+        path: the file.
+        volumes: arrays (D, H, W) or (C, D, H, W) by dataset name.
         voxel_size: nm (z, y, x), written as every dataset's ``resolution``; None where unknown.
         offset: first voxel within the source volume (z, y, x), written as ``offset`` in nm where
             the voxel size is known (CREMI's convention), and as ``offset_voxels`` always.

@@ -29,16 +29,8 @@ def smooth_field(
     """The uniform cubic B-spline of a grid of coefficients (as in free-form deformation).
 
     Twice continuously differentiable, and nowhere outside the coefficients' range: the weights of
-    a voxel are positive and sum to 1.
-
-    Args:
-        controls: (a, b, c), ``control_points`` along each axis.
-        spacing: voxels from one control point to the next, along each axis.
-        phase: in [0, 1) along each axis, where between control points the first voxel lies.
-        shape: of the result.
-
-    Returns:
-        float32 of shape ``shape``.
+    a voxel are positive and sum to 1. Along each axis there are ``control_points``, ``spacing``
+    voxels apart, and the first voxel lies at ``phase`` in [0, 1) between two of them.
     """
     z, y, x = (
         _spline_weights(size, step, start)
@@ -69,15 +61,9 @@ def source_box(sources: Sources) -> tuple[_Triple, _Triple]:
 def sample_linear(
     box: npt.NDArray[np.float32], sources: Sources, origin: _Triple = (0, 0, 0)
 ) -> npt.NDArray[np.float32]:
-    """Trilinear interpolation.
+    """Trilinear interpolation, float32 (D, H, W) in C order; exact where sources are whole numbers.
 
-    Args:
-        box: float32, what ``source_box`` asks for, or larger.
-        sources: float32 (3, D, H, W).
-        origin: position of the box's first voxel, as ``source_box`` gives it.
-
-    Returns:
-        float32 (D, H, W), in C order; exact where sources are whole numbers.
+    ``box`` is what ``source_box`` asks for, or larger, and begins at ``origin``.
     """
     sampled = np.empty(sources.shape[1:], dtype=np.float32)
     _interpolate(np.ascontiguousarray(box), sources, np.asarray(origin), sampled)

@@ -10,7 +10,7 @@ of being shifted back into it.
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -40,6 +40,15 @@ class TileableNetwork(Protocol):
 
     def valid_input_sizes(self, minimum: int, maximum: int, /) -> list[int]:
         """All input sizes in [minimum, maximum] that the network can take."""
+
+
+def size_triple(size: int | Sequence[int], name: str) -> Size3:
+    """A patch size as (z, y, x), given as such or as one number for all."""
+    sizes = (size,) * 3 if isinstance(size, int) else tuple(size)
+    if len(sizes) != 3 or any(isinstance(n, bool) or n < 1 or n != int(n) for n in sizes):
+        raise ConfigError(f"{name} must be one or three positive integers (z, y, x), found {size}")
+    z, y, x = (int(n) for n in sizes)
+    return z, y, x
 
 
 def tile_offsets(region_size: int, tile_output: int, period: int) -> list[int]:
@@ -121,15 +130,10 @@ def _tile_choices(
 
 
 def reflected_indices(start: int, stop: int, size: int) -> npt.NDArray[np.intp]:
-    """Where the voxels start..stop-1 of an axis lie once the axis is continued by reflection.
+    """Where voxels start..stop-1 of an axis of ``size`` lie once it is continued by reflection.
 
     As ``numpy.pad(mode="reflect")``: the outermost voxel is not repeated, and where the axis is
     shorter than the padding, the reflection is reflected again. An axis of one voxel repeats it.
-
-    Args:
-        start: first voxel, may be negative.
-        stop: one past the last voxel, may exceed ``size``.
-        size: voxels that exist.
     """
     if size == 1:
         return np.zeros(stop - start, dtype=np.intp)

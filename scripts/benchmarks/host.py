@@ -16,15 +16,15 @@ from scipy.spatial import cKDTree
 from benchmarks.timing import Report, Row, Timing, interleave, peak_python_memory, ratio
 from psc.em.affinities import affinities_from_labels
 from psc.em.augmentation import Augmentation
-from psc.em.data import AffinityPatches
+from psc.em.data import LabelledVolume, Region
 from psc.em.malis import PairCounts, constrained_counts, malis_pairs
+from psc.em.patches import AffinityPatches
 from psc.errors import ConfigError
 from psc.metrics import segmentation_scores
 from psc.mri.augmentation import TissueAugmentation
 from psc.mri.data import Subject
 from psc.mri.patches import TissuePatches
-from psc.volumes.labelled import LabelledVolume, Region
-from psc.volumes.patches import Triple
+from psc.volumes.tiling import Size3 as Triple
 from psc.volumes.tiling import read_reflected
 
 Labels = npt.NDArray[Any]

@@ -21,10 +21,10 @@ from web_server import Site, serving, wait_until
 
 from psc.config.choices import FIBSEM_FILES
 from psc.download.download import source_files
+from psc.em.data import read_volume
 from psc.video.preparation import prepare_videos
 from psc.video.store import PreparationSettings, PreparedVideos
 from psc.video.synthetic import write_avi
-from psc.volumes.labelled import read_volume
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "data.py"

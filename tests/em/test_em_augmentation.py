@@ -21,10 +21,9 @@ from psc.em.augmentation import (
     SectionDefects,
     thicken_boundaries,
 )
-from psc.em.data import AffinityPatches
+from psc.em.data import LabelledVolume, Region
+from psc.em.patches import AffinityPatches, PatchCutter, Slab
 from psc.errors import ConfigError
-from psc.volumes.labelled import LabelledVolume, Region
-from psc.volumes.patches import PatchCutter, Slab
 
 CUBE = np.arange(27).reshape(3, 3, 3)
 SYMMETRIES = [

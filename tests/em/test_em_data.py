@@ -1,317 +1,466 @@
-"""From configuration to regions: what is read, how often, and what a record says of it."""
+"""EM volumes with labels as they are published, slabs of them, and what a record says."""
 
+import hashlib
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
-import torch
-from torch.utils.data import DataLoader
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
 
 from psc.config import compose
-from psc.em.augmentation import Augmentation
-from psc.em.data import AffinityPatches, ValidationPatches, locate, prepare_synthetic, read_splits
+from psc.em.data import (
+    Region,
+    bodies_from_supervoxels,
+    check_disjoint,
+    locate,
+    prepare_synthetic,
+    read_splits,
+    read_volume,
+)
 from psc.errors import ConfigError, DataError
-from psc.volumes.labelled import Region, read_volume
+
+RNG = np.random.default_rng(0)
+RAW = RNG.integers(0, 256, (4, 6, 5), dtype=np.uint8)
+LABELS = RNG.integers(0, 4, (4, 6, 5), dtype=np.int64)
+SUPERVOXELS = np.array([[1, 10], [2, 20], [3, 10]])
+BODIES = np.array([0, 10, 20, 10], dtype=np.uint64)[LABELS]
 
 
-def training(regions, **changes):
-    options = {"input_size": 10, "output_size": 4, "seed": 1, "length": 60}
-    return AffinityPatches(regions, **(options | changes))
+def write(path, file_attributes=None, resolution=None, **datasets):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        file.attrs.update(file_attributes or {})
+        for key, values in datasets.items():
+            dataset = file.create_dataset(key.replace("__", "/"), data=values)
+            if resolution is not None:
+                dataset.attrs["resolution"] = resolution
+    return path
 
 
-def validation(regions, **changes):
-    return ValidationPatches(regions, **({"input_size": 10, "output_size": 4} | changes))
+def write_pngs(folder, raw=RAW):
+    folder.mkdir(parents=True)
+    for z, plane in enumerate(raw, start=98):  # 98, 99, 100, 101
+        Image.fromarray(plane).save(folder / f"iso.{z}.png")
+    return folder
 
 
-def assert_equal(first, second):
-    assert first.keys() == second.keys()
-    for name in first:
-        assert torch.equal(first[name], second[name]), name
+def cremi(path, **more):
+    return write(
+        path, resolution=(40, 4, 4), volumes__raw=RAW, volumes__labels__neuron_ids=LABELS, **more
+    )
 
 
-def coordinates(shape):
-    """Raw data that tell where they were cut from: voxel number, scaled to [0, 1]."""
-    size = np.prod(shape)
-    return (np.arange(size, dtype=np.float64) / size).reshape(shape)
+def record(path):
+    content = path.read_bytes()
+    sha256 = hashlib.sha256(content).hexdigest()
+    return {"name": path.name, "bytes": len(content), "sha256": sha256}
 
 
-def origin(patch, shape):
-    """Where the input window of a plain patch begins, for raw data made by ``coordinates``."""
-    first = patch["raw"][0, 0, 0, 0].double().item()
-    return np.unravel_index(round(first * np.prod(shape)), shape)
+class TestLayouts:
+    def test_cremi(self, tmp_path):
+        path = cremi(tmp_path / "sample_A.h5")
+        volume = read_volume(path)
+        np.testing.assert_array_equal(volume.raw, RAW)
+        np.testing.assert_array_equal(volume.labels, LABELS)
+        assert volume.raw.dtype == np.uint8
+        assert volume.labels.dtype == np.uint64
+        assert volume.voxel_size == (40, 4, 4)
+        assert volume.name == "sample_A"
+        assert not volume.synthetic
+        assert volume.files == (record(path),)
+
+    def test_fib25_folder_applies_the_map(self, tmp_path):
+        folder = tmp_path / "tstvol"
+        raw = write(folder / "raw.h5", raw=RAW)
+        truth = write(folder / "groundtruth.h5", stack=LABELS, transforms=SUPERVOXELS)
+        volume = read_volume(folder)
+        np.testing.assert_array_equal(volume.raw, RAW)
+        np.testing.assert_array_equal(volume.labels, BODIES)
+        assert volume.voxel_size is None
+        assert volume.name == "tstvol"
+        assert volume.files == (record(raw), record(truth))
+
+    def test_fib25_files(self, tmp_path):
+        raw = write(tmp_path / "training_sample2" / "grayscale_maps.h5", raw=RAW)
+        truth = write(tmp_path / "truth.h5", stack=LABELS, transforms=SUPERVOXELS)
+        volume = read_volume(raw, truth)
+        np.testing.assert_array_equal(volume.labels, BODIES)
+        assert volume.name == "training_sample2"
+
+    def test_a_map_behind_a_link_is_applied(self, tmp_path):
+        write(tmp_path / "maps.h5", map=SUPERVOXELS)
+        truth = write(tmp_path / "groundtruth.h5", stack=LABELS)
+        with h5py.File(truth, "a") as file:
+            file["transforms"] = h5py.ExternalLink("maps.h5", "/map")
+        raw = write(tmp_path / "raw.h5", raw=RAW)
+        np.testing.assert_array_equal(read_volume(raw, truth).labels, BODIES)
+        (tmp_path / "maps.h5").unlink()
+        with pytest.raises(DataError, match=r"transforms is a link to /map in maps\.h5"):
+            read_volume(raw, truth)
+
+    def test_labels_behind_a_link_are_labels(self, tmp_path):
+        write(tmp_path / "big.h5", em=RAW, ids=LABELS)
+        with h5py.File(tmp_path / "master.h5", "w") as file:
+            file["volumes/raw"] = h5py.ExternalLink("big.h5", "/em")
+            file["volumes/labels"] = h5py.SoftLink("/of")
+            file["of/neuron_ids"] = h5py.ExternalLink("big.h5", "/ids")
+        volume = read_volume(tmp_path / "master.h5")
+        np.testing.assert_array_equal(volume.labels, LABELS)
+        assert volume.files == (record(tmp_path / "big.h5"),)
+        with h5py.File(tmp_path / "master.h5", "a") as file:
+            del file["of/neuron_ids"]
+            file["of/neuron_ids"] = h5py.ExternalLink("gone.h5", "/ids")
+        with pytest.raises(DataError, match=r"neuron_ids is a link to /ids in gone\.h5"):
+            read_volume(tmp_path / "master.h5")  # never silently unlabelled
+
+    def test_gala_has_no_map(self, tmp_path):
+        raw = write(tmp_path / "train-image.h5", stack=RAW)
+        volume = read_volume(raw, write(tmp_path / "gt.h5", stack=LABELS.astype(np.int32)))
+        np.testing.assert_array_equal(volume.raw, RAW)
+        np.testing.assert_array_equal(volume.labels, LABELS)
+        assert volume.labels.dtype == np.uint64
+
+    def test_neuroproof(self, tmp_path):
+        write_pngs(tmp_path / "training" / "grayscale_maps")
+        path = tmp_path / "training" / "groundtruth.h5"
+        truth = write(path, stack=LABELS, transforms=SUPERVOXELS)
+        volume = read_volume(tmp_path / "training")
+        np.testing.assert_array_equal(volume.raw, RAW)
+        np.testing.assert_array_equal(volume.labels, BODIES)
+        assert [file["name"] for file in volume.files] == ["grayscale_maps/*.png", truth.name]
+
+    def test_slices_of_grey_values_and_of_labels(self, tmp_path):
+        folder = write_pngs(tmp_path / "slices")
+        assert read_volume(folder).labels is None
+        truth = write(tmp_path / "gt.h5", mine=LABELS, yours=LABELS)
+        volume = read_volume(folder, truth, labels_key="mine")
+        np.testing.assert_array_equal(volume.labels, LABELS)
+        painted = write_pngs(tmp_path / "painted", LABELS.astype(np.uint16))
+        np.testing.assert_array_equal(read_volume(folder, painted).labels, LABELS)
+
+    @pytest.mark.parametrize("version", [2, 3])
+    def test_zarr_is_read_as_hdf5_is(self, tmp_path, version):
+        group = zarr.open_group(str(tmp_path / "em.zarr"), mode="w", zarr_format=version)
+        group.create_array("volumes/raw", data=RAW)
+        ids = group.create_array("volumes/labels/neuron_ids", data=LABELS)
+        ids.attrs["resolution"] = [40, 4, 4]
+        volume = read_volume(tmp_path / "em.zarr")
+        np.testing.assert_array_equal(volume.raw, RAW)
+        np.testing.assert_array_equal(volume.labels, LABELS)
+        assert (volume.voxel_size, volume.name) == ((40, 4, 4), "em")
+        names = ["em.zarr/volumes/raw", "em.zarr/volumes/labels/neuron_ids"]
+        assert [file["name"] for file in volume.files] == names
+        raw = write(tmp_path / "raw.h5", raw=RAW)
+        np.testing.assert_array_equal(read_volume(raw, tmp_path / "em.zarr").labels, LABELS)
+
+    def test_labels_of_an_ome_zarr_lie_beside_its_image(self, tmp_path):
+        level = {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [30, 8, 8]}]}
+        axes = [{"name": n, "type": "space", "unit": "nm"} for n in "zyx"]
+        described = {"ome": {"multiscales": [{"axes": axes, "datasets": [level]}]}}
+        group = zarr.open_group(str(tmp_path / "em.zarr"), mode="w", attributes=described)
+        group.create_array("0", data=RAW)
+        neurons = group.create_group("labels/neurons", attributes=described)
+        neurons.create_array("0", data=LABELS)
+        volume = read_volume(tmp_path / "em.zarr")
+        np.testing.assert_array_equal(volume.raw, RAW)
+        np.testing.assert_array_equal(volume.labels, LABELS)
+        assert volume.voxel_size == (30, 8, 8)
+
+    def test_any_keys(self, tmp_path):
+        raw = write(tmp_path / "em.h5", em__grey=RAW, em__ids=LABELS, em__transforms=SUPERVOXELS)
+        volume = read_volume(raw, raw_key="em/grey", labels_key="em/ids")
+        np.testing.assert_array_equal(volume.labels, BODIES)
+        assert len(volume.files) == 1
+
+    def test_the_only_volume_of_a_file_needs_no_key(self, tmp_path):
+        raw = write(tmp_path / "raw.h5", em__grey=RAW)
+        truth = write(tmp_path / "gt.h5", em__ids=LABELS, em__transforms=SUPERVOXELS)
+        np.testing.assert_array_equal(read_volume(raw, truth).labels, BODIES)
+
+    def test_labels_key_in_a_folder_means_its_labels_file(self, tmp_path):
+        write(tmp_path / "v" / "raw.h5", raw=RAW)
+        write(tmp_path / "v" / "groundtruth.h5", stack=0 * LABELS, proofread=LABELS)
+        volume = read_volume(tmp_path / "v", labels_key="proofread")
+        np.testing.assert_array_equal(volume.labels, LABELS)
+
+    def test_labels_are_optional(self, tmp_path):
+        assert read_volume(write(tmp_path / "raw.h5", raw=RAW)).labels is None
+        path = cremi(tmp_path / "a.h5")
+        volume = read_volume(path, tmp_path / "none.h5", read_labels=False)
+        assert volume.labels is None
+        assert volume.files == (record(path),)
+
+    def test_synthetic_files_say_so(self, tmp_path):
+        marked = cremi(tmp_path / "a.h5", file_attributes={"synthetic": True})
+        assert read_volume(marked).synthetic
+        raw = write(tmp_path / "raw.h5", raw=RAW)
+        assert read_volume(raw, marked).synthetic
+
+    @pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.float32, np.float64])
+    def test_raw_keeps_its_dtype(self, tmp_path, dtype):
+        volume = read_volume(write(tmp_path / "a.h5", raw=RAW.astype(dtype)))
+        assert volume.raw.dtype == dtype
+        np.testing.assert_array_equal(volume.raw, RAW)
 
 
-class TestDeterminism:
-    def test_a_patch_depends_on_seed_and_index_only(self, make_volume):
-        region = Region(make_volume())
-        patches = training([region], augmentation=Augmentation())
-        forwards = [patches[i] for i in range(10)]
-        for i in (7, 2, 9):
-            assert_equal(patches[i], forwards[i])
-            assert_equal(training([region], augmentation=Augmentation(), length=99)[i], forwards[i])
-        other = training([region], augmentation=Augmentation(), seed=2)
-        assert all(not torch.equal(other[i]["raw"], forwards[i]["raw"]) for i in range(10))
-        assert len({patch["raw"].numpy().tobytes() for patch in forwards}) == 10
+class TestLabelsOfAPart:
+    """CREMI's padded files: labels are of a part of raw, which their offset places."""
 
-    def test_workers_change_nothing(self, make_volume):
-        patches = training([Region(make_volume())], augmentation=Augmentation(), length=6)
-        alone, shared = DataLoader(patches), DataLoader(patches, num_workers=2)
-        for first, second in zip(alone, shared, strict=True):
-            assert_equal(first, second)
-
-    def test_very_long_data_sets(self, make_volume):
-        patches = training([Region(make_volume())], length=2**62)
-        assert len(patches) == 2**62
-        assert patches[2**62 - 1]["raw"].shape == (1, 10, 10, 10)
-
-    @pytest.mark.parametrize("index", [-1, 60])
-    def test_no_other_index(self, make_volume, index):
-        with pytest.raises(IndexError, match=f"patch {index} of 60"):
-            training([Region(make_volume())])[index]
-
-
-class TestPositions:
-    SHAPE = (20, 14, 16)
-
-    def test_every_position_where_the_window_fits_is_used_equally(self, make_volume):
-        volume = make_volume(self.SHAPE, raw=coordinates(self.SHAPE))
-        patches = training([Region(volume, 4, 12)], length=3000)
-        starts = np.array([origin(patches[i], self.SHAPE) for i in range(len(patches))])
-        # Output box = window + 3 … + 7: inside z = 4 … 12, window inside the volume.
-        for axis, (low, high) in enumerate([(1, 5), (0, 4), (0, 6)]):
-            values, counts = np.unique(starts[:, axis], return_counts=True)
-            assert values.tolist() == list(range(low, high + 1))
-            assert counts.min() > 0.8 * counts.mean()
-            assert counts.max() < 1.2 * counts.mean()
-
-    def test_regions_are_drawn_by_their_positions(self, make_volume):
-        # 2·1·1 and 6·1·1 positions
-        small = make_volume((11, 10, 10), raw=np.zeros((11, 10, 10), np.uint8))
-        large = make_volume((15, 10, 10), raw=np.full((15, 10, 10), 255, np.uint8))
-        patches = training([Region(small), Region(large)], length=800)
-        share = np.mean([patches[i]["raw"].mean() for i in range(800)])
-        assert share == pytest.approx(0.75, abs=0.05)
-
-    def test_reflection_where_the_window_does_not_fit(self, make_volume):
-        volume = make_volume((20, 7, 16))
-        patches = training([Region(volume)])
-        for i in range(20):
-            raw = patches[i]["raw"][0]
-            # y = -3 … 7 with the output at y = 0 … 3, so plane 3 is the axis of reflection, or
-            # the output begins at 1, 2 or 3.
-            reflected = [torch.equal(raw[:, k - 1], raw[:, k + 1]) for k in range(1, 9)]
-            assert any(reflected)
-
-    def test_a_slab_at_the_border_is_reflected_rather_than_empty(self, make_volume):
-        volume = make_volume(self.SHAPE, raw=coordinates(self.SHAPE))
-        patches = training([Region(volume, 0, 4)])
-        raw = patches[0]["raw"][0]
-        torch.testing.assert_close(raw[:3], raw[4:7].flip(0))
-        assert patches[0]["mask"][1:].all()
-        assert not patches[0]["mask"][0, 0].any()
-
-    def test_without_context_the_slab_is_all_there_is(self, make_volume):
-        volume = make_volume(self.SHAPE)
-        other = replace(volume, raw=volume.raw.copy())
-        other.raw[:4] = other.raw[12:] = 0
-        inside = [Region(v, 4, 12, raw_context=False) for v in (volume, other)]
-        across = [Region(v, 4, 12) for v in (volume, other)]
-        for i in range(10):
-            assert_equal(*(training([region])[i] for region in inside))
-        assert any(
-            not torch.equal(*(training([region])[i]["raw"] for region in across)) for i in range(10)
-        )
-
-
-class TestLabels:
-    @pytest.mark.parametrize("zero_label", ["ignore", "boundary"])
-    def test_labels_outside_the_slab_are_never_read(self, make_volume, zero_label):
-        volume = make_volume()
-        poisoned = replace(volume, labels=volume.labels.copy())
-        poisoned.labels[:6] = np.random.default_rng(9).integers(0, 9, poisoned.labels[:6].shape)
-        poisoned.labels[12:] = 2**63
-        options = {"zero_label": zero_label}
-        if zero_label == "boundary":
-            options["boundary_thickness"] = 2
-        for make, more in (
-            (training, {"augmentation": Augmentation()}),
-            (validation, {"output_size": 8}),
-        ):
-            clean, dirty = (make([Region(v, 6, 12)], **options, **more) for v in (volume, poisoned))
-            for i in range(min(len(clean), 40)):
-                assert_equal(clean[i], dirty[i])
-
-    @pytest.mark.parametrize("slab", [(0, None), (6, 11)])
-    def test_affinities_of_augmented_patches(self, make_volume, slab):
-        """Undo nothing: cut plainly, transform labels, and take affinities pair by pair."""
-        shape = (20, 20, 20)
-        volume = make_volume(shape, raw=coordinates(shape))
-        volume.labels[::4, 1::5, ::3] = 0
-        augmentation = Augmentation(contrast=(1, 1), brightness=(0, 0))
-        patches = training([Region(volume, *slab)], augmentation=augmentation, length=200)
-        inside = volume.labels.astype(np.int64)
-        inside[: slab[0]] = inside[slab[1] or 20 :] = -1  # unknown
-        voxel = np.arange(8000).reshape(shape)
-        seen = set()
-        for i in range(len(patches)):
-            patch = patches[i]
-            numbers = (patch["raw"][0].double() * 8000).round().long().numpy()
-            np.testing.assert_array_equal(np.sort(numbers, None), np.unique(numbers))
-            labels = inside.reshape(-1)[voxel.reshape(-1)[numbers]]
-            for channel in range(3):
-                here = labels[3:7, 3:7, 3:7]
-                before = np.roll(labels, 1, axis=channel)[3:7, 3:7, 3:7]
-                known = (here > 0) & (before > 0)
-                np.testing.assert_array_equal(patch["mask"][channel], known)
-                np.testing.assert_array_equal(
-                    patch["affinities"][channel].numpy()[known], (here == before)[known]
-                )
-            steps = [int(numbers[tuple(e)] - numbers[0, 0, 0]) for e in np.eye(3, dtype=int)]
-            seen.add(tuple(steps))
-        assert len(seen) > 40  # of 48 symmetries, in 200 patches
-
-    def test_intensity_changes_raw_only(self, make_volume):
-        region = Region(make_volume())
-        plain = Augmentation(
-            reflections=False, axis_swaps="none", contrast=(1, 1), brightness=(0, 0)
-        )
-        bright = replace(plain, brightness=(0.1, 0.1))
-        for i in range(5):
-            first, second, third = (
-                training([region], augmentation=a)[i] for a in (None, plain, bright)
-            )
-            torch.testing.assert_close(first, second)
-            torch.testing.assert_close(first["raw"] + 0.1, third["raw"])
-            assert torch.equal(first["affinities"], third["affinities"])
-
-
-class TestSizes:
-    def test_anisotropic_sizes(self, make_volume):
-        patches = training(
-            [Region(make_volume((6, 18, 16)))],
-            input_size=(4, 12, 10),
-            output_size=(2, 6, 6),
-            augmentation=Augmentation(axis_swaps="none"),
-        )
-        patch = patches[0]
-        assert patch["raw"].shape == (1, 4, 12, 10)
-        assert patch["affinities"].shape == patch["mask"].shape == (3, 2, 6, 6)
-
-    def test_yx_swaps_need_equal_y_and_x_only(self, make_volume):
-        options = {"input_size": (4, 10, 10), "output_size": (2, 6, 6)}
-        region = Region(make_volume())
-        assert training([region], augmentation=Augmentation(axis_swaps="yx"), **options)[0]
-        with pytest.raises(ConfigError, match=r"input size \(4, 10, 10\).*'yx' or 'none'"):
-            training([region], augmentation=Augmentation(), **options)
-
-    def test_swaps_need_equal_voxels(self, make_volume):
-        region = Region(make_volume(voxel_size=(40.0, 4.0, 4.0), name="cremi"))
-        with pytest.raises(ConfigError, match=r"cremi are \(40.0, 4.0, 4.0\) nm"):
-            training([region], augmentation=Augmentation())
-        assert training([region], augmentation=Augmentation(axis_swaps="yx"))[0]
-
-    def test_a_slab_thinner_than_the_output(self, make_volume):
-        region = Region(make_volume(name="fib"), 5, 8)
-        with pytest.raises(DataError, match=r"fib\[5:8\]: .*\(3, 18, 16\).*\(4, 4, 4\)"):
-            training([region])
+    def files(self, folder, offset, labels=LABELS[1:3, 2:5, :4], **of_raw):
+        raw = write(folder / "raw.h5", raw=RAW, resolution=(40, 4, 4))
+        truth = write(folder / "gt.h5", labels=labels, resolution=(40, 4, 4))
+        for path, key, value in ((raw, "raw", of_raw.get("raw")), (truth, "labels", offset)):
+            if value is not None:
+                with h5py.File(path, "a") as file:
+                    file[key].attrs["offset"] = value
+        return raw, truth
 
     @pytest.mark.parametrize(
-        ("change", "problem"),
+        ("of_raw", "offset"),
+        [(None, (40, 8, 0)), ((1000, -8, 4), (1040, 0, 4)), (None, (40, 8.0001, 0))],
+    )
+    def test_leave_that_part(self, tmp_path, of_raw, offset):
+        volume = read_volume(*self.files(tmp_path, offset, raw=of_raw))
+        np.testing.assert_array_equal(volume.raw, RAW[1:3, 2:5, :4])
+        np.testing.assert_array_equal(volume.labels, LABELS[1:3, 2:5, :4])
+        assert volume.offset == offset
+
+    @pytest.mark.parametrize(
+        ("offset", "said"),
         [
-            ({"length": 0}, "length >= 1"),
-            ({"seed": -1}, "seed >= 0"),
-            ({"input_size": 11}, "every difference even"),
-            ({"output_size": [4, 4]}, "output_size must be one or three"),
-            ({"boundary_thickness": 1}, "zero_label = 'boundary'"),
+            (None, r"\(4, 6, 5\), but .* \(2, 3, 4\); crop .* or say where the labels begin"),
+            ((120, 8, 0), r"offset of \[3.0, 2.0, 0.0\] voxels does not lie in"),
+            ((40, 6, 0), r"offset of \[1.0, 1.5, 0.0\] voxels"),
+            ((-40, 0, 0), r"offset of \[-1.0, 0.0, 0.0\] voxels"),
         ],
     )
-    def test_errors(self, make_volume, change, problem):
-        with pytest.raises(ConfigError, match=problem):
-            training([Region(make_volume())], **change)
+    def test_that_lies_elsewhere_is_refused(self, tmp_path, offset, said):
+        with pytest.raises(DataError, match=said):
+            read_volume(*self.files(tmp_path, offset))
 
-    def test_no_regions(self):
-        for make in (training, validation):
-            with pytest.raises(ConfigError, match="at least one"):
-                make([])
+    def test_of_the_same_shape_must_lie_in_the_same_place(self, tmp_path):
+        with pytest.raises(DataError, match="does not lie in"):
+            read_volume(*self.files(tmp_path, (40, 0, 0), LABELS))
+        assert read_volume(*self.files(tmp_path, (0, 0, 0), LABELS)).raw.shape == (4, 6, 5)
 
 
-class TestValidation:
-    def test_the_boxes_cover_the_slab(self, make_volume):
-        shape = (20, 14, 16)
-        volume = make_volume(shape, raw=coordinates(shape))
-        patches = validation([Region(volume, 3, 13)])
-        covered = np.zeros(shape, bool)
-        for i in range(len(patches)):
-            # every input window but those at the border lies inside; read the centre voxel
-            centre = patches[i]["raw"][0, 3, 3, 3].double().item()
-            z, y, x = np.unravel_index(round(centre * covered.size), shape)
-            covered[z : z + 4, y : y + 4, x : x + 4] = True
-        assert covered[3:13].all()
-        assert covered.sum() == covered[3:13].sum()
-        assert len(patches) == 3 * 4 * 4
+class TestErrors:
+    def test_resolutions_differ(self, tmp_path):
+        raw = write(tmp_path / "raw.h5", resolution=(8, 8, 8), raw=RAW)
+        truth = write(tmp_path / "gt.h5", resolution=(16, 8, 8), stack=LABELS)
+        with pytest.raises(DataError, match=r"\(8.0, 8.0, 8.0\) nm, but .*\(16.0, 8.0, 8.0\)"):
+            read_volume(raw, truth)
+        rounded = write(tmp_path / "gt.h5", resolution=np.float32([8.0001, 8, 8]), stack=LABELS)
+        assert read_volume(raw, rounded).voxel_size == (8, 8, 8)
 
-    def test_plain_crops_at_known_places(self, make_volume):
-        volume = make_volume((8, 8, 8))
-        patches = validation([Region(volume)], input_size=4)
-        assert len(patches) == 8
-        for i, (z, y, x) in enumerate(np.ndindex(2, 2, 2)):
-            box = (slice(4 * z, 4 * z + 4), slice(4 * y, 4 * y + 4), slice(4 * x, 4 * x + 4))
-            np.testing.assert_allclose(
-                patches[i]["raw"][0], volume.raw[box] / np.float32(255), rtol=1e-6
-            )
-            assert_equal(patches[i], validation([Region(volume)], input_size=4)[i])
+    @pytest.mark.parametrize("dtype", [np.float32, np.bool_])
+    def test_labels_are_not_integers(self, tmp_path, dtype):
+        truth = write(tmp_path / "gt.h5", stack=LABELS.astype(dtype))
+        with pytest.raises(DataError, match=f"labels are {np.dtype(dtype)}, .*must be integers"):
+            read_volume(write(tmp_path / "raw.h5", raw=RAW), truth)
 
-    def test_a_thin_slab_is_centred_and_masked(self, make_volume):
-        patches = validation([Region(make_volume(), 8, 10)], output_size=6)
-        mask = patches[0]["mask"].numpy()
-        # slices 6 … 11, known 8 and 9; along z the predecessor must be known too
-        assert mask[1, :, 1:].any(axis=(1, 2)).tolist() == [False, False, True, True, False, False]
-        assert mask[0].any(axis=(1, 2)).tolist() == [False, False, False, True, False, False]
+    def test_negative_labels(self, tmp_path):
+        labels = LABELS.copy()
+        labels[2, 3, 1] = -5
+        truth = write(tmp_path / "gt.h5", stack=labels)
+        with pytest.raises(DataError, match=r"negative label -5 at \(z, y, x\) = \(2, 3, 1\)"):
+            read_volume(write(tmp_path / "raw.h5", raw=RAW), truth)
 
-    @pytest.mark.parametrize(("maximum", "expected"), [(1, 1), (5, 5), (48, 48), (1000, 48)])
-    def test_at_most_so_many(self, make_volume, maximum, expected):
-        region = Region(make_volume((20, 14, 16)), 3, 13)
-        chosen, everything = validation([region], maximum=maximum), validation([region])
-        assert len(chosen) == expected
-        assert_equal(chosen[0], everything[0])
-        if expected > 1:
-            assert_equal(chosen[expected - 1], everything[47])
-        images = {chosen[i]["raw"].numpy().tobytes() for i in range(expected)}
-        assert len(images) == expected
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_raw_is_not_finite(self, tmp_path, value):
+        raw = RAW.astype(np.float32)
+        raw[3, 2, 1] = value
+        with pytest.raises(DataError, match="NaN or infinity in slice z = 3"):
+            read_volume(write(tmp_path / "raw.h5", raw=raw))
 
-    def test_several_regions(self, make_volume):
-        regions = [Region(make_volume((8, 8, 8), seed=s)) for s in (1, 2)]
-        both = validation(regions)
-        assert len(both) == 16
-        assert_equal(both[8], validation(regions[1:])[0])
+    def test_raw_is_a_mask(self, tmp_path):
+        with pytest.raises(DataError, match="holds bool"):
+            read_volume(write(tmp_path / "raw.h5", raw=RAW > 100))
 
-    def test_errors(self, make_volume):
-        with pytest.raises(ConfigError, match="maximum must be at least 1"):
-            validation([Region(make_volume())], maximum=0)
-        with pytest.raises(IndexError, match="patch -1 of"):
-            validation([Region(make_volume())])[-1]
+    def test_no_recognised_key(self, tmp_path):
+        path = write(tmp_path / "a.h5", grey__a=RAW, grey__b=RAW)
+        with pytest.raises(DataError, match=r"set raw_key to one of grey/a \(4, 6, 5\), grey/b"):
+            read_volume(path)
+        raw = write(tmp_path / "raw.h5", raw=RAW)
+        with pytest.raises(DataError, match="set labels_key to one of grey/a"):
+            read_volume(raw, path)
+
+    def test_several_recognised_keys(self, tmp_path):
+        path = write(tmp_path / "a.h5", raw=RAW, stack=RAW)
+        with pytest.raises(DataError, match="raw and stack could be meant; set raw_key"):
+            read_volume(path)
+        assert read_volume(path, raw_key="raw").raw.shape == RAW.shape
+        path = write(tmp_path / "b.h5", raw=RAW, labels=LABELS, volumes__labels__neuron_ids=LABELS)
+        with pytest.raises(DataError, match="labels could be meant; set labels_key"):
+            read_volume(path)
+
+    def test_one_dataset_cannot_be_both(self, tmp_path):
+        path = write(tmp_path / "a.h5", stack=RAW)
+        with pytest.raises(DataError, match="would be raw and labels; set labels_key"):
+            read_volume(path, path)
+
+    def test_supervoxel_without_body(self, tmp_path):
+        truth = write(tmp_path / "gt.h5", stack=LABELS, transforms=SUPERVOXELS[:2])
+        with pytest.raises(DataError, match=r"gt\.h5 \(transforms\): 1 supervoxels .* body: 3;"):
+            read_volume(write(tmp_path / "raw.h5", raw=RAW), truth)
+
+    def test_missing(self, tmp_path):
+        with pytest.raises(DataError, match=r"none\.h5 does not exist"):
+            read_volume(tmp_path / "none.h5")
+        with pytest.raises(DataError, match=r"gt\.h5 does not exist"):
+            read_volume(write(tmp_path / "raw.h5", raw=RAW), tmp_path / "gt.h5")
+
+    def test_folders_that_hold_no_volume_or_two(self, tmp_path):
+        with pytest.raises(DataError, match=r"expected exactly one of .*found nothing"):
+            read_volume(tmp_path)
+        (tmp_path / "grayscale_maps").mkdir()
+        with pytest.raises(DataError, match="neither PNG nor TIFF slices, but nothing"):
+            read_volume(tmp_path)
+        write(tmp_path / "raw.h5", raw=RAW)
+        with pytest.raises(DataError, match=r"found grayscale_maps, raw\.h5"):
+            read_volume(tmp_path)
+
+    def test_keys_that_cannot_apply(self, tmp_path):
+        folder = write_pngs(tmp_path / "slices")
+        with pytest.raises(ConfigError, match=r"raw_key=raw, but .* leave it out"):
+            read_volume(folder, raw_key="raw")
+        with pytest.raises(DataError, match="labels_key is 'x', but no labels file"):
+            read_volume(folder, labels_key="x")
+
+    def test_what_segmentation_refuses(self, tmp_path):
+        folder = write_pngs(tmp_path / "slices")
+        (folder / "iso.99.png").unlink()
+        with pytest.raises(DataError, match="slices are missing between"):
+            read_volume(folder)
+        zarr.create_array(str(tmp_path / "em.zarr"), data=RAW, chunks=(2, 6, 5))
+        (tmp_path / "em.zarr/c/1/0/0").unlink()
+        with pytest.raises(DataError, match="is missing; copy it"):
+            read_volume(tmp_path / "em.zarr")
+        filled = read_volume(tmp_path / "em.zarr", missing_chunks="fill")
+        assert not filled.raw[2:].any()
+
+
+class TestSupervoxels:
+    STACK = np.array([[[0, 7], [7, 90]]], dtype=np.int32)
+
+    def test_every_supervoxel_becomes_its_body(self):
+        transforms = np.array([[90, 5], [7, 2**63], [1, 1]], dtype=np.uint64)
+        bodies = bodies_from_supervoxels(self.STACK, transforms, "f")
+        assert bodies.dtype == np.uint64
+        expected = np.array([[[0, 2**63], [2**63, 5]]], dtype=np.uint64)
+        np.testing.assert_array_equal(bodies, expected)
+
+    @given(
+        st.dictionaries(st.integers(1, 50), st.integers(0, 2**62), min_size=1, max_size=20),
+        st.integers(0, 2**32),
+    )
+    def test_as_a_dictionary_would(self, table, seed):
+        rng = np.random.default_rng(seed)
+        stack = rng.choice([0, *table], size=(2, 3, 4))
+        rows = np.array(list(table.items()), dtype=np.int64)
+        rows = np.concatenate([rows, rows[:1]])  # a repeated row says nothing new
+        expected = np.vectorize({0: 0, **table}.get)(stack)
+        np.testing.assert_array_equal(bodies_from_supervoxels(stack, rows, "f"), expected)
+
+    def test_supervoxels_without_body_are_listed(self):
+        with pytest.raises(DataError, match=r"f: 2 supervoxels have no body: 7, 90;"):
+            bodies_from_supervoxels(self.STACK, np.array([[1, 1]]), "f")
+        many = np.arange(1, 31, dtype=np.int64).reshape(2, 3, 5)
+        with pytest.raises(DataError, match=r"29 supervoxels .*: 2, 3, .*, 11, …;"):
+            bodies_from_supervoxels(many, np.array([[1, 1]]), "f")
+
+    @pytest.mark.parametrize(
+        ("transforms", "problem"),
+        [
+            (np.zeros((3, 3), int), r"integer rows.*\(3, 3\)"),
+            (np.zeros(4, int), "integer rows"),
+            (np.zeros((3, 2)), "float64"),
+            (np.array([[7, -1], [90, 1]]), "negative id -1"),
+            (np.array([[7, 1], [90, 2], [7, 3]]), "two bodies: 7;"),
+        ],
+    )
+    def test_maps_that_are_none(self, transforms, problem):
+        with pytest.raises(DataError, match=problem):
+            bodies_from_supervoxels(self.STACK, transforms, "f")
+
+
+class TestRegions:
+    def test_a_region_knows_its_slab(self, make_volume):
+        region = Region(make_volume((20, 18, 16), name="fib"), 4, 9)
+        assert region.shape == (5, 18, 16)
+        assert str(region) == "fib[4:9]"
+        whole = Region(make_volume((20, 18, 16)))
+        assert (whole.stop, whole.shape) == (20, (20, 18, 16))
+
+    @pytest.mark.parametrize(("start", "stop"), [(-1, 5), (5, 5), (6, 5), (0, 21), (20, None)])
+    def test_slabs_outside_the_volume(self, make_volume, start, stop):
+        with pytest.raises(ConfigError, match=r"fib: slab .* give 0 <= start < stop <= 20"):
+            Region(make_volume(name="fib"), start, stop)
+
+    def test_disjoint_slabs_pass(self, make_volume):
+        volume, other = make_volume(), make_volume(seed=1)
+        train = [Region(volume, 0, 10), Region(volume, 5, 12), Region(other, 12, 20)]
+        splits = {"train": train, "validation": [Region(volume, 12, 15)], "test": []}
+        check_disjoint(splits)  # and one slice lower they touch:
+        with pytest.raises(ConfigError, match="share data"):
+            check_disjoint(splits | {"validation": [Region(volume, 11, 15)]})
+
+    @pytest.mark.parametrize(("start", "stop"), [(9, 12), (0, 20), (3, 4)])
+    def test_overlap_names_both_regions(self, make_volume, start, stop):
+        volume = make_volume(name="fib")
+        splits = {"train": [Region(volume, 0, 10)], "test": [Region(volume, start, stop)]}
+        with pytest.raises(ConfigError, match=r"'train' and 'test'") as caught:
+            check_disjoint(splits)
+        assert "fib[0:10]" in str(caught.value)
+        assert f"fib[{start}:{stop}]" in str(caught.value)
+
+    def test_a_copy_under_another_name_is_found(self, make_volume):
+        volume = make_volume(name="fib")
+        # As if slices 6 to 15 had been saved as a file of their own, in another memory order.
+        part = replace(volume, raw=np.asfortranarray(volume.raw[6:16]), labels=None, name="copy")
+        check_disjoint({"train": [Region(volume, 0, 6)], "test": [Region(part)]})
+        with pytest.raises(ConfigError, match=r"2 slices in common \(z = 6 to 7 of fib\)"):
+            check_disjoint({"train": [Region(volume, 0, 8)], "test": [Region(part)]})
+        check_disjoint({"train": [Region(volume, 0, 8)], "test": [Region(part, 2)]})
+
+    def test_padding_of_one_grey_value_is_no_copy(self, make_volume):
+        first, second = make_volume(seed=1), make_volume(seed=2)
+        first.raw[:3] = second.raw[:3] = 0
+        check_disjoint({"train": [Region(first)], "test": [Region(second)]})
+        # but within one volume it is the same slices
+        with pytest.raises(ConfigError, match="1 slices in common"):
+            check_disjoint({"train": [Region(first, 0, 2)], "test": [Region(first, 1, 3)]})
+
+    def test_the_voxel_size_makes_no_other_volume(self, make_volume):
+        volume = make_volume()
+        again = replace(volume, voxel_size=(8.0, 8.0, 8.0))
+        with pytest.raises(ConfigError, match="share data"):
+            check_disjoint({"train": [Region(volume, 0, 10)], "validation": [Region(again, 9, 12)]})
 
 
 @pytest.mark.sample
-def test_the_papers_patch_size_on_real_data(sample_em):
-    volume = read_volume(sample_em / "fib25" / "training_sample2_z000-207.h5")
-    patches = AffinityPatches(
-        [Region(volume, 0, 166)],
-        input_size=132,
-        output_size=44,
-        seed=0,
-        length=4,
-        augmentation=Augmentation(),
-    )
-    for i in range(4):
-        patch = patches[i]
-        assert patch["raw"].shape == (1, 132, 132, 132)
-        assert patch["mask"].float().mean() > 0.99
-        assert 0.85 < patch["affinities"].mean() < 1
-        # membranes, where affinities are 0, are darker than the insides of cells
-        centre = patch["raw"][0, 44:88, 44:88, 44:88]
-        border = (patch["affinities"] == 0).any(dim=0)
-        assert centre[border].mean() < centre[~border].mean() - 0.04
+class TestSample:
+    def test_neuroproof_and_cremi_layouts_agree(self, sample_em):
+        cremi_layout = read_volume(sample_em / "fib25" / "training_sample2_z000-207.h5")
+        original = read_volume(sample_em / "neuroproof_layout")
+        assert original.raw.shape == (24, 250, 250)
+        np.testing.assert_array_equal(original.raw, cremi_layout.raw[:24])
+        np.testing.assert_array_equal(original.labels, cremi_layout.labels[:24])
+        assert cremi_layout.voxel_size == (8, 8, 8)
+        assert not cremi_layout.synthetic
+
+    def test_gala(self, sample_em):
+        folder = sample_em / "gala"
+        volume = read_volume(folder / "train-image.h5", folder / "train-gt.lzf.h5")
+        assert volume.raw.shape == volume.labels.shape == (50, 100, 200)
+        assert (volume.labels == 0).mean() == pytest.approx(0.067, abs=0.001)
+        # Boundaries are the dark voxels: raw and labels lie in the same axis order.
+        dark = volume.raw[volume.labels == 0].mean()
+        assert dark < volume.raw[volume.labels != 0].mean() - 50
 
 
 def test_a_volume_in_three_slabs_is_read_once(tiny_run):
@@ -345,6 +494,11 @@ def test_a_synthetic_volume_marks_everything_that_it_touches(tmp_path, tiny_run,
     assert read_splits(disguised).kind == "synthetic"
 
 
+def test_thick_boundaries_that_would_be_hidden_are_refused(tiny_run):
+    with pytest.raises(ConfigError, match=r"dataset.boundary_thickness=1 .*zero_label=boundary"):
+        compose([*tiny_run, "dataset.boundary_thickness=1"])
+
+
 def test_a_sample_is_not_the_whole_data_set(tiny_run):
     dataset = compose([*tiny_run, "dataset.sample=true"]).dataset
     assert read_splits(dataset).kind == "real sample"
@@ -370,8 +524,6 @@ def test_paths_expand_variables_and_name_the_missing_one(tmp_path, monkeypatch):
 
 
 def test_volumes_without_labels_are_refused(tiny_run, tmp_path):
-    import h5py
-
     path = tmp_path / "raw_only.h5"
     with h5py.File(path, "w") as file:
         file["volumes/raw"] = np.random.default_rng(0).integers(0, 255, (24, 40, 40), np.uint8)

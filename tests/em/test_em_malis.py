@@ -81,7 +81,7 @@ def maximin_counts(labels, order):
     return counts.reshape(2, 3, *SHAPE)
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(AFFINITIES, LABELS)
 def test_one_pass_equals_brute_force(affinities, labels):
     order = sorted(EDGES, key=lambda edge: (-affinities.ravel()[edge], edge))
@@ -92,7 +92,7 @@ def test_one_pass_equals_brute_force(affinities, labels):
     assert (counts.positive.dtype, counts.negative.dtype) == (np.int64, np.int64)
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(AFFINITIES, LABELS, st.none() | MASKS)
 def test_two_constrained_passes_equal_brute_force(affinities, labels, mask):
     flat = affinities.ravel()

@@ -6,6 +6,7 @@ import zarr
 from psc.blockwise.images import dequantised, quantised
 from psc.config import compose
 from psc.config.schema import SegmentConfig
+from psc.em.data import Region, read_volume
 from psc.em.settings import SegmentationChanges
 from psc.em.testing import predict_affinities
 from psc.em.watershed import seeded_watershed
@@ -13,7 +14,6 @@ from psc.errors import CheckpointError, ConfigError, DataError
 from psc.networks.build import build_network
 from psc.training.checkpoints import CONFIG_KEY, read_checkpoint
 from psc.training.prediction import segment_file
-from psc.volumes.labelled import Region, read_volume
 
 
 @pytest.fixture

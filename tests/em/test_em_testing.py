@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 
 from psc.em.affinities import affinities_from_labels
-from psc.em.data import Splits
+from psc.em.data import Region, Splits, read_volume
 from psc.em.settings import SegmentationOptions
 from psc.em.testing import run_protocol, truth_of
 from psc.metrics import segmentation_scores
-from psc.volumes.labelled import Region, read_volume
 
 
 def test_several_regions_count_by_their_voxels(tiny_volume):

@@ -11,8 +11,8 @@ import tifffile
 import zarr
 from PIL import Image
 
+from psc.em.data import read_volume
 from psc.errors import PSCError
-from psc.volumes.labelled import read_volume
 from psc.volumes.reading import open_volume, sample
 
 RAW = np.random.default_rng(0).integers(0, 255, (6, 7, 8)).astype(np.uint8)

@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 import pytest
 
+from psc.em.data import read_volume
 from psc.volumes import output
-from psc.volumes.labelled import read_volume
 
 
 def test_round_trip_through_our_own_reader(tmp_path):

@@ -1,29 +1,172 @@
-"""Cut a training pair out of a slab: grey values with context, affinities where they are known.
+"""Training pairs cut out of slabs: grey values with context, affinities where they are known.
 
 The network's valid convolutions make its output smaller than its input: an output box of labels,
-and around it a margin of grey values.
+and around it a margin of grey values. Patch i is a function of (seed, i); validation patches lie on
+a grid.
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.utils.data import Dataset
 
 from psc.em.affinities import affinities_from_labels, neighbours
 from psc.em.augmentation import Augmentation, Geometry, thicken_boundaries
+from psc.em.data import Region
 from psc.em.labels import relabel_consecutive
 from psc.errors import ConfigError, DataError
 from psc.volumes.intensity import scale_intensity
-from psc.volumes.labelled import Region
 from psc.volumes.resampling import Sources, sample_linear, sample_nearest, source_box
-from psc.volumes.tiling import read_reflected
+from psc.volumes.tiling import Size3, read_reflected, size_triple
 
-Triple = tuple[int, int, int]
 _Pair = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]
 _UNKNOWN = -1  # label of voxels outside the slab; 0 is a label of the file
+
+
+class AffinityPatches(Dataset[dict[str, torch.Tensor]]):
+    """Random patches with the affinities the network shall predict.
+
+    Patch i is a function of (seed, i) and of nothing else: not of workers, not of what was drawn
+    before, so a resumed run goes on with the patches it would have seen. All positions of all
+    regions are equally likely. The output box lies inside the slab; along each axis the input
+    window stays inside the volume if it fits, as in the published training, else it is reflected;
+    with a deformation it keeps the distance from the border that its sources reach beyond it, where
+    there is room. Labels that come from outside the slab are unknown and masked.
+
+    ``cutting`` are the fields of ``PatchCutter``, whose ``cut`` says what an item is.
+    """
+
+    def __init__(
+        self,
+        regions: Sequence[Region],
+        *,
+        seed: int,
+        length: int,
+        augmentation: Augmentation | None = None,
+        **cutting: Any,
+    ) -> None:
+        self.cutter = PatchCutter(**cutting)
+        reach = (0, 0, 0)
+        if augmentation is not None:
+            _check_axes(augmentation, self.cutter, regions)
+            reach = augmentation.deformation.reach(self.cutter.input_size)
+        self._starts = [_start_ranges(region, self.cutter, reach) for region in regions]
+        self._slabs = [Slab(region, self.cutter.intensity_range) for region in regions]
+        counts = [int(np.prod([len(axis) for axis in starts])) for starts in self._starts]
+        self._cumulative = np.cumsum(counts)
+        self._seed, self._length, self._augmentation = seed, length, augmentation
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """Patch ``index``, always the same."""
+        if not 0 <= index < self._length:
+            raise IndexError(f"patch {index} of {self._length}")
+        rng = np.random.default_rng([self._seed, index])
+        position = rng.integers(self._cumulative[-1])
+        which = int(np.searchsorted(self._cumulative, position, side="right"))
+        position -= self._cumulative[which - 1] if which else 0
+        ranges = self._starts[which]
+        z, y, x = np.unravel_index(position, [len(axis) for axis in ranges])
+        start = ranges[0][z], ranges[1][y], ranges[2][x]
+        return self.cutter.cut(self._slabs[which], start, self._augmentation, rng)
+
+
+class ValidationPatches(Dataset[dict[str, torch.Tensor]]):
+    """Plain patches on a regular grid whose output boxes cover every slab.
+
+    Along an axis longer than the box, boxes are spread evenly and may overlap; along a shorter one
+    there is one box, centred, and masked where it sticks out. Raw is reflected beyond the volume.
+    If the grid has more boxes than ``maximum``, that many are evenly chosen.
+    """
+
+    def __init__(
+        self, regions: Sequence[Region], *, maximum: int | None = None, **cutting: Any
+    ) -> None:
+        self.cutter = PatchCutter(**cutting)
+        grid = [
+            (slab, start)
+            for slab in (Slab(region, self.cutter.intensity_range) for region in regions)
+            for start in _grid_starts(slab.labels.shape, self.cutter.output_size)
+        ]
+        chosen = min(len(grid), maximum or len(grid))
+        self._boxes = [grid[i] for i in np.linspace(0, len(grid) - 1, chosen).round().astype(int)]
+
+    def __len__(self) -> int:
+        return len(self._boxes)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """Patch ``index`` of the grid."""
+        if not 0 <= index < len(self._boxes):
+            raise IndexError(f"patch {index} of {len(self._boxes)}")
+        return self.cutter.cut(*self._boxes[index])
+
+
+def _start_ranges(region: Region, cutter: "PatchCutter", reach: Size3) -> list[range]:
+    """Where an output box may begin, for each axis, in the slab's coordinates.
+
+    ``reach``: how far beyond the input window a deformation may read.
+    """
+    slab = region.shape
+    readable = region.volume.raw.shape if region.raw_context else slab
+    before = (region.z_start if region.raw_context else 0, 0, 0)
+    if any(part > size for part, size in zip(cutter.output_size, slab, strict=True)):
+        raise DataError(
+            f"{region}: the slab has {slab} voxels (z, y, x), fewer than the output size"
+            f" {cutter.output_size}; choose a thicker slab or a smaller output_size"
+        )
+    ranges = []
+    for axis in range(3):
+        last = slab[axis] - cutter.output_size[axis]
+        starts = range(0)
+        for margin in (cutter.margin[axis] + reach[axis], cutter.margin[axis]):
+            # In the slab's coordinates grey values reach from -before to readable - before.
+            low = max(0, margin - before[axis])
+            high = min(last, readable[axis] - before[axis] - cutter.output_size[axis] - margin)
+            starts = starts or range(low, high + 1)
+        ranges.append(starts or range(last + 1))
+    return ranges
+
+
+def _grid_starts(slab: Size3, size: Size3) -> list[Size3]:
+    axes = []
+    for whole, part in zip(slab, size, strict=True):
+        count = -(-whole // part)
+        spread = np.linspace(0, whole - part, count).round().astype(int).tolist()
+        axes.append(spread if whole > part else [(whole - part) // 2])
+    return list(itertools.product(*axes))
+
+
+def _check_axes(
+    augmentation: Augmentation, cutter: "PatchCutter", regions: Sequence[Region]
+) -> None:
+    """Axes may be swapped, and turned, only if they are equally long and equally sampled."""
+    swapped = {"all": (0, 1, 2), "yx": (1, 2), "none": ()}[augmentation.axis_swaps]
+    swaps = f"axis_swaps = {augmentation.axis_swaps!r}"
+    remedy = "set axis_swaps to 'yx' or 'none'"
+    for name, size in (("input", cutter.input_size), ("output", cutter.output_size)):
+        if len({size[axis] for axis in swapped}) > 1:
+            raise ConfigError(
+                f"{swaps} needs equal sizes along the swapped axes, found {name} size {size} "
+                f"(z, y, x); {remedy}"
+            )
+    mixed = [(swaps, swapped, remedy)]
+    if augmentation.deformation.rotation:
+        mixed.append((f"rotation={augmentation.deformation.rotation}:", (1, 2), "set it to 0"))
+    for region in regions:
+        voxel = region.volume.voxel_size
+        for what, axes, cure in mixed:
+            if voxel is not None and len({voxel[axis] for axis in axes}) > 1:
+                raise ConfigError(
+                    f"{what} mixes axes of different resolution: voxels of {region.volume.name} "
+                    f"are {voxel} nm (z, y, x); {cure}"
+                )
 
 
 class Slab:
@@ -35,11 +178,7 @@ class Slab:
 
     def __init__(self, region: Region, intensity_range: tuple[float, float] | None) -> None:
         volume = region.volume
-        if volume.labels is None:
-            raise DataError(
-                f"{region}: the volume has no labels ({', '.join(f['name'] for f in volume.files)}"
-                " read); give the file of its labels"
-            )
+        assert volume.labels is not None  # psc.em.data.read_splits
         inside = slice(region.z_start, region.stop)
         self.raw = volume.raw if region.raw_context else volume.raw[inside]
         self.labels, _ = relabel_consecutive(volume.labels[inside])
@@ -55,50 +194,35 @@ class Slab:
 
 @dataclass(frozen=True)
 class PatchCutter:
-    """Cuts pairs of fixed size."""
+    """Cuts pairs of fixed size; sizes in voxels, one number or (z, y, x)."""
 
-    input_size: Triple  # grey values
-    output_size: Triple  # affinities, centred in the input
+    input_size: Size3  # grey values
+    output_size: Size3  # affinities, centred in the input
     zero_label: Literal["ignore", "boundary"] = "ignore"
     """Label 0 is unknown and masked out, or it is cell boundary: affinities 0, which count."""
     boundary_thickness: int = 0  # steps from a change of label that become boundary (label 0)
     intensity_range: tuple[float, float] | None = None  # as for scale_intensity
 
     def __post_init__(self) -> None:
+        for name in ("input_size", "output_size"):
+            object.__setattr__(self, name, size_triple(getattr(self, name), name))
         for whole, part in zip(self.input_size, self.output_size, strict=True):
             if part < 1 or whole < part or (whole - part) % 2:
                 raise ConfigError(
                     f"output size {self.output_size} must be positive and fit centred into input"
                     f" size {self.input_size}: every difference even and not negative"
                 )
-        if self.zero_label not in ("ignore", "boundary"):
-            raise ConfigError(
-                f"zero_label must be 'ignore' or 'boundary', found {self.zero_label!r}"
-            )
-        if self.boundary_thickness < 0:
-            raise ConfigError(
-                f"boundary_thickness must be at least 0 voxels, found {self.boundary_thickness}"
-            )
-        if self.boundary_thickness and self.zero_label != "boundary":
-            # Masking every border would leave nothing but positive affinities to learn from.
-            raise ConfigError(
-                f"boundary_thickness = {self.boundary_thickness} turns borders into label 0, which"
-                " zero_label = 'ignore' then hides; set zero_label = 'boundary' or thickness 0"
-            )
 
     @property
-    def margin(self) -> Triple:
+    def margin(self) -> Size3:
         """Context on each side of the output box, in voxels."""
-        z, y, x = (
-            (whole - part) // 2
-            for whole, part in zip(self.input_size, self.output_size, strict=True)
-        )
-        return z, y, x
+        pairs = zip(self.input_size, self.output_size, strict=True)
+        return _triple((whole - part) // 2 for whole, part in pairs)
 
     def cut(
         self,
         slab: Slab,
-        start: Triple,
+        start: Size3,
         augmentation: Augmentation | None = None,
         rng: np.random.Generator | None = None,
     ) -> dict[str, torch.Tensor]:
@@ -130,7 +254,7 @@ class PatchCutter:
         }
 
     def _read_augmented(
-        self, slab: Slab, start: Triple, augmentation: Augmentation, rng: np.random.Generator
+        self, slab: Slab, start: Size3, augmentation: Augmentation, rng: np.random.Generator
     ) -> _Pair:
         """Raw of the input window and labels of the output box with its ring, augmented."""
         # Streams of their own: what is on in one changes nothing of the others.
@@ -150,7 +274,7 @@ class PatchCutter:
             augmentation.defects.apply(sections, of_defects)
         return raw, labels
 
-    def _read(self, slab: Slab, start: Triple, geometry: Geometry) -> _Pair:
+    def _read(self, slab: Slab, start: Size3, geometry: Geometry) -> _Pair:
         """Raw of the input window, scaled, and labels of the output box with its ring.
 
         One voxel on every side, though predecessors lie on one side only: reflection swaps sides.
@@ -162,7 +286,7 @@ class PatchCutter:
         shape = _triple(size + 2 for size in self.output_size)
         return raw, geometry(self._read_labels(slab.labels, _triple(s - 1 for s in start), shape))
 
-    def _read_deformed(self, slab: Slab, start: Triple, sources: Sources) -> _Pair:
+    def _read_deformed(self, slab: Slab, start: Size3, sources: Sources) -> _Pair:
         """As ``_read``, from the sources of the input window with a ring of one voxel.
 
         Every value is read from the volume, wherever a source lies; raw is interpolated, labels
@@ -184,7 +308,7 @@ class PatchCutter:
         return raw, sample_nearest(box, ring, origin)
 
     def _read_labels(
-        self, labels: npt.NDArray[np.int32], first: Triple, shape: Triple
+        self, labels: npt.NDArray[np.int32], first: Size3, shape: Size3
     ) -> npt.NDArray[np.int32]:
         """Labels of a box with thick boundaries, unknown outside the slab."""
         last = [a + n for a, n in zip(first, shape, strict=True)]
@@ -202,15 +326,6 @@ class PatchCutter:
         return frame
 
 
-def size_triple(size: int | Sequence[int], name: str) -> Triple:
-    """A patch size as (z, y, x), given as such or as one number for all."""
-    sizes = (size,) * 3 if isinstance(size, int) else tuple(size)
-    if len(sizes) != 3 or any(isinstance(n, bool) or n < 1 or n != int(n) for n in sizes):
-        raise ConfigError(f"{name} must be one or three positive integers (z, y, x), found {size}")
-    z, y, x = (int(n) for n in sizes)
-    return z, y, x
-
-
 def _mask_unknown(mask: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_]) -> None:
     """Mask pairs of which a voxel is outside the slab."""
     if known.all():
@@ -220,7 +335,7 @@ def _mask_unknown(mask: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_]) -> 
         mask[axis][here] &= known[here] & known[before]
 
 
-def _triple(values: Iterable[int]) -> Triple:
+def _triple(values: Iterable[int]) -> Size3:
     z, y, x = values
     return z, y, x
 
