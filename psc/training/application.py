@@ -49,6 +49,10 @@ class Application(ABC):
             Metrics for the record; ``test`` holds numbers by name.
         """
 
+    def reads(self) -> list[str]:
+        """What was read and what it is taken for, a line each: said when a training starts."""
+        return []
+
     @abstractmethod
     def data_record(self) -> dict[str, Any]:
         """What the record says about the data: its kind, splits and files."""

@@ -1,5 +1,6 @@
 """Callbacks of every training: one progress bar for the whole run, and what it cost."""
 
+import logging
 import time
 from typing import Any
 
@@ -10,11 +11,16 @@ from tqdm import tqdm
 
 from psc.training.checkpoints import CONFIG_KEY, CONVERSION_KEY
 
+log = logging.getLogger(__name__)
+
 WARM_UP_ITERATIONS = 10
 """Left out of the throughput: compilation, algorithm search and caches."""
 
 MEASURED_ITERATIONS = 200
 """Timed after the warm-up: not all, as timing waits for the GPU after each iteration."""
+
+ESTIMATED_AFTER = 5
+"""Of these, before it is said how long the training will take."""
 
 
 class IterationProgress(Callback):
@@ -73,10 +79,11 @@ class Throughput(Callback):
 
     The rate is the mean over the iterations after the warm-up, at most ``MEASURED_ITERATIONS``,
     without validation and checkpoints; the data share is the part of that time between one batch's
-    end and the next one's start.
+    end and the next one's start. With ``iterations`` it soon says how long all of them will take.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, iterations: int | None = None) -> None:
+        self.iterations = iterations
         self.counted = 0
         self.busy = 0.0
         self.waiting = 0.0
@@ -112,7 +119,16 @@ class Throughput(Callback):
             self._end = time.perf_counter()
             self.counted += 1
             self.busy += self._end - self._begin
+            if self.counted == ESTIMATED_AFTER and trainer.is_global_zero and self.iterations:
+                self._estimate(self.iterations - trainer.global_step)
         self._seen += 1
+
+    def _estimate(self, left: int) -> None:
+        each = (self.busy + self.waiting) / self.counted
+        log.info(
+            "%.3g s per iteration: about %s for the %d that are left, validation aside",
+            *(each, duration(each * left), left),
+        )
 
     def summary(self, flops_per_iteration: int) -> dict[str, float | None]:
         """Numbers for the record; None where nothing was measured. FLOPs of this process."""
@@ -126,6 +142,17 @@ class Throughput(Callback):
             "data_share": self.waiting / total if rate else None,
             "peak_gpu_gb": torch.cuda.max_memory_allocated() / 1e9 if cuda else None,
         }
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them: ``duration(7530) == "2 h 6 min"``."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [(days, "days"), (hours, "h"), (minutes, "min")]
+    return " ".join([f"{number} {unit}" for number, unit in parts if number][:2])
 
 
 class StoreConfig(Callback):

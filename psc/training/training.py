@@ -111,7 +111,10 @@ def _train(
     if is_first_process():
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
         write_json(plain, folder.path / "config.json")
-    throughput = Throughput()
+        for line in application.reads():
+            log.info("%s", line)
+        _announce_training(config, network, data)
+    throughput = Throughput(iterations)
     stored = StoreConfig(plain, None if conversion is None else asdict(conversion))
     callbacks: list[Callback] = [stored, throughput]
     if config.trainer.progress_bar:
@@ -162,6 +165,18 @@ def _announce(config: TrainConfig, folder: RunFolder) -> None:
         config.seed,
         what,
         folder.path,
+    )
+
+
+def _announce_training(config: TrainConfig, network: torch.nn.Module, data: TrainingData) -> None:
+    """Say what is trained, on how much at a time."""
+    sample = config.recipe.sample_shape(network)[1:]
+    log.info(
+        "trains %s parameters: %s iterations of %d × (%s) voxels, validated every %d (recipe %s)",
+        f"{sum(p.numel() for p in network.parameters()):,}",
+        f"{data.epochs * data.iterations_per_epoch:,}",
+        *(config.recipe.batch_size, " × ".join(map(str, sample)), data.iterations_per_epoch),
+        config.recipe.name,
     )
 
 
