@@ -84,10 +84,10 @@ def test_darkness_alone_does_not_tell_membranes(volume):
 @pytest.mark.sample
 def test_close_to_the_real_thing(sample_em):
     real = read_volume(sample_em / "fib25" / "training_sample2_z000-207.h5")
-    raw, labels = synthetic_fibsem((80, 80, 80), 0)
+    raw, labels = synthetic_fibsem((104, 104, 104), 0)
     assert abs(raw.mean() - real.raw.mean()) < 15
     assert abs(raw.std() - real.raw.std()) < 8
-    corner = (slice(80),) * 3
+    corner = (slice(104),) * 3
     ours, theirs = depth_inside(labels), depth_inside(real.labels[corner])
     for low, high in ((0, 1), (1, 2), (2, 3), (3, 4), (4, 6)):
         mine = raw[(ours >= low) & (ours < high)].mean()
