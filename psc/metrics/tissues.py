@@ -27,35 +27,20 @@ _MM3_PER_ML = 1000.0
 
 @dataclass(frozen=True)
 class TissueScore:
-    """How well one tissue was found.
+    """How well one tissue was found; nan where truth and prediction both lack it."""
 
-    Attributes:
-        dice: in [0, 1]; nan where truth and prediction both lack the tissue.
-        hd95: 95 % Hausdorff distance in mm; the diagonal of the volume where one of both lacks the
-            tissue, nan where both do.
-        volume_truth: ml.
-        volume_predicted: ml.
-        volume_difference: predicted minus true volume in % of the true one; nan where that is 0.
-        missed: the truth has the tissue, the prediction has none of it.
-        invented: the prediction has the tissue, the truth has none of it.
-    """
-
-    dice: float
-    hd95: float
-    volume_truth: float
-    volume_predicted: float
-    volume_difference: float
-    missed: bool
-    invented: bool
+    dice: float  # in [0, 1]
+    hd95: float  # 95 % Hausdorff distance in mm; the volume's diagonal where one side lacks it
+    volume_truth: float  # ml
+    volume_predicted: float  # ml
+    volume_difference: float  # predicted minus true in % of the true one; nan where that is 0
+    missed: bool  # the truth has the tissue, the prediction has none of it
+    invented: bool  # the prediction has the tissue, the truth has none of it
 
 
 @dataclass(frozen=True)
 class TissueScores:
-    """Scores of one subject, by tissue.
-
-    Attributes:
-        tissues: by name, in the order in which they were asked for.
-    """
+    """Scores of one subject, by tissue, in the order in which they were asked for."""
 
     tissues: Mapping[str, TissueScore]
 
@@ -104,19 +89,11 @@ class Spread:
 
 @dataclass(frozen=True)
 class Summary:
-    """Scores over subjects.
-
-    Attributes:
-        subjects: number of them.
-        measures: spread of each measure, by its flat name (``dice_csf``, …, ``dice_mean``).
-        missed: by tissue, in how many subjects it was missed. They are in the means all the same,
-            with a Dice of 0 and a distance of the volume's diagonal.
-        invented: by tissue, in how many subjects it was invented; in the means, too.
-    """
+    """Scores over subjects; those that miss or invent a tissue are in its means all the same."""
 
     subjects: int
-    measures: Mapping[str, Spread]
-    missed: Mapping[str, int]
+    measures: Mapping[str, Spread]  # by flat name (``dice_csf``, …, ``dice_mean``)
+    missed: Mapping[str, int]  # by tissue, in how many subjects
     invented: Mapping[str, int]
 
     def as_row(self) -> dict[str, float | int | None]:
@@ -169,13 +146,10 @@ def tissue_scores(
 
 
 def summarise(subjects: Sequence[TissueScores]) -> Summary:
-    """Mean and sample standard deviation of every measure over subjects.
+    """Mean and sample standard deviation of every measure over subjects, of the same tissues.
 
     A tissue that was missed or invented stays in the means; one that truth and prediction both
     lack has no score, and that subject is left out of that tissue's means.
-
-    Args:
-        subjects: scores of at least one subject, all of the same tissues.
     """
     if not subjects:
         raise DataError("no subject to summarise; score at least one")

@@ -15,18 +15,12 @@ from psc.training.settings import at_least, interval
 
 @dataclass(frozen=True)
 class Pose:
-    """How the anatomy in a patch is turned, enlarged and reflected, about the patch's centre.
+    """How the anatomy in a patch is turned, enlarged and reflected, about the patch's centre."""
 
-    Attributes:
-        reflected: axes that are reversed, after turning.
-        degrees: angles about axis 0, then 1, then 2, each positive from the next axis to the one
-            after it (0 → 1 → 2 → 0).
-        zoom: enlargement, the same along all axes; 1.1 makes a brain 10 % longer.
-    """
-
-    reflected: tuple[bool, bool, bool] = (False, False, False)
+    reflected: tuple[bool, bool, bool] = (False, False, False)  # axes reversed, after turning
+    # about axis 0, then 1, then 2, each positive from the next axis to the one after it
     degrees: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    zoom: float = 1.0
+    zoom: float = 1.0  # 1.1 makes a brain 10 % longer
 
     @property
     def interpolates(self) -> bool:
@@ -49,29 +43,24 @@ class Pose:
 
 @dataclass
 class TissueAugmentation:
-    """What is done at random to a training patch.
-
-    Attributes:
-        reflections: axes that are reversed with probability 1/2: to the subject's right, to the
-            front, up. Brains are nearly symmetric along the first alone.
-        rotation: largest angle about each of the three axes, in degrees; 0 turns nothing.
-        scaling: range of the zoom, the same along all axes; (1, 1) changes nothing.
-        contrast: range of c in x ← x · c. Subjects are normalised: 0 is the brain's mean.
-        brightness: range of b in x ← x + b, in standard deviations of the brain.
-        noise: largest standard deviation of the Gaussian noise that is added, in the same unit.
-    """
+    """What is done at random to a training patch."""
 
     reflections: tuple[bool, bool, bool] = (True, False, False)
+    """Axes that are reversed with probability 1/2: to the subject's right, to the front, up. Brains
+    are nearly symmetric along the first alone."""
     rotation: float = 0.0
+    """Largest angle about each of the three axes, in degrees."""
     scaling: tuple[float, float] = (1.0, 1.0)
+    """Range of the zoom."""
     contrast: tuple[float, float] = (1.0, 1.0)
+    """Range of c in x ← x · c. Subjects are normalised: 0 is the brain's mean."""
     brightness: tuple[float, float] = (0.0, 0.0)
+    """Range of b in x ← x + b, in standard deviations of the brain."""
     noise: float = 0.0
+    """Largest standard deviation of the Gaussian noise that is added, in the same unit."""
 
     def __post_init__(self) -> None:
-        if len(self.reflections) != 3 or any(
-            flip not in (False, True) for flip in self.reflections
-        ):
+        if len(self.reflections) != 3 or not {*self.reflections} <= {False, True}:
             raise ConfigError(
                 f"reflections={list(self.reflections)}: must be three of true or false (right, "
                 "anterior, superior)"

@@ -40,20 +40,10 @@ _LEAST_GAIN = 1e-4  # of a step, in mean log-likelihood per voxel
 def segment_by_intensity(
     image: npt.NDArray[Any], brain: npt.NDArray[np.bool_], method: Method = "gaussian mixture"
 ) -> npt.NDArray[np.uint8]:
-    """Label every voxel of the brain as fluid, grey or white matter by its grey value.
-
-    Args:
-        image: T1 intensities (D, H, W), any real dtype and scale.
-        brain: bool (D, H, W), the voxels to label.
-        method: "gaussian mixture" or "k-means".
+    """Label every voxel of a brain (D, H, W), of any real dtype and scale, by its grey value.
 
     Returns:
         uint8 (D, H, W), values of ``psc.mri.tissues``; background outside ``brain``.
-
-    Raises:
-        DataError: ``brain`` is no mask of the image's shape, or holds fewer than three distinct
-            values or one that is not finite.
-        ConfigError: an unknown method.
     """
     if brain.dtype != np.bool_ or brain.shape != image.shape:
         raise DataError(
@@ -101,13 +91,11 @@ def intensity_thresholds(
 
 
 def _at_sixths(ordered: _Vector) -> _Vector:
-    sixths: _Vector = ordered[np.array([1, 3, 5]) * ordered.size // 6]
-    return sixths
+    return np.asarray(ordered[np.array([1, 3, 5]) * ordered.size // 6])
 
 
 def _half_way(means: _Vector) -> _Vector:
-    middles: _Vector = (means[1:] + means[:-1]) / 2
-    return middles
+    return np.asarray((means[1:] + means[:-1]) / 2)
 
 
 def _k_means(ordered: _Vector, means: _Vector) -> _Vector:

@@ -32,28 +32,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Brain:
-    """Where the brain is.
+    """Where the brain is."""
 
-    Attributes:
-        mask: bool (D, H, W).
-        level: grey value of the background.
-        is_exact: whether all of the background has exactly that value, and it is zero.
-    """
-
-    mask: _Mask
-    level: float
-    is_exact: bool
+    mask: _Mask  # (D, H, W)
+    level: float  # grey value of the background
+    is_exact: bool  # whether all of the background has exactly that value, and it is zero
 
 
 def find_brain(volume: NiftiVolume, above: float | None = None) -> Brain:
     """Tell the brain from its background; what is not plain is logged with the key that settles it.
 
-    Args:
-        volume: a skull-stripped T1 volume.
-        above: the brain is what is brighter than this grey value; None decides by the volume.
-
-    Raises:
-        DataError: there is no brain, or it cannot be told from the background.
+    The brain is what is brighter than ``above``; None decides by the volume.
     """
     data, path = volume.data, volume.path
     if above is not None:
@@ -127,10 +116,8 @@ def _ringing(values: npt.NDArray[Any]) -> float:
 def _noise(faces: npt.NDArray[Any], dim: float, *, is_common: bool) -> float:
     """What hardly any voxel of a varying background exceeds; 0 where it is constant.
 
-    Args:
-        faces: differences to the background's value; the brain may reach some faces.
-        dim: what is less is not brain.
-        is_common: whether there is such a value.
+    ``faces`` are differences to the background's value, which ``is_common`` or a median. The brain
+    may reach some of them; what is ``dim`` is not brain.
     """
     sizes = abs(faces)
     is_dim = sizes <= dim

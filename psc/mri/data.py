@@ -79,41 +79,24 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SubjectFiles:
-    """Files of one subject.
+    """Files of one subject: a skull-stripped T1 volume, and labels of either kind if any."""
 
-    Attributes:
-        name: IBSR_01, …
-        image: the skull-stripped T1 volume.
-        filled: labels whose cerebrospinal fluid includes that around the brain (segTRI_fill_ana).
-        unfilled: labels with the ventricles' fluid only (segTRI_ana, or _seg in course copies).
-    """
-
-    name: str
+    name: str  # IBSR_01, …
     image: Path
-    filled: Path | None = None
-    unfilled: Path | None = None
+    filled: Path | None = None  # segTRI_fill_ana
+    unfilled: Path | None = None  # segTRI_ana, or _seg in course copies
 
 
 def find_subjects(folder: Path, *more: Path) -> dict[str, SubjectFiles]:
     """Find the subjects below a folder, or below several that complete each other.
 
-    Recognised are, for ``PREFIX`` of letters and ``NN`` of two digits or more, without regard to
-    case, as .nii and as .nii.gz:
-
-    * NITRC's names: ``PREFIX_NN_ana_strip`` (image), ``PREFIX_NN_segTRI_fill_ana`` (filled
-      labels) and ``PREFIX_NN_segTRI_ana`` (unfilled ones);
-    * those of course copies: ``PREFIX_NN`` (image) and ``PREFIX_NN_seg`` (unfilled labels).
-
-    Everything else is ignored, and so is what is hidden. Links to folders are followed. Labels
-    without an image are left out, which the log says.
+    Recognised are ``RECOGNISED_NAMES`` with any prefix of letters and two digits or more, without
+    regard to case, as .nii and as .nii.gz. Everything else is ignored, and so is what is hidden.
+    Links to folders are followed. Labels without an image are left out, which the log says.
 
     Returns:
-        Files by subject, sorted by name. The name is ``PREFIX_NN``, in capitals, with leading
-        zeros as two digits need them (IBSR_001 is IBSR_01).
-
-    Raises:
-        DataError: a folder is missing, no folder holds a subject, only volumes with the skull are
-            there, or two files would be the same of one subject.
+        Files by subject, sorted by name: ``PREFIX_NN``, in capitals, with leading zeros as two
+        digits need them (IBSR_001 is IBSR_01).
     """
     subjects: dict[str, dict[str, Path]] = {}
     for place in (folder, *more):
@@ -181,16 +164,12 @@ def _nothing_found(where: str, subjects: Mapping[str, Mapping[str, Path]]) -> Da
 
 @dataclass(frozen=True)
 class SubjectSplit:
-    """Names of the subjects for gradient steps, for checkpoints and for the reported numbers.
-
-    ``description`` says where the split comes from, for records and messages. No part is empty, and
-    no subject stands twice.
-    """
+    """Names of subjects by part; no part is empty, and no subject stands twice."""
 
     train: tuple[str, ...]
-    validation: tuple[str, ...]
-    test: tuple[str, ...]
-    description: str
+    validation: tuple[str, ...]  # to choose the checkpoint
+    test: tuple[str, ...]  # the reported numbers
+    description: str  # where the split comes from
 
     def __post_init__(self) -> None:
         for name, part in self.parts.items():
@@ -239,23 +218,14 @@ def read_split(path: Path) -> SubjectSplit:
         )
     description = content["description"]
     if not isinstance(description, str) or not description.strip():
-        raise DataError(
-            f"{path}: description is {description!r}; say in words where the split comes from"
-        )
+        raise DataError(f"{path}: description is {description!r}; say in words where it is from")
     for key in _PARTS:
         names = content[key]
         if not isinstance(names, list) or not all(isinstance(n, str) and n for n in names):
-            raise DataError(
-                f"{path}: {key} is {names!r:.80}; give a list of subjects' names, as [IBSR_01,"
-                " IBSR_02]"
-            )
+            raise DataError(f"{path}: {key} is {names!r:.80}; give a list of subjects' names")
     try:
-        return SubjectSplit(
-            train=tuple(content["train"]),
-            validation=tuple(content["validation"]),
-            test=tuple(content["test"]),
-            description=" ".join(description.split()),
-        )
+        train, validation, test = (tuple(content[part]) for part in _PARTS)
+        return SubjectSplit(train, validation, test, " ".join(description.split()))
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
 
@@ -324,38 +294,24 @@ def require_present(split: SubjectSplit, found: Collection[str]) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """One subject's volumes; axes run to the subject's right, anterior and superior (RAS).
+    """One subject's volumes (D, H, W); axes run to its right, anterior and superior (RAS).
 
-    Attributes:
-        name: IBSR_01, …
-        image: float32 (D, H, W); mean 0 and standard deviation 1 inside the brain.
-        labels: uint8 (D, H, W), values of ``psc.mri.tissues``; None where there are none.
-        brain: bool (D, H, W), see ``psc.mri.brain``.
-        background: the value around the brain in ``image``; pads what lies outside.
-        voxel_size: mm along D, H and W.
-        native: the volume as it is in its file, but for the order of its axes; ``image`` has its
-            grid unless subjects are resampled.
-        native_brain: bool, on the grid of ``native``.
-        native_labels: uint8, on the grid of ``native``; None where there are none.
-        label_kind: which labels these are, and how they were filled; for records.
-        became_fluid: how many unlabelled voxels of the brain were made fluid.
-        files: name, bytes and sha256 of every file read.
-        synthetic: whether it is a phantom of ``psc.mri.synthetic``.
+    Those that are ``native`` have the grid of the file; the others too, unless resampled.
     """
 
     name: str
-    image: npt.NDArray[np.float32]
-    labels: _Labels | None
+    image: npt.NDArray[np.float32]  # mean 0 and standard deviation 1 inside the brain
+    labels: _Labels | None  # uint8, values of ``psc.mri.tissues``
     brain: npt.NDArray[np.bool_]
-    background: float
+    background: float  # the value around the brain in ``image``; pads what lies outside
     voxel_size: VoxelSize
     native: NiftiVolume
     native_brain: npt.NDArray[np.bool_]
     native_labels: _Labels | None
-    label_kind: str
-    became_fluid: int
-    files: tuple[Mapping[str, Any], ...]
-    synthetic: bool
+    label_kind: str  # which labels these are, and how they were filled; for records
+    became_fluid: int  # how many unlabelled voxels of the brain
+    files: tuple[Mapping[str, Any], ...]  # name, bytes and sha256 of each that was read
+    synthetic: bool  # a phantom of ``psc.mri.synthetic``
 
     @property
     def affine(self) -> Affine:
@@ -382,12 +338,6 @@ def read_subject(
             the nearest voxel; None leaves the file's grid. What is ``native`` is never resampled.
         brain_above: the brain is what is brighter; None tells it from the volume's background.
         labels_required: False for prediction, where a subject may have no labels.
-
-    Raises:
-        DataError: a file cannot be read; the labels are missing, of the other kind, in another
-            space, or hold other values than 0 to 3; there is no brain, or the same intensity
-            everywhere in it.
-        ConfigError: an impossible voxel size.
     """
     source = _labels_file(files, labels, required=labels_required)
     native = read_nifti(files.image)
@@ -499,16 +449,13 @@ def _normalise(
 
 @dataclass(frozen=True, eq=False)
 class Cohort:
-    """Subjects to train on, to choose on, and to test on; ``split`` has their names.
-
-    ``kind`` is "real", "real sample" or "synthetic".
-    """
+    """Subjects to train on, to choose on, and to test on; ``split`` has their names."""
 
     train: tuple[Subject, ...]
     validation: tuple[Subject, ...]
     test: tuple[Subject, ...]
     split: SubjectSplit
-    kind: str
+    kind: str  # "real", "real sample" or "synthetic"
 
     @property
     def subjects(self) -> tuple[Subject, ...]:

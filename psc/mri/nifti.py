@@ -11,7 +11,6 @@ import gzip
 import hashlib
 import logging
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil, prod
 from pathlib import Path
@@ -38,7 +37,7 @@ VoxelSize = tuple[float, float, float]
 Affine = npt.NDArray[np.float64]
 """(4, 4), from voxel indices to mm."""
 
-_ENDINGS = (".nii", ".nii.gz")
+ENDINGS = (".nii", ".nii.gz")
 _GZIP_MAGIC = b"\x1f\x8b"
 _UNIT_MASK, _OTHER_UNITS = 0x07, {1: "metres", 3: "micrometres"}  # all else means millimetres
 _LEAST_VOLUME = 1e-4  # of the parallelepiped that the axes' directions span; 1 if perpendicular
@@ -51,16 +50,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class StoredForm:
-    """How a file stores its volume: what writing into the same space needs.
+    """How a file stores its volume: what writing into the same space needs."""
 
-    ``header`` is nibabel's, ``prefix`` every byte before the first voxel, extensions included;
-    ``affine`` and ``orientation`` (nibabel's (3, 2) of RAS axes and senses) are the stored array's.
-    """
-
-    header: Any
-    prefix: bytes
-    affine: Affine
-    orientation: npt.NDArray[np.float64]
+    header: Any  # nibabel's
+    prefix: bytes  # all before the first voxel, extensions included
+    affine: Affine  # of the stored array
+    orientation: npt.NDArray[np.float64]  # its RAS axes and senses, nibabel's (3, 2)
     slope: float
     intercept: float
 
@@ -78,24 +73,16 @@ class StoredForm:
 
 @dataclass(frozen=True, eq=False)
 class NiftiVolume:
-    """A volume, its axes in RAS order.
+    """A volume (D, H, W), its axes in RAS order: to the right, anterior, superior.
 
-    Attributes:
-        path: the file.
-        data: (D, H, W), axis 0 to the right, 1 anterior, 2 superior. The file's dtype (native byte
-            order) if it has no scaling, else scaled values as float64.
-        affine: float64 (4, 4), from indices of ``data`` to mm.
-        voxel_size: mm along D, H and W.
-        description: the header's ``descrip``.
-        file: name, bytes and sha256 of the file as it is stored.
-        form: what writing into the same space needs.
+    ``data`` has the file's dtype (native byte order), or float64 if the file scales its values.
     """
 
     path: Path
     data: npt.NDArray[Any]
     affine: Affine
-    voxel_size: VoxelSize
-    description: str
+    voxel_size: VoxelSize  # mm
+    description: str  # the header's ``descrip``
     file: FileRecord
     form: StoredForm
 
@@ -105,11 +92,6 @@ def read_nifti(path: Path) -> NiftiVolume:
 
     Trailing axes of one are dropped; slope and intercept are applied. Oblique axes stay oblique:
     each goes where it points mostly (closest canonical orientation), nothing is interpolated.
-
-    Raises:
-        DataError: the file is missing, truncated or damaged, not NIfTI or one half of a pair; the
-            volume is not three-dimensional, holds complex or colour values, NaN or infinity; its
-            affine is singular or not in mm.
     """
     from nibabel.orientations import apply_orientation, inv_ornt_aff
 
@@ -144,20 +126,11 @@ def write_nifti(
     extensions are those of ``like``'s file, byte by byte. The same content makes the same file: no
     time and no name go into a gzip.
 
-    Args:
-        path: ends with .nii or .nii.gz (packed then); an existing file is replaced.
-        data: (D, H, W) on the grid of ``like.data``.
-        like: the volume whose space it is.
-        dtype: None for the file's own dtype and scaling, so that what was read is written back
-            exactly; values between two steps are rounded. (Exact for integers while they, and
-            intercept over slope, are below 2^50; scaled floats come back within their rounding.)
-            A dtype for values without scaling, as np.uint8 for labels; the display range in the
-            header is reset.
-
-    Raises:
-        DataError: ``data`` has another shape, is not finite, does not fit into the dtype, or has
-            fractions where an integer dtype was asked for; the name ends otherwise; the disk
-            refuses or is full.
+    ``data`` is on the grid of ``like.data``. Without ``dtype`` it gets the file's own dtype and
+    scaling, so that what was read is written back exactly; values between two steps are rounded.
+    (Exact for integers while they, and intercept over slope, are below 2^50; scaled floats come
+    back within their rounding.) With one, as np.uint8 for labels, nothing is scaled, and the
+    header's display range is reset. Files named .nii.gz are packed.
     """
     from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
 
@@ -166,8 +139,8 @@ def write_nifti(
             f"{path}: shape {data.shape} cannot be written into the space of {like.path}, which is"
             f" {like.data.shape} in RAS order; bring it onto that grid first"
         )
-    if not path.name.lower().endswith(_ENDINGS):
-        raise DataError(f"{path}: the name must end with {' or '.join(_ENDINGS)}; rename it")
+    if not path.name.lower().endswith(ENDINGS):
+        raise DataError(f"{path}: the name must end with {' or '.join(ENDINGS)}; rename it")
     _check_finite(data, path)
     form = like.form if dtype is None else _with_dtype(like.form, np.dtype(dtype), path)
     stored = _unscaled(data, form, path, may_round=dtype is None)
@@ -181,8 +154,7 @@ def write_nifti(
             temporary.write_bytes(content)
     except OSError as error:
         raise DataError(
-            f"could not write {path}: {error}; free disk space or correct the folder's permissions,"
-            " and run it again"
+            f"could not write {path}: {error}; free disk space or correct the permissions"
         ) from error
 
 
@@ -193,15 +165,11 @@ def check_same_space(image: NiftiVolume, labels: NiftiVolume) -> None:
     header states it as a quaternion: three float32 of four, so that near half turns, as axes to
     the left and posterior are, whole directions are known to 0.001 rad only. Programs copy what
     they read from one form into the other, so which form a header has does not matter.
-
-    Raises:
-        DataError: naming both files, and shapes or affines, whichever differs first.
     """
     if image.data.shape != labels.data.shape:
         raise DataError(
             f"{image.path} has shape {image.data.shape}, but {labels.path} has"
-            f" {labels.data.shape} (in RAS order); use labels drawn on this image, or resample one"
-            " of them"
+            f" {labels.data.shape} (in RAS order); use labels of this image, or resample one"
         )
     last = np.array(image.data.shape) - 1
     corners = np.array([(*(last * side), 1) for side in np.ndindex(2, 2, 2)])
@@ -234,9 +202,8 @@ def _read_bytes(path: Path) -> tuple[bytes, FileRecord]:
         raise DataError(f"{path} is a folder, not a file; correct the path") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error}); correct its permissions") from error
-    record = FileRecord(
-        name=path.name, bytes=len(stored), sha256=hashlib.sha256(stored).hexdigest()
-    )
+    digest = hashlib.sha256(stored).hexdigest()
+    record = FileRecord(name=path.name, bytes=len(stored), sha256=digest)
     if not stored.startswith(_GZIP_MAGIC):
         return stored, record
     try:
@@ -268,10 +235,7 @@ def _read_form(content: bytes, path: Path) -> tuple[StoredForm, tuple[int, ...]]
         slope, intercept = header.get_slope_inter()
         # With an sform pixdim is not used; without one nibabel would make a one out of a zero.
         if not header["sform_code"] and not stated_sizes:
-            raise DataError(
-                f"{path}: the header gives voxel sizes of {sizes}; correct pixdim from the"
-                " scanner's record"
-            )
+            raise DataError(f"{path}: the header gives voxel sizes of {sizes}; correct pixdim")
         affine = np.asarray(header.get_best_affine(), dtype=np.float64)
         offset = int(header["vox_offset"])  # NIfTI-1 stores a float, which may be none
     except (HeaderDataError, ValueError, OverflowError) as error:
@@ -314,7 +278,7 @@ def _header(content: bytes, path: Path) -> Any:
     """The header as nibabel sees it, unchecked and unrepaired."""
     from nibabel import Nifti1Header, Nifti2Header
 
-    kinds: Sequence[Any] = (Nifti1Header, Nifti2Header)
+    kinds: tuple[Any, ...] = (Nifti1Header, Nifti2Header)
     kind = next((kind for kind in kinds if kind.may_contain_header(content)), None)
     if kind is None:
         raise DataError(
@@ -429,12 +393,6 @@ def _sizes(affine: Affine) -> Affine:
     return np.asarray(np.linalg.norm(affine[:3, :3], axis=0), dtype=np.float64)
 
 
-# Volumes on a grid of other voxels, and what was computed there back on their own. Old and new grid
-# have the same directions and the same first corner, so that the field of view stays: it is voxels
-# that get another size, about corners, not about their centres. SciPy interpolates; nothing is
-# smoothed first, so a much coarser grid aliases.
-
-
 def to_voxel_size(
     data: npt.NDArray[Any],
     affine: Affine,
@@ -443,14 +401,12 @@ def to_voxel_size(
     order: Order,
     fill: float = 0,
 ) -> tuple[npt.NDArray[Any], Affine]:
-    """Resample (D, H, W) to voxels of another size.
+    """Resample (D, H, W) to voxels of another size: float32 if linear; and its affine.
 
-    ``fill`` is the value of new voxels with their centre outside the old field of view; there may
-    be some in the last layer along each axis, as voxels are whole. Up to the border the outermost
-    old voxels count.
-
-    Returns:
-        (D', H', W'), float32 if linear, else in its own dtype; and its affine.
+    Both grids have the same directions and the same first corner, so that the field of view stays.
+    ``fill`` is the value of new voxels with their centre outside of it; there may be some in the
+    last layer along each axis, as voxels are whole. Up to the border the outermost old voxels
+    count. Nothing is smoothed first, so a much coarser grid aliases.
     """
     target = resized_affine(affine, voxel_size)
     factors = _sizes(target) / _sizes(affine)
@@ -489,9 +445,6 @@ def back(
 
     Linear interpolation leaves their sum at one, and no voxel of the original lies outside the grid
     that ``to_voxel_size`` made of it. Grids whose axes have other directions are refused.
-
-    Returns:
-        (C, D, H, W) of that shape.
     """
     result = np.empty((len(data), *shape), np.float32)
     for channel, values in zip(result, data, strict=True):
@@ -535,8 +488,7 @@ def _between(
     if (steps <= 0).any() or (drift > _SAME_PLACE * np.maximum(1, steps)).any():
         raise DataError(
             f"the affines {_rows(affine)} and {_rows(target_affine)} have axes of different"
-            " directions; only voxel sizes may differ here, so bring both to RAS, or resample with"
-            " another program"
+            " directions; only voxel sizes may differ here"
         )
     # Without the last digits, which inverting an affine leaves: 1 is to be 1, 0 to be 0.
     return np.round(steps, 9), np.round(matrix[:3, 3], 9)

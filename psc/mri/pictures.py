@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
-from scipy import ndimage
 
 from psc.errors import ConfigError, DataError
 from psc.files import replacing
@@ -36,6 +35,7 @@ from psc.paper.style import (
     SMALL_POINTS,
     VERMILLION,
     add_scale_bar,
+    bounding_box,
     checked_png,
     outline,
     page_style,
@@ -86,17 +86,9 @@ def slices_figure(
 ) -> None:
     """Axial, coronal and sagittal slice: T1 | truth | prediction | where they differ.
 
-    All panels have the same scale, in mm; only what is around the labels is shown.
-
-    Args:
-        image: T1 intensities (D, H, W) in RAS order, any real dtype and range.
-        labels: true tissues (D, H, W), values of ``psc.mri.tissues``.
-        prediction: predicted tissues of the same shape.
-        voxel_size: mm along D, H and W.
-        path: the PNG to write.
-        centre: voxel (D, H, W) that the slices pass through; by default the middle of the box
-            around everything that truth or prediction labels.
-        title: above all, such as the subject's name, or that the data are synthetic.
+    All panels have the same scale, in mm; only what is around the labels is shown. Volumes are
+    (D, H, W) in RAS order, intensities of any range. The slices pass through the voxel ``centre``,
+    by default the middle of the box around everything that truth or prediction labels.
     """
     path = checked_png(path)
     shapes = {v.shape for v in (image, labels, prediction)}
@@ -107,14 +99,14 @@ def slices_figure(
         )
     if len(voxel_size) != 3 or not all(0 < size < np.inf for size in voxel_size):
         raise DataError(f"voxel_size must be three positive numbers in mm, found {voxel_size}")
-    occupied = ndimage.find_objects(((labels != 0) | (prediction != 0)).astype(np.uint8))
-    if not occupied:
+    occupied = bounding_box((labels != 0) | (prediction != 0))
+    if occupied is None:
         raise DataError("neither truth nor prediction holds a tissue; nothing to show")
-    middle = centre or tuple((side.start + side.stop - 1) // 2 for side in occupied[0])
+    middle = centre or tuple((side.start + side.stop - 1) // 2 for side in occupied)
     if not all(0 <= at < size for at, size in zip(middle, image.shape, strict=True)):
         raise ConfigError(f"centre must be a voxel of the volume {image.shape}, found {centre}")
     box, extents = [], []
-    for side, size, length in zip(occupied[0], voxel_size, image.shape, strict=True):
+    for side, size, length in zip(occupied, voxel_size, image.shape, strict=True):
         around = round(_AROUND_BRAIN / size)
         box.append(slice(max(0, side.start - around), min(length, side.stop + around)))
         extents.append((box[-1].stop - box[-1].start) * size)
@@ -135,21 +127,11 @@ def slices_figure(
             for panel, picture in zip(row, pictures, strict=True):
                 panel.imshow(picture, extent=(0, width, 0, height), interpolation="nearest")
                 panel.set_axis_off()
-            for letter, x in zip(letters, (0.03, 0.97), strict=True):
-                place: dict[str, Any] = {"transform": row[0].transAxes, "va": "top"}
-                edge = "left" if x < 0.5 else "right"
-                outline(row[0].text(x, 0.97, letter, color="white", ha=edge, **place))
-            row[0].annotate(
-                name,
-                (0, 0.5),
-                (-4, 0),
-                xycoords="axes fraction",
-                textcoords="offset points",
-                rotation=90,
-                ha="right",
-                va="center",
-                color="0.25",
-            )
+            place: dict[str, Any] = {"transform": row[0].transAxes}
+            for letter, x, edge in zip(letters, (0.03, 0.97), ("left", "right"), strict=True):
+                outline(row[0].text(x, 0.97, letter, color="white", va="top", ha=edge, **place))
+            beside: dict[str, Any] = {"rotation": 90, "ha": "right", "va": "center"}
+            row[0].text(-0.03, 0.5, name, color="0.25", **beside, **place)
         add_scale_bar(panels[0][0], extents[0], "mm")
         handles = [Patch(color=tissue_colour(name), label=name.upper()) for name in TISSUES]
         handles.append(Patch(color=DIFFERENCE_COLOUR, label="truth and prediction differ"))
@@ -228,11 +210,10 @@ class SubjectScores:
 
 
 def write_subject_scores(path: Path, rows: Sequence[SubjectScores]) -> None:
-    """Write one row per subject and method as CSV; completely or not at all.
+    """Write one row per subject and method as CSV; all of the same tissues.
 
-    Columns: subject, part, method; then those of ``TissueScores.as_row`` (Dice in [0, 1], hd95 in
-    mm, volumes in ml, their difference in % of the true volume), unrounded, and empty where a
-    measure is not defined. All rows must be of the same tissues.
+    Columns: subject, part, method; then those of ``TissueScores.as_row``, unrounded, and empty
+    where a measure is not defined.
     """
     table = [
         {"subject": row.subject, "part": row.part, "method": row.method} | row.scores.as_row()
@@ -246,10 +227,7 @@ def write_subject_scores(path: Path, rows: Sequence[SubjectScores]) -> None:
                 f"{row.subject} ({row.method}) was scored on {', '.join(row.scores.tissues)}, but"
                 f" {rows[0].subject} on {', '.join(rows[0].scores.tissues)}; score all on the same"
             )
-    with (
-        replacing(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
-    ):
+    with replacing(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(table[0]))
         writer.writeheader()
         writer.writerows(table)
@@ -260,8 +238,7 @@ def scores_figure(rows: Sequence[SubjectScores], path: Path | str, *, title: str
 
     Boxes are quartiles and medians, whiskers the range, drawn from five subjects on. Above each
     column stand mean ± sample standard deviation and the number of subjects, missed structures
-    (Dice 0) included; a tissue that truth and prediction both lack has no point. All rows are of
-    one part of the split; methods are in the order of their first row.
+    (Dice 0) included. All rows are of one part of the split.
     """
     path = checked_png(path)
     by_method = _by_method(rows)
@@ -285,7 +262,7 @@ def scores_figure(rows: Sequence[SubjectScores], path: Path | str, *, title: str
             for j, method in enumerate(by_method)
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
-        _write_title(figure, title)
+        figure.suptitle(title, weight="bold", fontsize="medium")
         save_png(figure, path)
 
 
@@ -319,7 +296,7 @@ def volumes_figure(rows: Sequence[SubjectScores], path: Path | str, *, title: st
                 for label, style in styles.items()
             ]
             figure.legend(handles=lines, loc="outside lower center", ncols=2)
-        _write_title(figure, title)
+        figure.suptitle(title, weight="bold", fontsize="medium")
         save_png(figure, path)
 
 
@@ -346,11 +323,6 @@ def _by_method(rows: Sequence[SubjectScores]) -> dict[str, list[Mapping[str, Tis
     }
 
 
-def _write_title(figure: Figure, title: str) -> None:
-    if title:
-        figure.suptitle(title, weight="bold", fontsize="medium")
-
-
 def _points(method: int, colour: Any, size: float) -> dict[str, Any]:
     """How a method's points look: filled for the first one."""
     return {
@@ -364,12 +336,7 @@ def _points(method: int, colour: Any, size: float) -> dict[str, Any]:
 
 
 def _draw_dice(
-    axes: Axes,
-    x: float,
-    width: float,
-    tissue: str,
-    scores: Sequence[TissueScore],
-    method: int,
+    axes: Axes, x: float, width: float, tissue: str, scores: Sequence[TissueScore], method: int
 ) -> None:
     """A column of the box plot: a box on the left, if there is one, and the points beside it."""
     dice = np.array([score.dice for score in scores])
@@ -378,16 +345,11 @@ def _draw_dice(
     left, right = -0.15, 0.15
     if known.size >= _FEWEST_FOR_A_BOX:
         left, right = 0.05, 0.4
+        lines = {part: {"linewidth": 0.6} for part in ("whiskerprops", "capprops")}
+        look: dict[str, Any] = {"medianprops": {"color": "black", "linewidth": 1.0}} | lines
+        place: dict[str, Any] = {"positions": [x - 0.2 * width], "widths": 0.3 * width}
         box = axes.boxplot(
-            known,
-            positions=[x - 0.2 * width],
-            widths=0.3 * width,
-            whis=(0, 100),
-            patch_artist=True,
-            medianprops={"color": "black", "linewidth": 1.0},
-            whiskerprops={"linewidth": 0.6},
-            capprops={"linewidth": 0.6},
-            manage_ticks=False,
+            known, **place, **look, whis=(0, 100), patch_artist=True, manage_ticks=False
         )
         box["boxes"][0].set(facecolor="white" if method else (*colour, 0.25), linewidth=0.6)
     # Side by side in the order of the subjects: the same place in the columns of all methods.
@@ -397,16 +359,10 @@ def _draw_dice(
     missed = sum(score.missed for score in scores)
     deviation = f"\n± {known.std(ddof=1):.3f}" if known.size > 1 else ""
     mean = f"{known.mean():.3f}{deviation}\n" if known.size else ""
-    axes.annotate(
-        f"{mean}n = {known.size}" + (f", {missed} missed" if missed else ""),
-        (x, 1),
-        (0, 3),
-        xycoords=("data", "axes fraction"),
-        textcoords="offset points",
-        ha="center",
-        va="bottom",
-        fontsize=SMALL_POINTS,
-    )
+    said = f"{mean}n = {known.size}" + (f", {missed} missed" if missed else "")
+    above: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+    above |= {"ha": "center", "va": "bottom", "fontsize": SMALL_POINTS}
+    axes.annotate(said, (x, 1), (0, 3), **above)
 
 
 def _draw_volumes(axes: Axes, tissue: str, scores: Sequence[TissueScore]) -> None:
@@ -415,31 +371,17 @@ def _draw_volumes(axes: Axes, tissue: str, scores: Sequence[TissueScore]) -> Non
     difference = predicted - truth
     colour = tissue_colour(tissue)
     axes.axhline(0, color="0.6", linewidth=0.6)
-    axes.plot(
-        (truth + predicted) / 2,
-        difference,
-        linestyle="none",
-        marker=_MARKERS.get(tissue, "D"),
-        markersize=4,
-        markeredgewidth=0,
-        color=colour,
-    )
+    marker: dict[str, Any] = {"marker": _MARKERS.get(tissue, "D"), "markeredgewidth": 0}
+    axes.plot((truth + predicted) / 2, difference, ls="none", markersize=4, color=colour, **marker)
     axes.margins(x=0.12, y=0.12)
     if difference.size >= _FEWEST_FOR_LIMITS:
         mean, spread = difference.mean(), _LIMITS * difference.std(ddof=1)
         lines = (mean, mean + spread, mean - spread)
         for height, style in zip(lines, ("solid", DASHED, DASHED), strict=True):
             axes.axhline(height, color=colour, linestyle=style, linewidth=0.9)
-            axes.annotate(
-                f"{height:+.3g}".replace("-", "−"),
-                (1, height),
-                (2, 0),
-                xycoords=("axes fraction", "data"),
-                textcoords="offset points",
-                va="center",
-                fontsize=SMALL_POINTS,
-                color="0.3",
-            )
+            place: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center"}
+            number = f"{height:+.3g}".replace("-", "−")
+            axes.text(1.01, height, number, fontsize=SMALL_POINTS, color="0.3", **place)
         axes.update_datalim([(truth[0], height) for height in lines])
         axes.autoscale_view()
     axes.xaxis.set_major_locator(MaxNLocator(5))

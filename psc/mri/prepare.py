@@ -64,16 +64,10 @@ class Verified:
 def prepare_ibsr(
     sources: Sequence[Path], output: Path, *, allow_missing: bool, overwrite: bool
 ) -> list[Verified]:
-    """Put IBSR into a folder, wholly or not at all.
+    """Put IBSR from archives and folders into a folder, wholly or not at all.
 
-    Args:
-        sources: archives and folders with the subjects' files.
-        output: the new folder; until it is complete, it lies in ``.NAME.preparing`` beside it.
-        allow_missing: take what is there of the 18 subjects, labelled or not.
-        overwrite: replace an earlier output, once the new one is complete.
-
-    Raises:
-        DataError: and an earlier output is as it was.
+    Until it is complete, it lies in ``.NAME.preparing`` beside it; only then is an earlier output
+    replaced. ``allow_missing`` takes what is there of the 18 subjects, labelled or not.
     """
     output = output.resolve()  # where it is a link to another disk, work there
     staging = output.with_name(f".{output.name}.preparing")

@@ -61,28 +61,21 @@ _TISSUES = np.array([CSF, GM, GM, WM], dtype=np.uint8)
 
 @dataclass(frozen=True, eq=False)
 class Phantom:
-    """A stripped volume and its labels.
+    """A stripped volume (D, H, W) and its labels.
 
-    Attributes:
-        image: int16 (D, H, W), positive in the brain, 0 elsewhere.
-        labels: uint8 (D, H, W), values of ``psc.mri.tissues``: the tissue of which a voxel
-            holds most. As in IBSR, a few labelled voxels at the rim were stripped from the image.
+    As in IBSR, a few labelled voxels at the rim were stripped from the image.
     """
 
-    image: npt.NDArray[np.int16]
-    labels: npt.NDArray[np.uint8]
+    image: npt.NDArray[np.int16]  # positive in the brain, 0 elsewhere
+    labels: npt.NDArray[np.uint8]  # the tissue of which a voxel holds most
 
 
 def write_synthetic_brains(folder: Path, options: SyntheticBrainsConfig) -> bool:
     """Write subjects as NIfTI files, unless they are there already, from the same options.
 
     Everything appears at once, when it is complete: ``PHANTOM_01/PHANTOM_01_ana_strip.nii.gz``
-    (int16, a trailing axis of one), ``PHANTOM_01/PHANTOM_01_segTRI_fill_ana.nii.gz`` (0 background,
-    1 cerebrospinal fluid, 2 grey matter, 3 white matter), …. Returns whether it was written.
-
-    Raises:
-        ConfigError: the folder holds something else; it is not overwritten.
-        DataError: it cannot be written, or what an earlier call wrote is no longer whole.
+    (int16, a trailing axis of one), ``PHANTOM_01/PHANTOM_01_segTRI_fill_ana.nii.gz`` (values of
+    ``psc.mri.tissues``), …. Returns whether it was written.
     """
     described = {"version": _VERSION, **asdict(options)}
     if folder.exists():

@@ -60,8 +60,7 @@ def predict_probabilities(
     Args:
         network: (N, 1, s, s, s) float32 → logits (N, C, s, s, s); in evaluation mode.
         image: float32 (D, H, W).
-        recipe: has the windows' size, which is that of training patches, overlap, blending (by
-            Gaussians of an eighth of their size, or all voxels alike), and how many go at once.
+        recipe: has the windows' size, overlap, blending, and how many go at once.
         background: what a volume smaller than a window is padded with.
         device: where the network is. Only windows go there; sum and weights stay in main memory.
 
@@ -101,16 +100,9 @@ def evaluate_tissues(
     title: str = "",
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Score the subjects of every part; write labels, table and pictures of the test part.
+    """Score the subjects of "validation" and "test"; write labels, table, pictures of the latter.
 
-    Args:
-        network: on ``device``, in evaluation mode.
-        parts: labelled subjects, "validation" and "test".
-        folder: where to write; an earlier evaluation there is replaced.
-        recipe: how a volume is cut into windows.
-        device: where to predict.
-        title: of the pictures.
-        progress: show a bar.
+    An earlier evaluation in ``folder`` is replaced.
 
     Returns:
         Metrics for the record: for each part mean and standard deviation of every score over its

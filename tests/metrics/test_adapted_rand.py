@@ -47,7 +47,7 @@ def test_hand_computed_with_self_pairs():
     assert result == pytest.approx((1 - 40 / 56, 20 / 36, 1.0), abs=EXACT)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(label_pairs(max_side=3))
 @pytest.mark.parametrize("keep_self_pairs", [False, True])
 def test_equals_counting_every_pair_of_voxels(keep_self_pairs, labels):
@@ -71,7 +71,7 @@ def test_equals_counting_every_pair_of_voxels(keep_self_pairs, labels):
     assert error == pytest.approx(1 - 2 * both / joined if joined else 0.0, abs=EXACT)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(label_pairs())
 @pytest.mark.parametrize("ignore", [(0,), (), (0, 2)], ids=str)
 def test_equals_scikit_image(ignore, labels):
@@ -103,7 +103,7 @@ def test_kept_self_pairs_equal_waterz(labels):
     assert ours.recall == pytest.approx(theirs["rand_split"], abs=1e-9)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(label_pairs(), st.lists(st.integers(1, 2**64 - 1), min_size=4, max_size=4, unique=True))
 def test_sparse_ids_equal_their_dense_relabelling(labels, ids):
     truth, predicted = labels
@@ -114,7 +114,7 @@ def test_sparse_ids_equal_their_dense_relabelling(labels, ids):
     )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(label_pairs())
 def test_identity_is_exactly_right(labels):
     truth, _ = labels
@@ -122,7 +122,7 @@ def test_identity_is_exactly_right(labels):
     assert adapted_rand(truth, truth) == (0.0, 1.0, 1.0)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(label_pairs())
 def test_swapping_arguments_swaps_precision_and_recall(labels):
     truth, predicted = labels

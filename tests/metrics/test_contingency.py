@@ -53,7 +53,7 @@ def test_sizes_belong_to_the_pairs():
     assert predicted_sizes.tolist() == [3, 2]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(data=st.data(), shape=hnp.array_shapes(min_dims=1, max_dims=3, max_side=6))
 @pytest.mark.parametrize("dtypes", [(np.uint64, np.uint64), (np.int32, np.uint8)], ids=str)
 def test_equals_brute_force_in_any_memory_order(dtypes, data, shape):

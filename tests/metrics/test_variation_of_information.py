@@ -50,7 +50,7 @@ def test_total_is_the_sum():
     assert result.total == result.split + result.merge > 0
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(label_pairs())
 def test_equals_brute_force(labels):
     truth, predicted = labels
@@ -63,7 +63,7 @@ def test_equals_brute_force(labels):
     assert merge == pytest.approx(joint - entropy([p for _, p in pairs]), abs=EXACT)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(label_pairs())
 def test_equals_scikit_image(labels):
     truth, predicted = labels
@@ -76,7 +76,7 @@ def test_equals_scikit_image(labels):
     assert ours == pytest.approx(tuple(theirs), abs=EXACT)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(label_pairs())
 def test_equals_scikit_image_without_ignored_labels(labels):
     truth, predicted = labels
@@ -87,7 +87,7 @@ def test_equals_scikit_image_without_ignored_labels(labels):
     assert ours == pytest.approx(tuple(theirs), abs=EXACT)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(label_pairs())
 def test_identity_is_exactly_zero(labels):
     truth, _ = labels
@@ -95,7 +95,7 @@ def test_identity_is_exactly_zero(labels):
     assert variation_of_information(truth, truth) == (0.0, 0.0)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(label_pairs())
 def test_swapping_arguments_swaps_split_and_merge(labels):
     truth, predicted = labels
@@ -106,7 +106,7 @@ def test_swapping_arguments_swaps_split_and_merge(labels):
     assert (back.merge, back.split) == pytest.approx(there, abs=EXACT)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(label_pairs(), st.permutations(range(7)))
 def test_ids_are_names_only(labels, names):
     truth, predicted = labels
@@ -117,7 +117,7 @@ def test_ids_are_names_only(labels, names):
     )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(label_pairs(), st.lists(st.integers(1, 2**64 - 1), min_size=6, max_size=6, unique=True))
 def test_sparse_ids_equal_their_dense_relabelling(labels, ids):
     truth, predicted = labels
@@ -128,7 +128,7 @@ def test_sparse_ids_equal_their_dense_relabelling(labels, ids):
     )
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(label_pairs(lowest=1))
 def test_splitting_a_segment_of_the_truth_raises_only_split(labels):
     truth, pieces = labels

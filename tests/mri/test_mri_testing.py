@@ -120,7 +120,7 @@ import numpy as np, torch
 from psc.mri.settings import TissueRecipeConfig
 from psc.mri.testing import predict_probabilities
 network = torch.nn.Conv3d(1, 4, 1)
-recipe = TissueRecipeConfig(name='r', iterations=1, validate_every=1, batch_size=1)
+recipe = TissueRecipeConfig('r', iterations=1, validate_every=1, batch_size=1, overlap=0.0)
 predict_probabilities(network, np.zeros((64, 64, 64), np.float32), recipe)
 image = np.zeros((192, 128, 128), np.float32)
 image[:] = 1
