@@ -4,6 +4,23 @@ Each message says what was wrong, what was found, and what to do next. The comma
 print them without a traceback; everything else that escapes is a defect of ours and shows one.
 """
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+_TRAIN = (
+    "lightning torchmetrics hydra hydra_plugins omegaconf yaml filelock scipy numba skimage h5py"
+)
+EXTRAS = {
+    "train": f"{_TRAIN} h5py zarr matplotlib jinja2 markupsafe tqdm PIL rarfile wandb".split(),
+    "em": ["bioimage_cpp", "waterz", "dask", "distributed"],
+    "mri": ["nibabel", "monai"],
+    "video": ["decord", "av"],
+    "viewer": ["neuroglancer"],
+}
+"""Extra → packages that come with it, by the names that are imported; as in pyproject.toml."""
+
 
 class PSCError(ValueError):
     """Base of all errors that a user's input can cause."""
@@ -23,3 +40,38 @@ class DivergenceError(PSCError):
 
 class CheckpointError(PSCError):
     """A checkpoint that cannot be read, or that belongs to another network."""
+
+
+class MissingPackageError(PSCError, ImportError):
+    """A package that an extra of the project brings, and that is not installed."""
+
+
+def missing_package(error: ImportError) -> str | None:
+    """Which extra brings the package that was not found; None for any other package."""
+    package = (error.name or "").partition(".")[0]
+    extra = next((name for name, packages in EXTRAS.items() if package in packages), None)
+    if extra is None or not isinstance(error, ModuleNotFoundError):
+        return None
+    return (
+        f"{package} is not installed; psc's extra {extra} brings it: pip install '.[{extra}]' in "
+        f"its checkout, or '<its wheel>[{extra}]'"
+    )
+
+
+@contextmanager
+def extra_needed() -> Iterator[None]:
+    """Around imports: says which extra of the project brings what is not installed."""
+    try:
+        yield
+    except ImportError as error:
+        if (told := missing_package(error)) is None:
+            raise
+        raise MissingPackageError(told) from error
+
+
+def require_packages(*packages: str) -> None:
+    """Refuse to begin what will need packages that are not installed."""
+    with extra_needed():
+        for name in packages:
+            if sys.modules.get(name) is None and (name in sys.modules or find_spec(name) is None):
+                raise ModuleNotFoundError(name=name)

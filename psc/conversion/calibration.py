@@ -15,7 +15,7 @@ from psc.accounting.forward import ExampleInput, run_on
 from psc.conversion.conversion import Conversion
 from psc.conversion.layers import SeparableConv3d
 from psc.conversion.watching import affine_map, in_evaluation_mode
-from psc.errors import ConfigError
+from psc.errors import ConfigError, extra_needed
 
 
 def _last_layers(conversion: Conversion[Any]) -> dict[str, str]:
@@ -155,7 +155,8 @@ def match_features(
     losses: list[float] = []
     numbers: Iterable[int] = range(steps)
     if progress:
-        from tqdm import tqdm  # only where a bar is asked for
+        with extra_needed():  # here: only where a bar is asked for
+            from tqdm import tqdm
 
         numbers = tqdm(numbers, "matching", leave=False)
     with ExitStack() as stack:

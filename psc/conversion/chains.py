@@ -17,16 +17,13 @@ Runs = Sequence[Sequence[str]] | None
 class Chain:
     """Consecutive convolutions of a network.
 
-    Attributes:
-        layers: their names, first to last.
-        names: also of what stands between them, in the order of the data; in parentheses what
-            stays there and acts on a pair (``psc.conversion.watching``).
-        links: how they follow each other; empty where that was given and not observed.
+    ``names`` are also of what stands between them, in the order of the data; in parentheses what
+    stays there and acts on a pair (``psc.conversion.watching``).
     """
 
     layers: tuple[str, ...]
     names: tuple[str, ...]
-    links: tuple[Link, ...] = ()
+    links: tuple[Link, ...] = ()  # empty where their order was given and not observed
 
     @property
     def removed(self) -> tuple[str, ...]:
@@ -43,12 +40,12 @@ class Chain:
             any(name.startswith("(") for name in self.names[a:b]) for a, b in pairwise(places)
         )
 
-
-def _linked(layers: Sequence[str], links: Sequence[Link]) -> Chain:
-    names = [layers[0]]
-    for link in links:
-        names += [*link.between, link.following]
-    return Chain(tuple(layers), tuple(names), tuple(links))
+    @classmethod
+    def of(cls, layers: Sequence[str], links: Mapping[str, Link]) -> "Chain":
+        """A chain as it was observed."""
+        own = tuple(links[name] for name in layers[:-1])
+        after = (name for link in own for name in (*link.between, link.following))
+        return cls(tuple(layers), (layers[0], *after), own)
 
 
 def found_chains(
@@ -68,21 +65,13 @@ def found_chains(
         layers = [start]
         while (link := joined.get(layers[-1])) is not None:
             layers.append(link.following)
-        for i in range(0, len(layers) - n + 1, n):
-            part = layers[i : i + n]
-            chains.append(_linked(part, [joined[name] for name in part[:-1]]))
+        starting = range(0, len(layers) - n + 1, n)
+        chains += [Chain.of(layers[i : i + n], joined) for i in starting]
     if not chains:
         reasons = {**ends, **{name: f"it has {reason}" for name, reason in unfit.items()}}
         lines = [f"  {name}: {reasons[name]}" for name in chosen if name in reasons]
-        raise ConfigError(
-            "\n".join(
-                [
-                    f"n={n}: no {n} of the {len(chosen)} convolutions to convert follow each other",
-                    *lines,
-                    "use n=1, which converts each by itself",
-                ]
-            )
-        )
+        title = f"n={n}: no {n} of the {len(chosen)} convolutions to convert follow each other"
+        raise ConfigError("\n".join([title, *lines, "use n=1, which converts each by itself"]))
     return chains
 
 
@@ -154,7 +143,7 @@ def _observed(
         if link is None or link.following != after:
             found = f"to {link.following}" if link is not None else f"not on: {ends.get(before)}"
             raise ConfigError(f"runs: {shown}: on example_input the data go from {before} {found}")
-    chain = _linked(layers, [links[name] for name in layers[:-1]])
+    chain = Chain.of(layers, links)
     # What stays may be named with or without parentheses, functions need not be named.
     if extra := {name.strip("()") for name in names} - {name.strip("()") for name in chain.names}:
         raise ConfigError(f"runs: {shown}: on example_input the data do not go through {extra}")

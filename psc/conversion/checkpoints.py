@@ -9,6 +9,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,20 +32,12 @@ from psc.training.hardware import inference_device
 
 @dataclass(frozen=True)
 class Correction:
-    """What follows a conversion, on training data without their labels.
+    """What follows a conversion, on training data without their labels."""
 
-    Attributes:
-        calibrate: whether to correct every channel's gain and offset (``calibrate``); None: where
-            training data are read in any case.
-        steps: of feature matching (``match_features``); 0: none.
-        learning_rate: the first one.
-        accelerator: "auto", "cpu" or "gpu".
-    """
-
-    calibrate: bool | None = None
-    steps: int = 0
+    calibrate: bool | None = None  # None: where training data are read in any case
+    steps: int = 0  # of feature matching
     learning_rate: float = 1e-3
-    accelerator: str = "auto"
+    accelerator: str = "auto"  # "cpu" or "gpu"
 
 
 def convert_checkpoint(
@@ -56,21 +49,10 @@ def convert_checkpoint(
     correction: Correction | None = None,
     overwrite: bool = False,
 ) -> tuple[ConversionReport, list[float]]:
-    """Write the checkpoint of a converted network.
+    """Write a checkpoint of ``block=3d``, converted; its report and the losses of matching.
 
     Where n > 1 (whose chains of layers one batch shows), and for any correction, the training data
     of the checkpoint's configuration are read.
-
-    Args:
-        source: a checkpoint of train.py with 3D convolutions (``block=3d``).
-        output: the file to write.
-        arguments: how to convert.
-        init: "svd" or "random".
-        correction: what follows.
-        overwrite: whether ``output`` may exist.
-
-    Returns:
-        The report of the conversion, and the losses of feature matching by step.
     """
     if output.exists() and not overwrite:
         raise ConfigError(f"output={output} exists; give another file, or overwrite=true")
@@ -102,14 +84,11 @@ def convert_checkpoint(
         calibrate(original, conversion, next(batches))
     losses: list[float] = []
     if correction.steps:
-        losses = match_features(
-            original,
-            conversion,
-            batches,
-            steps=correction.steps,
-            learning_rate=correction.learning_rate,
-            progress=True,
-        )
+        options: dict[str, Any] = {
+            "steps": correction.steps,
+            "learning_rate": correction.learning_rate,
+        }
+        losses = match_features(original, conversion, batches, **options, progress=True)
     network.cpu()
     if arguments.n > 1:
         arguments = replace(arguments, runs=[list(run) for run in report.runs])

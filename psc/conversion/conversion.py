@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Generic, Literal, TypeVar, get_args
+from typing import Any, Generic, TypeVar, get_args
 
 from torch import nn
 
@@ -15,7 +15,7 @@ from psc.conversion.layers import Absorbed, Place, SeparableConv3d, Width, strea
 from psc.conversion.plan import KernelSizes, Names, Plan, Unsupported, check_model
 from psc.conversion.report import ConversionReport, parameter_count, report_rows
 from psc.conversion.watching import Observation, observe
-from psc.errors import ConfigError
+from psc.errors import ConfigError, extra_needed
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -160,7 +160,6 @@ def convert(
             break
         singly = {} if after else _culprits(model, chains, blocks, before, example_input)
         plan.refused.update(singly or lost)
-    blocks = {name: block for name, block in blocks.items() if name in places}
     report = ConversionReport(
         m,
         n,
@@ -214,7 +213,8 @@ def _shown(chains: list[Chain], plan: Plan, progress: bool) -> Iterable[Chain]:
     """The chains, with a bar that tells weights, as time goes with them."""
     if not progress:
         return chains
-    from tqdm import tqdm  # only where a bar is asked for
+    with extra_needed():  # here: only where a bar is asked for
+        from tqdm import tqdm
 
     def with_bar() -> Iterator[Chain]:
         sizes = [sum(map(parameter_count, map(plan.chosen.get, c.layers))) for c in chains]  # type: ignore[arg-type]
@@ -275,10 +275,7 @@ def _observed(
 def _observe_again(
     converted: nn.Module, before: Observation, chains: list[Chain], example: ExampleInput
 ) -> tuple[Observation | None, dict[str, str]]:
-    """Run the converted network; what it did, and the layers that stop it or are called otherwise.
-
-    If it does not run at all, any layer may be the reason.
-    """
+    """Run the converted network; what it did, and the layers that may be why it does otherwise."""
     names = [name for chain in chains for name in chain.layers]
     try:
         after = observe(converted, names, example)
@@ -316,27 +313,15 @@ def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_backward_hooks",
-    "_is_full_backward_hook",
-    "_backward_pre_hooks",
-)
+_HOOKS = tuple(key for key in vars(nn.Module()) if "ward" in key and "hook" in key)
+"""What a module holds of forward and backward hooks."""
 
 
 def replaced(model: Model, places: Mapping[str, nn.Module], *, inplace: bool) -> Model:
-    """A network with some modules replaced; forward and backward hooks move to the new ones.
+    """A network with some modules replaced, by name; hooks move to the new ones.
 
-    Args:
-        model: any module.
-        places: by the name of what they replace; "" is the network itself.
-        inplace: False leaves the network as it is and returns a copy. What is replaced is not
-            even copied; wherever the network holds it, attributes and lists included, the copy
-            holds the new module.
+    What is replaced is not even copied; wherever the network holds it, attributes and lists
+    included, the copy holds the new module.
     """
     if inplace:
         if "" in places:
@@ -378,22 +363,16 @@ def _put_all(model: nn.Module, places: Mapping[str, nn.Module]) -> None:
 
 @dataclass
 class ConversionArguments:
-    """What of ``psc.convert``'s arguments a network's shape depends on, as a file can hold it.
-
-    Attributes:
-        width: "eq5", "exact", or a number in digits.
-        activation: whether a ReLU follows the 2D convolutions.
-        runs: for n > 1, the modules of every run of n convolutions.
-    """
+    """What of ``psc.convert``'s arguments a network's shape depends on, as a file can hold it."""
 
     m: int = 1
     n: int = 1
-    width: str = "eq5"
+    width: str = "eq5"  # or "exact", or a number in digits
     maximum_width: int | None = PUBLISHED_MAXIMUM_WIDTH
     include: list[str] | None = None
     exclude: list[str] | None = None
     merge: str = "concatenate"
-    activation: bool = False
+    activation: bool = False  # whether a ReLU follows the 2D convolutions
     unsupported: str = "refuse"
     runs: list[list[str]] | None = None
 
@@ -408,20 +387,11 @@ class ConversionArguments:
         """Convert a network in place, see ``psc.convert``."""
         if self.width not in ("eq5", "exact") and not self.width.isdigit():
             raise ConfigError(f"width must be eq5, exact or a number, got {self.width!r}")
-        words: dict[str, Literal["eq5"] | None] = {"eq5": "eq5", "exact": None}
-        arguments: dict[str, Any] = {
-            **asdict(self),
-            "width": words[self.width] if self.width in words else int(self.width),
-            "activation": nn.ReLU if self.activation else None,
-        }
-        return convert(
-            network,
-            **arguments,
-            init=init,
-            example_input=example_input,
-            inplace=True,
-            progress=progress,
-        )
+        width = int(self.width) if self.width.isdigit() else {"exact": None}.get(self.width, "eq5")
+        activation = nn.ReLU if self.activation else None
+        given: dict[str, Any] = {**asdict(self), "width": width, "activation": activation}
+        given |= {"init": init, "example_input": example_input, "progress": progress}
+        return convert(network, **given, inplace=True)
 
 
 def merge_linear(model: nn.Module, *, inplace: bool = False) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -63,11 +64,8 @@ def separable(
 class ComposedLayers:
     """Consecutive layers, with affine maps in place of what stands between them.
 
-    Attributes:
-        weights: (out, in / groups, kD, kH, kW) of each, float32 or float64; each but the first also
-            does what the map before it does.
-        strides: of each.
-        bias: (out,) of all together, away from padded borders; None without any.
+    Each weight (out, in / groups, kD, kH, kW), float32 or float64, also does what the map before it
+    does; ``bias`` (out,) is that of all together, away from padded borders.
     """
 
     weights: tuple[Tensor, ...]
@@ -161,17 +159,9 @@ def _fill(module: SeparableConv3d, first: nn.Conv3d, composed: ComposedLayers, s
         kernels = composed.weights[0].chunk(groups)
         parts = [_exact_factors(checked_layer(kernel), counts, merge) for kernel in kernels]
     else:
-        parts = [
-            factorise_chain(
-                of_group,
-                m,
-                max(module.widths),
-                strides=composed.strides,
-                merge=merge,
-                sweeps=sweeps,
-            )
-            for of_group in zip(*(w.chunk(groups) for w in composed.weights), strict=True)
-        ]
+        fit = partial(factorise_chain, strides=composed.strides, merge=merge, sweeps=sweeps)
+        of_groups = zip(*(w.chunk(groups) for w in composed.weights), strict=True)
+        parts = [fit(weights, m, max(module.widths)) for weights in of_groups]
     for s in range(m):
         # None where a sum is exact without this stream.
         factors = [part.streams[s] for part in parts if s < len(part.streams)]

@@ -68,9 +68,8 @@ class Place(nn.Module):
             return super().__getattr__(name)
         if shapes[name] is None:
             return None
-        like = next(iter(self.parameters()), None)
-        if like is None:
-            like = self._like
+        like = next(self.parameters(), None)
+        like = self._like if like is None else like
         stand_in = like.new_full((), torch.nan).expand(shapes[name])
         return stand_in.requires_grad_(like.requires_grad)
 
@@ -78,13 +77,8 @@ class Place(nn.Module):
 class Absorbed(Place):
     """Where a module stood that a block elsewhere makes superfluous: hands on what it gets.
 
-    Args:
-        old: the module.
-        undone: what comes is a pair f(y), f(−y), see ``psc.conversion.watching``; it becomes y.
-        paired: what goes on is a pair again.
-
-    Attributes:
-        scale: (f(y) − f(−y)) · scale = y, kept in checkpoints; only if ``undone``.
+    ``undone``: what comes is a pair f(y), f(−y), see ``psc.conversion.watching``, and becomes
+    (f(y) − f(−y)) · scale = y, the scale kept in checkpoints; ``paired``: a pair goes on again.
     """
 
     def __init__(self, old: nn.Module, *, undone: bool = False, paired: bool = False) -> None:
@@ -302,22 +296,11 @@ def _with(values: Any, axis: int, value: int) -> Any:
 def _initial_order(
     out_channels: int, groups: int, counts: Sequence[int], merge: Merge
 ) -> Tensor | None:
-    """The ``channel_order`` of streams that nothing has been chosen for.
-
-    Each stream holds a part of every group, the first stream the first channels of each.
-    """
+    """The ``channel_order`` if each stream holds a part of every group, one after the other."""
     if merge == "sum" or len(counts) == 1:
         return None
-    per_group = out_channels // groups
-    parts: list[Tensor] = []
-    start = 0
-    for count in counts:
-        parts += [torch.arange(count) + g * per_group + start for g in range(groups)]
-        start += count
-    return torch.cat(parts).argsort()
-
-
-# M of every stream: Eq. 5 for kernels of any shape, a number, or exact.
+    of_groups = torch.split(torch.arange(out_channels).view(groups, -1), list(counts), dim=1)
+    return torch.cat([part.flatten() for part in of_groups]).argsort()
 
 
 def stream_widths(
@@ -330,18 +313,11 @@ def stream_widths(
     maximum: int | None,
     linear: bool,
 ) -> tuple[int, ...]:
-    """M of each stream, in filters per group of the layers.
+    """M of each stream, in filters per group of the layers; ``name`` is the first one's.
 
-    Args:
-        name: of the first layer.
-        layers: what is converted, first to last. By Eq. 5 several layers have the width of one from
-            the first one's input to the last one's output, as in ``psc.block.unit``.
-        m: number of streams.
-        merge: how they are merged.
-        width: see ``psc.convert``.
-        maximum: cap of what Eq. 5 gives.
-        linear: whether nothing stands between 2D and 1D convolution. Then filters beyond the exact
-            number would be zero for good, and one layer goes without.
+    By Eq. 5 several layers have the width of one from the first one's input to the last one's
+    output, as in ``psc.block.unit``. ``linear``: nothing stands between 2D and 1D convolution. Then
+    filters beyond the exact number would be zero for good, and one layer goes without.
     """
     first = layers[0]
     if isinstance(width, Mapping):

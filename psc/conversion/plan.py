@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from fnmatch import fnmatchcase
+from itertools import accumulate
 from typing import Literal
 
 from torch import nn
@@ -38,18 +39,9 @@ def check_model(model: nn.Module) -> None:
 class Plan:
     """The layers to convert, and those that are kept or refused, each with its reason.
 
-    Args:
-        model: any module. Of a convolution that it holds in several places (nnU-Net does) the first
-            name counts; it is replaced in all.
-        include: names or patterns (``layer1``, ``*.conv2``) of convolutions, or of modules around
-            them, in any of their places; None: all.
-        exclude: the same, taken away.
-        kernel_sizes: (kD, kH, kW), or a number for a cube; None: all.
-
-    Attributes:
-        layers: every 3D convolution by name, quantised ones included; not transposed ones.
-        kept: why some stay as they are, as asked for or as documented.
-        refused: why some that were asked for cannot be converted.
+    ``layers`` are all 3D convolutions by name, quantised ones included, not transposed ones. Of one
+    that the network holds in several places (nnU-Net does) the first name counts, ``include`` and
+    ``exclude`` may say any; it is replaced in all. The arguments are those of ``psc.convert``.
     """
 
     def __init__(
@@ -75,18 +67,16 @@ class Plan:
         self.kept: dict[str, str] = {}
         for name, part in self.layers.items():
             size, names = part.kernel_size, places[id(part)]
-            if included is not None and not _fit(names, included):
-                self.kept[name] = "not in include"
-            elif excluded is not None and _fit(names, excluded):
-                self.kept[name] = "in exclude"
-            elif sizes is not None and size not in sizes:
-                self.kept[name] = "not in kernel_sizes"
-            elif all(extent == 1 for extent in size):
-                self.kept[name] = "pointwise"
-            elif min(size) == 1:
-                self.kept[name] = "2D or 1D already"
-            elif _is_empty(part):
-                self.kept[name] = "of size zero"
+            reasons = {
+                "not in include": included is not None and not _fit(names, included),
+                "in exclude": excluded is not None and _fit(names, excluded),
+                "not in kernel_sizes": sizes is not None and size not in sizes,
+                "pointwise": max(size) == 1,
+                "2D or 1D already": min(size) == 1,
+                "of size zero": _is_empty(part),
+            }
+            if reason := next((text for text, true in reasons.items() if true), None):
+                self.kept[name] = reason
 
     @property
     def chosen(self) -> dict[str, nn.Conv3d]:
@@ -125,21 +115,13 @@ class Plan:
         """Go on without the refused layers, or not at all, and name them."""
         if not self.refused or unsupported == "skip":
             return
-        lines = [
-            f"  {name or '(the network)'}: {self.refused[name]}"
-            for name in self.layers
-            if name in self.refused
-        ]
-        count = "1 layer" if len(lines) == 1 else f"{len(lines)} layers"
+        refused = [name for name in self.layers if name in self.refused]
+        count = "1 layer" if len(refused) == 1 else f"{len(refused)} layers"
+        lines = [f"  {name or '(the network)'}: {self.refused[name]}" for name in refused]
         raise ConfigError(
-            "\n".join(
-                [
-                    f"{count} cannot be converted:",
-                    *lines,
-                    "Leave them as they are with unsupported='skip', or choose others by include, "
-                    "exclude or kernel_sizes",
-                ]
-            )
+            "\n".join([f"{count} cannot be converted:", *lines])
+            + "\nLeave them as they are with unsupported='skip', or choose others by include, "
+            "exclude or kernel_sizes"
         )
 
 
@@ -156,8 +138,7 @@ def _patterns(key: str, names: Names, known: Collection[str]) -> list[str] | Non
 
 def _fit(names: Iterable[str], patterns: Iterable[str]) -> bool:
     """Whether a pattern fits one of the names, or a module around it."""
-    parts = [name.split(".") for name in names]
-    around = [".".join(part[: i + 1]) for part in parts for i in range(len(part))]
+    around = [part for name in names for part in accumulate(name.split("."), "{}.{}".format)]
     return any(fnmatchcase(name, pattern) for pattern in patterns for name in around)
 
 

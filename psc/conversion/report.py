@@ -150,23 +150,22 @@ def report_rows(
     before: Observation | None,
     after: Observation | None,
 ) -> tuple[LayerReport, ...]:
-    """One row per 3D convolution of the network; observations without an example input are None.
-
-    ``blocks`` are by the name of the first layer of their chain.
-    """
+    """One row per 3D convolution of the network; ``blocks`` by the first layer of their chain."""
     chain_of = {name: chain for chain in chains for name in chain.layers}
     rows = []
     for name, layer in plan.layers.items():
-        block, chain = blocks.get(name), chain_of.get(name)
-        error, reason = None, plan.refused.get(name) or plan.kept.get(name)
+        chain, block, error = chain_of.get(name), None, None
+        reason = plan.refused.get(name) or plan.kept.get(name)
         status: Status = "skipped" if name in plan.refused else "kept"
         together: Sequence[str] = (name,)
-        if chain is not None and block is not None:
-            status, together = "converted", chain.layers
-            error = _error(plan, chain, block)
+        if chain is not None and name == chain.layers[0]:
+            status, together, block = "converted", chain.layers, blocks[name]
+            layers: list[nn.Conv3d] = [plan.layers[each] for each in together]
+            if not layers[0].weight.is_meta and len(chain.links) + 1 == len(layers):
+                error = composed_layers(layers, chain.links).error(block)
         elif chain is not None:
             status, together, reason = "merged", (), f"into the block at {chain.layers[0]}"
-        count = sum(parameter_count(plan.layers[n]) for n in together)
+        count = sum(parameter_count(plan.layers[each]) for each in together)
         left = count if block is None else parameter_count(block)
         work = None
         if before is not None and after is not None:
@@ -192,11 +191,3 @@ def report_rows(
 def parameter_count(module: nn.Module) -> int:
     """Learnable numbers, shared ones once; those of lazy modules do not exist yet."""
     return sum(p.numel() for p in module.parameters() if not is_lazy(p))
-
-
-def _error(plan: Plan, chain: Chain, block: SeparableConv3d) -> float | None:
-    """Of the kernel; None where there are no values to compare."""
-    layers: list[nn.Conv3d] = [plan.layers[name] for name in chain.layers]
-    if layers[0].weight.is_meta or len(chain.links) + 1 < len(layers):
-        return None
-    return composed_layers(layers, chain.links).error(block)

@@ -31,14 +31,10 @@ _REMOVABLE = (activation, batchnorm, dropout, instancenorm, normalization)
 
 @dataclass(frozen=True)
 class Link:
-    """A convolution whose result goes to one other convolution and nowhere else.
+    """A convolution whose result goes to one other convolution, ``following``, and nowhere else.
 
-    Attributes:
-        following: name of the other one.
-        between: names of what stands in between, in its order; in parentheses what stays.
-        scale: what stays is undone by (f(z) − f(−z)) · scale; None where nothing stays.
-        slope, offset: (C,), the affine map per channel that is nearest to what stands in between,
-            over all voxels of the example: after ≈ slope · before + offset.
+    What stands ``between``, in parentheses what stays, is nearest to slope · z + offset, (C,) each,
+    over all voxels of the example. What stays is undone by (f(z) − f(−z)) · scale; None: nothing.
     """
 
     following: str
@@ -50,25 +46,15 @@ class Link:
 
 @dataclass(frozen=True)
 class Observation:
-    """What a forward pass in evaluation mode did.
-
-    Attributes:
-        calls: how often each watched convolution was called.
-        used_elsewhere: watched convolutions whose parameters something else used too.
-        multiply_adds: MACs of every module that owns parameters, by name.
-        elsewhere: MACs outside of them, such as attention's.
-        uncounted: operations that multiply and are not counted.
-        links: from watched convolutions to the ones that follow them.
-        ends: why the others have none.
-    """
+    """What a forward pass in evaluation mode did with the convolutions that are watched."""
 
     calls: Mapping[str, int]
-    used_elsewhere: frozenset[str]
-    multiply_adds: Mapping[str, int]
-    elsewhere: int
-    uncounted: tuple[str, ...]
+    used_elsewhere: frozenset[str]  # their parameters something else used too
+    multiply_adds: Mapping[str, int]  # of every module that owns parameters
+    elsewhere: int  # MACs outside of them, such as attention's
+    uncounted: tuple[str, ...]  # operations that multiply
     links: Mapping[str, Link]
-    ends: Mapping[str, str]
+    ends: Mapping[str, str]  # why the others have no link
 
     @property
     def total(self) -> int:
@@ -84,13 +70,9 @@ class Observation:
 def observe(
     model: nn.Module, watched: Sequence[str], example: ExampleInput, *, follow: bool = False
 ) -> Observation:
-    """Run a network once, without gradients; modes of its modules are as before afterwards.
+    """Run a network once, without gradients, its modes as before afterwards.
 
-    Args:
-        model: any module.
-        watched: names of convolutions in it.
-        example: its input.
-        follow: find out which watched convolutions follow each other; keeps their results.
+    ``follow``: find out which watched convolutions follow each other, for which results are kept.
     """
     watch = _Watch(model, watched, follow)
     with ExitStack() as stack, torch.no_grad():
@@ -293,12 +275,9 @@ def _version(tensor: Tensor) -> int:
 
 @torch.no_grad()
 def undoing(functions: Sequence[Callable[[Tensor], Tensor]]) -> float | None:
-    """The number for which (f(z) − f(−z)) · number = z, f all functions in turn.
+    """The number for which (f(z) − f(−z)) · number = z, f all functions in turn; else ValueError.
 
     None if f(z) = z. Tried on values of either sign and size in a shape without symmetry.
-
-    Raises:
-        ValueError: if there is no such number.
     """
     z = torch.randn(1, 4, 2, 3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     z = (z * torch.linspace(0.1, 9, z.numel(), dtype=z.dtype).view_as(z)).float()

@@ -15,8 +15,9 @@ What no pair owns is a box of the core: the product, over the axes, of the indic
 selected. So the error of dropping it depends on the set of pairs, not on their order, and vanishes
 for a general kernel only once all slices of one axis are selected.
 
-ConfigError is raised for what is no kernel, and for axes, slices and numbers of terms that a core
-lacks.
+Below, a kernel is (..., J1, J2, J3, C), its core (..., I1, I2, I3, C), ``sizes`` are (I1, I2, I3),
+and ``axes`` are the orientations that may be chosen. ConfigError is raised for what is no kernel,
+and for axes, slices and numbers of terms that a core lacks.
 """
 
 from collections.abc import Sequence
@@ -56,13 +57,8 @@ def hosvd(kernel: Tensor) -> HOSVD:
     """Decompose kernels by one thin SVD per spatial axis (De Lathauwer et al. 2000).
 
     I_k is J_k, or less where a kernel is so long and thin that its unfolding has fewer columns than
-    rows. Differentiable where singular values differ from each other and from zero.
-
-    Args:
-        kernel: (..., J1, J2, J3, C), floating point. Half precision is computed in float32.
-
-    Returns:
-        Core, factors and singular values, of the kernel's dtype and on its device.
+    rows. Differentiable where singular values differ from each other and from zero. Results are of
+    the kernel's dtype and on its device; half precision is computed in float32.
     """
     work = checked_kernel(kernel, _TENSOR_AXES, "(..., J1, J2, J3, C)")
     factors: list[Tensor] = []
@@ -138,15 +134,9 @@ class Orientation:
 
 
 def ownership(selection: Tensor, sizes: Triple) -> Tensor:
-    """Which entries of the core belong to which sub-tensor of a selection.
+    """Which entries of the core belong to which sub-tensor of a selection: (..., T, I1, I2, I3).
 
-    Args:
-        selection: (..., T, 2), pairs (axis, index).
-        sizes: (I1, I2, I3) of the core.
-
-    Returns:
-        bool (..., T, I1, I2, I3). Every entry is owned at most once; a pair that comes a second
-        time owns nothing.
+    Every entry is owned at most once; a pair that comes a second time owns nothing.
     """
     if selection.ndim < 2 or selection.shape[-1] != 2 or selection.is_floating_point():
         raise ConfigError(
@@ -171,15 +161,10 @@ def ownership(selection: Tensor, sizes: Triple) -> Tensor:
 
 
 def split_core(core: Tensor, selection: Tensor) -> Tensor:
-    """The sub-tensors S^{α,β} of Eq. 2.
+    """The sub-tensors S^{α,β} of Eq. 2: (..., T, I1, I2, I3, C).
 
-    Args:
-        core: S (..., I1, I2, I3, C).
-        selection: (..., T, 2), pairs (axis, index).
-
-    Returns:
-        (..., T, I1, I2, I3, C); term l is zero off slice β_l along α_l. They sum to S where the
-        selection holds all slices of one axis.
+    Term l is zero off slice β_l along α_l. They sum to S where the selection holds all slices of
+    one axis.
     """
     owned = ownership(selection.to(core.device), core_sizes(core))
     return core.unsqueeze(-5) * owned[..., None]
@@ -188,16 +173,10 @@ def split_core(core: Tensor, selection: Tensor) -> Tensor:
 def separable_terms(
     decomposition: HOSVD, selection: Tensor
 ) -> tuple[Orientation, Orientation, Orientation]:
-    """The separable kernels of a selection, grouped by the axis of their 1D part (Eq. 3).
+    """The separable kernels of a selection, one group per axis k of their 1D part (Eq. 3).
 
-    Args:
-        decomposition: of kernels (..., J1, J2, J3, C).
-        selection: (..., T, 2), pairs (axis, index).
-
-    Returns:
-        One group per axis k, each with I_k terms in the order of β; a term that the selection lacks
-        is zero. The sum of their ``kernel()`` is the kernel, without the entries of the core that
-        no pair owns.
+    Each has I_k terms in the order of β; a term that the selection lacks is zero. The sum of their
+    ``kernel()`` is the kernel, without the entries of the core that no pair owns.
     """
     core, factors = decomposition.core, decomposition.factors
     selection = selection.to(core.device)
@@ -221,28 +200,19 @@ def core_sizes(core: Tensor) -> Triple:
 
 
 def all_sub_tensors(sizes: Triple, axes: Sequence[int] = _ALL_AXES) -> Tensor:
-    """Every pair (axis, index), axis by axis: (number of pairs, 2), int64.
+    """Every pair (axis, index) in the order of the axes: (number of pairs, 2), int64.
 
-    Args:
-        sizes: (I1, I2, I3) of the core.
-        axes: orientations, in this order; the first takes all entries of the core.
+    The first axis takes all entries of the core.
     """
     _check_axes(axes)
     return torch.tensor([(axis, index) for axis in axes for index in range(sizes[axis])])
 
 
 def dropped_energy(core: Tensor, selection: Tensor) -> Tensor:
-    """Energy (sum of squares) of the core's entries that no sub-tensor of a selection owns.
+    """Energy (sum of squares) of the core's entries that no sub-tensor of a selection owns, (...).
 
     The factors U are isometries and the sub-tensors have disjoint supports, so this IS the squared
-    error of the truncated sum.
-
-    Args:
-        core: (..., I1, I2, I3, C).
-        selection: (..., T, 2), pairs (axis, index).
-
-    Returns:
-        (...), kernel by kernel.
+    error of the truncated sum, kernel by kernel.
     """
     owned = ownership(selection.to(core.device), core_sizes(core))
     return (core.square().sum(-1) * ~owned.any(-AXES - 1)).sum((-3, -2, -1))
@@ -256,15 +226,8 @@ def truncation_error(core: Tensor, selection: Tensor) -> Tensor:
 def greedy_selection(core: Tensor, terms: int, axes: Sequence[int] = _ALL_AXES) -> Tensor:
     """Take, ``terms`` times, the sub-tensor with the most energy among entries not yet taken.
 
-    Its first t pairs are the greedy selection of t terms. Not the best set of that size in general.
-
-    Args:
-        core: (..., I1, I2, I3, C).
-        terms: T, 1 to the number of all sub-tensors.
-        axes: orientations to choose from.
-
-    Returns:
-        (..., T, 2) int64, pairs (axis, index), a selection per kernel.
+    (..., T, 2) int64, a selection per kernel; its first t pairs are the greedy selection of t
+    terms. Not the best set of that size in general.
     """
     sizes = core_sizes(core)
     candidates = all_sub_tensors(sizes, axes).to(core.device)
@@ -280,18 +243,11 @@ def greedy_selection(core: Tensor, terms: int, axes: Sequence[int] = _ALL_AXES) 
 
 
 def orientation_selection(core: Tensor, axis: int, terms: int) -> Tensor:
-    """The ``terms`` sub-tensors of one orientation with the most energy.
+    """The ``terms`` sub-tensors of one orientation with the most energy, or all that there are.
 
     For the core of an HOSVD these are the first ones, and no kernel that is a sum of that many
     separable terms of this orientation is nearer (Eckart and Young 1936).
-
-    Args:
-        core: (..., I1, I2, I3, C).
-        axis: 0, 1 or 2.
-        terms: at least 1; more than the axis has slices are as good as all of them.
-
-    Returns:
-        (..., min(terms, I_axis), 2) int64.
+    (..., min(terms, I_axis), 2) int64.
     """
     _check_axes((axis,))
     _check_terms(terms, None)
@@ -301,16 +257,9 @@ def orientation_selection(core: Tensor, axis: int, terms: int) -> Tensor:
 
 
 def best_orientation_selection(core: Tensor, terms: int, axes: Sequence[int] = _ALL_AXES) -> Tensor:
-    """The best sub-tensors of the orientation that suits each kernel best.
+    """The best sub-tensors of the orientation that suits each kernel best: (..., T, 2) int64.
 
-    Args:
-        core: (..., I1, I2, I3, C).
-        terms: T, at least 1.
-        axes: orientations to choose from.
-
-    Returns:
-        (..., T, 2) int64, all pairs of one kernel along one axis; where that axis has fewer than T
-        slices, the last pair is repeated and owns nothing.
+    Where the axis has fewer than T slices, the last pair is repeated and owns nothing.
     """
     _check_axes(axes)
     options, errors = [], []
