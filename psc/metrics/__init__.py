@@ -1,6 +1,7 @@
 """How good a segmentation is: variation of information and adapted Rand error.
 
-Both come from one sparse contingency table of the two label volumes. Needs NumPy and numba only.
+Both come from one sparse contingency table of the two label volumes. Needs NumPy, and numba where
+a table is counted.
 """
 
 from psc.metrics.contingency import ContingencyTable, contingency_table

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
-from psc.errors import ConfigError, DataError
+from psc.errors import ConfigError, DataError, extra_needed
 
 _Labels = npt.NDArray[np.integer[Any]]
 _Mask = npt.NDArray[np.bool_]
@@ -270,6 +269,9 @@ def hausdorff95(
             f"labels have shape {labels.shape}, the prediction {prediction.shape}; both must be"
             " (D, H, W) and cover the same voxels"
         )
+    with extra_needed():  # here: overlap does without scipy
+        from scipy import ndimage
+
     diagonal = volume_diagonal(labels.shape, voxel_size)
     truth, predicted = labels == value, prediction == value
     either = ndimage.find_objects((truth | predicted).astype(np.uint8))
@@ -292,8 +294,8 @@ def volume_diagonal(shape: Sequence[int], voxel_size: Sequence[float]) -> float:
 
 
 def _percentile95(truth: _Mask, predicted: _Mask, voxel_size: Sequence[float]) -> float:
-    # It takes seconds to import: only where it is used.
-    from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+    with extra_needed():  # here: it takes seconds to import
+        from monai.metrics.hausdorff_distance import compute_hausdorff_distance
 
     with warnings.catch_warnings():
         # MONAI 1.6 warns of an argument that it passes to itself.
