@@ -8,17 +8,32 @@ if TYPE_CHECKING:
     from psc.block.block import PSCBlock
     from psc.block.convolution import ConvolutionOptions
     from psc.block.unit import make_unit
-    from psc.conversion import convert, merge_linear
+    from psc.conversion import calibrate, convert, match_features, merge_linear
+    from psc.networks.named import create, list_networks
 
-__all__ = ["ConvolutionOptions", "PSCBlock", "convert", "make_unit", "merge_linear"]
+__all__ = [
+    "ConvolutionOptions",
+    "PSCBlock",
+    "calibrate",
+    "convert",
+    "create",
+    "list_networks",
+    "make_unit",
+    "match_features",
+    "merge_linear",
+]
 __version__ = "0.1.0"
 
 _HOMES = {
     "PSCBlock": "psc.block.block",
     "ConvolutionOptions": "psc.block.convolution",
     "make_unit": "psc.block.unit",
+    "calibrate": "psc.conversion",
     "convert": "psc.conversion",
+    "match_features": "psc.conversion",
     "merge_linear": "psc.conversion",
+    "create": "psc.networks.named",
+    "list_networks": "psc.networks.named",
 }
 
 

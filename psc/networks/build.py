@@ -1,7 +1,7 @@
 """From configuration to network: the configuration → builder table."""
 
-import logging
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,9 @@ from psc.block.unit import UnitFactory, make_unit
 from psc.config.schema import BackboneConfig, BlockConfig, DenseNetConfig, ResNetConfig, UNetConfig
 from psc.errors import ConfigError
 from psc.networks.densenet import DenseNet
-from psc.networks.pretrained import load_torchvision_weights, read_weights
+from psc.networks.named import Network, build
 from psc.networks.resnet import ResNet
 from psc.networks.unet import UNet
-
-log = logging.getLogger(__name__)
 
 PAPER_OUTPUT_SIZE = 44
 """Affinities that one training patch of the paper's U-Net teaches, along each axis."""
@@ -47,7 +45,7 @@ def build_unit(block: BlockConfig) -> UnitFactory:
     )
 
 
-def build_network(backbone: BackboneConfig, block: BlockConfig) -> UNet | ResNet | DenseNet:
+def build_network(backbone: BackboneConfig, block: BlockConfig) -> Network:
     """The network of a backbone's and a block's configuration.
 
     Freshly initialised, or with the weights that ``backbone.weights`` names.
@@ -56,13 +54,16 @@ def build_network(backbone: BackboneConfig, block: BlockConfig) -> UNet | ResNet
         ConfigError: for a backbone that does not exist, or sizes that cannot work.
         CheckpointError: for weights that cannot be read or are another network's.
     """
-    for kind, build in _BUILDERS.items():
+    arguments = asdict(backbone)
+    name, weights = arguments.pop("name"), arguments.pop("weights", None)
+    for kind, network in _NETWORKS.items():
         if isinstance(backbone, kind):
-            return build(backbone, block)
-    raise ConfigError(f"backbone={backbone.name}: there is no network of that name")
+            given = {key: value for key, value in arguments.items() if value is not None}
+            return build(network, build_unit(block), block.n or 1, weights=weights, **given)
+    raise ConfigError(f"backbone={name}: there is no network of that name")
 
 
-def build_network_on_meta(backbone: BackboneConfig, block: BlockConfig) -> UNet | ResNet | DenseNet:
+def build_network_on_meta(backbone: BackboneConfig, block: BlockConfig) -> Network:
     """``build_network`` without memory or initial values: for sizes and counts."""
     with torch.device("meta"), _NoInitialValues():
         return build_network(backbone, block)
@@ -79,66 +80,17 @@ class _NoInitialValues(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _build_unet(config: UNetConfig, block: BlockConfig) -> UNet:
-    return UNet(
-        build_unit(block),
-        in_channels=config.in_channels,
-        out_channels=config.out_channels,
-        base_width=config.base_width,
-        growth=config.growth,
-        depth=config.depth,
-        padding="same" if config.padding == "same" else "valid",
-    )
-
-
-def _build_resnet(config: ResNetConfig, block: BlockConfig) -> ResNet:
-    network = ResNet(
-        build_unit(block),
-        in_channels=config.in_channels,
-        classes=config.classes,
-        layers=config.layers,
-        base_width=config.base_width,
-        stem="factorised" if config.stem == "factorised" else "conv3d",
-        shortcut="identity" if config.shortcut == "identity" else "projection",
-        dropout=config.dropout,
-    )
-    if config.weights is not None and not network.classifier.weight.is_meta:
-        fresh = load_torchvision_weights(
-            network, read_weights(Path(config.weights)), config.weights
-        )
-        log.info("weights of %s%s", config.weights, " but for the classifier" if fresh else "")
-    return network
-
-
-def _build_densenet(config: DenseNetConfig, block: BlockConfig) -> DenseNet:
-    return DenseNet(
-        build_unit(block),
-        in_channels=config.in_channels,
-        classes=config.classes,
-        initial_channels=config.initial_channels,
-        growth=config.growth,
-        layers_per_block=config.layers_per_block,
-        dense_blocks=config.dense_blocks,
-        bottleneck=config.bottleneck,
-        compression=config.compression,
-        upsampling="transposed" if config.upsampling == "transposed" else "interpolation",
-        dropout=config.dropout,
-        layers_per_segment=layers_per_segment(config, block),
-    )
-
-
-_BUILDERS: dict[type[BackboneConfig], Callable[..., UNet | ResNet | DenseNet]] = {
-    UNetConfig: _build_unet,
-    ResNetConfig: _build_resnet,
-    DenseNetConfig: _build_densenet,
+_NETWORKS: dict[type[BackboneConfig], type[Network]] = {
+    UNetConfig: UNet,
+    ResNetConfig: ResNet,
+    DenseNetConfig: DenseNet,
 }
 
 
-def layers_per_segment(config: DenseNetConfig, block: BlockConfig) -> int:
-    """Dense layers that one unit stands for: as set, else 2 for n ≥ 2 (see ``DenseNet``)."""
-    if config.layers_per_segment is not None:
-        return config.layers_per_segment
-    return 2 if (block.n or 1) > 1 else 1
+def build_network_on_meta(backbone: BackboneConfig, block: BlockConfig) -> Network:
+    """``build_network`` without memory or initial values: for sizes and counts."""
+    with torch.device("meta"):
+        return build_network(backbone, block)
 
 
 def paper_input_shape(backbone: BackboneConfig, network: nn.Module) -> tuple[int, ...]:

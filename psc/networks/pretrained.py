@@ -9,21 +9,24 @@ R(2+1)D-34 as its authors published it (IG-65M, Sports-1M) does not fit: in the 
 the channels, the second convolution has an M of its own, where torchvision and we share one.
 """
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from psc.errors import CheckpointError
 from psc.networks.resnet import ResNet
 
-REMEDY = (
+log = logging.getLogger(__name__)
+
+TORCHVISION = (
     "torchvision's r3d_18 needs backbone=resnet18 block=3d; its r2plus1d_18 needs "
     "backbone=resnet18 backbone.stem=factorised block=p1sc1 block.maximum_width=null; both need "
-    "backbone.base_width=64 backbone.shortcut=projection; weights of a run of ours need the "
-    "backbone and block of that run"
+    "backbone.base_width=64 backbone.shortcut=projection"
 )
+OURS = "weights of a run of ours need the backbone and block of that run"
 
 _CLASSIFIER = ("classifier.weight", "classifier.bias")
 
@@ -31,35 +34,43 @@ _WRAPPERS = ("network.", "module.")
 """What our tasks, and torch's data parallelism, put before the names of the network they hold."""
 
 
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Give a network the weights of a file, all of which are compared before one is copied."""
+    fresh = load_torchvision_weights(network, read_weights(path), str(path))
+    log.info("weights of %s%s", path, " but for the classifier" if fresh else "")
+
+
 def load_torchvision_weights(
-    network: ResNet, state: Mapping[str, Tensor], source: str
+    network: nn.Module, state: Mapping[str, Tensor], source: str
 ) -> list[str]:
     """Copy weights into a network, after every tensor has been compared.
 
     Args:
         network: changed only if everything fits.
-        state: in our naming, or torchvision's in the order of its modules.
+        state: in our naming, or, for a ResNet, torchvision's in the order of its modules.
         source: where the weights come from, for messages.
 
     Returns:
-        Names of the parameters that keep their initialisation: the classifier's where ``state``
-        has another number of classes, else none.
+        Names of the parameters that keep their initialisation: a ResNet's classifier's where
+        ``state`` has another number of classes, else none.
 
     Raises:
         CheckpointError: naming the first tensor that is missing, surplus or another.
     """
+    video = isinstance(network, ResNet)
+    remedy = f"{TORCHVISION}; {OURS}" if video else OURS
     expected = network.state_dict()
-    if _CLASSIFIER[0] in state:  # our naming
+    if _CLASSIFIER[0] in state or not video:  # our naming
         theirs = {name: name for name in state}
     else:
         theirs = dict(zip(expected, state, strict=False))
         if surplus := list(state)[len(expected) :]:
             theirs[surplus[0]] = surplus[0]
-    other_classes = _has_other_classes(expected, state, theirs)
+    other_classes = video and _has_other_classes(expected, state, theirs)
     for name, tensor in expected.items():
         if name not in theirs:
             raise CheckpointError(
-                f"{source} has no {name} (the network needs shape {tuple(tensor.shape)}): {REMEDY}"
+                f"{source} has no {name} (the network needs shape {tuple(tensor.shape)}): {remedy}"
             )
         their_name = theirs[name]
         same = _kind_of(name) == _kind_of(their_name) and state[their_name].shape == tensor.shape
@@ -67,12 +78,12 @@ def load_torchvision_weights(
             alias = "" if their_name == name else f" (the network's {name})"
             raise CheckpointError(
                 f"{source}: {their_name}{alias} has shape {tuple(state[their_name].shape)}, the "
-                f"network needs {tuple(tensor.shape)}: {REMEDY}"
+                f"network needs {tuple(tensor.shape)}: {remedy}"
             )
     if unknown := [theirs[name] for name in theirs if name not in expected]:
         raise CheckpointError(
             f"{source} has {unknown[0]} of shape {tuple(state[unknown[0]].shape)}, which the "
-            f"network lacks: {REMEDY}"
+            f"network lacks: {remedy}"
         )
     untouched = list(_CLASSIFIER) if other_classes else []
     weights = {name: state[theirs[name]] for name in expected if name not in untouched}
@@ -133,11 +144,6 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if wrapped := {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}:
             return wrapped
     return dict(state)
-
-
-def _kind(value: object) -> str:
-    empty = isinstance(value, Mapping) and not value
-    return "empty" if empty else f"of type {type(value).__name__}"
 
 
 def _what(value: object) -> str:
