@@ -35,6 +35,7 @@ PACKAGES: tuple[str, ...] = (
     "pytorch3dunet",
 )
 PACKAGES += ("segmentation-models-pytorch-3d", "timm-3d", "diffusers", "transformers", "unet")
+HEAD = ("package", "network", "parameters", "MACs", "exact", "error", "pairs", "export", "step")
 
 
 def cube(size: int = 32, channels: int = 1, depth: int | None = None) -> Tensor:
@@ -267,25 +268,34 @@ def main() -> None:
     """Convert them all and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="networks whose name or package holds this")
-    parser.add_argument("--into", type=Path, help="a file whose table to replace")
+    parser.add_argument("--into", type=Path, help="a file, in whose table rows are replaced")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable()
-    head = ("package", "network", "parameters", "MACs", "exact", "error", "pairs", "export", "step")
-    lines = [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
+    rows: dict[tuple[str, str], str] = {}
+    before = after = ""
+    if options.into is not None:
+        before, _, rest = options.into.read_text(encoding="utf-8").partition("<!-- TABLE -->\n")
+        table, _, after = rest.partition("<!-- /TABLE -->")
+        for line in table.splitlines()[2:]:
+            package, name = line.strip("| ").split(" | ")[:2]
+            rows[package.rpartition(" ")[0], name] = line
     for package in PACKAGES:
         try:
             for name, build, x in networks(package):
+                kept = rows.pop((package, name), None)  # to its place, the last so far
                 if options.only in f"{package} {name}":
-                    row = [f"{package} {importlib.metadata.version(package)}", name]
-                    lines.append(f"| {' | '.join([*row, *cells(build, x)])} |")
-                    print(lines[-1], flush=True)
+                    made = [f"{package} {importlib.metadata.version(package)}", name]
+                    kept = f"| {' | '.join([*made, *cells(build, x)])} |"
+                    print(kept, flush=True)
+                if kept is not None:
+                    rows[package, name] = kept
         except ImportError as missing:
             print(f"{package}: {missing}")
     if options.into is not None:
-        text, start, end = options.into.read_text(), "<!-- TABLE -->\n", "<!-- /TABLE -->"
-        before, after = text.split(start)[0], text.split(end)[1]
-        options.into.write_text(before + start + "\n".join(lines) + "\n" + end + after)
+        lines = [f"| {' | '.join(HEAD)} |", "|" + " --- |" * len(HEAD), *rows.values()]
+        table = "<!-- TABLE -->\n" + "\n".join(lines) + "\n<!-- /TABLE -->"
+        options.into.write_text(before + table + after, encoding="utf-8")
 
 
 if __name__ == "__main__":
