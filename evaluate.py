@@ -1,8 +1,6 @@
 """Evaluate a checkpoint by the test protocol: ``python evaluate.py checkpoint=…``."""
 
-from omegaconf import DictConfig
-
-from psc.cli import run
+from psc.cli import DictConfig, run
 from psc.config.compose import typed_node
 
 

@@ -1,8 +1,6 @@
 """Train a backbone × block on a data set: ``python train.py backbone=unet block=p2sc2``."""
 
-from omegaconf import DictConfig
-
-from psc.cli import run
+from psc.cli import DictConfig, run
 from psc.config.compose import to_typed
 
 

@@ -23,16 +23,24 @@ from psc import machine
 
 machine.set_up()  # before anything loads torch
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from psc.errors import ConfigError, PSCError, extra_needed, missing_package
 
-from psc.config.compose import CONFIG_DIRECTORY, register
-from psc.errors import ConfigError, PSCError
-from psc.files import write_json
+try:
+    with extra_needed():
+        import hydra
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.errors import HydraException
+        from hydra.types import RunMode
+        from omegaconf import MISSING as MISSING  # for programs, which import it from here
+        from omegaconf import DictConfig as DictConfig
+        from omegaconf import OmegaConf as OmegaConf
+        from omegaconf.errors import MissingMandatoryValue
+        from omegaconf.errors import OmegaConfBaseException as OmegaConfBaseException
+
+        from psc.config.compose import CONFIG_DIRECTORY, register
+        from psc.files import write_json
+except PSCError as missing:
+    sys.exit(f"error: {missing}")
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +81,10 @@ def run(config_name: str, main: Main) -> None:
             f"a process of this sweep was killed, perhaps for want of memory ({error}). Run fewer "
             "at once (hydra.launcher.n_jobs=…); with resume=true finished runs are skipped"
         )
+    except ImportError as error:
+        if missing_package(error) is None:
+            raise
+        _fail(explain(error))
     except KeyboardInterrupt:
         print("\ninterrupted; resume=true continues from the last checkpoint", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
@@ -158,6 +170,8 @@ def explain(error: BaseException) -> str:
     """An exception in words: one message if the user can act on it, else the whole traceback."""
     if isinstance(error, PSCError):
         return str(error)
+    if isinstance(error, ImportError) and (told := missing_package(error)) is not None:
+        return told
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _explain_composition(error)
     return "".join(traceback.format_exception(error))

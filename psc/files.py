@@ -20,8 +20,12 @@ from psc.errors import DataError
 
 log = logging.getLogger(__name__)
 
-PROJECT = Path(__file__).resolve().parents[1]
-"""The checkout: configs/, data/ and experiments/ lie here."""
+_HELD = Path(__file__).resolve().with_name("project")
+PROJECT = _HELD if _HELD.is_dir() else _HELD.parents[1]
+"""The checkout, or what a wheel holds of it (setup.py): configs/, data/splits/, the programs."""
+
+WORKPLACE = Path() if _HELD.is_dir() else PROJECT
+"""Where data/ of the user's lies: in the checkout, else in the folder of work."""
 
 
 @contextmanager

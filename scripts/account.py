@@ -5,9 +5,7 @@
 
 from pathlib import Path
 
-from omegaconf import DictConfig
-
-from psc.cli import run
+from psc.cli import DictConfig, run
 from psc.paper.account import (
     README_PART,
     network_account,

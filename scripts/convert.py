@@ -14,10 +14,7 @@ import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from psc.cli import EXIT_FAILURE, explain
+from psc.cli import EXIT_FAILURE, MISSING, OmegaConf, OmegaConfBaseException, explain
 from psc.conversion.checkpoints import Correction, convert_checkpoint
 from psc.conversion.conversion import ConversionArguments
 from psc.conversion.factors import Initialisation

@@ -28,13 +28,13 @@ from psc.config.choices import FIBSEM_FILES
 from psc.download.archives import require_rar_tool, unpack
 from psc.download.download import SOURCES, SourceFile, fetch, source_files
 from psc.errors import DataError, PSCError
-from psc.files import PROJECT, in_words, require_free_space
+from psc.files import WORKPLACE, in_words, require_free_space
 from psc.mri.prepare import INSTRUCTIONS, MANIFEST, prepare_ibsr, table
 from psc.video.data import read_split, video_key
 from psc.video.preparation import PreparationReport, prepare_videos
 from psc.video.store import PreparationSettings
 
-DATA = PROJECT / "data"
+DATA = WORKPLACE / "data"
 VIDEOS, LISTS = "UCF-101", "ucfTrainTestlist"
 ARCHIVES = {LISTS: "UCF101TrainTestSplits-RecognitionTask.zip", VIDEOS: "UCF101.rar"}
 LIST_FILES = (

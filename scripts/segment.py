@@ -1,8 +1,6 @@
 """Label a volume: ``python scripts/segment.py checkpoint=… input=… output=…``."""
 
-from omegaconf import DictConfig
-
-from psc.cli import run
+from psc.cli import DictConfig, run
 from psc.config.compose import typed_node
 
 

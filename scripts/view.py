@@ -1,8 +1,6 @@
 """Look at a segmentation: ``python scripts/view.py run=runs/<run>``."""
 
-from omegaconf import DictConfig
-
-from psc.cli import run
+from psc.cli import DictConfig, run
 from psc.config.compose import typed_node
 
 

@@ -17,7 +17,7 @@ from psc.config.schema import (
     UNetConfig,
 )
 from psc.em.settings import AffinityRecipeConfig, FibsemConfig
-from psc.errors import ConfigError
+from psc.errors import ConfigError, require_packages
 from psc.mri.settings import IBSRConfig, TissueRecipeConfig
 from psc.mri.tissues import CLASSES
 from psc.networks.build import build_network_on_meta
@@ -57,6 +57,7 @@ def check_network(backbone: BackboneConfig, block: BlockConfig) -> nn.Module:
 
 
 def _check_affinities(config: TrainConfig, backbone: UNetConfig, network: nn.Module) -> None:
+    require_packages("waterz")
     if not isinstance(config.dataset, FibsemConfig):
         raise _other_data(config, "predicts affinities", "fibsem")
     if not isinstance(config.recipe, AffinityRecipeConfig):
@@ -76,6 +77,7 @@ def _check_affinities(config: TrainConfig, backbone: UNetConfig, network: nn.Mod
 
 
 def _check_video(config: TrainConfig, backbone: ResNetConfig) -> None:
+    require_packages("av", "decord")
     dataset, recipe = config.dataset, config.recipe
     if not isinstance(dataset, UCF101Config):
         raise _other_data(config, "classifies videos", "ucf101")
@@ -99,6 +101,7 @@ def _check_video(config: TrainConfig, backbone: ResNetConfig) -> None:
 
 
 def _check_tissues(config: TrainConfig, backbone: DenseNetConfig, network: nn.Module) -> None:
+    require_packages("nibabel", "monai")
     recipe = config.recipe
     if not isinstance(config.dataset, IBSRConfig):
         raise _other_data(config, "labels tissues", "ibsr")

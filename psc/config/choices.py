@@ -11,7 +11,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from psc.errors import ConfigError
-from psc.files import PROJECT
+from psc.files import PROJECT, WORKPLACE
 
 SAMPLE_VARIABLE = "PSC_SAMPLE_DATA"
 """Environment variable that names the folder of real sample data."""
@@ -45,7 +45,7 @@ def default_dataset(backbone: str) -> str:
 
 
 def _is_on_disk(data_set: str) -> bool:
-    folder = PROJECT / "data" / data_set
+    folder = WORKPLACE / "data" / data_set
     if data_set == "ucf101":
         stores = (folder / "prepared" / "index.json", *(folder / "prepared").glob("*.h5"))
         return any(store.is_file() for store in stores)  # *.h5: of earlier code, which is refused

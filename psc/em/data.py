@@ -29,7 +29,7 @@ from psc.em.labels import relabel_consecutive
 from psc.em.settings import FibsemConfig, SlabConfig
 from psc.em.synthetic import write_synthetic_volume
 from psc.errors import ConfigError, DataError
-from psc.files import PROJECT, entries
+from psc.files import PROJECT, WORKPLACE, entries
 from psc.volumes.containers import MissingChunks, Zarr
 from psc.volumes.intensity import settled_range
 from psc.volumes.metadata import Triple
@@ -126,13 +126,13 @@ class Splits:
 
 
 def locate(path: str) -> Path:
-    """A configured path: ``$VARIABLE`` expanded, relative ones tried from the checkout too."""
+    """A configured path: ``$VARIABLE`` expanded, relative ones tried from the project too."""
     expanded = os.path.expandvars(path)
     if "$" in expanded:
         raise DataError(f"{path}: the environment variable is not set; export it, or give a path")
     found = Path(expanded).expanduser()
     if not found.is_absolute() and not found.exists():
-        return PROJECT / found
+        return PROJECT / found if (PROJECT / found).exists() else WORKPLACE / found
     return found
 
 

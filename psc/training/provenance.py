@@ -52,6 +52,8 @@ PACKAGES = (
 
 def git_state(folder: Path = PROJECT) -> dict[str, Any]:
     """Commit of a checkout, and whether its tracked files differ from it; None where unknown."""
+    if not (folder / ".git").exists():  # installed, perhaps within another project's checkout
+        return {"commit": None, "dirty": None}
     try:
         commit = _git(folder, "rev-parse", "HEAD")
         dirty = bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))

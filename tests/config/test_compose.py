@@ -263,7 +263,7 @@ def test_unknown_keys_and_wrong_types_do_not_compose(override):
 
 
 def test_default_dataset_takes_what_is_on_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr(choices, "PROJECT", tmp_path)
+    monkeypatch.setattr(choices, "WORKPLACE", tmp_path)
     monkeypatch.delenv(choices.SAMPLE_VARIABLE, raising=False)
     assert choices.default_dataset("unet") == "fibsem_synthetic"
     assert choices.default_dataset("densenet") == "ibsr_synthetic"

@@ -1,3 +1,4 @@
+import importlib.metadata as metadata
 import subprocess
 import sys
 import tomllib
@@ -7,10 +8,25 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from psc.errors import EXTRAS
+
 ROOT = Path(__file__).parents[2]
+
+
+def requirements(extra):
+    """What an extra brings, by way of others too."""
+    for requirement in map(Requirement, EXTRA[extra]):
+        if requirement.name == "psc":
+            for other in requirement.extras:
+                yield from requirements(other)
+        else:
+            yield requirement
+
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-RUNTIME = {Requirement(t).name: Requirement(t) for t in PROJECT["dependencies"]}
-DEV = {Requirement(t).name: Requirement(t) for t in PROJECT["optional-dependencies"]["dev"]}
+EXTRA = PROJECT["optional-dependencies"]
+CORE = {Requirement(t).name: Requirement(t) for t in PROJECT["dependencies"]}
+DEV = CORE | {r.name: r for r in requirements("dev")}
 
 ASKED_FOR = ["torch", "torchvision", "hydra-core", "omegaconf", "wandb", "decord", "nibabel"]
 ASKED_FOR += ["h5py", "scikit-image", "waterz", "pytest"]
@@ -23,7 +39,7 @@ def test_conda_and_pip_install_the_same():
     assert len(pip) == 1
     listed = {Requirement(text).name: Requirement(text) for text in pip[0]}
     assert len(listed) == len(pip[0])
-    assert listed == RUNTIME | DEV
+    assert listed == DEV
     plain = [entry for entry in conda["dependencies"] if isinstance(entry, str)]
     assert plain == ["python=3.11", "pip"]
     assert Requirement(f"python{PROJECT['requires-python']}").specifier.contains("3.11.0")
@@ -31,7 +47,7 @@ def test_conda_and_pip_install_the_same():
 
 @pytest.mark.parametrize("name", ASKED_FOR)
 def test_what_the_project_promises_to_use_is_required(name: str):
-    assert name in RUNTIME | DEV
+    assert name in DEV
 
 
 @pytest.mark.parametrize(
@@ -51,7 +67,7 @@ def test_what_the_project_promises_to_use_is_required(name: str):
     ],
 )
 def test_releases_known_to_be_bad_are_excluded(name: str, version: str, allowed: bool):
-    assert RUNTIME[name].specifier.contains(version) is allowed
+    assert DEV[name].specifier.contains(version) is allowed
 
 
 def test_the_citation_is_of_this_version_and_of_the_paper():
@@ -70,6 +86,22 @@ def test_the_package_reports_the_version_of_the_project():
     import psc
 
     assert psc.__version__ == PROJECT["version"]
+
+
+def test_the_core_needs_torch_and_numpy_only_and_every_extra_is_known():
+    assert set(CORE) == {"torch", "numpy"}
+    assert set(EXTRA) == {"train", "em", "mri", "video", "viewer", "docs", "peers", "dev", "all"}
+    brought = {extra: {r.name for r in requirements(extra)} for extra in EXTRA}
+    assert brought["em"] | brought["mri"] | brought["video"] | brought["viewer"] <= brought["all"]
+    assert brought["all"] - brought["docs"] <= brought["dev"]
+    # Names that are imported, in the messages, are those of the packages that the extra brings.
+    names = metadata.packages_distributions()
+    for extra, packages in EXTRAS.items():
+        for package in set(packages) - {"yaml", "markupsafe", "dask", "hydra_plugins"}:
+            assert package in names, package
+            assert brought[extra] & {name.lower() for name in names[package]}, (extra, package)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert "install --quiet --no-input --disable-pip-version-check -e '.[dev]'" in makefile
 
 
 def test_the_library_works_without_the_training_framework():

@@ -1,0 +1,154 @@
+"""A wheel and a Python with torch and numpy only: what works there, what says what it lacks."""
+
+import re
+import subprocess
+import sys
+import zipfile
+
+import pytest
+import torch
+from light_core import ROOT, link, run
+
+import psc
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel of this checkout, unpacked as pip would."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"  # a build leaves files behind
+    files = (
+        subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT,
+            capture_output=True,
+            check=True,
+        )
+        .stdout.decode()
+        .split("\0")
+    )
+    for name in filter(None, files):
+        if name.startswith(("experiments", "tests", "docs")) or not (ROOT / name).is_file():
+            continue
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes((ROOT / name).read_bytes())
+    command = ["pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([sys.executable, "-m", *command, "-w", folder, source], check=True)
+    (built,) = folder.glob("*.whl")
+    with zipfile.ZipFile(built) as archive:
+        archive.extractall(folder / "installed")
+    return folder / "installed"
+
+
+@pytest.fixture(scope="module")
+def light(tmp_path_factory):
+    """A folder with torch and numpy and what these need."""
+    return link(tmp_path_factory.mktemp("light"), "torch", "numpy")
+
+
+@pytest.mark.parametrize("code", EXAMPLES, ids=range(len(EXAMPLES)))
+def test_the_readmes_examples_run_with_torch_and_numpy(wheel, light, tmp_path, code):
+    done = run(light, "-c", code, psc=wheel, cwd=tmp_path)
+    if "psc.metrics" in code:
+        assert "MissingPackageError: numba is not installed; psc's extra train" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_rest_of_the_library_does_too(wheel, light, tmp_path):
+    code = """
+import torch
+import psc, psc.accounting, psc.decomposition, psc.metrics, psc.metrics.tissues, psc.networks
+from psc.errors import PSCError
+network = psc.create("unet_3d", base_width=4, depth=1)
+x = torch.randn(1, 1, 20, 20, 20)
+done = psc.convert(network, 2, 2, example_input=x)
+psc.calibrate(network, done, x)
+psc.match_features(network, done, [x], steps=1)
+print(psc.accounting.account(done.model, x).parameters == done.report.parameters[1])
+table = psc.metrics.ContingencyTable(*(torch.tensor([1, 2]).numpy(),) * 3)
+print(psc.metrics.adapted_rand_from_table(table).error)
+for bar in (lambda: psc.convert(network, progress=True), lambda: psc.metrics.adapted_rand(x, x)):
+    try:
+        bar()
+    except PSCError as error:
+        print(error)
+"""
+    done = run(light, "-c", code, psc=wheel, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[:2] == ["True", "0.0"]
+    assert "psc's extra train brings it" in lines[2]
+
+
+PROGRAMS = ["train", "evaluate", "segment", "view", "account", "convert", "compare", "data"]
+
+
+def test_every_program_says_in_one_line_what_it_lacks(wheel, light, tmp_path):
+    program = "import sys; from psc.programs import main; sys.argv = ['psc', *{}]; main()"
+    for name in PROGRAMS:
+        done = run(light, "-c", program.format([name, "--help"]), psc=wheel, cwd=tmp_path)
+        assert done.returncode == 1
+        assert re.fullmatch(r"error: \w+ is not installed; psc's extra train .*\n", done.stderr)
+    listed = run(light, "-c", program.format([]), psc=wheel, cwd=tmp_path).stdout
+    assert re.findall(r"^  (\w+) ", listed, re.MULTILINE) == sorted(PROGRAMS)
+    done = run(light, "-c", program.format(["trian"]), psc=wheel, cwd=tmp_path)
+    assert done.stderr == (
+        "error: psc has no program 'trian'; did you mean train? psc --help has all\n"
+    )
+    # A checkout's own program says it as well.
+    done = run(light, ROOT / "train.py", "block=p2sc2", cwd=tmp_path)
+    assert re.fullmatch(r"error: hydra is not installed; psc's extra train .*\n", done.stderr)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("backbone", "package", "extra"),
+    [("unet", "waterz", "em"), ("densenet", "monai", "mri"), ("resnet18", "av", "video")],
+)
+def test_an_installed_wheel_composes_a_training_and_says_what_the_application_lacks(
+    wheel, tmp_path, backbone, package, extra
+):
+    program = f"""
+import sys
+sys.path.insert(0, {str(wheel)!r})
+sys.modules[{package!r}] = None
+from psc.programs import main
+sys.argv = ["psc", "train", "backbone={backbone}", "block=p2sc2"]
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", program], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(
+        f"error: {package} is not installed; psc's extra {extra} brings it"
+    )
+    assert not any(tmp_path.iterdir())
+
+
+LOAD = """
+import torch
+import psc
+kept = torch.load("converted.pt", weights_only=True)
+network = psc.create("resnet18_3d", base_width=8, classes=3)
+anew = psc.convert(network, **kept["plan"]).model.eval()
+anew.load_state_dict(kept["weights"])
+print(torch.equal(anew(kept["clip"]), kept["result"]))
+"""
+
+
+@pytest.mark.parametrize(("m", "n"), [(2, 1), (1, 2), (3, 2)])
+def test_a_converted_network_is_loaded_in_a_fresh_process_from_its_plan(light, tmp_path, m, n):
+    torch.manual_seed(0)
+    network = psc.create("resnet18_3d", base_width=8, classes=3).eval()
+    clip = torch.randn(1, 3, 4, 16, 16)
+    done = psc.convert(network, m, n, include=["stem", "stages.0"], example_input=clip)
+    with torch.no_grad():
+        kept = {"clip": clip, "result": done.model(clip), "weights": done.model.state_dict()}
+    torch.save({**kept, "plan": done.report.plan}, tmp_path / "converted.pt")
+    loaded = run(light, "-c", LOAD, cwd=tmp_path)
+    assert loaded.stdout == "True\n", loaded.stderr
