@@ -13,8 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from psc.block.unit import UnitFactory, make_unit
 from psc.config.schema import BackboneConfig, BlockConfig, DenseNetConfig, ResNetConfig, UNetConfig
 from psc.errors import ConfigError
-from psc.networks.densenet import DenseNet
-from psc.networks.named import Network, build
+from psc.networks.densenet import DenseNet, layers_per_segment
+from psc.networks.named import Network
+from psc.networks.pretrained import load_weights
 from psc.networks.resnet import ResNet
 from psc.networks.unet import UNet
 
@@ -58,8 +59,12 @@ def build_network(backbone: BackboneConfig, block: BlockConfig) -> Network:
     name, weights = arguments.pop("name"), arguments.pop("weights", None)
     for kind, network in _NETWORKS.items():
         if isinstance(backbone, kind):
-            given = {key: value for key, value in arguments.items() if value is not None}
-            return build(network, build_unit(block), block.n or 1, weights=weights, **given)
+            if arguments.get("layers_per_segment", 0) is None:
+                arguments["layers_per_segment"] = layers_per_segment(block.n or 1)
+            built = network(build_unit(block), **arguments)
+            if weights is not None and not next(built.parameters()).is_meta:
+                load_weights(built, Path(weights))
+            return built
     raise ConfigError(f"backbone={name}: there is no network of that name")
 
 
@@ -80,17 +85,11 @@ class _NoInitialValues(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-_NETWORKS: dict[type[BackboneConfig], type[Network]] = {
+_NETWORKS: dict[type[BackboneConfig], Callable[..., Network]] = {
     UNetConfig: UNet,
     ResNetConfig: ResNet,
     DenseNetConfig: DenseNet,
 }
-
-
-def build_network_on_meta(backbone: BackboneConfig, block: BlockConfig) -> Network:
-    """``build_network`` without memory or initial values: for sizes and counts."""
-    with torch.device("meta"):
-        return build_network(backbone, block)
 
 
 def paper_input_shape(backbone: BackboneConfig, network: nn.Module) -> tuple[int, ...]:

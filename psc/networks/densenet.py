@@ -30,6 +30,11 @@ Upsampling = Literal["interpolation", "transposed"]
 _OPTIONS = ConvolutionOptions(norm=nn.BatchNorm3d, pre_activation=True, bias=False)
 
 
+def layers_per_segment(n: int) -> int:
+    """Dense layers that one unit stands for if nothing else is said (see ``DenseNet``)."""
+    return 2 if n > 1 else 1
+
+
 class DenseLayer(nn.Module):
     """A dense layer, or several that one unit stands for: new channels join the input.
 

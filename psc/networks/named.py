@@ -23,7 +23,7 @@ from typing import Any
 
 from psc.block.unit import UnitFactory, make_unit
 from psc.errors import ConfigError
-from psc.networks.densenet import DenseNet
+from psc.networks.densenet import DenseNet, layers_per_segment
 from psc.networks.pretrained import load_weights
 from psc.networks.resnet import ResNet
 from psc.networks.unet import UNet
@@ -80,8 +80,14 @@ def create(name: str, *, weights: str | Path | None = None, **arguments: Any) ->
     for backbone in sorted(_BACKBONES, key=len, reverse=True):  # densenet_bui before densenet
         block = _block(name.removeprefix(f"{backbone}_"), options)
         if name.startswith(f"{backbone}_") and block is not None:
-            network, own = _BACKBONES[backbone]
-            return build(network, *block, weights=weights, **{**own, **arguments})
+            (network, own), (unit, n) = _BACKBONES[backbone], block
+            _check(network, arguments)
+            if network is DenseNet:
+                own = {"layers_per_segment": layers_per_segment(n), **own}
+            built = network(unit, **{**own, **arguments})
+            if weights is not None:
+                load_weights(built, Path(weights))
+            return built
     near = get_close_matches(name, list_networks(), n=3, cutoff=0)
     raise ConfigError(
         f"there is no network {name!r}; the nearest are {', '.join(near)}; psc.list_networks() "
@@ -105,15 +111,8 @@ def _block(name: str, options: dict[str, Any]) -> tuple[UnitFactory, int] | None
     return make_unit("psc", m=m, n=n, **{**(_CALIBRATED if found[3] else {}), **options}), n
 
 
-def build(
-    network: type[Network],
-    unit: UnitFactory,
-    n: int,
-    *,
-    weights: str | Path | None = None,
-    **arguments: Any,
-) -> Network:
-    """A network of units whose blocks stand for n convolutions; see ``create``."""
+def _check(network: type[Network], arguments: dict[str, Any]) -> None:
+    """Refuse what is no argument of a network's, or of another type than its default."""
     known = dict(inspect.signature(network).parameters)
     del known["unit"]
     for key, value in arguments.items():
@@ -124,12 +123,6 @@ def build(
         kind = type(known[key].default)
         if type(value) is not kind and not (kind is float and type(value) is int):
             raise ConfigError(f"{key}={value!r}: must be of type {kind.__name__}")
-    if network is DenseNet and "layers_per_segment" not in arguments:
-        arguments["layers_per_segment"] = 2 if n > 1 else 1
-    built = network(unit, **arguments)
-    if weights is not None and not next(built.parameters()).is_meta:
-        load_weights(built, Path(weights))
-    return built
 
 
 def hub_entries() -> dict[str, Callable[..., Network]]:
