@@ -40,7 +40,12 @@ def test_a_start_is_converted_tested_trained_on_and_collected_once(
     (start,) = (start for start in study.STARTS if start.name == "p2sc1-calibrated")
     trained = seed_0.trained()
     seed_0.follow(start, trained)
-    assert [command[0] for command in commands] == ["train.py", "scripts/convert.py", "evaluate.py", "train.py"]
+    assert [command[0] for command in commands] == [
+        "train.py",
+        "scripts/convert.py",
+        "evaluate.py",
+        "train.py",
+    ]
     assert "calibrate=true" in commands[1]
     names = ["3d-seed0", "p2sc1-calibrated-right-away-seed0", "p2sc1-calibrated-seed0"]
     assert sorted(path.name for path in (into / "records").iterdir()) == names
