@@ -97,7 +97,7 @@ def test_the_core_needs_torch_and_numpy_only_and_every_extra_is_known():
     # Names that are imported, in the messages, are those of the packages that the extra brings.
     names = metadata.packages_distributions()
     for extra, packages in EXTRAS.items():
-        for package in set(packages) - {"yaml", "markupsafe", "dask", "hydra_plugins"}:
+        for package in set(packages) - {"yaml", "markupsafe", "distributed", "hydra_plugins"}:
             assert package in names, package
             assert brought[extra] & {name.lower() for name in names[package]}, (extra, package)
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
