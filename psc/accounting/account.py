@@ -17,56 +17,32 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 @dataclass(frozen=True)
 class Layer:
-    """A module that owns parameters, and what its forward pass multiplies.
+    """A module that owns parameters, and what its forward pass multiplies; None: has no such."""
 
-    Attributes:
-        name: its path in the network.
-        kind: its class, such as "Conv3d".
-        kernel, stride: along the axes; None for layers without.
-        groups: of a convolution's channels; None for layers without.
-        in_channels, out_channels: channels or features; of a normalisation, the same twice. None
-            where the class has no such notion.
-        output_shape: of its last call; None if the forward pass does not call it, or it returns
-            something other than a tensor.
-        parameters: its own. What it shares with a layer before it is counted there.
-        multiply_adds: MACs of all its calls, without the addition of a bias.
-    """
-
-    name: str
-    kind: str
+    name: str  # its path in the network
+    kind: str  # its class, such as "Conv3d"
     kernel: tuple[int, ...] | None
     stride: tuple[int, ...] | None
     groups: int | None
-    in_channels: int | None
+    in_channels: int | None  # channels or features; of a normalisation, the same twice
     out_channels: int | None
-    output_shape: tuple[int, ...] | None
-    parameters: int
-    multiply_adds: int
+    output_shape: tuple[int, ...] | None  # of its last call, if that returns a tensor
+    parameters: int  # its own; what it shares with a layer before it is counted there
+    multiply_adds: int  # MACs of all its calls, without the addition of a bias
 
 
 @dataclass(frozen=True)
 class Account:
-    """What a module has and what one forward pass of an input costs.
+    """What a module has and what one forward pass of an input costs."""
 
-    Attributes:
-        input_shape: (N, C, ...); the batch is counted in all costs.
-        output_shapes: of every tensor in the result (a list, say, with deep supervision).
-        layers: every module that owns parameters, in the order of the forward pass.
-        parameters: learnable numbers (``nn.Parameter``), shared ones once, frozen ones too.
-        buffers: numbers that are stored but not learned, such as running means.
-        counted_flops: the FLOPs that torch's ``FlopCounterMode`` counted in the same pass.
-        uncounted: operations that multiply and that neither we nor torch's counter count.
-        receptive_field: extents along (D, H, W) if the module tells them, else None.
-    """
-
-    input_shape: tuple[int, ...]
-    output_shapes: tuple[tuple[int, ...], ...]
-    layers: tuple[Layer, ...]
-    parameters: int
-    buffers: int
-    counted_flops: int
-    uncounted: tuple[str, ...]
-    receptive_field: Triple | None
+    input_shape: tuple[int, ...]  # (N, C, ...); the batch is counted in all costs
+    output_shapes: tuple[tuple[int, ...], ...]  # of every tensor in the result
+    layers: tuple[Layer, ...]  # that own parameters, in the order of the forward pass
+    parameters: int  # learnable numbers, shared ones once, frozen ones too
+    buffers: int  # numbers that are stored but not learned, such as running means
+    counted_flops: int  # by torch's ``FlopCounterMode`` in the same pass
+    uncounted: tuple[str, ...]  # operations that multiply and that nobody counts
+    receptive_field: Triple | None  # along (D, H, W), if the module tells it
 
     @property
     def output_shape(self) -> tuple[int, ...] | None:

@@ -22,57 +22,40 @@ Status = Literal["converted", "merged", "kept", "skipped"]
 class LayerReport:
     """One 3D convolution of the network.
 
-    Attributes:
-        name: its path, the first where it has several; "" if it is the network itself.
-        status: "merged": its block stands at an earlier layer, n > 1; "kept": not asked for, or
-            nothing to separate; "skipped": it cannot be converted.
-        reason: for what is not converted.
-        kernel_size, groups, in_channels, out_channels: of the Conv3d.
-        widths: M of every stream, in filters per group; empty unless converted.
-        relative_error: ‖W − its replacement‖ / ‖W‖ of the kernel, with n > 1 of the composed kernel
-            of all layers that the block replaces; None unless converted, on the meta device, and
-            for runs without an example input.
-        parameters: before and after; the first layer's of a run are those of all its layers.
-        multiply_adds: likewise; None without an example input.
+    "merged": its block stands at an earlier layer, n > 1; "kept": not asked for, or nothing to
+    separate; "skipped": it cannot be converted.
     """
 
-    name: str
+    name: str  # its path, the first where it has several; "" if it is the network itself
     status: Status
-    reason: str | None
+    reason: str | None  # for what is not converted
     kernel_size: Triple
     groups: int
     in_channels: int
     out_channels: int
-    widths: tuple[int, ...]
+    widths: tuple[int, ...]  # M of every stream, in filters per group; empty unless converted
+    # ‖W − its replacement‖ / ‖W‖, with n > 1 of the composed kernel of all layers that the block
+    # replaces; None unless converted, on the meta device, for runs without an example input
     relative_error: float | None
-    parameters: tuple[int, int]
-    multiply_adds: tuple[int, int] | None
+    parameters: tuple[int, int]  # before and after; the first layer's of a run are those of all
+    multiply_adds: tuple[int, int] | None  # likewise; None without an example input
 
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """All 3D convolutions of a network, and the network's totals.
-
-    Attributes:
-        m, n, merge, init: as asked for.
-        layers: in the order of the network's modules.
-        parameters: of the whole network, before and after.
-        multiply_adds: MACs of a forward pass of the example input, before and after; None without.
-        elsewhere: of these, what is no layer's, such as attention's products.
-        uncounted: operations that multiply and are in no number.
-        runs: of every block for n > 1 layers, the names of the modules that it replaces, in the
-            order of the data, and in parentheses of what stays between them.
-    """
+    """All 3D convolutions of a network, and the network's totals."""
 
     m: int
     n: int
     merge: Merge
     init: Initialisation
-    layers: tuple[LayerReport, ...]
-    parameters: tuple[int, int]
-    multiply_adds: tuple[int, int] | None
-    elsewhere: tuple[int, int] = (0, 0)
-    uncounted: tuple[str, ...] = ()
+    layers: tuple[LayerReport, ...]  # in the order of the network's modules
+    parameters: tuple[int, int]  # of the whole network, before and after
+    multiply_adds: tuple[int, int] | None  # of the example input's forward pass; None without
+    elsewhere: tuple[int, int] = (0, 0)  # of these, what is no layer's, such as attention's
+    uncounted: tuple[str, ...] = ()  # operations that multiply and are in no number
+    # of every block for n > 1 layers, the modules that it replaces in the order of the data, and
+    # in parentheses what stays between them
     runs: tuple[tuple[str, ...], ...] = ()
 
     @property

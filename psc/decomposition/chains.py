@@ -51,14 +51,12 @@ def factorise_chain(
     Beside the composed kernel, needs memory for a few times the square of M · d² numbers.
 
     Args:
-        weights: of each layer (out, in, kD, kH, kW), floating point. Half precision is computed in
-            float32.
+        weights: of each layer (out, in, kD, kH, kW). Half precision is computed in float32.
         m: number of streams, 1 to 3.
         width: M of every 2D convolution, at least 1.
         strides: of each layer; None: 1.
         merge: "concatenate" or "sum".
-        sweeps: rounds of alternating least squares, for the sum and for the stacks; at least 1 for
-            several layers.
+        sweeps: rounds of alternating least squares, for the sum and for the stacks.
 
     Raises:
         ConfigError: as ``factorise_streams``; if a layer does not read what the one before writes;
@@ -147,19 +145,9 @@ def stack_planes(
     """2D convolutions that one after the other are near to one larger 2D convolution.
 
     The first two are fitted to the whole in turns, ``sweeps`` times; of three and more, the first
-    and then the others.
-
-    Args:
-        plane: (out, in, P, Q), float32 or float64, the kernel to reproduce, with
-            P = p₁ + s₁ (p₂ − 1) + s₁ s₂ (p₃ − 1) + …
-        sizes: (p, q) of each convolution.
-        strides: of each convolution; the last one's does not matter.
-        width: channels between the convolutions.
-        sweeps: rounds of fitting, at least 1.
-
-    Returns:
-        Weights (M, in, p₁, q₁), (M, M, p₂, q₂), …, (out, M, pₙ, qₙ). M is ``width``, or p₁ q₁ in
-        where that is less: as many filters span all.
+    and then the others. (out, in, P, Q) with P = p₁ + s₁ (p₂ − 1) + s₁ s₂ (p₃ − 1) + … becomes
+    (M, in, p₁, q₁), (M, M, p₂, q₂), …, (out, M, pₙ, qₙ); M is ``width``, or p₁ q₁ in where that is
+    less: as many filters span all.
     """
     rest = plane
     stack = []

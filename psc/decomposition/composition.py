@@ -19,16 +19,10 @@ FIRST_SPATIAL = 2
 
 
 def compose(first: Tensor, second: Tensor, stride: Triple = (1, 1, 1)) -> Tensor:
-    """The kernel of a convolution by ``first`` and then by ``second``.
+    """The kernel of a convolution by ``first`` and then by ``second``, of the product of strides.
 
-    Args:
-        first: (M, in, kD, kH, kW).
-        second: (out, M, lD, lH, lW).
-        stride: of the first convolution: the second one's taps lie that far apart in the input.
-
-    Returns:
-        (out, in, kD + sD (lD - 1), ...): the kernel of one convolution with the product of both
-        strides.
+    (M, in, kD, kH, kW) and (out, M, lD, lH, lW) → (out, in, kD + sD (lD - 1), ...), s the stride of
+    the first convolution: the second one's taps lie that far apart in the input.
     """
     for kernel in (first, second):
         if kernel.ndim != FIRST_SPATIAL + AXES:
@@ -69,17 +63,11 @@ def spread(kernel: Tensor, stride: Sequence[int]) -> Tensor:
 
 @dataclass(frozen=True)
 class SeparableConvolution:
-    """A layer that is separable along one axis, with ONE line for all of its channels.
+    """A layer that is separable along one axis, with ONE line for all of its channels."""
 
-    Attributes:
-        axis: 0, 1 or 2 (D, H, W).
-        line: A⁽¹⁾ (J_axis,).
-        plane: A^{(2,3,4)} of every output channel (out, in, J_p, J_q); p < q are the other axes.
-    """
-
-    axis: int
-    line: Tensor
-    plane: Tensor
+    axis: int  # 0, 1 or 2 (D, H, W)
+    line: Tensor  # A⁽¹⁾ (J_axis,)
+    plane: Tensor  # A^{(2,3,4)} (out, in, J_p, J_q); p < q are the other axes
 
     def weight(self) -> Tensor:
         """The 3D kernel (out, in, kD, kH, kW), their outer product."""

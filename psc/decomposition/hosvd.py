@@ -35,18 +35,15 @@ _ALL_AXES = (0, 1, 2)
 
 @dataclass(frozen=True)
 class HOSVD:
-    """A = S ×₁ U⁽¹⁾ ×₂ U⁽²⁾ ×₃ U⁽³⁾.
+    """A = S ×₁ U⁽¹⁾ ×₂ U⁽²⁾ ×₃ U⁽³⁾, S in the paper the singular value tensor.
 
-    Attributes:
-        core: S (..., I1, I2, I3, C), in the paper the singular value tensor. Its slices along one
-            spatial axis are orthogonal to each other; their norms are that axis' singular values.
-        factors: U⁽ᵏ⁾ (..., J_k, I_k), one per spatial axis, columns orthonormal.
-        singular_values: (..., I_k) per spatial axis, descending.
+    Its slices along one spatial axis are orthogonal to each other; their norms are that axis'
+    singular values.
     """
 
-    core: Tensor
-    factors: tuple[Tensor, ...]
-    singular_values: tuple[Tensor, ...]
+    core: Tensor  # S (..., I1, I2, I3, C)
+    factors: tuple[Tensor, ...]  # U⁽ᵏ⁾ (..., J_k, I_k) per spatial axis, columns orthonormal
+    singular_values: tuple[Tensor, ...]  # (..., I_k) per spatial axis, descending
 
     def reconstruct(self) -> Tensor:
         """A (..., J1, J2, J3, C) again."""
@@ -107,17 +104,11 @@ def _transform(tensor: Tensor, matrices: Sequence[Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class Orientation:
-    """One bracket of Eq. 3: separable kernels whose 1D parts lie along the same axis.
+    """One bracket of Eq. 3: separable kernels whose 1D parts lie along the same axis."""
 
-    Attributes:
-        axis: 0, 1 or 2: k of Eq. 3, from 0.
-        lines: A^{l,(k)} (..., T, J_axis), the 1D kernels.
-        planes: the 2D kernels with all channels (..., T, J_p, J_q, C); p < q are the other axes.
-    """
-
-    axis: int
-    lines: Tensor
-    planes: Tensor
+    axis: int  # k of Eq. 3, from 0
+    lines: Tensor  # A^{l,(k)} (..., T, J_axis), the 1D kernels
+    planes: Tensor  # the 2D kernels (..., T, J_p, J_q, C); p < q are the other axes
 
     def kernels(self) -> Tensor:
         """Every separable kernel by itself (..., T, J1, J2, J3, C)."""

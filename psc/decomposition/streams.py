@@ -33,18 +33,13 @@ from psc.errors import ConfigError
 class StreamFactors:
     """Weights of one stream of P_mSC_n, as its ``nn.Conv3d`` have them.
 
-    Attributes:
-        axis: 0, 1 or 2 (D, H, W): along it the 1D convolution.
-        planes: n of them, (M, in, kD, kH, kW), (M, M, …), … with extent 1 along the axis.
-        line: (out, M, kD, kH, kW) with extent 1 but along the axis.
-        strides: of the layers that it stands for; each plane strides as its layer but along the
-            axis, the line along the axis by all of them.
+    Each plane strides as its layer but along the axis, the line along the axis by all of them.
     """
 
-    axis: int
-    planes: tuple[Tensor, ...]
-    line: Tensor
-    strides: tuple[Triple, ...] = ((1, 1, 1),)
+    axis: int  # 0, 1 or 2 (D, H, W): along it the 1D convolution
+    planes: tuple[Tensor, ...]  # n of (M, in, kD, kH, kW), (M, M, …), …, extent 1 along the axis
+    line: Tensor  # (out, M, kD, kH, kW) with extent 1 but along the axis
+    strides: tuple[Triple, ...] = ((1, 1, 1),)  # of the layers that it stands for
 
     @property
     def plane(self) -> Tensor:
@@ -70,19 +65,15 @@ class StreamFactors:
 class Factorisation:
     """m streams that together approximate one 3D layer, or n consecutive ones.
 
-    Attributes:
-        streams: stream s along axis s.
-        merge: whether their results are concatenated over channels or summed.
-        order: (out,) int64: channel j of the streams' result is channel order[j] of the layer. The
-            next layer's weight becomes ``weight[:, order]``; ``result[:, order.argsort()]`` has the
-            layer's own order. Within a stream channels keep their order.
-        relative_error: ‖W − approximation‖ / ‖W‖, a scalar (0 for a kernel that is zero).
+    Channel j of the streams' result is channel ``order[j]`` of the layer. The next layer's weight
+    becomes ``weight[:, order]``; ``result[:, order.argsort()]`` has the layer's own order. Within a
+    stream channels keep their order.
     """
 
-    streams: tuple[StreamFactors, ...]
+    streams: tuple[StreamFactors, ...]  # stream s along axis s
     merge: Merge
-    order: Tensor
-    relative_error: Tensor
+    order: Tensor  # (out,) int64
+    relative_error: Tensor  # ‖W − approximation‖ / ‖W‖, a scalar (0 for a kernel that is zero)
 
     def weight(self) -> Tensor:
         """The 3D kernel (out, in, kD, kH, kW) that they make, channels in the layer's order."""
