@@ -1,6 +1,6 @@
 """Convert networks of other packages and say what came of it: ``docs/foreign-networks.md``.
 
-    python scripts/foreign_networks.py [--only NAME] [--into docs/foreign-networks.md]
+    python scripts/foreign_networks.py [--only NAME] [--into docs/foreign-networks.md [--missing]]
 
 Networks of random weights and small sizes. Every package is optional: pip install monai einops
 torchvision dynamic-network-architectures pytorch3dunet segmentation-models-pytorch-3d timm-3d
@@ -269,6 +269,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="networks whose name or package holds this")
     parser.add_argument("--into", type=Path, help="a file, in whose table rows are replaced")
+    parser.add_argument("--missing", action="store_true", help="only networks that it lacks")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable()
@@ -284,18 +285,19 @@ def main() -> None:
         try:
             for name, build, x in networks(package):
                 kept = rows.pop((package, name), None)  # to its place, the last so far
-                if options.only in f"{package} {name}":
+                asked = options.only in f"{package} {name}"
+                if asked and not (options.missing and kept):
                     made = [f"{package} {importlib.metadata.version(package)}", name]
                     kept = f"| {' | '.join([*made, *cells(build, x)])} |"
                     print(kept, flush=True)
                 if kept is not None:
                     rows[package, name] = kept
+                if options.into is not None and asked:
+                    head = [f"| {' | '.join(HEAD)} |", "|" + " --- |" * len(HEAD)]
+                    table = "\n".join(["<!-- TABLE -->", *head, *rows.values(), "<!-- /TABLE -->"])
+                    options.into.write_text(before + table + after, encoding="utf-8")
         except ImportError as missing:
             print(f"{package}: {missing}")
-    if options.into is not None:
-        lines = [f"| {' | '.join(HEAD)} |", "|" + " --- |" * len(HEAD), *rows.values()]
-        table = "<!-- TABLE -->\n" + "\n".join(lines) + "\n<!-- /TABLE -->"
-        options.into.write_text(before + table + after, encoding="utf-8")
 
 
 if __name__ == "__main__":
