@@ -1,7 +1,7 @@
 """Networks for ``torch.hub.load(<this repository>, "unet_p2sc2", in_channels=1)``; psc.create's."""
 
-from psc.networks.named import hub_entries
+from psc.networks.named import hub_entries as _hub_entries
 
 dependencies = ["torch", "numpy"]
 
-globals().update(hub_entries())
+globals().update(_hub_entries())

@@ -1,6 +1,7 @@
 """A wheel and a Python with torch and numpy only: what works there, what says what it lacks."""
 
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -22,21 +23,12 @@ def wheel(tmp_path_factory):
     """The wheel of this checkout, unpacked as pip would."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"  # a build leaves files behind
-    files = (
-        subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            cwd=ROOT,
-            capture_output=True,
-            check=True,
-        )
-        .stdout.decode()
-        .split("\0")
-    )
-    for name in filter(None, files):
-        if name.startswith(("experiments", "tests", "docs")) or not (ROOT / name).is_file():
-            continue
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        (source / name).write_bytes((ROOT / name).read_bytes())
+    for name in ("psc", "configs", "scripts", "data/splits"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "data/sources.yaml"):
+        shutil.copy(ROOT / name, source / name)
+    for path in ROOT.glob("*.py"):
+        shutil.copy(path, source)
     command = ["pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([sys.executable, "-m", *command, "-w", folder, source], check=True)
     (built,) = folder.glob("*.whl")
