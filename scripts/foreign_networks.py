@@ -11,6 +11,7 @@ trained for a step and exported; parameters and MACs are compared with independe
 import argparse
 import importlib.metadata
 import logging
+import platform
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -279,8 +280,9 @@ def main() -> None:
         before, _, rest = options.into.read_text(encoding="utf-8").partition("<!-- TABLE -->\n")
         table, _, after = rest.partition("<!-- /TABLE -->")
         for line in table.splitlines()[2:]:
-            package, name = line.strip("| ").split(" | ")[:2]
-            rows[package.rpartition(" ")[0], name] = line
+            if line.startswith("| "):
+                package, name = line.strip("| ").split(" | ")[:2]
+                rows[package.rpartition(" ")[0], name] = line
     for package in PACKAGES:
         try:
             for name, build, x in networks(package):
@@ -294,8 +296,9 @@ def main() -> None:
                     rows[package, name] = kept
                 if options.into is not None and asked:
                     head = [f"| {' | '.join(HEAD)} |", "|" + " --- |" * len(HEAD)]
-                    table = "\n".join(["<!-- TABLE -->", *head, *rows.values(), "<!-- /TABLE -->"])
-                    options.into.write_text(before + table + after, encoding="utf-8")
+                    with_what = f"\ntorch {torch.__version__}, Python {platform.python_version()}\n"
+                    lines = ["<!-- TABLE -->", *head, *rows.values(), with_what, "<!-- /TABLE -->"]
+                    options.into.write_text(before + "\n".join(lines) + after, encoding="utf-8")
         except ImportError as missing:
             print(f"{package}: {missing}")
 
