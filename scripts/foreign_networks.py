@@ -82,7 +82,11 @@ def networks(package: str) -> Iterator[tuple[str, Callable[[], nn.Module], Examp
         yield "SegResNet", partial(n.SegResNet, blocks_down=(1, 1), blocks_up=(1,), **seg), cube(16)
         yield "SegResNetDS", partial(n.SegResNetDS, 3, 8, blocks_down=(1, 2), dsdepth=2), cube(16)
         yield "SegResNetVAE", partial(n.SegResNetVAE, (32,) * 3, spatial_dims=3, **seg), cube()
-        yield "SPADENet", partial(n.SPADENet, 3, 1, 1, 2, [16] * 3, [8, 8], False), cube(16, 2)
+        yield (
+            "SPADENet",
+            partial(n.SPADENet, 3, 1, 1, 2, [16] * 3, [8, 8], is_vae=False),
+            cube(16, 2),
+        )
         opt = {"feature_size": 12, "depths": (1,) * 4, "num_heads": (1, 1, 2, 2)}
         yield "SwinUNETR", partial(n.SwinUNETR, 1, 2, **opt), cube(64)
         yield "UNet", partial(n.UNet, 3, 1, 2, (4, 8, 8), (2, 2), num_res_units=2), cube(16)
