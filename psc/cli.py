@@ -37,7 +37,7 @@ try:
         from omegaconf.errors import MissingMandatoryValue
         from omegaconf.errors import OmegaConfBaseException as OmegaConfBaseException
 
-        from psc.config.compose import CONFIG_DIRECTORY, register
+        from psc.config.compose import CONFIG_DIRECTORY, quoted, register
         from psc.files import write_json
 except PSCError as missing:
     sys.exit(f"error: {missing}")
@@ -66,6 +66,7 @@ def run(config_name: str, main: Main) -> None:
     """
     register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of Hydra's own report
+    sys.argv[1:] = quoted(sys.argv[1:])
     job = Job(main, Path(sys.argv[0]).resolve())
     program = hydra.main(
         config_path=str(CONFIG_DIRECTORY), config_name=config_name, version_base="1.3"

@@ -8,6 +8,8 @@ import yaml
 
 SHAPE = (22, 18, 24)
 ORIENTATIONS = ("RAS", "LAS", "PSR")
+CODES = {"csf": 10, "gm": 150, "wm": 250}
+"""Values of labels that are a user's own."""
 
 
 def labels_of(number):
@@ -43,6 +45,25 @@ def write_subject(folder, number, *, labels=None, scale=1.0, voxel_size=(1.0, 1.
         four.header.set_xyzt_units("mm")
         nibabel.save(four, folder / f"{folder.name}_{ending}.nii.gz")
     return labels
+
+
+def write_bids(folder, subjects=6, codes=CODES):
+    """Tiny brains in BIDS's layout, labels in a user's values, one of three orientations each."""
+    for number in range(1, subjects + 1):
+        write_subject(folder / "made", number)
+        name = f"sub-{number:02d}"
+        for role, place, suffix in (
+            ("ana_strip", f"{name}/anat", "T1w"),
+            ("segTRI_fill_ana", f"derivatives/drawn/{name}/anat", "dseg"),
+        ):
+            made = nibabel.load(folder / f"made/IBSR_{number:02d}/IBSR_{number:02d}_{role}.nii.gz")
+            values = np.asanyarray(made.dataobj)[..., 0]
+            if suffix == "dseg":
+                values = np.array([0, *codes.values()], dtype=np.int16)[values]
+            (folder / "bids" / place).mkdir(parents=True)
+            path = folder / "bids" / place / f"{name}_{suffix}.nii.gz"
+            nibabel.save(nibabel.Nifti1Image(values, made.affine), path)
+    return folder / "bids"
 
 
 def write_cohort(folder, subjects=4):

@@ -18,8 +18,7 @@ from psc.config.schema import (
 )
 from psc.em.settings import AffinityRecipeConfig, FibsemConfig
 from psc.errors import ConfigError, require_packages
-from psc.mri.settings import IBSRConfig, TissueRecipeConfig
-from psc.mri.tissues import CLASSES
+from psc.mri.settings import IBSRConfig, OwnMRIConfig, TissueRecipeConfig
 from psc.networks.build import build_network_on_meta
 from psc.networks.geometry import VolumeNetwork
 from psc.video.settings import UCF101Config, VideoRecipeConfig
@@ -103,15 +102,16 @@ def _check_video(config: TrainConfig, backbone: ResNetConfig) -> None:
 def _check_tissues(config: TrainConfig, backbone: DenseNetConfig, network: nn.Module) -> None:
     require_packages("nibabel", "monai")
     recipe = config.recipe
-    if not isinstance(config.dataset, IBSRConfig):
-        raise _other_data(config, "labels tissues", "ibsr")
+    if not isinstance(config.dataset, IBSRConfig | OwnMRIConfig):
+        raise _other_data(config, "labels tissues", "ibsr", "own_mri")
     if not isinstance(recipe, TissueRecipeConfig):
         raise _other_recipe(config)
-    for key, needed in (("in_channels", 1), ("classes", CLASSES)):
+    outputs = config.dataset.outputs()
+    for key, needed in (("in_channels", 1), ("classes", len(outputs))):
         if getattr(backbone, key) != needed:
             raise ConfigError(
                 f"backbone.{key}={getattr(backbone, key)}: dataset={config.dataset.name} takes "
-                f"{needed} (a T1 volume; background, CSF, GM and WM)"
+                f"{needed} (volumes of one channel; {', '.join(outputs)})"
             )
     assert isinstance(network, VolumeNetwork)
     recipe.sample_shape(network)
@@ -122,10 +122,11 @@ def _check_tissues(config: TrainConfig, backbone: DenseNetConfig, network: nn.Mo
         )
 
 
-def _other_data(config: TrainConfig, does: str, reads: str) -> ConfigError:
+def _other_data(config: TrainConfig, does: str, reads: str, *others: str) -> ConfigError:
+    known = ", ".join((reads, f"{reads}_sample", f"{reads}_synthetic", *others))
     return ConfigError(
         f"backbone={config.backbone.name} {does} and cannot read dataset={config.dataset.name}; "
-        f"allowed are {reads}, {reads}_sample, {reads}_synthetic"
+        f"allowed are {known}"
     )
 
 

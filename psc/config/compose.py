@@ -1,6 +1,8 @@
 """From the command line's overrides, or from a checkpoint, to a typed, checked configuration."""
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,16 @@ from psc.config.schema import DenseNetConfig, ResNetConfig, TrainConfig, UNetCon
 from psc.em.settings import AffinityRecipeConfig, FibsemConfig
 from psc.errors import CheckpointError, ConfigError
 from psc.files import PROJECT
-from psc.mri.settings import IBSRConfig, TissueRecipeConfig
+from psc.mri.settings import SUBJECT, IBSRConfig, OwnMRIConfig, TissueRecipeConfig
 from psc.training.settings import DatasetConfig, RecipeConfig
 from psc.video.settings import UCF101Config, VideoRecipeConfig
 
 CONFIG_DIRECTORY = PROJECT / "configs"
 
-_Parts = tuple[type[schema.BackboneConfig], type[DatasetConfig], type[RecipeConfig]]
-_EM: _Parts = (UNetConfig, FibsemConfig, AffinityRecipeConfig)
-_VIDEO: _Parts = (ResNetConfig, UCF101Config, VideoRecipeConfig)
-_MRI: _Parts = (DenseNetConfig, IBSRConfig, TissueRecipeConfig)
+_Parts = tuple[type[schema.BackboneConfig], type[RecipeConfig], tuple[type[DatasetConfig], ...]]
+_EM: _Parts = (UNetConfig, AffinityRecipeConfig, (FibsemConfig,))
+_VIDEO: _Parts = (ResNetConfig, VideoRecipeConfig, (UCF101Config,))
+_MRI: _Parts = (DenseNetConfig, TissueRecipeConfig, (IBSRConfig, OwnMRIConfig))
 TYPES = {
     "unet": _EM,
     "resnet18": _VIDEO,
@@ -32,7 +34,7 @@ TYPES = {
     "densenet": _MRI,
     "densenet_bui": _MRI,
 }
-"""Backbone → types of its own, its data set's and its recipe's configuration."""
+"""Backbone → types of its own, its recipe's and its data sets' configurations."""
 
 _PROGRAMS = ("Train", "Evaluate", "Segment", "Account", "View")
 
@@ -42,7 +44,7 @@ def register() -> None:
     choices.register()
     store = ConfigStore.instance()
     programs = {getattr(schema, f"{name}Config") for name in _PROGRAMS}
-    for kind in programs.union(*TYPES.values()):
+    for kind in programs.union(*((*parts[:2], *parts[2]) for parts in TYPES.values())):
         name = kind.__name__.removesuffix("Config").lower().replace("recipe", "_recipe")
         store.store(group="schema", name=name, node=kind)
 
@@ -59,13 +61,23 @@ def compose(overrides: Sequence[str] = ()) -> TrainConfig:
     """
     register()
     with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
-        return to_typed(hydra_compose("train", overrides=list(overrides)))
+        return to_typed(hydra_compose("train", overrides=quoted(overrides)))
+
+
+def quoted(arguments: Sequence[str]) -> list[str]:
+    """Arguments with paths of ``{subject}`` in quotes: Hydra's grammar takes braces for its own."""
+    pattern = re.compile(rf"([^='\"]+=)([^'\"\[{{][^'\"]*|)({re.escape(SUBJECT)}[^'\"]*)")
+    return [pattern.sub(r'\1"\2\3"', a) if pattern.fullmatch(a) else a for a in arguments]
 
 
 def to_typed(config: DictConfig) -> TrainConfig:
     """The dataclass of a composed configuration, checked as a whole."""
     typed = typed_node(config)
     assert isinstance(typed, TrainConfig)
+    backbone, outputs = typed.backbone, typed.dataset.outputs()
+    if isinstance(backbone, DenseNetConfig | ResNetConfig) and outputs is not None:
+        unsaid = backbone.classes == type(backbone).classes
+        backbone.classes = len(outputs) if unsaid else backbone.classes
     # Not above: it builds networks, and a wrong key is to be refused before torch is loaded.
     from psc.config.checks import check_train
 
@@ -97,9 +109,12 @@ def from_plain(plain: Mapping[str, Any], path: Path) -> TrainConfig:
         CheckpointError: if it does not fit the schema of this version of the code.
     """
     try:
-        types = TYPES[plain["backbone"]["name"]]
+        backbone, recipe, datasets = TYPES[plain["backbone"]["name"]]
+        own = plain["dataset"].keys()
+        fitting = (kind for kind in datasets if own <= {field.name for field in fields(kind)})
+        dataset = next(fitting, datasets[0])
         tree = OmegaConf.structured(TrainConfig)
-        for key, kind in zip(("backbone", "dataset", "recipe"), types, strict=True):
+        for key, kind in (("backbone", backbone), ("dataset", dataset), ("recipe", recipe)):
             tree[key] = OmegaConf.structured(kind)
         config = typed_node(OmegaConf.merge(tree, dict(plain)))
     except (KeyError, TypeError, ConfigError, OmegaConfBaseException) as error:

@@ -10,32 +10,27 @@ from psc.config.schema import TrainConfig
 from psc.errors import ConfigError
 from psc.mri.data import prepare_synthetic, read_cohort
 from psc.mri.patches import GridPatches, TissuePatches
-from psc.mri.settings import IBSRConfig, TissueRecipeConfig
+from psc.mri.settings import IBSRConfig, OwnMRIConfig, TissueRecipeConfig
 from psc.mri.task import TissueTask
 from psc.mri.testing import evaluate_tissues
-from psc.mri.tissues import TISSUES
 from psc.training.application import Application
 from psc.training.data import TrainingData
 
 
 class TissueApplication(Application):
-    """Reads subjects with tissue labels, trains on patches, scores whole test subjects.
-
-    Raises:
-        ConfigError: for a data set without tissues.
-        DataError: for files that are missing, damaged or without labels.
-    """
-
-    measures = tuple(f"validation/dice_{tissue}" for tissue in TISSUES)
+    """Reads subjects with tissue labels, trains on patches, scores whole test subjects."""
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
-        if not isinstance(config.dataset, IBSRConfig):
-            raise ConfigError(f"dataset={config.dataset.name} cannot be read as brain volumes")
+        dataset = config.dataset
+        if not isinstance(dataset, IBSRConfig | OwnMRIConfig):
+            raise ConfigError(f"dataset={dataset.name} cannot be read as brain volumes")
         assert isinstance(config.recipe, TissueRecipeConfig)  # psc.config.checks
         self._recipe = config.recipe
-        prepare_synthetic(config.dataset)
-        self._cohort = read_cohort(config.dataset)
+        if isinstance(dataset, IBSRConfig):
+            prepare_synthetic(dataset)
+        self._cohort = read_cohort(dataset)
+        self.measures = tuple(f"validation/dice_{name}" for name in self._cohort.codes.tissues)
 
     def training_data(self, network: nn.Module, workers: int) -> TrainingData:
         """Random patches, and fixed ones to validate on."""
@@ -64,6 +59,7 @@ class TissueApplication(Application):
         return TissueTask(
             network,
             self._recipe,
+            self._cohort.codes.tissues,
             iterations=iterations,
             channels_last=self.config.trainer.channels_last,
         )
@@ -77,11 +73,16 @@ class TissueApplication(Application):
             network,
             {"validation": self._cohort.validation, "test": self._cohort.test},
             folder,
+            codes=self._cohort.codes,
             recipe=self._recipe,
             device=device,
             title=f"{self.config.dataset.name} ({self._cohort.kind})",
             progress=self.config.trainer.progress_bar,
         )
+
+    def reads(self) -> list[str]:
+        """Subjects by part, voxels, what was done to labels, classes."""
+        return self._cohort.description()
 
     def data_record(self) -> dict[str, Any]:
         """Kind, split, kind of labels, and files."""

@@ -13,7 +13,7 @@ ones can be approximated: unlabelled voxels inside the brain become fluid.
 import logging
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -38,9 +38,10 @@ from psc.mri.nifti import (
     resized_affine,
     to_voxel_size,
 )
-from psc.mri.settings import IBSRConfig
+from psc.mri.own import find_own_subjects
+from psc.mri.settings import IBSRConfig, OwnMRIConfig
 from psc.mri.synthetic import write_synthetic_brains
-from psc.mri.tissues import BACKGROUND, CLASSES, CSF
+from psc.mri.tissues import BACKGROUND, CSF, IBSR, TissueCodes
 
 LabelKind = Literal["filled", "unfilled", "given"]
 """Which labels a subject gets: of one of IBSR's kinds, or those that it has, as they are."""
@@ -68,11 +69,12 @@ _ROLES = {  # what follows the subject's name, without case; all else is somebod
     "_seg": _UNFILLED,
     "_ana": _WITH_SKULL,
 }
+OWN = "own"
+"""Kind of data that is none of the paper's."""
+
 _PARTS = ("train", "validation", "test")
 _KEYS = ("description", *_PARTS)
 _LEAST_DEVIATION = 1e-6  # relative to the mean; rounding alone makes less
-_SCALING_ERROR = 1e-3  # programs that store labels as floats scale them, and a 1 comes back 0.99998
-_MOST_LISTED = 5
 
 log = logging.getLogger(__name__)
 
@@ -277,8 +279,10 @@ def k_fold(
     )
 
 
-def require_present(split: SubjectSplit, found: Collection[str]) -> None:
-    """Refuse to begin without all the subjects of a split."""
+def require_present(
+    split: SubjectSplit, found: Collection[str], getting: str = GETTING_IBSR
+) -> None:
+    """Refuse to begin without all the subjects of a split; ``getting`` says where they are from."""
     missing = {
         name: absent
         for name, part in split.parts.items()
@@ -288,7 +292,7 @@ def require_present(split: SubjectSplit, found: Collection[str]) -> None:
         listed = "; ".join(f"{name}: {', '.join(absent)}" for name, absent in missing.items())
         raise DataError(
             f"{split.description}: subjects that are missing: {listed}. Add their files, or use a"
-            f" split of those that are there ({', '.join(sorted(found)) or 'none'}). {GETTING_IBSR}"
+            f" split of those that are there ({', '.join(sorted(found)) or 'none'}). {getting}"
         )
 
 
@@ -322,6 +326,7 @@ class Subject:
 def read_subject(
     files: SubjectFiles,
     *,
+    codes: TissueCodes = IBSR,
     labels: LabelKind = "given",
     voxel_size: Sequence[float] | None = None,
     brain_above: float | None = None,
@@ -331,6 +336,7 @@ def read_subject(
 
     Args:
         files: what the subject has.
+        codes: which values its labels have.
         labels: "given" takes the labels that there are, and as they are; "unfilled" those of the
             unfilled kind, as they are; "filled" those of the filled kind, or else the unfilled ones
             with unlabelled brain voxels made fluid.
@@ -348,7 +354,8 @@ def read_subject(
         volume = read_nifti(source)
         check_same_space(native, volume)
         records.append(volume.file)
-        native_labels, kind = _tissues(volume), f"{labels} ({source.name})"
+        native_labels = codes.classes_of(volume.data, source)
+        kind = f"{labels} ({source.name})"
         if labels == "filled" and files.filled is None:
             unlabelled = brain & (native_labels == BACKGROUND)
             native_labels = np.where(unlabelled, np.uint8(CSF), native_labels)
@@ -401,27 +408,6 @@ def _labels_file(files: SubjectFiles, labels: LabelKind, *, required: bool) -> P
     return source
 
 
-def _tissues(volume: NiftiVolume) -> _Labels:
-    """Labels as uint8, refused if they hold anything but the classes."""
-    data = volume.data
-    rounded = np.rint(data) if data.dtype.kind == "f" else data
-    for wrong, what in (
-        (abs(data - rounded) > _SCALING_ERROR, "are no integers"),
-        ((rounded < BACKGROUND) | (rounded >= CLASSES), f"lie outside 0 to {CLASSES - 1}"),
-    ):
-        if wrong.any():
-            values, counts = np.unique(data[wrong], return_counts=True)
-            listed = zip(values[:_MOST_LISTED], counts, strict=False)
-            found = ", ".join(f"{value:g} ({count} voxels)" for value, count in listed)
-            raise DataError(
-                f"{volume.path}: labels {what}: {found}; expected 0 background, 1 CSF, 2 GM and"
-                " 3 WM, so map them (IBSR: the segTRI files, not seg_ana with its structures)"
-            )
-    if not rounded.any():
-        raise DataError(f"{volume.path}: no voxel is labelled; download or draw the labels again")
-    return rounded.astype(np.uint8)
-
-
 def _without_background(native: NiftiVolume, brain: Brain) -> npt.NDArray[Any]:
     """Intensities with exactly zero around the brain, as stripping leaves it."""
     if brain.is_exact:
@@ -455,12 +441,41 @@ class Cohort:
     validation: tuple[Subject, ...]
     test: tuple[Subject, ...]
     split: SubjectSplit
-    kind: str  # "real", "real sample" or "synthetic"
+    kind: str  # "real", "real sample", "synthetic" or "own"
+    codes: TissueCodes
 
     @property
     def subjects(self) -> tuple[Subject, ...]:
         """All of them."""
         return (*self.train, *self.validation, *self.test)
+
+    @property
+    def label_treatment(self) -> str:
+        """What was done to the labels, in words."""
+        filled = [subject.became_fluid for subject in self.subjects if subject.became_fluid]
+        if not filled:
+            return "labels as they are in their files"
+        return (
+            f"{sum(filled):,} unlabelled brain voxels of {len(filled)} of {len(self.subjects)}"
+            " subjects became CSF (dataset.labels=filled)"
+        )
+
+    def description(self) -> list[str]:
+        """What was read, in lines: subjects by part; voxels; labels and classes."""
+        parts = (f"{part} {len(n)} ({', '.join(n)})" for part, n in self.split.parts.items())
+
+        def sizes(of: Iterable[VoxelSize]) -> str:
+            distinct = dict.fromkeys("×".join(f"{mm:.3g}" for mm in size) for size in of)
+            return ", ".join(list(distinct)[:3]) + (", …" if len(distinct) > 3 else "") + " mm"
+
+        native = f"{sizes(s.native.voxel_size for s in self.subjects)} as in their files"
+        resampled = any(s.voxel_size != s.native.voxel_size for s in self.subjects)
+        used = f"{sizes(s.voxel_size for s in self.subjects)}, resampled from " if resampled else ""
+        return [
+            f"{len(self.subjects)} subjects: {', '.join(parts)}; {self.split.description}",
+            f"voxels of {used}{native}",
+            f"{self.label_treatment}; classes: {self.codes}",
+        ]
 
     def record(self) -> dict[str, Any]:
         """What result.json says about the data."""
@@ -468,6 +483,7 @@ class Cohort:
             "kind": self.kind,
             "splits": self.split.record(),
             "labels": {subject.name: subject.label_kind for subject in self.subjects},
+            "label_treatment": self.label_treatment,
             "files": [dict(file) for subject in self.subjects for file in subject.files],
         }
 
@@ -484,19 +500,13 @@ def prepare_synthetic(config: IBSRConfig) -> None:
         write_synthetic_brains(folder, config.synthetic)
 
 
-def read_cohort(config: IBSRConfig) -> Cohort:
+def read_cohort(config: IBSRConfig | OwnMRIConfig) -> Cohort:
     """Read every subject of the split once, and say what was done to its labels."""
+    if isinstance(config, OwnMRIConfig):
+        return _read_own(config)
     found = find_subjects(locate(config.folder))
-    if config.folds is None:
-        split = read_split(locate(config.split))
-    else:
-        split = k_fold(
-            [name for name, files in found.items() if files.filled or files.unfilled],
-            folds=config.folds,
-            fold=config.fold,
-            validation=config.validation_subjects,
-            seed=config.fold_seed,
-        )
+    labelled = [name for name, files in found.items() if files.filled or files.unfilled]
+    split = _folds(config, labelled) or read_split(locate(config.split))
     require_present(split, found)
     train, validation, test = (
         tuple(read_configured(found[name], config) for name in part)
@@ -504,7 +514,7 @@ def read_cohort(config: IBSRConfig) -> Cohort:
     )
     synthetic = config.synthetic is not None
     kind = SYNTHETIC if synthetic else SAMPLE if config.sample else REAL
-    cohort = Cohort(train, validation, test, split, kind)
+    cohort = Cohort(train, validation, test, split, kind, IBSR)
     if filled := [subject for subject in cohort.subjects if subject.became_fluid]:
         log.warning(
             "dataset.labels=filled: unlabelled brain voxels became CSF in %d of %d subjects: %s;"
@@ -514,6 +524,48 @@ def read_cohort(config: IBSRConfig) -> Cohort:
             ", ".join(f"{subject.name} {subject.became_fluid:,}" for subject in filled),
         )
     return cohort
+
+
+def _read_own(config: OwnMRIConfig) -> Cohort:
+    found, codes = find_own_subjects(config), TissueCodes.of(config.values())
+    split = _folds(config, found) or (
+        _listed_split(config.split, found)
+        if isinstance(config.split, dict)
+        else read_split(locate(str(config.split)))
+    )
+    require_present(split, found, getting="")
+
+    def subject(name: str) -> Subject:
+        image, labels = found[name]
+        return read_subject(
+            SubjectFiles(name, image, unfilled=labels),
+            codes=codes,
+            voxel_size=config.voxel_size,
+            brain_above=config.brain_above,
+        )
+
+    train, validation, test = (tuple(map(subject, part)) for part in split.parts.values())
+    return Cohort(train, validation, test, split, OWN, codes)
+
+
+def _folds(config: IBSRConfig | OwnMRIConfig, subjects: Collection[str]) -> SubjectSplit | None:
+    """The split of a cross-validation, where one is asked for."""
+    if config.folds is None:
+        return None
+    folds, fold, validation = config.folds, config.fold, config.validation_subjects
+    return k_fold(subjects, folds=folds, fold=fold, validation=validation, seed=config.fold_seed)
+
+
+def _listed_split(given: Mapping[str, Any], subjects: Collection[str]) -> SubjectSplit:
+    """A split by its lists; who is in none of them trains, unless that is a list, too."""
+    lists = {part: given.get(part, []) for part in _PARTS}
+    if given.keys() - set(_PARTS) or not all(isinstance(names, list) for names in lists.values()):
+        raise ConfigError(f"dataset.split={dict(given)}: must be lists of {', '.join(_PARTS)}")
+    if "train" not in given:
+        elsewhere = {*lists["validation"], *lists["test"]}
+        lists["train"] = [name for name in subjects if name not in elsewhere]
+    train, validation, test = (tuple(map(str, lists[part])) for part in _PARTS)
+    return SubjectSplit(train, validation, test, "dataset.split")
 
 
 def read_configured(files: SubjectFiles, config: IBSRConfig) -> Subject:

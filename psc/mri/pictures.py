@@ -6,7 +6,7 @@ right of a sagittal one.
 """
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,16 @@ from matplotlib.ticker import MaxNLocator
 from psc.errors import ConfigError, DataError
 from psc.files import replacing
 from psc.metrics.tissues import TissueScore, TissueScores
-from psc.mri.tissues import CLASSES, TISSUES
+from psc.mri.tissues import TISSUES
 from psc.paper.style import (
     BLUE,
     DASHED,
     GAP,
+    GREEN,
     MARKERS,
     ORANGE,
     PAGE_WIDTH,
+    PURPLE,
     SKY_BLUE,
     SMALL_POINTS,
     VERMILLION,
@@ -54,6 +56,8 @@ _Image = npt.NDArray[np.float32]
 # The three of the palette that are told apart best with any colour vision; markers repeat it.
 _COLOURS = {"csf": BLUE, "gm": ORANGE, "wm": SKY_BLUE}
 _MARKERS = {"csf": "o", "gm": "s", "wm": "^"}
+_OTHERS = (GREEN, PURPLE, BLUE, ORANGE, SKY_BLUE, "#F0E442", "#999999", "#882255", "#44AA99")
+_LEGEND_COLUMNS, _LEGEND_LINE = 6, 0.13  # inches
 
 _PLANES = (("axial", 2, "LR"), ("coronal", 1, "LR"), ("sagittal", 0, "PA"))
 """Name, axis that the slice is perpendicular to, letters at its left and right edge."""
@@ -63,15 +67,27 @@ _LEFT, _ABOVE, _BELOW = 0.2, 0.22, 0.42  # inches for the planes', the columns' 
 
 _SCORES_HEIGHT = 2.9  # inches
 _VOLUMES_HEIGHT = 2.0  # inches of a row
+_MOST_TISSUES = 24  # in one figure
 _FEWEST_FOR_A_BOX = 5  # subjects; of fewer, quartiles say nothing that the points do not
 _FEWEST_FOR_LIMITS = 3  # subjects; of fewer, there are no limits of agreement
 _TISSUE_WIDTH = 0.84  # of the distance between two tissues, shared by the methods
 _LIMITS = 1.96  # standard deviations: 95 % of normally distributed differences
 
 
-def tissue_colour(tissue: str) -> tuple[float, float, float]:
-    """Red, green and blue in [0, 1] of a tissue; grey for one that is not of the paper's."""
-    return to_rgb(_COLOURS.get(tissue, "#777777"))
+def tissue_colour(tissue: str, among: Iterable[str] = TISSUES) -> tuple[float, float, float]:
+    """Red, green and blue in [0, 1] of a tissue ``among`` those that are shown together.
+
+    From the tenth on that are not of the paper's, colours come again.
+    """
+    others = [name for name in among if name not in _COLOURS]
+    if tissue in _COLOURS:
+        return to_rgb(_COLOURS[tissue])
+    return to_rgb(_OTHERS[others.index(tissue) % len(_OTHERS)])
+
+
+def shown_name(tissue: str) -> str:
+    """What figures call a tissue: CSF, GM, WM, hippocampus."""
+    return tissue.upper() if len(tissue) <= 3 else tissue
 
 
 def slices_figure(
@@ -81,6 +97,7 @@ def slices_figure(
     voxel_size: Sequence[float],
     path: Path | str,
     *,
+    tissues: Mapping[str, int] = TISSUES,
     centre: tuple[int, int, int] | None = None,
     title: str = "",
 ) -> None:
@@ -118,12 +135,13 @@ def slices_figure(
 
     grey = _grey_images([section(image, axis) for _, axis, _ in _PLANES])
     with page_style():
-        figure, panels = _panels(extents, title)
+        lines = len(tissues) // _LEGEND_COLUMNS
+        figure, panels = _panels(extents, title, _BELOW + lines * _LEGEND_LINE)
         for (name, axis, letters), row, t1 in zip(_PLANES, panels, grey, strict=True):
             true, predicted = section(labels, axis), section(prediction, axis)
             different = np.where((true != predicted)[..., None], DIFFERENCE_COLOUR, t1)
             width, height = (extents[other] for other in range(3) if other != axis)
-            pictures = (t1, _paint(true), _paint(predicted), different)
+            pictures = (t1, _paint(true, tissues), _paint(predicted, tissues), different)
             for panel, picture in zip(row, pictures, strict=True):
                 panel.imshow(picture, extent=(0, width, 0, height), interpolation="nearest")
                 panel.set_axis_off()
@@ -133,12 +151,14 @@ def slices_figure(
             beside: dict[str, Any] = {"rotation": 90, "ha": "right", "va": "center"}
             row[0].text(-0.03, 0.5, name, color="0.25", **beside, **place)
         add_scale_bar(panels[0][0], extents[0], "mm")
-        handles = [Patch(color=tissue_colour(name), label=name.upper()) for name in TISSUES]
+        handles = [
+            Patch(color=tissue_colour(name, tissues), label=shown_name(name)) for name in tissues
+        ]
         handles.append(Patch(color=DIFFERENCE_COLOUR, label="truth and prediction differ"))
         figure.legend(
             handles=handles,
             loc="lower center",
-            ncols=len(handles),
+            ncols=min(len(handles), _LEGEND_COLUMNS),
             borderaxespad=0.2,
             title="left is the subject's left (neurological convention)",
             alignment="center",
@@ -155,19 +175,18 @@ def _grey_images(sections: Sequence[npt.NDArray[Any]]) -> list[_Image]:
     return [np.repeat(section[..., None], 3, axis=-1) for section in grey]
 
 
-def _paint(labels: _Labels) -> _Image:
+def _paint(labels: _Labels, tissues: Mapping[str, int]) -> _Image:
     """Tissues in their colours on black."""
-    if labels.min() < 0 or labels.max() >= CLASSES:
-        raise DataError(
-            f"labels must be 0 to {CLASSES - 1}, found {labels.min()} to {labels.max()}"
-        )
-    table = np.zeros((CLASSES, 3), dtype=np.float32)
-    for tissue, value in TISSUES.items():
-        table[value] = tissue_colour(tissue)
+    most = max(tissues.values())
+    if labels.min() < 0 or labels.max() > most:
+        raise DataError(f"labels must be 0 to {most}, found {labels.min()} to {labels.max()}")
+    table = np.zeros((most + 1, 3), dtype=np.float32)
+    for tissue, value in tissues.items():
+        table[value] = tissue_colour(tissue, tissues)
     return table[labels]
 
 
-def _panels(extents: Sequence[float], title: str) -> tuple[Figure, list[list[Axes]]]:
+def _panels(extents: Sequence[float], title: str, below: float) -> tuple[Figure, list[list[Axes]]]:
     """Rows of panels, one for each plane, as large as their mm; columns are centred."""
     column = (PAGE_WIDTH - _LEFT - len(_TITLES) * GAP) / len(_TITLES)
     inches = column / max(extents[0], extents[1])  # per mm; W is never drawn to the right
@@ -176,7 +195,7 @@ def _panels(extents: Sequence[float], title: str) -> tuple[Figure, list[list[Axe
         for _, axis, _ in _PLANES
     ]
     above = _ABOVE * (2 if title else 1)
-    height = above + sum(size[1] + GAP for size in sizes) + _BELOW
+    height = above + sum(size[1] + GAP for size in sizes) + below
     figure = Figure(figsize=(PAGE_WIDTH, height))
     figure.text(_LEFT / PAGE_WIDTH, 1 - 0.15 / height, title, weight="bold")
     middles = [_LEFT + i * (column + GAP) + column / 2 for i in range(len(_TITLES))]
@@ -242,16 +261,18 @@ def scores_figure(rows: Sequence[SubjectScores], path: Path | str, *, title: str
     """
     path = checked_png(path)
     by_method = _by_method(rows)
-    tissues = list(rows[0].scores.tissues)
+    tissues, title = _shown(by_method, title)
     width = _TISSUE_WIDTH / len(by_method)
+    inches = 0.75 * PAGE_WIDTH * max(1, len(tissues) / 6)
     with page_style():
-        figure = Figure(figsize=(PAGE_WIDTH * 0.75, _SCORES_HEIGHT), layout="constrained")
+        figure = Figure(figsize=(inches, _SCORES_HEIGHT), layout="constrained")
         axes = figure.add_subplot()
         for i, tissue in enumerate(tissues):
             for j, scores in enumerate(by_method.values()):
                 x = i + (j - (len(by_method) - 1) / 2) * width
-                _draw_dice(axes, x, width, tissue, [score[tissue] for score in scores], j)
-        axes.set_xticks(range(len(tissues)), [tissue.upper() for tissue in tissues])
+                dice = [score[tissue] for score in scores]
+                _draw_dice(axes, x, width, tissue_colour(tissue, tissues), dice, j)
+        axes.set_xticks(range(len(tissues)), [shown_name(tissue) for tissue in tissues])
         axes.tick_params(axis="x", length=0)
         axes.grid(visible=False, axis="x")
         axes.set_xlim(-0.5, len(tissues) - 0.5)
@@ -276,16 +297,16 @@ def volumes_figure(rows: Sequence[SubjectScores], path: Path | str, *, title: st
     """
     path = checked_png(path)
     by_method = _by_method(rows)
-    tissues = list(rows[0].scores.tissues)
+    tissues, title = _shown(by_method, title)
+    size = (PAGE_WIDTH * max(1, len(tissues) / 4), _VOLUMES_HEIGHT * len(by_method))
     with page_style():
-        figure = Figure(
-            figsize=(PAGE_WIDTH, _VOLUMES_HEIGHT * len(by_method)), layout="constrained"
-        )
+        figure = Figure(figsize=size, layout="constrained")
         panels = figure.subplots(len(by_method), len(tissues), squeeze=False)
         for row, (method, scores) in zip(panels, by_method.items(), strict=True):
             for axes, tissue in zip(row, tissues, strict=True):
-                _draw_volumes(axes, tissue, [score[tissue] for score in scores])
-                axes.set_title(f"{tissue.upper()}, {method}", loc="left", weight="bold")
+                colour = tissue_colour(tissue, tissues)
+                _draw_volumes(axes, tissue, colour, [score[tissue] for score in scores])
+                axes.set_title(f"{shown_name(tissue)}, {method}", loc="left", weight="bold")
             row[0].set_ylabel("predicted − true (ml)")
         for axes in panels[-1]:
             axes.set_xlabel("mean of predicted and true volume (ml)")
@@ -323,6 +344,20 @@ def _by_method(rows: Sequence[SubjectScores]) -> dict[str, list[Mapping[str, Tis
     }
 
 
+def _shown(
+    by_method: Mapping[str, Sequence[Mapping[str, TissueScore]]], title: str
+) -> tuple[list[str], str]:
+    """The tissues that a figure has room for, and its title, which says so if it lacks any."""
+    first = next(iter(by_method.values()))
+    tissues = list(first[0])
+    if len(tissues) <= _MOST_TISSUES:
+        return tissues, title
+    worst = {name: np.nan_to_num([s[name].dice for s in first], nan=1).mean() for name in tissues}
+    chosen = set(sorted(tissues, key=lambda name: worst[name])[:_MOST_TISSUES])
+    note = f"the {_MOST_TISSUES} of {len(tissues)} tissues with the lowest Dice"
+    return [name for name in tissues if name in chosen], f"{title}, {note}" if title else note
+
+
 def _points(method: int, colour: Any, size: float) -> dict[str, Any]:
     """How a method's points look: filled for the first one."""
     return {
@@ -336,12 +371,11 @@ def _points(method: int, colour: Any, size: float) -> dict[str, Any]:
 
 
 def _draw_dice(
-    axes: Axes, x: float, width: float, tissue: str, scores: Sequence[TissueScore], method: int
+    axes: Axes, x: float, width: float, colour: Any, scores: Sequence[TissueScore], method: int
 ) -> None:
     """A column of the box plot: a box on the left, if there is one, and the points beside it."""
     dice = np.array([score.dice for score in scores])
     known = dice[~np.isnan(dice)]
-    colour = tissue_colour(tissue)
     left, right = -0.15, 0.15
     if known.size >= _FEWEST_FOR_A_BOX:
         left, right = 0.05, 0.4
@@ -365,11 +399,10 @@ def _draw_dice(
     axes.annotate(said, (x, 1), (0, 3), **above)
 
 
-def _draw_volumes(axes: Axes, tissue: str, scores: Sequence[TissueScore]) -> None:
+def _draw_volumes(axes: Axes, tissue: str, colour: Any, scores: Sequence[TissueScore]) -> None:
     truth = np.array([score.volume_truth for score in scores])
     predicted = np.array([score.volume_predicted for score in scores])
     difference = predicted - truth
-    colour = tissue_colour(tissue)
     axes.axhline(0, color="0.6", linewidth=0.6)
     marker: dict[str, Any] = {"marker": _MARKERS.get(tissue, "D"), "markeredgewidth": 0}
     axes.plot((truth + predicted) / 2, difference, ls="none", markersize=4, color=colour, **marker)

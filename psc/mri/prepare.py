@@ -30,6 +30,7 @@ from psc.files import (
 )
 from psc.mri.data import RECOGNISED_NAMES, LabelKind, SubjectFiles, find_subjects, read_subject
 from psc.mri.nifti import VoxelSize
+from psc.paper.text import aligned
 
 EXPECTED = tuple(f"IBSR_{number:02d}" for number in range(1, 19))
 """Names of IBSR's 18 subjects."""
@@ -101,11 +102,7 @@ def table(subjects: Sequence[Verified]) -> str:
         )
         labels = ", ".join(subject.labels) or "none"
         rows.append((subject.name, shape, size, labels, f"{subject.brain_voxels:,}"))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    return aligned(rows)
 
 
 def incomplete(found: Mapping[str, SubjectFiles]) -> dict[str, str]:

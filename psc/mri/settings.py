@@ -1,13 +1,25 @@
 """What tissue segmentation may be told (``psc.training.settings`` says how)."""
 
+import json
+import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
 
 from psc.errors import ConfigError
 from psc.mri.augmentation import TissueAugmentation
+from psc.mri.tissues import LARGEST_VALUE, MOST_TISSUES, TISSUES
 from psc.training.settings import DatasetConfig, RecipeConfig, at_least, require, share
+
+SUBJECT = "{subject}"
+"""In a pattern of paths: what differs between subjects."""
+
+DATASET_JSON = "dataset.json"
+"""In a raw data set of nnU-Net: what its labels mean."""
 
 TISSUE_LOSSES = ("cross_entropy", "dice", "dice_cross_entropy")
 
@@ -51,14 +63,126 @@ class IBSRConfig(DatasetConfig):
 
     def __post_init__(self) -> None:
         require(self, "labels", ("given", "filled", "unfilled"))
-        voxel = self.voxel_size
-        if voxel is not None and not (len(voxel) == 3 and min(voxel) > 0):
-            raise ConfigError(f"voxel_size={voxel}: must be three positive mm, or null")
-        if self.folds is not None:
-            at_least(self, 2, "folds")
-            at_least(self, 1, "validation_subjects")
-            if not 0 <= self.fold < self.folds:
-                raise ConfigError(f"fold={self.fold}: must lie in [0, {self.folds}), the folds")
+        check_voxel_size(self)
+        check_folds(self)
+
+    def outputs(self) -> tuple[str, ...]:
+        """Background and the tissues."""
+        return ("background", *TISSUES)
+
+
+@dataclass
+class OwnMRIConfig(DatasetConfig):
+    """Volumes of one channel with labels of any tissues, wherever they lie: ``psc.mri.own``."""
+
+    folder: str | None = None
+    """Data set in the layout of BIDS, or a raw one of nnU-Net; else where patterns begin."""
+    images: str | None = None
+    """Path with {subject} in it, and * for what may differ beside; null: as the layout says."""
+    labels: str | None = None
+    """The same of the label files; they stay as they are."""
+    label_values: Any = None
+    """{tissue: its value in label files, or a list of values, of which the first is written};
+    null: as nnU-Net's dataset.json says. What stands under background is no tissue, by default
+    0."""
+    subjects: list[str] | None = None
+    """Those to use; null: all that are found."""
+    split: Any = None
+    """{validation: [names], test: [names]}, all others train; or a YAML file like data/splits/."""
+    folds: int | None = None
+    """Cross-validation: cut the subjects into this many test parts; null: 5, if split is null."""
+    fold: int = 0
+    validation_subjects: int = 1
+    """Of a cross-validation, to choose the checkpoint by."""
+    fold_seed: int = 0
+    """Of the order of the subjects, which are cut in that order."""
+    voxel_size: list[float] | None = None
+    """Resample to so many mm (right, anterior, superior); null: as the files are."""
+    brain_above: float | None = None
+    """Brighter voxels are brain; null: those that differ from the background."""
+
+    def __post_init__(self) -> None:
+        if self.folder is None and (self.images is None or self.labels is None):
+            raise ConfigError(
+                "folder=null: give dataset.folder=… (of BIDS or nnU-Net), or dataset.images=… and "
+                f"dataset.labels=…, paths with {SUBJECT} in them"
+            )
+        for key in ("images", "labels"):
+            if (pattern := getattr(self, key)) is not None and SUBJECT not in pattern:
+                raise ConfigError(f"{key}={pattern}: must have {SUBJECT} in it, for each subject's")
+        if self.label_values is None:
+            self.label_values = _values_of_nnunet(self.folder)
+        self.values()  # refused if wrong
+        check_voxel_size(self)
+        if self.split is None and self.folds is None:
+            self.folds = 5
+        if self.split is not None and (self.folds is not None or self.fold != 0):
+            raise ConfigError("split, folds and fold: give either a split or folds of all subjects")
+        if not (self.split is None or isinstance(self.split, str | dict)):
+            raise ConfigError(f"split={self.split}: must be {{validation: [], test: []}} or a file")
+        check_folds(self)
+
+    def values(self) -> dict[str, tuple[int, ...]]:
+        """``label_values`` with a list for every tissue."""
+        if not isinstance(self.label_values, dict):
+            raise ConfigError(f"label_values={self.label_values}: must be {{tissue: value, …}}")
+        found = {}
+        for name, given in self.label_values.items():
+            listed = tuple(given) if isinstance(given, list) else (given,)
+            if not re.fullmatch(r"(?!mean$)(?!.*_sd$)[A-Za-z][A-Za-z0-9_-]*", str(name)):
+                raise ConfigError(f"label_values: {name!r} is no name (letters, digits, _ and -)")
+            if not listed or not all(
+                type(value) is int and 0 <= value <= LARGEST_VALUE for value in listed
+            ):
+                raise ConfigError(
+                    f"label_values.{name}={given}: must be 0 to {LARGEST_VALUE}, or several"
+                )
+            found[name] = listed
+        every = [0] if "background" not in found else []
+        every += [value for listed in found.values() for value in listed]
+        if twice := {value for value in every if every.count(value) > 1}:
+            raise ConfigError(f"label_values: {min(twice)} stands twice (0 is background's)")
+        tissues = len(found.keys() - {"background"})
+        if not 1 <= tissues <= MOST_TISSUES:
+            raise ConfigError(f"label_values: {tissues} tissues; must be 1 to {MOST_TISSUES}")
+        return found
+
+    def outputs(self) -> tuple[str, ...]:
+        """Background and the tissues, in the order of their names."""
+        return ("background", *sorted(self.values().keys() - {"background"}))
+
+
+def _values_of_nnunet(folder: str | None) -> dict[str, Any]:
+    """The labels of a raw data set of nnU-Net."""
+    path = Path(os.path.expandvars(folder or "")).expanduser() / DATASET_JSON
+    if folder is None or not path.is_file():
+        raise ConfigError(
+            "label_values=null: name the tissues by their values in the label files, as "
+            "'dataset.label_values={csf: 10, gm: 150, wm: 250}'"
+        )
+    try:
+        labels: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))["labels"]
+        if "ignore" in labels:
+            raise ConfigError(f"{path}: voxels to ignore are not known here; label them, or not")
+        return {re.sub(r"[^A-Za-z0-9_-]", "_", name): value for name, value in labels.items()}
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise ConfigError(f"{path} cannot be read as nnU-Net's ({error!r})") from error
+
+
+def check_voxel_size(config: Any) -> None:
+    """Refuse what is no size in mm."""
+    voxel = config.voxel_size
+    if voxel is not None and not (len(voxel) == 3 and min(voxel) > 0):
+        raise ConfigError(f"voxel_size={voxel}: must be three positive mm, or null")
+
+
+def check_folds(config: Any) -> None:
+    """Refuse a fold that there is not."""
+    if config.folds is not None:
+        at_least(config, 2, "folds")
+        at_least(config, 1, "validation_subjects")
+        if not 0 <= config.fold < config.folds:
+            raise ConfigError(f"fold={config.fold}: must lie in [0, {config.folds}), the folds")
 
 
 @dataclass

@@ -1,14 +1,14 @@
 """Tissue labels of brain MRI (Section 4.2): losses, and optimiser and logging around a network."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from psc.mri.settings import TissueRecipeConfig
-from psc.mri.tissues import CLASSES, TISSUES
+from psc.mri.tissues import TISSUES
 from psc.training.task import Task
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -54,11 +54,12 @@ LOSSES: dict[str, Loss] = {
 
 
 class TissueTask(Task):
-    """Trains a network that maps T1 volumes to logits of background, CSF, GM and WM.
+    """Trains a network that maps T1 volumes to logits of background and tissues.
 
     Args:
-        network: (N, 1, D, H, W) → logits (N, 4, D, H, W).
+        network: (N, 1, D, H, W) → logits (N, 1 + tissues, D, H, W).
         recipe: loss, optimiser and schedule.
+        tissues: class of each by name: 1, 2, …
         iterations: length of the training, for schedules that end.
         channels_last: keep tensors as channels_last_3d, the layout that convolutions prefer.
 
@@ -73,6 +74,7 @@ class TissueTask(Task):
         self,
         network: nn.Module,
         recipe: TissueRecipeConfig,
+        tissues: Mapping[str, int] = TISSUES,
         *,
         iterations: int,
         channels_last: bool = True,
@@ -80,7 +82,8 @@ class TissueTask(Task):
         super().__init__(network, recipe, iterations=iterations, channels_last=channels_last)
         self.recipe: TissueRecipeConfig = recipe
         self.loss = LOSSES[recipe.loss]
-        self.confusion = MulticlassConfusionMatrix(CLASSES)
+        self.tissues = tissues
+        self.confusion = MulticlassConfusionMatrix(1 + len(tissues))
 
     def network_input(self, batch: dict[str, Tensor]) -> Tensor:
         """T1 (N, 1, D, H, W)."""
@@ -104,6 +107,6 @@ class TissueTask(Task):
         confusion = self.confusion.compute().double()
         self.confusion.reset()
         overlap = 2 * confusion.diagonal() / (confusion.sum(0) + confusion.sum(1))
-        for tissue, label in TISSUES.items():
+        for tissue, label in self.tissues.items():
             self.log(f"validation/dice_{tissue}", overlap[label].float())
         super().on_validation_epoch_end()

@@ -2,9 +2,11 @@
 
 Labels are predicted and scored on the grid of the subject's own file, whatever grid the network
 saw. Beside the network stands a baseline that knows intensities only: three classes of brain
-voxels, from dark to bright.
+voxels, from dark to bright. Where the tissues are others than CSF, GM and WM, it takes the whole
+brain for the one that the validation subjects have most of.
 """
 
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,12 +26,13 @@ from psc.mri.pictures import (
     NETWORK,
     SubjectScores,
     scores_figure,
+    shown_name,
     slices_figure,
     volumes_figure,
     write_subject_scores,
 )
 from psc.mri.settings import TissueRecipeConfig
-from psc.mri.tissues import BACKGROUND, CLASSES, TISSUES
+from psc.mri.tissues import BACKGROUND, TISSUES, TissueCodes
 from psc.paper.style import bounding_box
 
 OUTPUT_FILES = ("*_tissues.nii.gz", "*_slices.png", "dice.png", "volumes.png", "subjects.csv")
@@ -95,6 +98,7 @@ def evaluate_tissues(
     parts: Mapping[str, Sequence[Subject]],
     folder: Path,
     *,
+    codes: TissueCodes,
     recipe: TissueRecipeConfig,
     device: torch.device,
     title: str = "",
@@ -118,12 +122,12 @@ def evaluate_tissues(
     with tqdm(total=total, unit="subject", desc="segmenting", disable=not progress) as bar:
         for part, subjects in parts.items():
             for subject in subjects:
-                prediction = predict_tissues(network, subject, recipe, device=device)
-                rows.append(_scored(subject, part, NETWORK, prediction))
+                prediction = predict_tissues([(network, recipe)], subject, device=device)
+                rows.append(_scored(subject, part, NETWORK, prediction, codes))
                 if part == "test":
-                    _write_prediction(folder, subject, prediction, title)
+                    _write_prediction(folder, subject, prediction, codes, title)
                 bar.update()
-    baseline = _baseline(parts)
+    baseline = _baseline(parts, codes)
     write_subject_scores(folder / "subjects.csv", [*rows, *baseline])
     test = [row for row in (*rows, *baseline) if row.part == "test"]
     scores_figure(test, folder / "dice.png", title=title)
@@ -133,39 +137,50 @@ def evaluate_tissues(
     metrics["baseline"] = {
         "method": baseline[0].method,
         **{part: _summary(baseline, part) for part in parts},
+        "subjects": {row.subject: row.scores.as_row() for row in baseline},
     }
     found, floor = metrics["test"], metrics["baseline"]
-    dice = ", ".join(f"{tissue.upper()} {found[f'dice_{tissue}']:.3f}" for tissue in TISSUES)
+    names = (*codes.tissues, "mean")
+    dice = ", ".join(f"{shown_name(name)} {_number(found[f'dice_{name}'])}" for name in names)
     log.info(
-        "test: Dice %s, mean %.3f; by intensity alone (%s) mean %.3f",
+        "test: Dice %s; without a network (%s) mean %s",
         dice,
-        found["dice_mean"],
         floor["method"],
-        floor["test"]["dice_mean"],
+        _number(floor["test"]["dice_mean"]),
     )
     return metrics
 
 
 def predict_tissues(
-    network: nn.Module, subject: Subject, recipe: TissueRecipeConfig, *, device: torch.device
+    networks: Sequence[tuple[nn.Module, TissueRecipeConfig]],
+    subject: Subject,
+    *,
+    device: torch.device,
 ) -> _Labels:
-    """Labels of a whole subject, uint8 (D, H, W) on the grid of ``subject.native``.
+    """Classes of a whole subject, uint8 (D, H, W) on the grid of ``subject.native``.
 
-    The network, on ``device`` and in evaluation mode, maps (N, 1, s, s, s) to logits
-    (N, 4, s, s, s); ``recipe`` says how the volume is cut into windows.
+    The networks, on ``device`` and in evaluation mode, map (N, 1, s, s, s) to logits
+    (N, C, s, s, s) of the same classes; their probabilities are averaged. Their recipes say how the
+    volume is cut into windows.
     """
     box = bounding_box(subject.brain, MARGIN)
     assert box is not None  # read_subject refuses subjects without a brain
-    inside = predict_probabilities(
-        network, subject.image[box], recipe, background=subject.background, device=device
+    inside, *others = (
+        predict_probabilities(
+            network, subject.image[box], recipe, background=subject.background, device=device
+        )
+        for network, recipe in networks
     )
+    for other in others:
+        inside += other
+    inside /= len(networks)
     grid, native = subject.image.shape, subject.native
     if grid == native.data.shape and np.allclose(subject.affine, native.affine):
         labels = np.full(grid, BACKGROUND, dtype=np.uint8)
         labels[box] = inside.argmax(axis=0)
         return labels
     # Probabilities, not labels, go through the interpolation back.
-    probabilities = np.zeros((CLASSES, *grid), dtype=np.float32)
+    probabilities = np.zeros((len(inside), *grid), dtype=np.float32)
     probabilities[BACKGROUND] = 1
     probabilities[(slice(None), *box)] = inside
     d, h, w = native.data.shape
@@ -173,42 +188,61 @@ def predict_tissues(
     return np.asarray(on_native.argmax(axis=0), dtype=np.uint8)
 
 
-def _scored(subject: Subject, part: str, method: str, prediction: _Labels) -> SubjectScores:
+def _scored(
+    subject: Subject, part: str, method: str, prediction: _Labels, codes: TissueCodes
+) -> SubjectScores:
     assert subject.native_labels is not None  # read_subject refuses subjects without
-    scores = tissue_scores(subject.native_labels, prediction, subject.native.voxel_size, TISSUES)
+    voxel_size = subject.native.voxel_size
+    scores = tissue_scores(subject.native_labels, prediction, voxel_size, codes.tissues)
     return SubjectScores(subject.name, part, method, scores)
 
 
-def _baseline(parts: Mapping[str, Sequence[Subject]]) -> list[SubjectScores]:
+def _baseline(parts: Mapping[str, Sequence[Subject]], codes: TissueCodes) -> list[SubjectScores]:
     """Scores of the baseline: of its methods the better one, by the validation part."""
+    methods: dict[str, Callable[[Subject], _Labels]] = {}
+    if codes.tissues == TISSUES:
+        methods |= {method: functools.partial(_by_intensity, method) for method in METHODS}
+    else:
+        voxels = np.zeros(codes.classes, dtype=np.int64)
+        for subject in parts["validation"]:
+            assert subject.native_labels is not None
+            voxels += np.bincount(subject.native_labels.ravel(), minlength=codes.classes)
+        most = max(codes.tissues, key=lambda tissue: voxels[codes.tissues[tissue]])
+        tissue = np.uint8(codes.tissues[most])
+        methods[f"{most} only"] = lambda subject: np.where(subject.native_brain, tissue, BACKGROUND)
 
-    def rows(part: str, method: Method) -> list[SubjectScores]:
+    def rows(part: str, method: str) -> list[SubjectScores]:
         return [
-            _scored(
-                subject,
-                part,
-                method,
-                segment_by_intensity(subject.native.data, subject.native_brain, method),
-            )
+            _scored(subject, part, method, methods[method](subject), codes)
             for subject in parts[part]
         ]
 
-    candidates = {method: rows("validation", method) for method in METHODS}
-    best = max(METHODS, key=lambda method: _summary(candidates[method], "validation")["dice_mean"])
+    candidates = {method: rows("validation", method) for method in methods}
+    best = max(methods, key=lambda method: _summary(candidates[method], "validation")["dice_mean"])
     return [
         *candidates[best],
         *(row for part in parts if part != "validation" for row in rows(part, best)),
     ]
 
 
+def _by_intensity(method: Method, subject: Subject) -> _Labels:
+    return segment_by_intensity(subject.native.data, subject.native_brain, method)
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
+
+
 def _summary(rows: Sequence[SubjectScores], part: str) -> dict[str, Any]:
     return summarise([row.scores for row in rows if row.part == part]).as_row()
 
 
-def _write_prediction(folder: Path, subject: Subject, prediction: _Labels, title: str) -> None:
-    write_nifti(
-        folder / f"{subject.name}_tissues.nii.gz", prediction, like=subject.native, dtype=np.uint8
-    )
+def _write_prediction(
+    folder: Path, subject: Subject, prediction: _Labels, codes: TissueCodes, title: str
+) -> None:
+    written = codes.written(prediction)
+    path = folder / f"{subject.name}_tissues.nii.gz"
+    write_nifti(path, written, like=subject.native, dtype=written.dtype)
     assert subject.native_labels is not None
     slices_figure(
         subject.native.data,
@@ -216,5 +250,6 @@ def _write_prediction(folder: Path, subject: Subject, prediction: _Labels, title
         prediction,
         subject.native.voxel_size,
         folder / f"{subject.name}_slices.png",
+        tissues=codes.tissues,
         title=f"{subject.name}, {title}" if title else subject.name,
     )

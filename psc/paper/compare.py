@@ -88,10 +88,13 @@ def _notes(groups: Sequence[Group]) -> str:
     for _, records in sorted(by_kind.items()):
         devices = sorted({str(record.hardware["device"]) for record in records})
         commits = sorted({code_version(record.git) for record in records})
+        treated = sorted({record.data.get("label_treatment", "") for record in records} - {""})
         notes.append(
             f"{data_name(records[0])}; {records[0].config['dataset']['name']}; "
-            f"{', '.join(devices)}; commit {', '.join(commits)}."
+            f"{', '.join((*treated, *devices))}; commit {', '.join(commits)}."
         )
+    if any(group.folds for group in groups):
+        notes.append("Folds of a cross-validation: mean ± sd over the subjects that they tested.")
     return "\n".join(notes)
 
 
@@ -109,6 +112,8 @@ def _table(measures: Measures, groups: Sequence[Group]) -> str:
         "code": {group: group.version for group in groups},
     }
     shown = {name: of for name, of in optional.items() if len(set(of.values())) > 1}
+    if any(group.folds for group in groups):
+        shown["folds"] = {group: group.folds for group in groups}
     header = (
         "block",
         "parameters",
@@ -140,7 +145,7 @@ def _row(group: Group) -> tuple[str, ...]:
         *(measures.text(group.scores(score.key)) for score in measures.scores),
         *((f"{change:+.1f} %",) if measures.against else ()),
         "" if minutes is None else f"{minutes:.1f}",
-        ", ".join(str(record.seed) for record in group.records),
+        ", ".join(map(str, group.seeds)),
     )
 
 
@@ -192,7 +197,7 @@ def _csv_row(group: Group, cost: Cost) -> dict[str, Any]:
         "iterations": first.iterations,
         measures.floor_column: mean(group.floor(measures.headline.key)),
         "training_minutes": _minutes(group),
-        "seeds": " ".join(str(record.seed) for record in group.records),
+        "seeds": " ".join(map(str, group.seeds)),
         "commit": group.version,
     }
     for score in measures.scores:

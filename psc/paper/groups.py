@@ -5,9 +5,11 @@ it a record finds its row of a table (``psc.paper.records``), and runs that diff
 than their seed become a ``Group``.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from psc.config.compose import from_plain
@@ -33,7 +35,10 @@ def settings(config: Mapping[str, Any]) -> Settings:
 
     Neither where files lie counts nor what only changes how fast a result is there.
     """
-    dataset = {key: value for key, value in config["dataset"].items() if key not in _PLACES}
+    without = {*_PLACES, "fold"}  # the folds of a cross-validation are one experiment
+    if "images" in config["dataset"]:  # of one's own: psc.mri.own
+        without |= {"images", "labels"}
+    dataset = {key: value for key, value in config["dataset"].items() if key not in without}
     for part in _SLABS:  # which part of a volume counts, where its file lies does not
         if part in config["dataset"]:
             dataset[part] = [
@@ -99,7 +104,11 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Runs of one configuration, one kind of data and one version of the code: seeds apart."""
+    """Runs of one configuration, one kind of data and one version of the code.
+
+    They differ in seeds, and in folds if they are of a cross-validation: its scores are those of
+    the subjects, each averaged over the runs that tested it.
+    """
 
     records: tuple[Record, ...]  # at least one
 
@@ -135,12 +144,56 @@ class Group:
         return "shuffled frames" if self.first.config["recipe"].get("shuffle_frames") else ""
 
     def scores(self, key: str) -> list[float]:
-        """A test score of every run, in the record's unit: VI in bits, accuracy as share of 1."""
-        return [float(record.metrics["test"][key]) for record in self.records]
+        """A test score of every run or subject, as recorded: VI in bits, accuracy as share of 1."""
+        if self.folds:
+            return self._of_subjects(key, [record.metrics["subjects"] for record in self.records])
+        return [_float(record.metrics["test"][key]) for record in self.records]
 
     def floor(self, key: str) -> list[float]:
         """The same of what needs no network."""
-        return [float(self.measures.floor(record)[key]) for record in self.records]
+        subjects = [record.metrics["baseline"].get("subjects") for record in self.folded]
+        if subjects and None not in subjects:
+            return self._of_subjects(key, subjects)
+        return [_float(self.measures.floor(record)[key]) for record in self.records]
+
+    @property
+    def folded(self) -> tuple[Record, ...]:
+        """Its runs if they are folds of a cross-validation."""
+        return self.records if folds_of(self.first) else ()
+
+    @property
+    def folds(self) -> str:
+        """Which folds of how many, and how many subjects these have tested; or nothing."""
+        numbers = sorted({record.config["dataset"]["fold"] for record in self.folded})
+        tested = {name for record in self.folded for name in record.data["splits"]["test"]}
+        if not numbers:
+            return ""
+        of = f"{', '.join(map(str, numbers))} of {folds_of(self.first)}"
+        return f"{of}: {len(tested)} subjects"
+
+    @property
+    def seeds(self) -> list[int]:
+        """Those of its runs; a seed of several folds once."""
+        seeds = [record.seed for record in self.records]
+        return sorted(set(seeds)) if self.folded else seeds
+
+    def _of_subjects(self, key: str, scores: Sequence[Mapping[str, Any]]) -> list[float]:
+        found: dict[str, list[float]] = {}
+        for record, of in zip(self.records, scores, strict=True):
+            for name in record.data["splits"]["test"]:
+                if of[name][key] is not None:  # neither truth nor prediction has the tissue
+                    found.setdefault(name, []).append(float(of[name][key]))
+        return [mean(values) for values in found.values()] or [math.nan]
+
+
+def folds_of(record: Record) -> int | None:
+    """Into how many a cross-validation cuts its subjects; None: it is none."""
+    folds: int | None = record.config["dataset"].get("folds")
+    return folds
+
+
+def _float(value: float | None) -> float:
+    return math.nan if value is None else float(value)
 
 
 def group_records(records: Sequence[Record]) -> list[Group]:
@@ -149,7 +202,7 @@ def group_records(records: Sequence[Record]) -> list[Group]:
     for record in records:
         started = [repr(record.data.get(key)) for key in ("initial_weights", "conversion")]
         decides = repr(sorted((settings(record.config) | {_PRECISION: _precision(record)}).items()))
-        splits = repr(record.data.get("splits"))
+        splits = None if folds_of(record) else repr(record.data.get("splits"))
         key = _test(record), decides, splits, *started, code_version(record.git)
         groups.setdefault(key, []).append(record)
     return [Group(tuple(group)) for group in groups.values()]

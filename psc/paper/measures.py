@@ -4,8 +4,9 @@ Tables and pictures of runs work from such a description, chosen by the scores i
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean, stdev
 from typing import Any
 
@@ -81,8 +82,16 @@ def _video_test(record: Record) -> tuple[Any, ...]:
 
 def _tissue_test(record: Record) -> tuple[Any, ...]:
     """Which labels of which subjects; windows are how a network is applied, so they count too."""
-    labels, recipe = record.config["dataset"]["labels"], record.config["recipe"]
-    return (*record.data["splits"]["test"], labels, recipe["overlap"], recipe["blending"])
+    dataset, recipe, splits = (
+        record.config["dataset"],
+        record.config["recipe"],
+        record.data["splits"],
+    )
+    labels = repr(dataset["label_values"]) if "label_values" in dataset else dataset["labels"]
+    tested = splits["test"]
+    if dataset.get("folds"):  # each is tested in one of them
+        tested = sorted((*splits["train"], *splits["validation"], *splits["test"]))
+    return (*tested, labels, recipe["overlap"], recipe["blending"])
 
 
 _VI_SUM = Score("total", "VI sum [bits]", "vi_sum")
@@ -163,9 +172,28 @@ TISSUE = Measures(
 _ALL = (AFFINITY, VIDEO, TISSUE)
 
 
+def _other_tissues(keys: tuple[str, ...]) -> Measures:
+    """Tissues of a user's own, by the keys of their Dice."""
+    names = [key.removeprefix("dice_") for key in keys]
+    scores = tuple(
+        Score(key, f"Dice {name} [%]", key) for key, name in zip(keys, names, strict=True)
+    )
+    return replace(
+        TISSUE,
+        name=f"tissue-{'-'.join(names)}"[:60],
+        title=f"Segmentation of {', '.join(names)}",
+        scores=(*scores, _DICE),
+        floor_name="the commonest tissue everywhere",
+        floor_column="commonest_dice_mean",
+    )
+
+
 def measures_of(record: Record) -> Measures:
     """The description that fits a record's test scores; a record of no application is refused."""
     found = record.metrics.get("test", {})
+    dice = [key for key in found if re.fullmatch(r"dice_(?!mean$).*(?<!_sd)", key)]
+    if _DICE.key in found and {*dice} != {score.key for score in TISSUE.scores} - {_DICE.key}:
+        return _other_tissues(tuple(sorted(dice)))
     for measures in _ALL:
         if all(score.key in found for score in measures.scores):
             return measures

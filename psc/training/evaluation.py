@@ -39,6 +39,12 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Record:
         dataset=config.dataset or trained.dataset,
         segmentation=trained.segmentation.changed(config.segmentation),
     )
+    trained_on, asked = trained.dataset.outputs(), changed.dataset.outputs()
+    if trained_on != asked:
+        raise ConfigError(
+            f"dataset={changed.dataset.name} has {asked}, but {checkpoint.path} was trained to"
+            f" tell {trained_on} apart"
+        )
     folder = _output_folder(config, checkpoint.path, changed.dataset.name)
     device = inference_device(config.accelerator)
     precision = prediction_precision(config.precision, trained.trainer.precision, device)

@@ -1,9 +1,9 @@
 """The folder of a run: its name, and which one a resumed run goes on in.
 
-``runs/<dataset>-<backbone>-<block>-seed<seed>-<hash>[-2]``: the hash is that of the configuration
-without what cannot change a result, so that a run is found again by the configuration that
-started it. A new run never writes into the folder of an earlier one, and no two processes into the
-same.
+``runs/<dataset>-<backbone>-<block>[-fold<fold>]-seed<seed>-<hash>[-2]``: the hash is that of the
+configuration without what cannot change a result, so that a run is found again by the
+configuration that started it. A new run never writes into the folder of an earlier one, and no two
+processes into the same.
 """
 
 import hashlib
@@ -187,4 +187,5 @@ def config_hash(config: Mapping[str, Any]) -> str:
 def run_name(config: Mapping[str, Any]) -> str:
     """Name of the run folder, without the number of a repetition."""
     what = (config[part]["name"] for part in ("dataset", "backbone", "block"))
-    return "-".join((*what, f"seed{config['seed']}", config_hash(config)))
+    fold = (f"fold{config['dataset']['fold']}",) if config["dataset"].get("folds") else ()
+    return "-".join((*what, *fold, f"seed{config['seed']}", config_hash(config)))

@@ -1,19 +1,22 @@
 """A trained network on a volume without labels: what ``scripts/segment.py`` does."""
 
+import glob
 from pathlib import Path
 
 from psc.config.schema import SegmentConfig
 from psc.em.segmenting import segment_neurons
 from psc.em.settings import AffinityRecipeConfig
-from psc.mri.segmenting import ENDINGS, segment_tissues
+from psc.errors import CheckpointError, ConfigError
+from psc.mri.nifti import ENDINGS
+from psc.mri.segmenting import segment_tissues
 from psc.training.checkpoints import read_checkpoint
 
 
 def segment_file(config: SegmentConfig) -> Path:
-    """Label a volume by what the checkpoint's network was trained for: tissues or neurons.
+    """Label volumes by what the checkpoint's network was trained for: tissues or neurons.
 
     Args:
-        config: the checkpoint, the volume and where to write.
+        config: the checkpoint (for tissues: or several, an ensemble), the input, where to write.
 
     Returns:
         The file or folder written.
@@ -23,8 +26,25 @@ def segment_file(config: SegmentConfig) -> Path:
         ConfigError: if the output exists or cannot be written so, or an option cannot work.
         DataError: if the volume cannot be read.
     """
-    checkpoint = read_checkpoint(Path(config.checkpoint))
+    checkpoints = [read_checkpoint(path) for path in _checkpoint_paths(config.checkpoint)]
     nifti = Path(config.output).name.endswith(ENDINGS)
-    if isinstance(checkpoint.config.recipe, AffinityRecipeConfig) and not nifti:
-        return segment_neurons(config, checkpoint)
-    return segment_tissues(config, checkpoint)
+    if isinstance(checkpoints[0].config.recipe, AffinityRecipeConfig) and not nifti:
+        if len(checkpoints) > 1:
+            raise ConfigError(f"checkpoint={config.checkpoint}: neurons are segmented by one")
+        return segment_neurons(config, checkpoints[0])
+    return segment_tissues(config, checkpoints)
+
+
+def _checkpoint_paths(given: str | list[str]) -> list[Path]:
+    """Files that a path, one with * in it, or a list of such names; each must match something."""
+    paths: list[Path] = []
+    for path in [given] if isinstance(given, str) else given:
+        found = [path]
+        if "*" in path and not Path(path).exists():
+            found = sorted(glob.glob(path))  # noqa: PTH207  Path.glob takes no absolute ones
+        if not found:
+            raise CheckpointError(f"checkpoint={path}: nothing matches")
+        paths += map(Path, found)
+    if not paths:
+        raise ConfigError("checkpoint=[]: name at least one")
+    return list(dict.fromkeys(paths))

@@ -59,9 +59,13 @@ def interval(config: object, *keys: str, lowest: float = -math.inf) -> None:
 
 @dataclass
 class DatasetConfig:
-    """A data set; each application has its own kind."""
+    """A data set; each application has its own kinds."""
 
     name: str = MISSING
+
+    def outputs(self) -> tuple[str, ...] | None:
+        """What a network must tell apart, where the data set decides it; in the network's order."""
+        return None
 
 
 @dataclass

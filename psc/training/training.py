@@ -157,11 +157,14 @@ def _announce(config: TrainConfig, folder: RunFolder) -> None:
             config.dataset.name,
         )
     what = f"continues {folder.resume_from} in" if folder.resume_from else "writes"
+    folds = getattr(config.dataset, "folds", None)
+    fold = f", fold {getattr(config.dataset, 'fold', 0)} of {folds}" if folds else ""
     log.info(
-        "%s × %s on %s, seed %d; %s %s",
+        "%s × %s on %s%s, seed %d; %s %s",
         config.backbone.name,
         config.block.name,
         config.dataset.name,
+        fold,
         config.seed,
         what,
         folder.path,

@@ -14,7 +14,7 @@ from psc.applications import build_application
 from psc.config import compose
 from psc.config.schema import EvaluateConfig, SegmentConfig
 from psc.errors import CheckpointError, ConfigError, DataError
-from psc.mri.settings import IBSRConfig
+from psc.mri.settings import IBSRConfig, OwnMRIConfig
 from psc.networks.build import build_network
 from psc.paper.compare import compare_runs
 from psc.training.evaluation import evaluate_checkpoint
@@ -114,6 +114,48 @@ def test_a_subject_without_labels_is_segmented_as_the_evaluation_did(
         segment_file(config)
     config.overwrite = True
     assert segment_file(config) == output
+
+
+def test_an_ensemble_of_equal_networks_on_a_folder_is_the_network(finished, checkpoint, tmp_path):
+    """What cannot be read is told at the end and stops no other."""
+    record, folder = finished
+    (tmp_path / "in").mkdir()
+    source = folder / "brains/IBSR_04/IBSR_04_ana_strip.nii.gz"
+    (tmp_path / "in/b.nii.gz").write_bytes(source.read_bytes())
+    (tmp_path / "in/a.nii.gz").write_bytes(source.read_bytes()[:900])
+    (tmp_path / "other.ckpt").write_bytes(checkpoint.read_bytes())
+    config = SegmentConfig(
+        checkpoint=[str(checkpoint), str(tmp_path / "other.ckpt")],
+        input=str(tmp_path / "in"),
+        output=str(tmp_path / "out"),
+        accelerator="cpu",
+        progress=False,
+    )
+    with pytest.raises(DataError, match=r"1 of 2 volumes could not be segmented.*\n.*a\.nii\.gz"):
+        segment_file(config)
+    evaluated = folder / "runs" / record.run / "evaluation" / "IBSR_04_tissues.nii.gz"
+    found, expected = nibabel.load(tmp_path / "out/b_tissues.nii.gz"), nibabel.load(evaluated)
+    np.testing.assert_array_equal(np.asanyarray(found.dataobj), np.asanyarray(expected.dataobj))
+
+
+def test_own_data_of_the_same_tissues_are_evaluated_and_of_others_are_not(
+    finished, checkpoint, tmp_path
+):
+    bids = tiny_brains.write_bids(tmp_path, subjects=4)
+    own = {"name": "own_mri", "folder": str(bids)}
+    split = {"validation": ["sub-03"], "test": ["sub-04"]}
+    where = {"checkpoint": str(checkpoint), "output": str(tmp_path / "out"), "accelerator": "cpu"}
+    lacking = OwnMRIConfig(**own, label_values={"csf": 10, "wm": [150, 250]}, split=split)
+    with pytest.raises(ConfigError, match=r"own_mri has \('background', 'csf', 'wm'\), but .*gm"):
+        evaluate_checkpoint(EvaluateConfig(dataset=lacking, **where))
+    shuffled = {"wm": 250, "csf": 10, "gm": 150}  # classes are in the order of names all the same
+    same = OwnMRIConfig(**own, label_values=shuffled, split=split)
+    again = evaluate_checkpoint(EvaluateConfig(dataset=same, **where))
+    scores, expected = again.metrics["test"], finished[0].metrics["test"]
+    for tissue in ("csf", "gm", "wm"):  # the same labels; intensities of another scale
+        assert scores[f"volume_truth_{tissue}"] == pytest.approx(expected[f"volume_truth_{tissue}"])
+    written = nibabel.load(tmp_path / "out" / "sub-04_tissues.nii.gz")
+    assert {10, 250} <= set(np.unique(written.dataobj)) <= {0, 10, 150, 250}
 
 
 @pytest.mark.parametrize(

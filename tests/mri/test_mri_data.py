@@ -618,8 +618,8 @@ class TestLabels:
     @pytest.mark.parametrize(
         ("value", "dtype", "message"),
         [
-            (4, "u1", r"outside 0 to 3: 4 \(2 voxels\).*seg_ana"),
-            (-1, "i2", r"outside 0 to 3: -1 \(2 voxels\)"),
+            (4, "u1", r"of no tissue: 4 \(2 voxels\).*seg_ana"),
+            (-1, "i2", r"of no tissue: -1 \(2 voxels\)"),
             (1.5, "f4", r"no integers: 1\.5 \(2 voxels\)"),
             (0.99, "f8", r"no integers: 0\.99 \(2 voxels\)"),
             (255, "u1", r"255 \(2 voxels\)"),
