@@ -1,6 +1,7 @@
 """Whole networks: every backbone with every block, beside torchvision's and MONAI's networks.
 
-The U-Net has "same" padding here, so that all blocks and MONAI's network take the same input.
+The U-Net has "same" padding unless asked otherwise, so that all blocks and MONAI's networks take
+the same input.
 Others' networks get the input of ours and differ in size: compare fractions of a matrix product,
 not times. Ratios are to the fastest 3d form of the same backbone and precision. A training step is
 forward in training mode, backward from the mean square of the result, and a step of Adam; its FLOPs
@@ -19,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import timing
 from benchmarks.operator import BLOCKS, PEER, Formulation, named, with_peer, write_by_hand
 from benchmarks.timing import Conditions, Layout, Row, Steps, Timing, ratio
+from psc.block.convolution import Padding
 from psc.config.schema import BackboneConfig, DenseNetConfig, ResNetConfig, UNetConfig
 from psc.errors import ConfigError
 from psc.networks.build import build_network
@@ -113,6 +115,7 @@ def run(
     formulation: Formulation = "auto",
     size: int | None = None,
     batch_size: int | None = None,
+    unet_padding: Padding = "same",
     layouts: Sequence[Layout] = ("channels_last_3d",),
     repeats: int = 3,
     seed: int = 0,
@@ -125,11 +128,12 @@ def run(
         formulation: of the blocks.
         size: voxels, or frames, along each axis; default: the paper's on a GPU, fewer on a CPU.
         batch_size: default: 1, but 4 for DenseNet and 8 for the ResNets on a GPU.
+        unet_padding: "valid" is the paper's; then only 3D, n = 1 and P_2SC_2 give equal results.
     """
     entries = {}  # all before any of them runs: what cannot work is refused at once
     for backbone in dict.fromkeys(backbones):
         shape = input_shape(backbone, on.device, size=size, batch_size=batch_size)
-        candidates = candidates_for(backbone, with_peer(blocks), formulation)
+        candidates = candidates_for(backbone, with_peer(blocks), formulation, unet_padding)
         entries[backbone] = shape, [_enter(candidate, shape) for candidate in candidates]
     rows: list[Row] = []
     matrix: list[Row] = []
@@ -151,7 +155,6 @@ def run(
                 )
     settings = {
         "device": on.device,
-        "unet_padding": "same",
         "matrix_size": MATRIX_SIZE[on.device],
         "ratios_of": on.clock_name,
     }
@@ -169,23 +172,24 @@ def input_shape(
 
 
 def candidates_for(
-    backbone: str, blocks: Sequence[str], formulation: Formulation
+    backbone: str, blocks: Sequence[str], formulation: Formulation, unet_padding: Padding = "same"
 ) -> list[Candidate]:
     """A backbone with each block, then the networks of other libraries for the same input."""
+    config = _backbone(backbone)
+    if isinstance(config, UNetConfig):
+        config = replace(config, padding=unet_padding)
 
     def build(block: str) -> nn.Module:
-        network = build_network(_backbone(backbone), named("block", block))
+        network = build_network(config, named("block", block))
         write_by_hand(network, formulation)
         return network
 
     ours = [Candidate(backbone, block, partial(build, block)) for block in blocks]
-    return [*ours, *_PEERS.get(type(_backbone(backbone)), ())]
+    return [*ours, *_PEERS.get(type(config), ())]
 
 
 def _backbone(name: str) -> BackboneConfig:
     found: BackboneConfig = named("backbone", name)
-    if isinstance(found, UNetConfig):  # one input size for all blocks and for MONAI
-        return replace(found, padding="same")
     return found
 
 
@@ -197,18 +201,31 @@ def torchvision_network(name: str, **options: object) -> nn.Module:
     return network
 
 
-def _basic_unet() -> nn.Module:
-    """MONAI's, at its default widths (32 to 256): equal input and output, not equal size."""
+def _monai(name: str, **options: object) -> nn.Module:
+    """One of MONAI's networks, with as many channels in and out as the U-Net: not of its size."""
     try:
-        from monai.networks.nets.basic_unet import BasicUNet
+        import monai.networks.nets
     except ImportError:
         raise ConfigError("monai is not installed: pip install monai") from None
-    network: nn.Module = BasicUNet(spatial_dims=3, in_channels=1, out_channels=3)
+    network: nn.Module = getattr(monai.networks.nets, name)(
+        spatial_dims=3, in_channels=1, out_channels=3, **options
+    )
     return network
 
 
+_DYNUNET = {
+    "kernel_size": [3] * 5,
+    "strides": [1, 2, 2, 2, 2],
+    "upsample_kernel_size": [2] * 4,
+    "filters": [32, 64, 128, 256, 320],
+}
+"""As nnU-Net plans a patch of 64 to 128 voxels."""
+
 _PEERS: Mapping[type[BackboneConfig], tuple[Candidate, ...]] = {
-    UNetConfig: (Candidate("MONAI BasicUNet", None, _basic_unet),),
+    UNetConfig: (
+        Candidate("MONAI BasicUNet", None, partial(_monai, "BasicUNet")),
+        Candidate("MONAI DynUNet", None, partial(_monai, "DynUNet", **_DYNUNET)),
+    ),
     ResNetConfig: tuple(
         Candidate(f"torchvision {name}", None, partial(torchvision_network, name, num_classes=101))
         for name in ("r3d_18", "r2plus1d_18")

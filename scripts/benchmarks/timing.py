@@ -311,7 +311,7 @@ class Steps:
 
     @cached_property
     def _optimizer(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self._built[0].parameters(), lr=LEARNING_RATE)
+        return torch.optim.Adam(self._built[0].parameters(), lr=LEARNING_RATE, fused=True)
 
     def forward(self) -> Tensor:
         """One forward pass in evaluation mode, without gradients."""
