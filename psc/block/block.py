@@ -33,6 +33,8 @@ of them, which are added up (Eq. 3)."""
 
 MERGES: tuple[Merge, ...] = ("concatenate", "sum")
 
+_ELEMENTWISE = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh)
+
 # What Eq. 5 leaves open (the floor of 3, the division among streams, the caps) follows the authors'
 # own network definitions.
 
@@ -246,6 +248,8 @@ class PSCBlock(Unit):
             raise ConfigError(f"width must be at least 1, got {width}")
         self.m, self.n, self.width, self.merge = m, n, width, merge
         summed = merge == "sum" and m > 1
+        shared = None if summed or m == 1 else _shared_activation(options)
+        line = replace(options, activation=None, bias=True) if shared is not None else None
         self.streams = nn.ModuleList(
             Stream(
                 in_channels,
@@ -255,11 +259,12 @@ class PSCBlock(Unit):
                 n,
                 stride,
                 options,
-                line=_summand(options, first=s == 0) if summed else None,
+                line=_summand(options, first=s == 0) if summed else line,
             )
             for s, channels in enumerate(stream_channels(out_channels, m, merge))
         )
         self.after_sum = _after_sum(out_channels, options) if summed else None
+        self.activation = shared
         along_axis = 1 + n * (d - 1)
         in_plane = 1 + (d - 1) * (1 + (n - 1) * stride)
         # Every axis but the first lies in some stream's plane; the first does once m ≥ 2.
@@ -267,11 +272,13 @@ class PSCBlock(Unit):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, D, H, W) → (N, out_channels, D', H', W')."""
+        y: Tensor
         results: list[Tensor] = [stream(x) for stream in self.streams]
         if self.after_sum is not None:
-            y: Tensor = self.after_sum(sum(results[1:], start=results[0]))
+            y = self.after_sum(sum(results[1:], start=results[0]))
             return y
-        return results[0] if len(results) == 1 else torch.cat(results, dim=_CHANNELS)
+        y = results[0] if len(results) == 1 else torch.cat(results, dim=_CHANNELS)
+        return y if self.activation is None else self.activation(y)
 
     def extra_repr(self) -> str:
         """The paper's name of the block, and M."""
@@ -307,6 +314,18 @@ def balance_sums(network: nn.Module) -> None:
             for stream in block.streams:
                 with torch.no_grad():
                     stream.get_parameter("axis.conv.weight").div_(math.sqrt(block.m))
+
+
+def _shared_activation(options: ConvolutionOptions) -> nn.Module | None:
+    """The activation after the streams' 1D convolutions, if it may as well follow their merging.
+
+    There it is given one tensor in place of m, and its gradient is no view of a larger one.
+    """
+    if options.pre_activation:
+        return None
+    after = norm_and_activation(1, options, last=True)
+    activation = after.pop("activation", None)
+    return activation if not after and type(activation) in _ELEMENTWISE else None
 
 
 def _summand(options: ConvolutionOptions, *, first: bool) -> ConvolutionOptions:
