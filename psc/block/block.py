@@ -179,7 +179,8 @@ class PSCBlock(Unit):
 
     The 1D kernel spans n·(d−1)+1 voxels, the extent of n composed d-tap kernels (Eq. 4), so that
     the block has the receptive field, and under valid padding the output size, of the n 3D
-    convolutions that it replaces. A non-linearity follows every convolution.
+    convolutions that it replaces. A non-linearity follows every convolution; where it
+    looks at single values and no normalisation precedes it, the last one is that of all streams.
 
     ``merge="sum"`` is Eq. 3 in place of the paper's block: every stream gives all output channels,
     and the block's result is their sum. What would follow each stream's 1D convolution (bias,
@@ -249,7 +250,7 @@ class PSCBlock(Unit):
         self.m, self.n, self.width, self.merge = m, n, width, merge
         summed = merge == "sum" and m > 1
         shared = None if summed or m == 1 else _shared_activation(options)
-        line = replace(options, activation=None, bias=True) if shared is not None else None
+        line = None if shared is None else replace(options, activation=None)
         self.streams = nn.ModuleList(
             Stream(
                 in_channels,

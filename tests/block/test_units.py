@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from psc import ConvolutionOptions, make_unit
+from psc import ConvolutionOptions, PSCBlock, make_unit
 from psc.block.block import separable_width
 from psc.block.unit import Conv3dUnit, PSCUnit
 from psc.errors import ConfigError
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
-def test_segments_reach_as_far_as_the_convolutions_they_replace(depth, reach_of_gradient):
+def test_units_reach_as_far_as_the_convolutions_they_replace(depth, reach_of_gradient):
     plain = Conv3dUnit(1, 2, depth=depth)
     assert plain.receptive_field == (2 * depth + 1,) * 3
     assert reach_of_gradient(plain, (1, 1, 21, 21, 21)) == plain.receptive_field
@@ -33,14 +33,25 @@ def modules(unit, kind):
 
 
 def test_activation_follows_every_convolution_unless_the_last_is_left_bare():
-    for kind, convolutions in (("conv3d", 2), ("psc", 6)):
+    for kind, activations in (("conv3d", 2), ("psc", 5)):  # one after both streams' 1D convolutions
         build = make_unit(kind, m=2, n=2)
         whole = build(4, 8, depth=2)
-        assert len(modules(whole, nn.ReLU)) == len(modules(whole, nn.Conv3d)) == convolutions
+        assert len(modules(whole, nn.ReLU)) == activations
         bare = build(4, 8, depth=2, options=ConvolutionOptions(final_activation=False))
-        last = 1 if kind == "conv3d" else 2  # the last of each stream
-        assert len(modules(bare, nn.ReLU)) == convolutions - last
+        assert len(modules(bare, nn.ReLU)) == activations - 1
         assert bare(torch.randn(2, 4, 6, 6, 6)).min() < 0
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.PReLU, lambda: nn.Softmax(dim=-4)])
+def test_an_activation_that_looks_at_channels_stays_with_its_stream(activation):
+    block = PSCBlock(4, 8, 2, 1, activation=activation)
+    alone = [nn.Sequential(*(p for p in stream.children())) for stream in block.streams]
+    x = torch.randn(1, 4, 5, 6, 7)
+    y = torch.cat([stream(x) for stream in alone], dim=1)
+    if activation is nn.ReLU:
+        y = y.relu()
+    assert torch.equal(block(x), y)
+    assert (block.activation is None) == (activation is not nn.ReLU)
 
 
 def test_n1_inner_blocks_keep_their_activation_when_the_last_is_left_bare():

@@ -5,7 +5,7 @@ those of its own forward pass.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ class DrawnConvolution:
     in_channels: int  # that enter and leave
     out_channels: int
     kernel: Triple  # its extent along (D, H, W)
-    active: bool  # whether a non-linearity follows it within its stream
+    active: bool  # whether a non-linearity follows it
 
     @property
     def axes(self) -> int:
@@ -75,10 +75,14 @@ def walk_unit(unit: nn.Module) -> tuple[DrawnBlock, ...]:
     blocks = [part for part in unit.modules() if isinstance(part, PSCBlock)]
     if not blocks:
         return ((_convolutions(unit),),)
-    return tuple(tuple(_convolutions(s) for s in block.streams) for block in blocks)
+    return tuple(
+        tuple(_convolutions(s, after=block.activation is not None) for s in block.streams)
+        for block in blocks
+    )
 
 
-def _convolutions(part: nn.Module) -> DrawnStream:
+def _convolutions(part: nn.Module, *, after: bool = False) -> DrawnStream:
+    """Those of a stream; ``after``: an activation follows the merging of several."""
     found = []
     for unit in part.modules():
         layers = dict(unit.named_children())
@@ -87,6 +91,8 @@ def _convolutions(part: nn.Module) -> DrawnStream:
             active = "activation" in names[names.index("conv") :]
             d, h, w = conv.kernel_size
             found.append(DrawnConvolution(conv.in_channels, conv.out_channels, (d, h, w), active))
+    if after:
+        found[-1] = replace(found[-1], active=True)
     return tuple(found)
 
 
