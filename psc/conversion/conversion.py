@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar, get_args
 
 from torch import nn
@@ -121,6 +122,7 @@ def convert(
     plan.settle(unsupported)
     chains = _chains(model, plan, n, runs, before)
     blocks: dict[str, SeparableConv3d] = {}
+    build = partial(separable, init=init, merge=merge, sweeps=sweeps, activation=activation)
     for chain in _shown(chains, plan, progress):
         layers = [plan.chosen[name] for name in chain.layers]
         first = chain.layers[0]
@@ -128,15 +130,7 @@ def convert(
             widths = stream_widths(
                 first, layers, m, merge, width, maximum=maximum_width, linear=activation is None
             )
-            blocks[first] = separable(
-                layers,
-                chain.links,
-                widths,
-                init=init,
-                merge=merge,
-                sweeps=sweeps,
-                activation=activation,
-            )
+            blocks[first] = build(layers, chain.links, widths)
         except ConfigError as error:  # an impossible width, values that are not finite
             shown = "" if n == 1 else f"{' → '.join(chain.layers)}: "
             plan.refused.update(dict.fromkeys(chain.layers, f"{shown}{error}"))
@@ -160,17 +154,14 @@ def convert(
             break
         singly = {} if after else _culprits(model, chains, blocks, before, example_input)
         plan.refused.update(singly or lost)
+    rows = report_rows(plan, chains, blocks, before, after)
+    joined = tuple(chain.names for chain in chains if len(chain.layers) > 1)
     report = ConversionReport(
-        m,
-        n,
-        merge,
-        init,
-        report_rows(plan, chains, blocks, before, after),
-        (parameters, parameter_count(converted)),
-        (before.total, after.total) if before and after else None,
-        (before.elsewhere, after.elsewhere) if before and after else (0, 0),
-        before.uncounted if before else (),
-        tuple(chain.names for chain in chains if len(chain.layers) > 1),
+        *(m, n, merge, init, rows, (parameters, parameter_count(converted))),
+        multiply_adds=(before.total, after.total) if before and after else None,
+        elsewhere=(before.elsewhere, after.elsewhere) if before and after else (0, 0),
+        uncounted=before.uncounted if before else (),
+        runs=joined,
     )
     return Conversion(converted, report)
 

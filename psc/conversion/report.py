@@ -153,21 +153,9 @@ def report_rows(
         work = None
         if before is not None and after is not None:
             work = (sum(map(before.within, together)), sum(map(after.within, together)))
-        rows.append(
-            LayerReport(
-                name,
-                status,
-                reason,
-                layer.kernel_size,
-                layer.groups,
-                layer.in_channels,
-                layer.out_channels,
-                () if block is None else block.widths,
-                error,
-                (count, left),
-                work,
-            )
-        )
+        shape = (layer.kernel_size, layer.groups, layer.in_channels, layer.out_channels)
+        widths = () if block is None else block.widths
+        rows.append(LayerReport(name, status, reason, *shape, widths, error, (count, left), work))
     return tuple(rows)
 
 
