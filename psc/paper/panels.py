@@ -378,7 +378,8 @@ def _test_subjects(run: Run) -> list[Subject]:
     """T1 and labels of the test subjects, as they were when the run was tested."""
     where = run.folder / FILE_NAME
     config = from_plain(run.record.config, where).dataset
-    assert isinstance(config, IBSRConfig)  # the caller has looked at the record's scores
+    if not isinstance(config, IBSRConfig):
+        raise ConfigError(f"{where}: figure 5 shows subjects of IBSR, not of dataset={config.name}")
     prepare_synthetic(config)
     found = find_subjects(locate(config.folder))
     known = {file["sha256"] for file in run.record.data["files"]}

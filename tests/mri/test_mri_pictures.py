@@ -2,6 +2,7 @@
 
 import csv
 import math
+from dataclasses import replace
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -287,6 +288,29 @@ def scored(subject, method=NETWORK, dice=1 / 3, tissues=("csf", "gm"), **changes
     }  # fmt: skip
     score = TissueScore(**(values | changes))
     return SubjectScores(subject, "test", method, TissueScores(dict.fromkeys(tissues, score)))
+
+
+def test_of_many_tissues_the_worst_are_shown(drawn):
+    names = [f"region-{i}" for i in range(30)]
+    score = scored("a").scores.tissues["gm"]
+    tissues = {name: replace(score, dice=i / 30) for i, name in enumerate(names)}
+    rows = [SubjectScores("a", "test", NETWORK, TissueScores(tissues))]
+    figure = drawn(scores_figure, rows, title="mine")
+    shown_names = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert shown_names == names[:24]
+    assert figure.get_suptitle() == "mine, the 24 of 30 tissues with the lowest Dice"
+    assert len({tissue_colour(name, names) for name in names[:9]}) == 9
+
+
+def test_slices_of_any_tissues(drawn, brain):
+    image, labels, prediction = brain
+    tissues = {f"region{i}": i for i in range(1, 15)}
+    others = labels + 10 * (labels > 0).astype(np.uint8)
+    figure = drawn(slices_figure, image, others, prediction, VOXEL, tissues=tissues)
+    named = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert named[:14] == list(tissues)
+    colour = tissue_colour("region12", tissues)
+    assert np.isclose(shown(figure.axes[1])[0], colour).all(axis=-1).any()
 
 
 def read(path):
