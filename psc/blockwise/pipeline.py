@@ -1,13 +1,13 @@
 """Segment a volume block by block: the stages, what they need of each other, and where they write.
 
 An output folder holds ``affinities.zarr``, ``fragments.zarr`` and ``segmentation.zarr`` (OME-Zarr,
-see ``psc.blockwise.images``), ``summary.json`` once all is done, ``blockwise.json`` (inputs and
-options of every stage), and ``work/``: markers of finished blocks, region graphs, and the table
-from fragments to segments. ``work/`` may be removed afterwards; without it a change of options
-begins with the affinities again.
+see ``psc.blockwise.images``), ``summary.json`` once all is done (what was segmented, by what, and
+how many segments there are), ``blockwise.json`` (inputs and options of every stage), and ``work/``:
+markers of finished blocks, region graphs, and the table from fragments to segments. ``work/`` may
+be removed afterwards; without it a change of options begins with the affinities again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,7 @@ def segment_blockwise(
     engine: Engine,
     voxel_size: Triple | None = None,
     offset: Triple | None = None,
+    facts: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Result:
     """Segment a volume, or go on where an earlier call was interrupted.
@@ -90,6 +91,7 @@ def segment_blockwise(
         engine: where blocks are worked on.
         voxel_size: (z, y, x) in nm, for the metadata.
         offset: where the first voxel lies, (z, y, x) in nm, for the metadata.
+        facts: where the result is from, for ``summary.json``; plain values.
         overwrite: see ``psc.blockwise.engine.Ledger.open``.
 
     Returns:
@@ -117,7 +119,10 @@ def segment_blockwise(
             kind |= {"voxel_size": voxel_size, "offset": offset}
             return create_image(folder / name, grids, dtype, **kind)
 
-        return _run(affinities_of, grids, options, ledger, engine, image)
+        result = _run(affinities_of, grids, options, ledger, engine, image)
+        size = {"blocks": len(grid), "block": list(grid.core)}
+        ledger.finish({**(facts or {}), **size, **result.counts})
+        return result
 
 
 def _run(
@@ -156,7 +161,6 @@ def _run(
     for number in range(1, len(grids)):
         level = LevelStage(levels[number - 1], grids[number - 1].shape, levels[number])
         engine.run(f"level-{number}", level, list(grids[number]), ledger)
-    ledger.finish({"blocks": len(blocks), "block": list(grid.core), **report[0]})
     return Result(folder, affinities, fragments, levels, report[0])
 
 

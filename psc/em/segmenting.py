@@ -112,6 +112,15 @@ def segment_neurons(config: SegmentConfig, checkpoint: Checkpoint) -> Path:
             engine=engine,
             voxel_size=voxel_size,
             offset=volume.offset,
+            facts={
+                "input": str(Path(config.input).expanduser().absolute()),
+                "input_key": config.input_key,
+                "checkpoint": str(checkpoint.path.resolve()),
+                "network": f"{trained.backbone.name}, {trained.block.name}",
+                "threshold": options.threshold,
+                "intensity_range": affinities.intensity_range or f"the range of {volume.dtype}",
+                "voxel_size": voxel_size or "unknown",
+            },
             overwrite=config.overwrite,
         )
     log.info(

@@ -6,6 +6,7 @@ on disk and are read where somebody looks: the volume may be larger than memory.
 """
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from psc.training.provenance import code_version
 from psc.training.records import FILE_NAME, Record, read_record
 from psc.volumes import output
 from psc.volumes.containers import HDF5
-from psc.volumes.reading import Volume, open_volume
+from psc.volumes.reading import Volume, fingerprint, open_volume
 from psc.volumes.tiling import Size3
 
 RAW = "raw"
@@ -47,7 +48,9 @@ _LAYERS: Mapping[str, tuple[str, LayerKind]] = {
     TRUTH: (output.TRUTH, "labels"),
 }
 _REQUIRED = (RAW, SEGMENTATION, TRUTH)
-_SUMMARY, _FINEST = "summary.json", "0"
+_SUMMARY, _DESCRIPTION, _FINEST = "summary.json", "blockwise.json", "0"
+
+log = logging.getLogger(__name__)
 
 
 class Voxels(Protocol):
@@ -247,22 +250,25 @@ def open_blockwise_output(folder: Path, raw: Path | None, raw_key: str | None) -
 
     Args:
         folder: of the output.
-        raw: the volume that was segmented, as its ``input`` was; None to do without.
+        raw: the volume that was segmented; None: where the output says that it was.
         raw_key: the dataset within it, where it is not recognised.
     """
     try:
         summary = json.loads((folder / _SUMMARY).read_text())
+        stages = json.loads((folder / _DESCRIPTION).read_text())["stages"]
     except FileNotFoundError:
         raise DataError(
             f"{folder} is not finished (it has no {_SUMMARY}); start the same scripts/segment.py"
             " again, it goes on where it was"
         ) from None
-    except ValueError as error:
+    except (ValueError, KeyError) as error:
         raise DataError(f"{folder / _SUMMARY} is damaged ({error}); segment again") from error
     below = []
     if raw is not None:
         grey = open_volume(raw, raw_key, missing_chunks="fill", setting="raw_key")
         below = [Layer(RAW, "grey", grey)]
+    elif (grey_there := _segmented_volume(summary, stages)) is not None:
+        below = [Layer(RAW, "grey", grey_there)]
     layers = [
         *below,
         Layer(AFFINITIES, "affinities", _Affinities(folder / images.AFFINITIES)),
@@ -281,6 +287,22 @@ def open_blockwise_output(folder: Path, raw: Path | None, raw_key: str | None) -
         voxel_size=open_volume(folder / images.SEGMENTATION, labels=True).voxel_size,
         facts={name: str(value) for name, value in summary.items()},
     )
+
+
+def _segmented_volume(summary: dict[str, Any], stages: list[dict[str, Any]]) -> Volume | None:
+    """The input, where it still lies at its place and is what it was."""
+    if "input" not in summary:  # of a network in memory, or of earlier code
+        return None
+    path = Path(summary["input"])
+    try:
+        grey = open_volume(path, summary.get("input_key"), missing_chunks="fill")
+        if fingerprint(grey) == stages[0]["options"].get("input"):
+            return grey
+        why = "has changed since"
+    except (DataError, ConfigError) as error:
+        why = f"cannot be read any more ({error})"
+    log.warning("%s was segmented, but %s: shown without it; raw=… names another place", path, why)
+    return None
 
 
 class _Stored:

@@ -1,5 +1,7 @@
 """An output of scripts/segment.py, opened: voxels on disk, and what is refused."""
 
+import json
+
 import h5py
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from psc.blockwise.pipeline import BlockwiseOptions, segment_blockwise
 from psc.em.settings import SegmentationOptions
 from psc.errors import ConfigError, DataError
 from psc.viewing.scene import is_blockwise_output, open_blockwise_output
+from psc.volumes.reading import fingerprint, open_volume
 
 SHAPE = (12, 20, 17)
 
@@ -69,6 +72,32 @@ def test_the_volume_that_was_segmented_is_shown_below(written, tmp_path):
     assert np.array_equal(scene.layers["raw"].voxels[1:2, 2:4, 3:5], raw[1:2, 2:4, 3:5])
     with pytest.raises(ConfigError, match="give the volume that was segmented"):
         open_blockwise_output(written, tmp_path / "wrong.h5", None)
+
+
+def test_the_volume_is_found_by_itself_while_it_is_the_same(written, tmp_path, caplog):
+    raw, path = np.random.default_rng(1).integers(0, 255, SHAPE, dtype=np.uint8), tmp_path / "em.h5"
+
+    def write(values):
+        path.unlink(missing_ok=True)
+        with h5py.File(path, "w") as file:
+            file["grey"] = values
+
+    write(raw)
+    summary = json.loads((written / "summary.json").read_text())
+    described = json.loads((written / "blockwise.json").read_text())
+    described["stages"][0]["options"]["input"] = fingerprint(open_volume(path))
+    (written / "blockwise.json").write_text(json.dumps(described))
+    summary |= {"input": str(path), "input_key": None}
+    (written / "summary.json").write_text(json.dumps(summary))
+    scene = open_blockwise_output(written, None, None)
+    assert np.array_equal(scene.layers["raw"].voxels[1:2, 2:4, 3:5], raw[1:2, 2:4, 3:5])
+    assert scene.facts["input"] == str(path)
+    write(255 - raw)
+    assert "raw" not in open_blockwise_output(written, None, None).layers
+    assert "has changed since" in caplog.text
+    path.unlink()
+    assert "raw" not in open_blockwise_output(written, None, None).layers
+    assert "cannot be read any more" in caplog.text
 
 
 def test_an_unfinished_output_is_refused(written):
