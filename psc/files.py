@@ -1,5 +1,6 @@
 """Files that are whole or not there, their checksum, locks between processes, room on a disk."""
 
+import difflib
 import errno
 import hashlib
 import json
@@ -59,6 +60,16 @@ def entries(folder: Path) -> list[Path]:
     left = {"@eadir", "#recycle", "__macosx", "thumbs.db", "desktop.ini", "lost+found"}
     found = (p for p in folder.iterdir() if p.name[0] != "." and p.name.casefold() not in left)
     return sorted(found, key=lambda path: (natural_order(path.name), path.name))
+
+
+def nearest(missing: Path, most: int = 5) -> str:
+    """For a message: what there is, where a path or a pattern leads to nothing, of a like name."""
+    folder = next(place for place in missing.absolute().parents if place.is_dir())
+    names = [path.name for path in entries(folder)]
+    wanted = missing.absolute().relative_to(folder).parts[0]
+    close = difflib.get_close_matches(wanted, names, most, cutoff=0.5) or names[:most]
+    more = ", …" if len(names) > len(close) else ""
+    return f"{folder} holds {', '.join(close) or 'nothing'}{more}"
 
 
 def natural_order(name: str) -> list[tuple[int, str]]:

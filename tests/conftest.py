@@ -107,9 +107,9 @@ def program(monkeypatch, capfd):
     A process of its own would take longer to load PyTorch than most programs here take to run.
     """
 
-    def call(script, *arguments):
+    def call(script, *arguments, folder=PROJECT):
         monkeypatch.setattr(sys, "argv", [str(PROJECT / script), *map(str, arguments)])
-        monkeypatch.chdir(PROJECT)
+        monkeypatch.chdir(folder)
         capfd.readouterr()
         root, code = logging.getLogger(), 0
         before = root.handlers[:], root.level

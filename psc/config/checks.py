@@ -58,7 +58,7 @@ def check_network(backbone: BackboneConfig, block: BlockConfig) -> nn.Module:
 def _check_affinities(config: TrainConfig, backbone: UNetConfig, network: nn.Module) -> None:
     require_packages("waterz")
     if not isinstance(config.dataset, FibsemConfig):
-        raise _other_data(config, "predicts affinities", "fibsem")
+        raise _other_data(config, "predicts affinities", "fibsem", "own_em")
     if not isinstance(config.recipe, AffinityRecipeConfig):
         raise _other_recipe(config)
     for key, needed in (("in_channels", 1), ("out_channels", 3)):

@@ -1,5 +1,6 @@
 """Neuron segmentation from electron microscopy (Section 4.3): affinities, then agglomeration."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 from torch import nn
 
 from psc.config.schema import TrainConfig
+from psc.em.augmentation import Augmentation
 from psc.em.data import prepare_synthetic, read_splits
 from psc.em.patches import AffinityPatches, ValidationPatches
 from psc.em.settings import AffinityRecipeConfig, FibsemConfig
@@ -31,6 +33,17 @@ class AffinityApplication(Application):
         self._dataset, self._recipe = config.dataset, config.recipe
         prepare_synthetic(config.dataset)
         self._splits = read_splits(config.dataset)
+        self._augmentation = self._fitting(config.recipe.augmentation)
+
+    def _fitting(self, augmentation: Augmentation) -> Augmentation:
+        """The recipe's, with no more axes swapped than the data set allows."""
+        allowed = self._dataset.axis_swaps or "all"
+        if allowed == "auto":
+            voxels = [region.volume.voxel_size or (1, 1, 1) for region in self._splits.train]
+            flat = all(y == x for _, y, x in voxels)
+            allowed = "all" if all(z == y == x for z, y, x in voxels) else "yx" if flat else "none"
+        both = {allowed, augmentation.axis_swaps}
+        return replace(augmentation, axis_swaps=next(s for s in ("none", "yx", "all") if s in both))
 
     def training_data(self, network: nn.Module, workers: int) -> TrainingData:
         """Random patches, and fixed ones to validate on."""
@@ -47,7 +60,7 @@ class AffinityApplication(Application):
             self._splits.train,
             seed=self.config.seed,
             length=2**62,
-            augmentation=self._recipe.augmentation,
+            augmentation=self._augmentation,
             **common,
         )
         validation = ValidationPatches(
@@ -70,6 +83,12 @@ class AffinityApplication(Application):
         return evaluate_affinities(
             network, self._splits, self.config, folder, device=device, source=source
         )
+
+    def reads(self) -> list[str]:
+        """Volumes, their voxels and labels, and the three parts."""
+        swaps, wanted = self._augmentation.axis_swaps, self._recipe.augmentation.axis_swaps
+        line = f"augmentation swaps axes {swaps}, not {wanted}: see dataset.axis_swaps"
+        return [*self._splits.reads(), *([line] if swaps != wanted else [])]
 
     def data_record(self) -> dict[str, Any]:
         """Kind, slabs and files."""

@@ -32,6 +32,7 @@ _PERMUTATIONS: dict[str, list[_Triple]] = {
     "yx": [(0, 1, 2), (0, 2, 1)],
     "none": [(0, 1, 2)],
 }
+AXIS_SWAPS = tuple(_PERMUTATIONS)
 _LARGEST_JITTER = 0.4
 """Of the spacing. A cubic B-spline of coefficients below 0.403 of it cannot fold the tissue (Choi
 and Lee, Graphical Models 62, 2000)."""
@@ -235,7 +236,7 @@ class Augmentation:
     defects: SectionDefects = field(default_factory=SectionDefects)
 
     def __post_init__(self) -> None:
-        require(self, "axis_swaps", tuple(_PERMUTATIONS))
+        require(self, "axis_swaps", AXIS_SWAPS)
         interval(self, "brightness")
         interval(self, "contrast", lowest=0)  # a negative one would swap dark and bright
 

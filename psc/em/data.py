@@ -16,7 +16,9 @@ of them to its body; without that map training would learn borders that are not 
 import hashlib
 import itertools
 import logging
+import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,11 +31,12 @@ from psc.em.labels import relabel_consecutive
 from psc.em.settings import FibsemConfig, SlabConfig
 from psc.em.synthetic import write_synthetic_volume
 from psc.errors import ConfigError, DataError
-from psc.files import PROJECT, WORKPLACE, entries
+from psc.files import PROJECT, WORKPLACE, entries, natural_order, nearest
 from psc.volumes.containers import MissingChunks, Zarr
 from psc.volumes.intensity import settled_range
 from psc.volumes.metadata import Triple
 from psc.volumes.reading import OWN_LABELS, FileRecord, Volume, open_container, open_volume, sample
+from psc.volumes.tiling import Size3
 
 log = logging.getLogger(__name__)
 
@@ -44,85 +47,139 @@ _RAW_FILES = ("grayscale_maps.h5", "raw.h5")
 _RAW_FOLDER = "grayscale_maps"
 _LABELS_FILE = "groundtruth.h5"
 _MOST_LISTED = 10
+_CONTEXT = 128  # voxels read around labels of a part: more than a network sees around its output
+_RESERVED = np.uint64(2**64 - 3)
+"""From here on ids are no bodies: outside, invalid and transparent of imglib2's labels (CREMI)."""
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledVolume:
     """An image volume in memory; voxel size and offset (z, y, x) in nm, None if it is not said."""
 
-    raw: npt.NDArray[Any]  # grey values (D, H, W), in the file's dtype
+    raw: npt.NDArray[Any]
+    """Grey values (D, H, W), in the file's dtype: where labels are, and some context around."""
     labels: npt.NDArray[np.uint64] | None
-    """Instance ids (D, H, W), 0 = background or unknown; None if there are none."""
+    """Instance ids (d, h, w), 0 = background or unknown; None if there are none."""
     voxel_size: Triple | None
     name: str  # for records and messages
     synthetic: bool  # the file says that it was generated
     files: tuple[FileRecord, ...]  # every file that was read
-    offset: Triple | None = None  # where the first voxel lies
+    offset: Triple | None = None  # where the file's first voxel lies
+    start: Size3 = (0, 0, 0)  # voxel of the file at which raw begins
+    margin: Size3 = (0, 0, 0)  # voxels of raw before the labels
+    source: str = ""  # file and dataset of raw
+    said: tuple[str, ...] = ()  # what was read and what it is taken for, a line each
+
+    @property
+    def first(self) -> Size3:
+        """Voxel of the file at which the labels begin."""
+        z, y, x = (a + b for a, b in zip(self.start, self.margin, strict=True))
+        return z, y, x
 
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """The slices ``z_start <= z < z_stop`` of a volume.
+    """The sections ``z_start <= z < z_stop`` of a volume's labels, counted as in its file of raw.
 
     Labels are used from inside the slab only. Grey values carry no annotation, so a network's
     context may reach across the slab's border; without ``raw_context`` it is reflected there.
     """
 
     volume: LabelledVolume
-    z_start: int = 0
+    z_start: int | None = None  # None = from the first
     z_stop: int | None = None  # None = up to the end
     raw_context: bool = True
 
     def __post_init__(self) -> None:
-        depth = len(self.volume.raw)
-        if not 0 <= self.z_start < self.stop <= depth:
+        low, high = self.volume.first[0], self.volume.first[0] + self._labelled[0]
+        if not low <= self.start < self.stop <= high:
             raise ConfigError(
-                f"{self.volume.name}: slab z = {self.z_start} to {self.z_stop} is empty or not"
-                f" inside the volume; give 0 <= start < stop <= {depth}"
+                f"{self.volume.name}: slab z = {self.start} to {self.z_stop} is empty or not"
+                f" inside the volume; give {low} <= start < stop <= {high}"
             )
 
     @property
-    def stop(self) -> int:
-        """One after the last slice, as a number."""
-        return len(self.volume.raw) if self.z_stop is None else self.z_stop
+    def _labelled(self) -> Size3:
+        labels = self.volume.labels
+        depth, height, width = (self.volume.raw if labels is None else labels).shape
+        return depth, height, width
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def start(self) -> int:
+        """The first section, as a number."""
+        return self.volume.first[0] if self.z_start is None else self.z_start
+
+    @property
+    def stop(self) -> int:
+        """One after the last section, as a number."""
+        return self.volume.first[0] + self._labelled[0] if self.z_stop is None else self.z_stop
+
+    @property
+    def shape(self) -> Size3:
         """Shape of the slab in voxels (z, y, x)."""
-        _, height, width = self.volume.raw.shape
-        return self.stop - self.z_start, height, width
+        return self.stop - self.start, *self._labelled[1:]
+
+    @property
+    def first(self) -> Size3:
+        """Its first voxel, in the file."""
+        return self.start, *self.volume.first[1:]
+
+    @property
+    def box(self) -> tuple[slice, slice, slice]:
+        """Where it lies in the volume's raw."""
+        begin = (a - b for a, b in zip(self.first, self.volume.start, strict=True))
+        z, y, x = (slice(a, a + n) for a, n in zip(begin, self.shape, strict=True))
+        return z, y, x
+
+    @property
+    def raw(self) -> npt.NDArray[Any]:
+        """Its grey values (D, H, W), without context."""
+        return self.volume.raw[self.box]
+
+    @property
+    def labels(self) -> npt.NDArray[np.uint64]:
+        """Its labels (D, H, W), with the file's ids: pieces that connect outside stay one body."""
+        assert self.volume.labels is not None  # read_splits refuses volumes without
+        first = self.volume.first[0]
+        return self.volume.labels[self.start - first : self.stop - first]
 
     def __str__(self) -> str:
-        """Name and slices, for messages."""
-        return f"{self.volume.name}[{self.z_start}:{self.stop}]"
+        """Name and sections, for messages."""
+        return f"{self.volume.name}[{self.start}:{self.stop}]"
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Regions to train on, to choose on, and to test on.
-
-    Attributes:
-        train: regions for gradient steps.
-        validation: regions for checkpoints and thresholds.
-        test: regions for the reported numbers.
-        kind: "real", "real sample" or "synthetic".
-        files: name, bytes and sha256 of every file read.
-    """
+    """Regions to train on, to choose checkpoints and thresholds on, and to test on."""
 
     train: tuple[Region, ...]
     validation: tuple[Region, ...]
     test: tuple[Region, ...]
-    kind: str
-    files: tuple[Mapping[str, Any], ...]
+    kind: str  # "real", "real sample" or "synthetic"
+    files: tuple[Mapping[str, Any], ...]  # name, bytes and sha256 of every file read
+
+    @property
+    def parts(self) -> dict[str, tuple[Region, ...]]:
+        """The regions by what they are for."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
 
     def record(self) -> dict[str, Any]:
         """What result.json says about the data."""
-        parts = {"train": self.train, "validation": self.validation, "test": self.test}
         return {
             "kind": self.kind,
-            "splits": {name: [str(region) for region in part] for name, part in parts.items()},
+            "splits": {name: [str(region) for region in part] for name, part in self.parts.items()},
             "files": [dict(file) for file in self.files],
         }
+
+    def reads(self) -> list[str]:
+        """What was read, and how it is split, a line each."""
+        volumes = {id(r.volume): r.volume for part in self.parts.values() for r in part}
+        lines = [f"read: {line}" for volume in volumes.values() for line in volume.said]
+        for name, part in self.parts.items():
+            voxels = sum(math.prod(region.shape) for region in part)
+            slabs = ", ".join(map(str, part))
+            lines.append(f"{name}: {slabs} (sections along z), {voxels:,} voxels with labels")
+        return lines
 
 
 def locate(path: str) -> Path:
@@ -131,9 +188,11 @@ def locate(path: str) -> Path:
     if "$" in expanded:
         raise DataError(f"{path}: the environment variable is not set; export it, or give a path")
     found = Path(expanded).expanduser()
-    if not found.is_absolute() and not found.exists():
-        return PROJECT / found if (PROJECT / found).exists() else WORKPLACE / found
-    return found
+    if found.is_absolute() or found.exists() or _matching(found):
+        return found
+    if (PROJECT / found).exists():
+        return PROJECT / found
+    return WORKPLACE / found if (WORKPLACE / found.parts[0]).exists() else found
 
 
 def prepare_synthetic(config: FibsemConfig) -> None:
@@ -146,29 +205,89 @@ def prepare_synthetic(config: FibsemConfig) -> None:
 
 def read_splits(config: FibsemConfig) -> Splits:
     """Read every volume once and cut it into the configured slabs."""
-    volumes: dict[tuple[Any, ...], LabelledVolume] = {}
+    volumes: dict[str, LabelledVolume] = {}
 
-    def region(slab: SlabConfig) -> Region:
-        key = (slab.raw, slab.labels, slab.raw_key, slab.labels_key)
+    def read(slab: SlabConfig) -> LabelledVolume:
+        key = str(replace(slab, z=None))
         if key not in volumes:
             volumes[key] = _read(slab, config)
-        start, stop = slab.z or (0, None)
-        return Region(volumes[key], start, stop, raw_context=config.context_across_border)
+        return volumes[key]
 
-    def regions(slabs: Sequence[SlabConfig]) -> tuple[Region, ...]:
-        return tuple(region(slab) for slab in slabs)
-
-    train, validation, test = map(regions, (config.train, config.validation, config.test))
-    check_disjoint({"train": train, "validation": validation, "test": test})
+    parts: dict[str, list[Region]] = {"train": [], "validation": [], "test": []}
+    context = config.context_across_border
+    if config.raw is not None:
+        for slab in _expanded(config.volume):
+            volume = read(slab)
+            for regions, sections in zip(parts.values(), _cut(volume, config.shares), strict=True):
+                regions.append(Region(volume, *sections, raw_context=context))
+    for name, regions in parts.items():
+        for slab in itertools.chain(*map(_expanded, getattr(config, name))):
+            start, stop = slab.z or (None, None)
+            regions.append(Region(read(slab), start, stop, raw_context=context))
+    check_disjoint(parts)
+    for region in itertools.chain(*parts.values()):
+        if not region.labels.any():
+            raise DataError(
+                f"{region}: every label is 0 there, and teaches and tests nothing; choose sections"
+                " with labels"
+            )
     synthetic = any(volume.synthetic for volume in volumes.values())
     kind = SYNTHETIC if synthetic else SAMPLE if config.sample else REAL
     files = {file["sha256"]: file for volume in volumes.values() for file in volume.files}
+    train, validation, test = (tuple(regions) for regions in parts.values())
     return Splits(train, validation, test, kind, tuple(files.values()))
+
+
+def _cut(volume: LabelledVolume, shares: Sequence[float]) -> list[tuple[int, int]]:
+    """Sections of the three parts of a volume, in this order along z."""
+    sections = len(volume.raw if volume.labels is None else volume.labels)
+    ends = [round(sections * end) for end in itertools.accumulate(shares, initial=0.0)]
+    if len(set(ends)) < len(ends):
+        raise DataError(
+            f"{volume.source} has {sections} sections with labels, too few for"
+            f" dataset.shares={list(shares)}"
+        )
+    first = volume.first[0]
+    return [(first + start, first + stop) for start, stop in itertools.pairwise(ends)]
+
+
+def _expanded(slab: SlabConfig) -> list[SlabConfig]:
+    """One slab for each volume that a pattern with * stands for.
+
+    A * in the path of the labels is what the same * of raw stands for.
+    """
+    if "*" not in slab.raw:
+        return [slab]
+    pattern = locate(slab.raw)
+    found: list[SlabConfig] = []
+    regex = re.compile(re.escape(str(pattern)).replace(r"\*", "([^/]*)"))
+    there = _matching(pattern)
+    for path in there:
+        names = regex.fullmatch(path)
+        labels, stars = slab.labels, (slab.labels or "").count("*")
+        if labels is not None and names is not None and stars == slab.raw.count("*"):
+            labels = labels.replace("*", "{}").format(*names.groups())
+        elif labels is not None and len(there) > 1:
+            raise ConfigError(
+                f"labels={slab.labels} stands for one file, raw={slab.raw} for {len(there)}; give"
+                " labels as many * as raw has"
+            )
+        found.append(replace(slab, raw=path, labels=labels))
+    if not found:
+        raise DataError(f"{slab.raw} matches nothing; {nearest(pattern)}")
+    return found
+
+
+def _matching(pattern: Path) -> list[str]:
+    """Paths that a pattern with * stands for, in natural order."""
+    folder = next(place for place in (pattern, *pattern.parents) if "*" not in str(place))
+    parts = str(pattern.relative_to(folder))
+    return sorted(map(str, folder.glob(parts)) if "*" in parts else (), key=natural_order)
 
 
 def _read(slab: SlabConfig, config: FibsemConfig) -> LabelledVolume:
     raw = locate(slab.raw)
-    if not raw.exists():
+    if config.name.startswith("fibsem") and not raw.exists():
         raise DataError(
             f"{raw} does not exist (dataset={config.name}). data/README.md says how to get the "
             "data; dataset=fibsem_sample uses the sample in $PSC_SAMPLE_DATA, "
@@ -179,17 +298,37 @@ def _read(slab: SlabConfig, config: FibsemConfig) -> LabelledVolume:
         locate(slab.labels) if slab.labels is not None else None,
         raw_key=slab.raw_key,
         labels_key=slab.labels_key,
+        labels_offset=slab.labels_offset,
         missing_chunks=config.missing_chunks,  # type: ignore[arg-type]  # read_volume checks it
     )
     if volume.labels is None:
         raise DataError(
             f"{raw} has no labels; set dataset.*.labels and labels_key to where they are"
         )
-    if volume.voxel_size is None and config.voxel_size is not None:
-        log.info("%s: no voxel size in it; dataset.voxel_size=%s nm", raw, config.voxel_size)
-        z, y, x = config.voxel_size
+    said = list(volume.said)
+    _, bodies = relabel_consecutive(volume.labels)
+    unknown = 1 - np.count_nonzero(volume.labels) / volume.labels.size
+    meaning = "unknown, not learned" if config.zero_label == "ignore" else "cell boundary"
+    said.append(
+        f"{volume.name}: {bodies.size - 1:,} bodies; {unknown:.1%} of the voxels have label 0,"
+        f" {meaning} (dataset.zero_label={config.zero_label})"
+    )
+    z, y, x = volume.voxel_size or config.voxel_size or (None, None, None)
+    if volume.voxel_size is not None and config.voxel_size not in (None, [z, y, x]):
+        log.warning(
+            "%s: its voxels are %s nm, as it says itself; dataset.voxel_size=%s is for files that"
+            " say nothing, and not used",
+            *(volume.source, list(volume.voxel_size), config.voxel_size),
+        )
+    if z is not None and y is not None and x is not None and volume.voxel_size is None:
+        said.append(f"{volume.name}: voxels of {z:g} × {y:g} × {x:g} nm (dataset.voxel_size)")
         volume = replace(volume, voxel_size=(z, y, x))
-    _, note = settled_range(
+    elif z is None:
+        said.append(
+            f"{volume.name}: voxel size unknown, taken as the same along z, y and x"
+            " (dataset.voxel_size=[z,y,x] in nm settles it)"
+        )
+    chosen, note = settled_range(
         sample(volume.raw),
         config.intensity_range,
         where=str(raw),
@@ -198,15 +337,17 @@ def _read(slab: SlabConfig, config: FibsemConfig) -> LabelledVolume:
     )
     if note:
         log.warning("%s", note)
-    return volume
+    dark, bright = chosen or (0, {"u1": 255, "u2": 65535}.get(volume.raw.dtype.str[1:], 1))
+    origin = "dataset.intensity_range" if chosen else f"the range of {volume.raw.dtype}"
+    said.append(f"{volume.name}: grey values {dark:g} to {bright:g} become 0 to 1 ({origin})")
+    return replace(volume, said=tuple(said))
 
 
 def check_disjoint(splits: Mapping[str, Sequence[Region]]) -> None:
-    """Make sure that no slice of raw data belongs to two splits.
+    """Make sure that no section of labelled raw data belongs to two splits, regions by name.
 
-    Slices are compared by content, so a copy of the volume in another file or another layout is
-    found as well. Slices of one constant grey value are left out of that comparison. ``splits`` are
-    regions by the name of the split, as in ``{"train": [...], "test": [...]}``.
+    In two files sections are compared by content, so that a copy of the volume in another file or
+    another layout is found as well; those of one constant grey value are left out of that.
     """
     digests: dict[int, list[bytes | None]] = {}
     for (first, ours), (second, theirs) in itertools.combinations(splits.items(), 2):
@@ -220,15 +361,19 @@ def check_disjoint(splits: Mapping[str, Sequence[Region]]) -> None:
 
 
 def _shared_slices(a: Region, b: Region, digests: dict[int, list[bytes | None]]) -> list[int]:
-    """Slices of a that b has too, as z in a's volume; ``digests`` keeps what was computed."""
-    if a.volume.raw is b.volume.raw:
-        return list(range(max(a.z_start, b.z_start), min(a.stop, b.stop)))
-    for volume in (a.volume, b.volume):
+    """Sections of a that b has too, as z in a's file; ``digests`` keeps what was computed."""
+    one, two = a.volume, b.volume
+    if one is two or (one.source and one.source == two.source):
+        edges = zip(a.first, a.shape, b.first, b.shape, strict=True)
+        common = [range(max(p, q), min(p + n, q + m)) for p, n, q, m in edges]
+        return list(common[0]) if all(common) else []
+    for volume, region in ((one, a), (two, b)):
         if id(volume) not in digests:
-            digests[id(volume)] = [_digest(plane) for plane in volume.raw]
-    theirs = set(digests[id(b.volume)][b.z_start : b.stop]) - {None}
-    ours = digests[id(a.volume)]
-    return [z for z in range(a.z_start, a.stop) if ours[z] in theirs]
+            _, y, x = region.box
+            digests[id(volume)] = [_digest(plane[y, x]) for plane in volume.raw]
+    theirs = set(digests[id(two)][b.box[0]]) - {None}
+    ours = digests[id(one)]
+    return [z for z in range(a.start, a.stop) if ours[z - one.start[0]] in theirs]
 
 
 def _digest(plane: npt.NDArray[Any]) -> bytes | None:
@@ -244,10 +389,11 @@ def read_volume(
     *,
     raw_key: str | None = None,
     labels_key: str | None = None,
+    labels_offset: Sequence[int] | None = None,
     read_labels: bool = True,
     missing_chunks: MissingChunks = "refuse",
 ) -> LabelledVolume:
-    """Read a volume into memory; labels of a part, placed by their offset, leave that part of it.
+    """Read a volume into memory; of raw with labels of a part, that part and context around it.
 
     Args:
         raw: what ``psc.volumes.reading.open_volume`` reads, or a folder in NeuroProof's or FIB-25's
@@ -256,6 +402,8 @@ def read_volume(
             file, or in ``groundtruth.h5`` of the folder.
         raw_key: dataset of the raw data, if it is not recognised.
         labels_key: the same for the labels.
+        labels_offset: voxel (z, y, x) of raw at which the labels begin; None: as their file says,
+            by CREMI's attribute ``offset`` or a translation of OME-Zarr, else at the first one.
         read_labels: False leaves labels unread even where there are some.
         missing_chunks: see ``psc.volumes.reading.open_volume``.
 
@@ -268,17 +416,42 @@ def read_volume(
     grey = open_volume(source, raw_key, missing_chunks=missing_chunks, setting="raw_key")
     truth = _labels_of(raw, source, labels, labels_key, missing_chunks) if read_labels else None
     parts = [grey] if truth is None else [grey, truth]
-    for note in (note for part in parts for note in part.notes):
-        log.warning("%s", note)
+    said = [note for part in parts for note in part.notes]
+    shape = " × ".join(map(str, grey.shape))
+    voxels = next((part for part in parts if part.voxel_size), None)
+    size = "" if voxels is None else f", {_nm(voxels.voxel_size)} ({voxels.voxel_size_source})"
+    said.append(f"{grey.where}: {shape} voxels (z, y, x) of {grey.dtype}{size}")
+    read, margin, labelled = tuple(slice(0, n) for n in grey.shape), (0, 0, 0), None
+    if truth is not None:
+        box = _box_of(grey, truth, labels_offset)
+        near = [(max(0, b.start - _CONTEXT), b.stop + _CONTEXT) for b in box]
+        read = tuple(slice(a, min(b, n)) for (a, b), n in zip(near, grey.shape, strict=True))
+        z, y, x = (b.start - part.start for b, part in zip(box, read, strict=True))
+        margin = z, y, x
+        labelled, note = _bodies(truth)
+        said += [f"{truth.where}: labels of {_span(box)}", *note]
+    z, y, x = (part.start for part in read)
     return LabelledVolume(
-        raw=_finite(grey, (...,) if truth is None else _box_of(grey, truth)),
-        labels=None if truth is None else _bodies(truth),
-        voxel_size=next((part.voxel_size for part in parts if part.voxel_size), None),
+        raw=_finite(grey, read),
+        labels=labelled,
+        voxel_size=None if voxels is None else voxels.voxel_size,
         name=raw.parent.name if raw.name in _RAW_FILES else raw.stem,
         synthetic=any(bool(part.attribute("synthetic")) for part in parts),
         files=tuple(p.file_record() for p in {tuple(p.files()): p for p in parts}.values()),
-        offset=parts[-1].offset or grey.offset,
+        offset=grey.offset or (None if parts[-1].offset is None else (0.0, 0.0, 0.0)),
+        start=(z, y, x),
+        margin=margin,
+        source=grey.where,
+        said=tuple(said),
     )
+
+
+def _nm(voxel_size: Triple | None) -> str:
+    return " × ".join(f"{size:g}" for size in voxel_size or ()) + " nm"
+
+
+def _span(box: Sequence[slice]) -> str:
+    return ", ".join(f"{a} {part.start}:{part.stop}" for a, part in zip("zyx", box, strict=True))
 
 
 def _source_of(raw: Path) -> Path:
@@ -315,8 +488,8 @@ def _labels_of(
     return None
 
 
-def _box_of(raw: Volume, labels: Volume) -> tuple[slice, slice, slice]:
-    """The voxels of raw that have labels."""
+def _box_of(raw: Volume, labels: Volume, given: Sequence[int] | None) -> list[slice]:
+    """The voxels of raw that have labels; ``given``: where they begin, as the user says."""
     if raw.where == labels.where:
         raise DataError(f"{raw.where} would be raw and labels; set labels_key to another dataset")
     one, two = raw.voxel_size, labels.voxel_size
@@ -326,25 +499,25 @@ def _box_of(raw: Volume, labels: Volume) -> tuple[slice, slice, slice]:
             " one of them or correct the attribute"
         )
     first, voxel = np.zeros(3), one or two
-    if labels.offset is not None and voxel is not None:
+    remedy = "correct the attribute offset of one of them, or say it by labels_offset=[z,y,x]"
+    if given is not None:
+        first, remedy = np.array(given, dtype=np.float64), "correct labels_offset, voxels (z, y, x)"
+    elif labels.offset is not None and voxel is not None:
         first = (np.array(labels.offset) - (raw.offset or (0, 0, 0))) / voxel
     elif raw.shape != labels.shape:
         raise DataError(
             f"{raw.where} has shape {raw.shape}, but {labels.where} has shape {labels.shape}; crop"
-            " both to the same region, or say where the labels begin by their attribute offset"
+            " both to the same region, or say where the labels begin: labels_offset=[z,y,x] in"
+            " voxels of raw, or their attribute offset in nm"
         )
     start = first.round().astype(int)
     stop = start + labels.shape
     if abs(first - start).max() > 0.01 or start.min() < 0 or (stop > raw.shape).any():
         raise DataError(
             f"{labels.where}: shape {labels.shape} at an offset of {first.tolist()} voxels does not"
-            f" lie in {raw.where}, shape {raw.shape}; correct the attribute offset of one of them"
+            f" lie in {raw.where}, shape {raw.shape}; {remedy}"
         )
-    z, y, x = (slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))
-    if raw.shape != labels.shape:
-        span = ", ".join(f"{part.start}:{part.stop}" for part in (z, y, x))
-        log.warning("%s: labels are of [%s] only, and so is all that is read", raw.where, span)
-    return z, y, x
+    return [slice(int(a), int(b)) for a, b in zip(start, stop, strict=True)]
 
 
 def _finite(volume: Volume, box: tuple[Any, ...]) -> npt.NDArray[Any]:
@@ -357,8 +530,8 @@ def _finite(volume: Volume, box: tuple[Any, ...]) -> npt.NDArray[Any]:
     return values
 
 
-def _bodies(labels: Volume) -> npt.NDArray[np.uint64]:
-    """Instance ids, of bodies where the file holds supervoxels and their map."""
+def _bodies(labels: Volume) -> tuple[npt.NDArray[np.uint64], list[str]]:
+    """Instance ids, of bodies where the file holds supervoxels and their map; what was changed."""
     if labels.dtype.kind not in "iu":
         raise DataError(
             f"{labels.where}: labels are {labels.dtype}, but instance ids must be integers;"
@@ -374,8 +547,14 @@ def _bodies(labels: Volume) -> npt.NDArray[np.uint64]:
     name = f"{labels.name.rpartition('/')[0]}/transforms".lstrip("/")  # beside its dataset
     if labels.container is not None and labels.container.look(name) is not None:
         rows = labels.container.open(name).values()
-        return bodies_from_supervoxels(ids, rows, f"{labels.container.path} ({name})")
-    return ids.astype(np.uint64, copy=False)
+        where = f"{labels.container.path} ({name})"
+        return bodies_from_supervoxels(ids, rows, where), [f"{where}: supervoxels became bodies"]
+    ids = ids.astype(np.uint64, copy=False)
+    reserved = ids >= _RESERVED
+    if not (count := np.count_nonzero(reserved)):
+        return ids, []
+    ids = np.where(reserved, np.uint64(0), ids)
+    return ids, [f"{labels.where}: {count:,} voxels of CREMI's transparent or outside became 0"]
 
 
 def bodies_from_supervoxels(

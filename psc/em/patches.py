@@ -115,7 +115,7 @@ def _start_ranges(region: Region, cutter: "PatchCutter", reach: Size3) -> list[r
     """
     slab = region.shape
     readable = region.volume.raw.shape if region.raw_context else slab
-    before = (region.z_start if region.raw_context else 0, 0, 0)
+    before = [part.start if region.raw_context else 0 for part in region.box]
     if any(part > size for part, size in zip(cutter.output_size, slab, strict=True)):
         raise DataError(
             f"{region}: the slab has {slab} voxels (z, y, x), fewer than the output size"
@@ -173,16 +173,13 @@ class Slab:
     """What cutting needs of a region, in memory.
 
     ``raw`` (D, H, W) are the grey values that may be read, of the whole volume or of the slab;
-    ``labels`` int32 (d, H, W), dense ids of the slab alone, begin at slice ``offset`` of it.
+    ``labels`` int32 (d, h, w), dense ids of the slab alone, begin at voxel ``first`` of it.
     """
 
     def __init__(self, region: Region, intensity_range: tuple[float, float] | None) -> None:
-        volume = region.volume
-        assert volume.labels is not None  # psc.em.data.read_splits
-        inside = slice(region.z_start, region.stop)
-        self.raw = volume.raw if region.raw_context else volume.raw[inside]
-        self.labels, _ = relabel_consecutive(volume.labels[inside])
-        self.offset = region.z_start if region.raw_context else 0
+        self.raw = region.volume.raw if region.raw_context else region.raw
+        self.labels, _ = relabel_consecutive(region.labels)
+        self.first = _triple(part.start for part in region.box) if region.raw_context else (0, 0, 0)
         self.name = str(region)
         # Only floats can be out of range; for them every plane is looked at now, not in a worker.
         for plane in self.raw if self.raw.dtype.kind == "f" else self.raw[:1]:
@@ -279,8 +276,8 @@ class PatchCutter:
 
         One voxel on every side, though predecessors lie on one side only: reflection swaps sides.
         """
-        z, y, x = (s - m for s, m in zip(start, self.margin, strict=True))
-        window = read_reflected(slab.raw, (z + slab.offset, y, x), self.input_size)
+        places = zip(start, self.margin, slab.first, strict=True)
+        window = read_reflected(slab.raw, _triple(s - m + f for s, m, f in places), self.input_size)
         # Bring bytes into order before they become four times as many.
         raw = scale_intensity(np.ascontiguousarray(geometry(window)), self.intensity_range)
         shape = _triple(size + 2 for size in self.output_size)
@@ -295,8 +292,8 @@ class PatchCutter:
         first = _triple(s - m - 1 for s, m in zip(start, self.margin, strict=True))
         inner = sources[:, 1:-1, 1:-1, 1:-1]
         origin, size = source_box(inner)
-        z, y, x = (a + b for a, b in zip(first, origin, strict=True))
-        box = read_reflected(slab.raw, (z + slab.offset, y, x), size)
+        places = zip(first, origin, slab.first, strict=True)
+        box = read_reflected(slab.raw, _triple(a + b + f for a, b, f in places), size)
         raw = sample_linear(scale_intensity(box, self.intensity_range), inner, origin)
         ring = sources[
             :, *(slice(m, m + n + 2) for m, n in zip(self.margin, self.output_size, strict=True))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
-from psc.em.augmentation import Augmentation
+from psc.em.augmentation import AXIS_SWAPS, Augmentation
 from psc.errors import ConfigError
 from psc.training.settings import DatasetConfig, RecipeConfig, at_least, require, share
 
@@ -34,10 +34,7 @@ class SyntheticVolumeConfig:
 
 @dataclass
 class SlabConfig:
-    """One volume, or the slab z[0] ≤ z < z[1] of it.
-
-    ``labels`` null: in the same file as ``raw``. Keys null: recognised layouts (data/README.md).
-    """
+    """One volume, or the sections z[0] ≤ z < z[1] of it; configs/dataset/own_em.yaml says more."""
 
     raw: str = MISSING
     labels: str | None = None
@@ -45,14 +42,20 @@ class SlabConfig:
     labels_key: str | None = None
     z: list[int] | None = None
     synthetic: SyntheticVolumeConfig | None = None
+    labels_offset: list[int] | None = None
 
     def __post_init__(self) -> None:
+        if (offset := self.labels_offset) is not None and (len(offset) != 3 or min(offset) < 0):
+            raise ConfigError(f"labels_offset={offset}: must be three voxels [z,y,x] ≥ 0 of raw")
         if self.z is not None and not (len(self.z) == 2 and 0 <= self.z[0] < self.z[1]):
             raise ConfigError(f"z={self.z}: must be [start, stop] with 0 ≤ start < stop")
 
     def overlaps(self, other: "SlabConfig") -> bool:
-        """Whether both hold a slice of the same volume; ``z`` null is all of it."""
-        if (self.raw, self.raw_key) != (other.raw, other.raw_key):
+        """Whether both hold a slice of the same volume; ``z`` null is all of it.
+
+        Labels of two parts of it are compared where they have been read.
+        """
+        if replace(self, z=None) != replace(other, z=None):
             return False
         a, b = self.z, other.z
         return a is None or b is None or (a[0] < b[1] and b[0] < a[1])
@@ -62,9 +65,9 @@ class SlabConfig:
 class FibsemConfig(DatasetConfig):
     """Electron-microscopy volumes with neuron labels, for affinities."""
 
-    train: list[SlabConfig] = MISSING
-    validation: list[SlabConfig] = MISSING
-    test: list[SlabConfig] = MISSING
+    train: list[SlabConfig] = field(default_factory=list)
+    validation: list[SlabConfig] = field(default_factory=list)
+    test: list[SlabConfig] = field(default_factory=list)
     zero_label: str = "ignore"
     boundary_thickness: int = 0
     intensity_range: list[float] | None = None
@@ -73,8 +76,30 @@ class FibsemConfig(DatasetConfig):
     voxel_size: list[float] | None = None
     sample: bool = False
     """A real but small sample: its records go into the tables of reduced protocols only."""
+    raw: str | None = None
+    """Instead of train, validation and test: volumes that are each cut along z by ``shares``."""
+    labels: str | None = None
+    raw_key: str | None = None
+    labels_key: str | None = None
+    labels_offset: list[int] | None = None
+    shares: list[float] = field(default_factory=lambda: [0.7, 0.1, 0.2])
+    axis_swaps: str | None = None
+    """What of ``recipe.augmentation.axis_swaps`` the voxels allow; auto: by their size."""
+
+    @property
+    def volume(self) -> SlabConfig:
+        """What ``raw`` and the keys beside it say."""
+        assert self.raw is not None
+        keys = (self.raw, self.labels, self.raw_key, self.labels_key)
+        return SlabConfig(*keys, labels_offset=self.labels_offset)
 
     def __post_init__(self) -> None:
+        require(self, "axis_swaps", (None, "auto", *AXIS_SWAPS))
+        shares = self.shares
+        if len(shares) != 3 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+            raise ConfigError(
+                f"shares={shares}: must be three positive parts [train,validation,test] of 1"
+            )
         require(self, "zero_label", ("ignore", "boundary"))
         at_least(self, 0, "boundary_thickness")
         if self.boundary_thickness and self.zero_label == "ignore":
@@ -91,9 +116,20 @@ class FibsemConfig(DatasetConfig):
         if voxel is not None and not (len(voxel) == 3 and min(voxel) > 0):
             raise ConfigError(f"voxel_size={voxel}: must be three positive nm, or null")
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        if self.raw is not None:
+            self.volume  # noqa: B018  # refuses what is impossible
+            if any(splits.values()):
+                raise ConfigError(
+                    f"raw={self.raw} is cut into train, validation and test by shares; give raw, or"
+                    " the three by themselves"
+                )
+            return
         for name, slabs in splits.items():
             if not slabs:
-                raise ConfigError(f"{name} is empty: name at least one volume or slab")
+                raise ConfigError(
+                    f"{name} is empty: name at least one volume or slab; or give raw=…, which is"
+                    " cut into all three"
+                )
         for (name, slabs), (other, others) in combinations(splits.items(), 2):
             for a in slabs:
                 for b in others:

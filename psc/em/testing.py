@@ -124,9 +124,7 @@ def predict_affinities(
     assert isinstance(config.dataset, FibsemConfig)  # psc.config.checks
     intensity_range = config.dataset.intensity_range
     network, tile_input, tile_output = prediction_tiles(network, region.shape, config)
-    raw, start, stop = region.volume.raw, region.z_start, region.stop
-    if not region.raw_context:
-        raw, start, stop = raw[start:stop], 0, stop - start
+    raw = region.volume.raw if region.raw_context else region.raw
     with tqdm(desc=f"predicting {region}", unit="tile") as bar:
 
         def progress(done: int, total: int) -> None:
@@ -139,7 +137,7 @@ def predict_affinities(
             tile_input=tile_input,
             tile_output=tile_output,
             period=network.period,
-            region=(slice(start, stop), slice(None), slice(None)),
+            region=region.box if region.raw_context else None,
             prepare=lambda tile: scale_intensity(tile, intensity_range),
             device=device,
             batch_size=config.segmentation.batch_size,
@@ -156,7 +154,7 @@ def run_protocol(
     """
     sweeps, sizes = [], []
     for region in splits.validation:
-        truth = truth_of(region)
+        truth = region.labels
         sweeps.append(threshold_scores(affinities_of(region), truth, options))
         sizes.append(int(np.count_nonzero(truth)))
     sweep = [
@@ -169,20 +167,10 @@ def run_protocol(
         affinities.append(affinities_of(region))
         _, segmentation = next(segment(affinities[-1], options, [best["threshold"]]))
         segmentations.append(segmentation)
-        scores.append(segmentation_scores(truth_of(region), segmentation))
+        scores.append(segmentation_scores(region.labels, segmentation))
     test = _average([s._asdict() for s in scores], [s.voxels for s in scores])
     chosen = {name: best[name] for name in _SCORES}
     return Outcome(best["threshold"], chosen, test, sweep, segmentations, affinities)
-
-
-def truth_of(region: Region) -> _Labels:
-    """Labels of a slab with the file's ids: pieces that connect outside it stay one body."""
-    assert region.volume.labels is not None  # psc.em.data refuses volumes without
-    return region.volume.labels[region.z_start : region.stop]
-
-
-def _raw_of(region: Region) -> npt.NDArray[Any]:
-    return region.volume.raw[region.z_start : region.stop]
 
 
 def _average(scores: Sequence[dict[str, Any]], sizes: Sequence[int]) -> _Scores:
@@ -196,7 +184,7 @@ def _baseline(splits: Splits, options: SegmentationOptions) -> tuple[Outcome, fl
     """The better of the baseline's smoothings, by the validation part."""
 
     def outcome(sigma: float) -> Outcome:
-        return run_protocol(lambda r: intensity_affinities(_raw_of(r), sigma), splits, options)
+        return run_protocol(lambda r: intensity_affinities(r.raw, sigma), splits, options)
 
     candidates = [(outcome(sigma), sigma) for sigma in _BASELINE_SIGMAS]
     return min(candidates, key=lambda candidate: candidate[0].validation["total"])
@@ -208,7 +196,7 @@ def write_outputs(
     """Write test-<i>.h5, the table of its splits and merges and the pictures.
 
     What an earlier evaluation left there is replaced. Locations in test-<i>_bodies.csv are voxels
-    of the whole volume, as the HDF5 files' ``offset`` has it.
+    of the file of raw, as the HDF5 files' ``offset_voxels`` has it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for pattern in OUTPUT_FILES:  # of an earlier evaluation; nothing else is ours to delete
@@ -221,7 +209,7 @@ def write_outputs(
         "agglomeration_threshold": outcome.threshold,
     }
     for i, region in enumerate(splits.test):
-        truth, raw, voxel_size = truth_of(region), _raw_of(region), region.volume.voxel_size
+        truth, raw, voxel_size = region.labels, region.raw, region.volume.voxel_size
         segmentation, affinities = outcome.segmentations[i], outcome.affinities[i]
         output.write_volumes(
             folder / f"test-{i}.h5",
@@ -233,7 +221,7 @@ def write_outputs(
                 output.AFFINITIES: affinities,
             },
             voxel_size=voxel_size,
-            offset=(region.z_start, 0, 0),
+            offset=region.first,
             origin=region.volume.offset,
             provenance={**provenance, "region": str(region)},
         )
@@ -246,7 +234,7 @@ def write_outputs(
         )
         write_body_errors(
             folder / f"test-{i}_bodies.csv",
-            body_errors(truth, segmentation, offset=(region.z_start, 0, 0)),
+            body_errors(truth, segmentation, offset=region.first),
         )
         affinity_figure(raw, affinities, folder / f"affinities-{i}.png", voxel_size_nm=voxel_size)
     threshold_figure(

@@ -33,6 +33,14 @@ TRAINER_WITHOUT_EFFECT = (
 ADDED_TO_BLOCK = {"merge": "concatenate"}
 """Keys of the block that earlier code did not know, with what it did: they rename no run."""
 
+ADDED_TO_DATA_SET: Mapping[str, Any] = {
+    **dict.fromkeys(("raw", "labels", "raw_key", "labels_key", "labels_offset", "axis_swaps")),
+    "shares": [0.7, 0.1, 0.2],
+}
+"""The same of the data set."""
+ADDED_TO_SLAB: Mapping[str, Any] = {"labels_offset": None}
+"""The same of the volumes in its parts."""
+
 FOLDER_VARIABLE, RESUME_VARIABLE = "PSC_RUN_FOLDER", "PSC_RESUME_FROM"
 """Tell the processes that the first one starts which folder it chose, and which checkpoint it
 continues from, empty for none."""
@@ -173,15 +181,21 @@ def _candidates(output: Path, name: str, in_use: Collection[Path]) -> list[Path]
 def config_hash(config: Mapping[str, Any]) -> str:
     """First 8 hex digits of the SHA-256 of what decides a run's result."""
     content = {key: value for key, value in config.items() if key not in WITHOUT_EFFECT}
-    content["block"] = {
-        key: value
-        for key, value in config["block"].items()
-        if (key, value) not in ADDED_TO_BLOCK.items()
+    content["block"] = _without(config["block"], ADDED_TO_BLOCK)
+    content["dataset"] = {
+        key: [_without(slab, ADDED_TO_SLAB) for slab in value]
+        if key in ("train", "validation", "test") and isinstance(value, list)
+        else value
+        for key, value in _without(config["dataset"], ADDED_TO_DATA_SET).items()
     }
     content["trainer"] = {
         key: value for key, value in config["trainer"].items() if key not in TRAINER_WITHOUT_EFFECT
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _without(part: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in part.items() if k not in added or v != added[k]}
 
 
 def run_name(config: Mapping[str, Any]) -> str:

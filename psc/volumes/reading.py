@@ -18,14 +18,15 @@ import numpy.typing as npt
 from PIL import Image
 
 from psc.errors import ConfigError, DataError
-from psc.files import entries
+from psc.files import entries, nearest
 from psc.volumes.containers import HDF5, Box, Container, MissingChunks, Source, Zarr
 from psc.volumes.metadata import Triple, describe, multiscales, tidy
 from psc.volumes.tiling import Size3
 
-RAW = ("volumes/raw", "raw", "stack", "main")
-OWN_LABELS = ("volumes/labels/neuron_ids", "labels")  # beside the raw data, in the same file
-LABELS = (*OWN_LABELS, "stack")
+RAW = ("volumes/raw", "raw", "stack", "main", "image", "data")
+# beside the raw data, in the same file
+OWN_LABELS = ("volumes/labels/neuron_ids", "labels", "label", "segmentation", "seg", "groundtruth")
+LABELS = (*OWN_LABELS, "stack", "main", "data")
 
 _SAMPLE = 32  # voxels along each axis of the boxes that are looked at of a volume
 _GREY_MODES = {"L": np.uint8, "I;16": np.uint16, "I;16B": np.uint16}  # Pillow's
@@ -159,7 +160,7 @@ def open_container(path: Path, missing_chunks: MissingChunks = "refuse") -> Cont
             if place == path:
                 return None
             break
-    raise DataError(f"{path} does not exist; correct the path, or download the data first")
+    raise DataError(f"{path} does not exist; {nearest(path)}")
 
 
 def find(

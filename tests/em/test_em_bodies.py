@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from psc.em.bodies import BodyError, Piece, body_errors, write_body_errors
 from psc.em.data import Region, Splits, read_volume
-from psc.em.testing import Outcome, truth_of, write_outputs
+from psc.em.testing import Outcome, write_outputs
 from psc.errors import DataError
 from psc.metrics import segmentation_scores
 
@@ -162,7 +162,7 @@ def test_an_evaluation_leaves_the_table_of_every_test_region(tiny_volume, tmp_pa
     volume = read_volume(tiny_volume)
     regions = (Region(volume, 4, 10), Region(volume, 20, 26))
     splits = Splits((), (), regions, "real", ())
-    halves = [truth_of(region) * np.uint64(2) for region in regions]
+    halves = [region.labels * np.uint64(2) for region in regions]
     for half in halves:  # every body that reaches across is split
         half[:, :, : half.shape[2] // 2] += np.uint64(1)
     scores = {"split": 1.0, "merge": 0.0, "total": 1.0, "adapted_rand_error": 0.1}
@@ -175,12 +175,12 @@ def test_an_evaluation_leaves_the_table_of_every_test_region(tiny_volume, tmp_pa
     for i, (region, half) in enumerate(zip(regions, halves, strict=True)):
         with (tmp_path / f"test-{i}_bodies.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
-        split = segmentation_scores(truth_of(region), half).split
+        split = segmentation_scores(region.labels, half).split
         assert split > 0
         assert sum(float(row["bits"]) for row in rows) == pytest.approx(split)
         assert {row["kind"] for row in rows} == {"split"}
         # The place is the volume's, and on the plane where all bodies are split.
-        assert all(region.z_start <= int(row["z"]) < region.stop for row in rows)
+        assert all(region.start <= int(row["z"]) < region.stop for row in rows)
         assert all(int(row["x"]) == half.shape[2] // 2 for row in rows)
         for row in rows:
             place = tuple(int(row[axis]) for axis in "zyx")

@@ -1,7 +1,7 @@
 """EM volumes with labels as they are published, slabs of them, and what a record says."""
 
 import hashlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import h5py
 import numpy as np
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from psc.config import compose
+from psc.em.application import AffinityApplication
 from psc.em.data import (
     Region,
     bodies_from_supervoxels,
@@ -22,6 +23,7 @@ from psc.em.data import (
     read_volume,
 )
 from psc.errors import ConfigError, DataError
+from psc.training.folder import config_hash
 
 RNG = np.random.default_rng(0)
 RAW = RNG.integers(0, 256, (4, 6, 5), dtype=np.uint8)
@@ -225,9 +227,53 @@ class TestLabelsOfAPart:
     )
     def test_leave_that_part(self, tmp_path, of_raw, offset):
         volume = read_volume(*self.files(tmp_path, offset, raw=of_raw))
-        np.testing.assert_array_equal(volume.raw, RAW[1:3, 2:5, :4])
-        np.testing.assert_array_equal(volume.labels, LABELS[1:3, 2:5, :4])
-        assert volume.offset == offset
+        region = Region(volume)
+        np.testing.assert_array_equal(region.raw, RAW[1:3, 2:5, :4])
+        np.testing.assert_array_equal(region.labels, LABELS[1:3, 2:5, :4])
+        assert (region.first, region.shape) == ((1, 2, 0), (2, 3, 4))
+        assert volume.offset == (of_raw or (0, 0, 0))
+        np.testing.assert_array_equal(volume.raw, RAW)  # of a small volume all is context
+
+    def test_sections_are_those_of_raw(self, tmp_path):
+        volume = read_volume(*self.files(tmp_path, (40, 8, 0)))
+        np.testing.assert_array_equal(Region(volume, 2, 3).raw, RAW[2:3, 2:5, :4])
+        np.testing.assert_array_equal(Region(volume, 2, 3).labels, LABELS[2:3, 2:5, :4])
+        assert str(Region(volume, 2)).endswith("[2:3]")
+        with pytest.raises(ConfigError, match="give 1 <= start < stop <= 3"):
+            Region(volume, 0, 2)
+
+    def test_context_is_what_networks_may_see(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("psc.em.data._CONTEXT", 1)
+        volume = read_volume(*self.files(tmp_path, (40, 8, 0)))
+        np.testing.assert_array_equal(volume.raw, RAW[:4, 1:6, :5])
+        assert (volume.start, volume.margin) == ((0, 1, 0), (1, 1, 0))
+        np.testing.assert_array_equal(Region(volume, 2).raw, RAW[2:3, 2:5, :4])
+
+    def test_the_user_may_say_where_they_are(self, tmp_path):
+        files = self.files(tmp_path, None)
+        region = Region(read_volume(*files, labels_offset=[1, 2, 0]))
+        np.testing.assert_array_equal(region.raw, RAW[1:3, 2:5, :4])
+        with pytest.raises(DataError, match=r"\[3.0, 2.0, 0.0\] .*; correct labels_offset"):
+            read_volume(*files, labels_offset=[3, 2, 0])
+
+    def test_a_translation_of_ome_zarr_places_them(self, tmp_path):
+        raw, _ = self.files(tmp_path, None)
+        steps = [{"type": "scale", "scale": [0.04, 0.004, 0.004]}]
+        steps.append({"type": "translation", "translation": [0.04, 0.008, 0.0]})
+        axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "zyx"]
+        level = {"path": "0", "coordinateTransformations": steps}
+        ome = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [level]}]}
+        group = zarr.open_group(str(tmp_path / "gt.zarr"), mode="w", attributes={"ome": ome})
+        group.create_array("0", data=LABELS[1:3, 2:5, :4])
+        region = Region(read_volume(raw, tmp_path / "gt.zarr"))
+        np.testing.assert_array_equal(region.raw, RAW[1:3, 2:5, :4])
+
+    def test_of_two_parts_of_one_volume(self, tmp_path):
+        one, two = (read_volume(*self.files(tmp_path, (z, 8, 0))) for z in (0, 80))
+        check_disjoint({"train": [Region(one)], "test": [Region(two)]})
+        three = read_volume(*self.files(tmp_path, (40, 8, 0)))
+        with pytest.raises(ConfigError, match=r"have 1 slices in common \(z = 1 to 1 of"):
+            check_disjoint({"train": [Region(one)], "test": [Region(three)]})
 
     @pytest.mark.parametrize(
         ("offset", "said"),
@@ -530,3 +576,130 @@ def test_volumes_without_labels_are_refused(tiny_run, tmp_path):
     dataset = compose([*tiny_run, f"dataset.train=[{{raw:{path}}}]"]).dataset
     with pytest.raises(DataError, match="has no labels"):
         read_splits(dataset)
+
+
+class TestOwnData:
+    """dataset=own_em: one line for a volume, cut into parts; patterns; what is said."""
+
+    SHAPE = (20, 8, 6)
+
+    def volume(self, path, labels=True, seed=0, **attributes):
+        rng = np.random.default_rng(seed)
+        with h5py.File(path, "w") as file:
+            file["raw"] = rng.integers(0, 256, self.SHAPE, np.uint8)
+            file["raw"].attrs.update(attributes)
+            if labels:
+                file["label"] = rng.integers(1, 5, self.SHAPE)
+        return path
+
+    def read(self, *overrides):
+        return read_splits(compose(["dataset=own_em", *overrides]).dataset)
+
+    def test_one_volume_is_cut_along_z(self, tmp_path):
+        path = self.volume(tmp_path / "em.h5", resolution=(30.0, 4.0, 4.0))
+        splits = self.read(f"dataset.raw={path}")
+        assert [str(part[0]) for part in splits.parts.values()] == [
+            *("em[0:14]", "em[14:16]", "em[16:20]")
+        ]
+        assert splits.kind == "real"
+        said = "\n".join(splits.reads())
+        assert "em.h5 (raw): 20 × 8 × 6 voxels (z, y, x) of uint8, 30 × 4 × 4 nm (attribute" in said
+        assert "em.h5 (label): labels of z 0:20, y 0:8, x 0:6" in said
+        assert "em: 4 bodies; 0.0% of the voxels have label 0, unknown, not learned" in said
+        assert "grey values 0 to 255 become 0 to 1 (the range of uint8)" in said
+        assert "test: em[16:20] (sections along z), 192 voxels with labels" in said
+        shares = self.read(f"dataset.raw={path}", "dataset.shares=[0.5,0.25,0.25]")
+        assert str(shares.train[0]) == "em[0:10]"
+
+    def test_an_unknown_voxel_size_is_said_and_settled(self, tmp_path):
+        path = self.volume(tmp_path / "em.h5")
+        splits = self.read(f"dataset.raw={path}")
+        assert splits.train[0].volume.voxel_size is None
+        assert any("unknown, taken as the same along z, y and x" in s for s in splits.reads())
+        splits = self.read(f"dataset.raw={path}", "dataset.voxel_size=[40,4,4]")
+        assert splits.train[0].volume.voxel_size == (40, 4, 4)
+        assert any("40 × 4 × 4 nm (dataset.voxel_size)" in line for line in splits.reads())
+
+    def test_what_the_file_says_of_its_voxels_counts(self, tmp_path, caplog):
+        path = self.volume(tmp_path / "em.h5", resolution=(30.0, 4.0, 4.0))
+        splits = self.read(f"dataset.raw={path}", "dataset.voxel_size=[8,8,8]")
+        assert splits.train[0].volume.voxel_size == (30, 4, 4)
+        assert "dataset.voxel_size=[8.0, 8.0, 8.0] is for files that say nothing" in caplog.text
+
+    def test_a_pattern_stands_for_several_volumes(self, tmp_path):
+        for i in (2, 10):
+            self.volume(tmp_path / f"cell{i}_raw.h5", labels=False, seed=i)
+            with h5py.File(tmp_path / f"cell{i}_gt.h5", "w") as file:
+                file["anything"] = np.full(self.SHAPE, i)
+        labels = f"dataset.labels={tmp_path}/*_gt.h5"
+        splits = self.read(f"dataset.raw={tmp_path}/*_raw.h5", labels)
+        assert [str(r) for r in splits.train] == ["cell2_raw[0:14]", "cell10_raw[0:14]"]
+        assert [int(region.labels[0, 0, 0]) for region in splits.test] == [2, 10]
+        with pytest.raises(ConfigError, match=r"stands for one file, raw=.* for 2"):
+            self.read(f"dataset.raw={tmp_path}/*_raw.h5", f"dataset.labels={tmp_path}/cell2_gt.h5")
+        with pytest.raises(DataError, match=r"\*_row.h5 matches nothing; .* holds cell.*_raw.h5"):
+            self.read(f"dataset.raw={tmp_path}/*_row.h5", labels)
+        (tmp_path / "cell10_gt.h5").unlink()
+        with pytest.raises(DataError, match=r"cell10_gt.h5 does not exist; .* holds cell"):
+            self.read(f"dataset.raw={tmp_path}/*_raw.h5", labels)
+
+    def test_a_path_that_leads_nowhere_names_its_neighbours(self, tmp_path):
+        self.volume(tmp_path / "cortex.h5")
+        with pytest.raises(DataError, match=r"kortex.h5 does not exist; .* holds cortex.h5"):
+            self.read(f"dataset.raw={tmp_path}/kortex.h5")
+
+    def test_one_or_the_other(self, tmp_path):
+        path = self.volume(tmp_path / "em.h5")
+        with pytest.raises(ConfigError, match="give raw, or the three by themselves"):
+            self.read(f"dataset.raw={path}", f"dataset.test=[{{raw:{path}}}]")
+        with pytest.raises(ConfigError, match=r"dataset.train is empty: .* or give raw=…"):
+            self.read()
+        with pytest.raises(ConfigError, match=r"shares=\[0.9, 0.2, 0.1\]"):
+            self.read(f"dataset.raw={path}", "dataset.shares=[0.9,0.2,0.1]")
+        with pytest.raises(DataError, match=r"20 sections with labels, too few for"):
+            self.read(f"dataset.raw={path}", "dataset.shares=[0.98,0.01,0.01]")
+        with pytest.raises(ConfigError, match=r"labels_offset=\[1, -2, 0\]"):
+            self.read(f"dataset.raw={path}", "dataset.labels_offset=[1,-2,0]")
+
+    def test_parts_without_labels_are_refused(self, tmp_path):
+        path = self.volume(tmp_path / "em.h5")
+        with h5py.File(path, "a") as file:
+            file["label"][16:] = 0
+        with pytest.raises(DataError, match=r"em\[16:20\]: every label is 0"):
+            self.read(f"dataset.raw={path}")
+
+    def test_reserved_ids_of_cremi_are_unknown(self, tmp_path):
+        path = self.volume(tmp_path / "em.h5", labels=False)
+        labels = np.ones(self.SHAPE, np.uint64)
+        labels[0, 0, :3] = 2**64 - 1, 2**64 - 2, 2**64 - 3
+        labels[0, 0, 3] = 2**64 - 4
+        with h5py.File(path, "a") as file:
+            file["volumes/labels/neuron_ids"] = labels
+        splits = self.read(f"dataset.raw={path}")
+        assert splits.train[0].labels[0, 0, :4].tolist() == [0, 0, 0, 2**64 - 4]
+        assert any("3 voxels of CREMI's transparent or outside" in line for line in splits.reads())
+
+    @pytest.mark.parametrize(
+        ("voxels", "swaps"), [((8, 8, 8), "all"), ((40, 4, 4), "yx"), ((40, 4, 5), "none")]
+    )
+    def test_axes_are_swapped_that_are_equally_sampled(self, tmp_path, voxels, swaps):
+        path = self.volume(tmp_path / "em.h5", resolution=voxels)
+        application = AffinityApplication(compose(["dataset=own_em", f"dataset.raw={path}"]))
+        assert application._augmentation.axis_swaps == swaps
+        assert any(f"swaps axes {swaps}, not all" in s for s in application.reads()) == (
+            swaps != "all"
+        )
+
+
+def test_keys_that_came_later_rename_no_run():
+    plain = asdict(compose(["dataset=fibsem_sample", "block=3d", "budget=quick"]))
+    before = config_hash(plain)
+    for key in ("raw", "labels", "raw_key", "labels_key", "labels_offset", "shares", "axis_swaps"):
+        del plain["dataset"][key]
+    for part in ("train", "validation", "test"):
+        for slab in plain["dataset"][part]:
+            del slab["labels_offset"]
+    assert config_hash(plain) == before
+    own = asdict(compose(["dataset=own_em", "dataset.raw=a.h5", "block=3d", "budget=quick"]))
+    other = {**own, "dataset": {**own["dataset"], "raw": "b.h5"}}
+    assert config_hash(own) != config_hash(other)

@@ -6,7 +6,7 @@ import pytest
 from psc.em.affinities import affinities_from_labels
 from psc.em.data import Region, Splits, read_volume
 from psc.em.settings import SegmentationOptions
-from psc.em.testing import run_protocol, truth_of
+from psc.em.testing import run_protocol
 from psc.metrics import segmentation_scores
 
 
@@ -20,12 +20,12 @@ def test_several_regions_count_by_their_voxels(tiny_volume):
     rng = np.random.default_rng(0)
 
     def noisy(region):
-        affinities, _ = affinities_from_labels(truth_of(region))
+        affinities, _ = affinities_from_labels(region.labels)
         return np.where(rng.random(affinities.shape) < 0.02, 0, affinities).astype(np.float32)
 
     outcome = run_protocol(noisy, splits, options)
     totals = [
-        segmentation_scores(truth_of(region), segmentation).total
+        segmentation_scores(region.labels, segmentation).total
         for region, segmentation in zip(splits.test, outcome.segmentations, strict=True)
     ]
     assert totals[0] != totals[1]

@@ -10,7 +10,6 @@ from psc.config import compose
 from psc.config.schema import EvaluateConfig
 from psc.em.data import read_splits
 from psc.em.settings import SegmentationChanges
-from psc.em.testing import truth_of
 from psc.errors import ConfigError
 from psc.metrics import segmentation_scores
 from psc.training.evaluation import evaluate_checkpoint
@@ -31,7 +30,7 @@ def test_the_reported_scores_are_those_of_the_saved_segmentation(finished_run):
     assert record.metrics["test"]["total"] == pytest.approx(scores.total, abs=1e-9)
     assert affinities.shape == (3, 12, 40, 40)
     splits = read_splits(compose(overrides).dataset)
-    np.testing.assert_array_equal(truth, truth_of(splits.test[0]))
+    np.testing.assert_array_equal(truth, splits.test[0].labels)
 
 
 def test_the_threshold_is_the_best_of_validation_not_of_test(finished_run):

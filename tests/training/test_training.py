@@ -1,12 +1,15 @@
 """A run in this process: its record, its folder, its resume, its reproducibility."""
 
+import logging
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from psc.config import compose
 from psc.errors import CheckpointError, ConfigError, DataError, DivergenceError
 from psc.networks.build import build_network
-from psc.training.callbacks import Throughput
+from psc.training.callbacks import Throughput, duration
 from psc.training.checkpoints import read_checkpoint
 from psc.training.loggers import read_metrics
 from psc.training.records import read_record
@@ -206,3 +209,25 @@ def test_fine_tuning_refuses_another_network_before_reading_data(tiny_run, finis
         run(tiny_run, f"initial_weights={best}", "block=3d", elsewhere)
     with pytest.raises(CheckpointError, match=r"no checkpoint at /nowhere\.ckpt"):
         run(tiny_run, "initial_weights=/nowhere.ckpt", elsewhere)
+
+
+def test_soon_it_says_how_long_all_iterations_will_take(caplog, monkeypatch):
+    clock = iter(range(0, 1000, 3))  # every look at it is three seconds later than the last
+    monkeypatch.setattr("psc.training.callbacks.time.perf_counter", lambda: float(next(clock)))
+    trainer, throughput = SimpleNamespace(is_global_zero=True, global_step=0), Throughput(4015)
+    with caplog.at_level(logging.INFO):
+        for step in range(1, 31):
+            throughput.on_train_batch_start(trainer, None)
+            trainer.global_step = step
+            throughput.on_train_batch_end(trainer, None)
+    # of five iterations, each of three seconds with three of waiting before it, but for the first
+    (said,) = caplog.messages
+    assert said == "5.4 s per iteration: about 6 h for the 4000 that are left, validation aside"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(12.4, "12 s"), (89, "1 min"), (7530, "2 h 6 min"), (200_000, "2 days 7 h"), (7200, "2 h")],
+)
+def test_a_duration_in_words(seconds, words):
+    assert duration(seconds) == words
