@@ -266,7 +266,8 @@ def _expanded(slab: SlabConfig) -> list[SlabConfig]:
         names = regex.fullmatch(path)
         labels, stars = slab.labels, (slab.labels or "").count("*")
         if labels is not None and names is not None and stars == slab.raw.count("*"):
-            labels = labels.replace("*", "{}").format(*names.groups())
+            for name in names.groups():
+                labels = labels.replace("*", name, 1)
         elif labels is not None and len(there) > 1:
             raise ConfigError(
                 f"labels={slab.labels} stands for one file, raw={slab.raw} for {len(there)}; give"
