@@ -13,7 +13,7 @@ from psc.paper.account import (
     parameter_table,
     to_account,
 )
-from psc.paper.readme import insert_between
+from psc.paper.text import insert_between
 
 
 def main(config: DictConfig) -> None:

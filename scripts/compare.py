@@ -9,19 +9,18 @@ from psc.paper.compare import compare_runs
 
 
 def main() -> None:
-    """Write tables and pictures into the folder of runs, print the table."""
+    """Write tables and pictures into the folder of runs, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="a folder of run folders, such as runs")
+    parser.add_argument("--into", type=Path, help="where to write; default: the folder of runs")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--commit", help="only runs of this version of the code")
     which.add_argument(
         "--all-commits", action="store_true", help="every version of the code, in rows of its own"
     )
-    arguments = parser.parse_args()
+    arguments = vars(parser.parse_args())
     try:
-        text, files = compare_runs(
-            arguments.folder, commit=arguments.commit, all_commits=arguments.all_commits
-        )
+        text, files = compare_runs(arguments.pop("folder"), **arguments)
     except PSCError as error:
         sys.exit(f"error: {error}")
     print(text, *files, sep="\n")

@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING
 from psc.errors import DataError, PSCError
 from psc.files import replacing
 from psc.paper.experiments import EXPERIMENTS, SYNTHETIC, chosen_tables, read_experiment
-from psc.paper.launch import launch, launches
-from psc.paper.records import collect
+from psc.paper.launch import collect, launch, launches
 from psc.paper.table import Table, tables_of, to_markdown, write_tables
 from psc.training.records import FILE_NAME
 
@@ -112,13 +111,14 @@ def everything(arguments: argparse.Namespace) -> None:
 
 def readme(arguments: argparse.Namespace) -> None:
     """Write the README's generated parts and its pictures anew."""
-    from psc.paper.readme import FIGURES, insert_between, readme_parts
+    from psc.paper.page import README_FIGURES, readme_parts
+    from psc.paper.text import insert_between
 
     for name, content in readme_parts(arguments.experiments).items():
         insert_between(arguments.into, name, content)
     pictures = arguments.into.parent / "docs" / "figures"
     pictures.mkdir(parents=True, exist_ok=True)
-    drawn = _figures(arguments, FIGURES)
+    drawn = _figures(arguments, README_FIGURES)
     for one in drawn:
         if one.png is not None:
             shutil.copyfile(one.png, pictures / one.png.name)

@@ -7,7 +7,7 @@ those of the README's and the page's table: every backbone of the paper × every
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,13 @@ from torch import nn
 from psc.accounting import Account, ActivationMemory, Layer, account, activation_memory
 from psc.block.convolution import AXES
 from psc.config.checks import check_network
-from psc.config.compose import CONFIG_DIRECTORY, register, typed_node
-from psc.config.schema import AccountConfig, BackboneConfig, BlockConfig
-from psc.errors import ConfigError
-from psc.networks.build import build_network_on_meta, paper_input_shape
+from psc.config.compose import CONFIG_DIRECTORY, from_plain, register, typed_node
+from psc.config.schema import AccountConfig, BackboneConfig, BlockConfig, TrainConfig
+from psc.errors import CheckpointError, ConfigError
+from psc.networks.build import build_network_on_meta, forward_flops, paper_input_shape
 from psc.paper.published import RELATIONS, Comparison, Network, Relation, compare
 from psc.paper.text import aligned, billions, markdown_table
+from psc.training.records import Record
 
 FORMATS = ("text", "markdown", "json")
 
@@ -48,7 +49,7 @@ NETWORKS: tuple[Network, ...] = (
 """Rows of the table: the paper's backbones, and Bui et al.'s network as they published it."""
 
 README_PART = "PARAMETERS"
-"""What the README's markers call the table (``psc.paper.readme``)."""
+"""What the README's markers call the table (``psc.paper.text.insert_between``)."""
 
 NOTE = (
     "Multiply-adds (MACs; a FLOP count is twice that) are of one forward pass of one input of that "
@@ -60,6 +61,49 @@ NOTE = (
 )
 
 Accounts = Mapping[Network, Account]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a network and the forward pass of one training sample."""
+
+    parameters: int  # learnable ones
+    # MACs; None where this code builds another network than the recorded one
+    multiply_adds: int | None
+    input_shape: tuple[int, ...] | None = None  # (1, C, D, H, W) of the sample; None likewise
+
+    @property
+    def flops(self) -> int | None:
+        """Two per multiply-add."""
+        return None if self.multiply_adds is None else 2 * self.multiply_adds
+
+
+_KNOWN: dict[str, Cost] = {}  # counting takes most of the time of a table
+
+
+def network_cost(config: TrainConfig) -> Cost:
+    """The cost of a configuration's network, counted once on the meta device."""
+    key = repr((config.backbone, config.block, config.recipe))
+    if key not in _KNOWN:
+        network = build_network_on_meta(config.backbone, config.block)
+        shape = config.recipe.sample_shape(network)
+        parameters = sum(p.numel() for p in network.parameters())
+        _KNOWN[key] = Cost(parameters, forward_flops(network, shape) // 2, shape)
+    return _KNOWN[key]
+
+
+def recorded_cost(record: Record) -> Cost:
+    """The cost of a record's network, which is built again.
+
+    Of one that this code does not know, or builds otherwise, only the parameters are told.
+    """
+    try:
+        cost = network_cost(from_plain(record.config, Path(record.run)))
+    except (CheckpointError, ConfigError):
+        cost = None
+    if cost is None or cost.parameters != record.parameters:
+        return Cost(record.parameters, None)
+    return cost
 
 
 def compose_account(overrides: Sequence[str] = ()) -> AccountConfig:

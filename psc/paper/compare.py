@@ -1,8 +1,9 @@
 """Runs side by side: what ``scripts/compare.py`` writes into a folder of runs.
 
-``summary.md`` and ``summary.csv`` have a row per network, mean ± standard deviation over seeds;
-``tradeoff.png`` shows scores against cost. ``curves.png`` shows the first run of every network of
-the first test, and so do, where there are segmentations, ``summary.png`` (of the first test slab)
+``summary.md`` and ``summary.csv`` have a row per network, mean ± standard deviation over seeds, and
+how each differs from 3D over shared seeds; ``tradeoff.png`` shows scores against cost.
+``learning.png`` has the seeds of every network of the first test as bands, ``curves.png`` the first
+run of each, and so do, where there are segmentations, ``summary.png`` (of the first test slab)
 and ``thresholds.png``. Runs of several applications have a table and curves of their own each.
 Runs of different data, settings, iterations or code are different rows, never averaged.
 """
@@ -19,20 +20,28 @@ import numpy as np
 
 from psc.em.pictures import segmentation_figure
 from psc.files import replacing
-from psc.paper.costs import Cost, recorded_cost
-from psc.paper.curves import curves_figure, iterations_per_epoch, threshold_figure
+from psc.paper import evidence
+from psc.paper.account import Cost, recorded_cost
+from psc.paper.curves import (
+    Panels,
+    Point,
+    curves_figure,
+    iterations_per_epoch,
+    learning_figure,
+    threshold_figure,
+    tradeoff_figure,
+)
 from psc.paper.groups import (
     Group,
     by_application,
     comparable,
+    finished_runs,
     group_names,
     group_records,
     of_one_version,
 )
-from psc.paper.measures import AFFINITY, Measures
-from psc.paper.records import finished_runs
+from psc.paper.measures import AFFINITY, Measures, moments
 from psc.paper.text import markdown_table
-from psc.paper.tradeoff import Panels, Point, tradeoff_figure
 from psc.training.provenance import code_version
 from psc.training.records import Record
 from psc.volumes import output
@@ -41,40 +50,46 @@ log = logging.getLogger(__name__)
 
 
 def compare_runs(
-    folder: Path, *, commit: str | None = None, all_commits: bool = False
+    folder: Path, *, commit: str | None = None, all_commits: bool = False, into: Path | None = None
 ) -> tuple[str, list[Path]]:
-    """Compare a folder of runs in that folder; returns the tables and all files, as written.
+    """Compare a folder of runs; returns the tables and all files, as written.
 
-    ``commit`` and ``all_commits``: see ``psc.paper.groups.of_one_version``.
+    ``commit`` and ``all_commits``: see ``psc.paper.groups.of_one_version``; ``into``: where files
+    are written, by default the folder of runs.
     """
     runs = of_one_version(finished_runs(folder), commit=commit, all_commits=all_commits)
+    into = into or folder
     groups = group_records(list(runs.values()))
     costs = [recorded_cost(group.first) for group in groups]
     text = comparison_text(groups)
-    with replacing(folder / "summary.md") as unfinished:
+    with replacing(into / "summary.md") as unfinished:
         unfinished.write_text(text, encoding="utf-8")
-    write_csv(groups, costs, folder / "summary.csv")
-    _tradeoff(groups, costs, folder / "tradeoff.png")
+    write_csv(groups, costs, into / "summary.csv")
+    rows = [tradeoff(some, dict(zip(groups, costs, strict=True))) for some in comparable(groups)]
+    tradeoff_figure(rows, into / "tradeoff.png")
     names = ["summary.md", "summary.csv", "tradeoff.png"]
     applications = by_application(groups)
     for measures, some in applications.items():
-        pictured = comparable(some)[0]
-        first = {
-            name: next(path for path, record in runs.items() if record is group.first)
-            for name, group in zip(group_names(pictured), pictured, strict=True)
-        }
-        curves = "curves.png" if len(applications) == 1 else f"curves-{measures.name}.png"
-        names += _pictures(measures, first, runs, folder, curves)
-    return text, [folder / name for name in names]
+        pictured = dict(zip(group_names(first := comparable(some)[0]), first, strict=True))
+        suffix = "" if len(applications) == 1 else f"-{measures.name}"
+        names += _pictures(measures, pictured, runs, into, suffix)
+    return text, [into / name for name in names]
 
 
 def comparison_text(groups: Sequence[Group]) -> str:
-    """Table and notes of each application; under a heading where there are several."""
+    """Table, differences and notes of each application; under a heading where there are several."""
     applications = by_application(groups)
     parts = []
     for measures, some in applications.items():
         heading = f"## {measures.title}\n\n" if len(applications) > 1 else ""
-        parts.append(f"{heading}{_table(measures, some)}\n\n{_notes(some)}\n")
+        named = [
+            pair
+            for alike in comparable(some)
+            for pair in zip(group_names(alike), alike, strict=True)
+        ]
+        header, *rows = evidence.contrasts(named)
+        differences = f"{markdown_table(header, rows)}\n\n{evidence.NOTE}\n\n" if rows else ""
+        parts.append(f"{heading}{_table(measures, some)}\n\n{differences}{_notes(some)}\n")
     return "\n".join(parts)
 
 
@@ -201,60 +216,59 @@ def _csv_row(group: Group, cost: Cost) -> dict[str, Any]:
         "commit": group.version,
     }
     for score in measures.scores:
-        values = group.scores(score.key)
-        row[f"{score.column}_mean"] = mean(values)
-        row[f"{score.column}_sd"] = stdev(values) if len(values) > 1 else None
+        row |= moments(score.column, group.scores(score.key))
     return row
 
 
-def _tradeoff(groups: Sequence[Group], costs: Sequence[Cost], path: Path) -> None:
-    cost_of = dict(zip(groups, costs, strict=True))
-    rows = []
-    for together in comparable(groups):
-        first, measures, points = together[0].first, together[0].measures, []
-        for name, group in zip(group_names(together), together, strict=True):
-            values, streams = group.scores(measures.headline.key), group.first.config["block"]
-            deviation = stdev(values) if len(values) > 1 else None
-            cost = cost_of[group]
-            points.append(
-                Point(name, streams.get("m"), cost.parameters, cost.flops, mean(values), deviation)
-            )
-        title = f"{first.config['dataset']['name']}: {data_name(first)}"
-        floor = mean(together[0].floor(measures.headline.key))
-        rows.append(Panels(title, points, floor, measures))
-    tradeoff_figure(rows, path)
+def tradeoff(together: Sequence[Group], costs: Mapping[Group, Cost]) -> Panels:
+    """Comparable networks as a row of the trade-off figure."""
+    first, measures, points = together[0].first, together[0].measures, []
+    for name, group in zip(group_names(together), together, strict=True):
+        values, cost = group.scores(measures.headline.key), costs[group]
+        deviation = stdev(values) if len(values) > 1 else None
+        found = cost.parameters, cost.flops, _minutes(group)
+        points.append(Point(name, mean(values), deviation, *found))
+    title = f"{first.config['dataset']['name']}: {data_name(first)}"
+    return Panels(title, points, mean(together[0].floor(measures.headline.key)), measures)
 
 
 def _pictures(
     measures: Measures,
-    first: dict[str, Path],
+    groups: Mapping[str, Group],
     runs: Mapping[Path, Record],
-    folder: Path,
-    curves: str,
+    into: Path,
+    suffix: str,
 ) -> list[str]:
     """Draw what an application's runs are seen by; returns the files' names."""
-    records = {name: runs[run] for name, run in first.items()}
-    epochs = {name: iterations_per_epoch(record) for name, record in records.items()}
+    folder_of = {id(record): path for path, record in runs.items()}
+    metrics = {
+        name: [folder_of[id(record)] / "metrics.csv" for record in group.records]
+        for name, group in groups.items()
+    }
+    names = [f"learning{suffix}.png", f"curves{suffix}.png"]
+    learning_figure(metrics, into / names[0])
+    epochs = {name: iterations_per_epoch(group.first) for name, group in groups.items()}
     known = {name: iterations for name, iterations in epochs.items() if iterations is not None}
     curves_figure(
-        {name: run / "metrics.csv" for name, run in first.items()},
-        folder / curves,
+        {name: files[0] for name, files in metrics.items()},
+        into / names[1],
         errors=measures.errors_logged,
         per_epoch=known if len(known) == len(epochs) else None,
     )
     if not measures.segmentations:
-        return [curves]
-    sweeps = {name: record.metrics["sweep"] for name, record in records.items()}
-    sweeps[AFFINITY.floor_name] = next(iter(records.values())).metrics["baseline"]["sweep"]
+        return names
+    found = [group.first.metrics for group in groups.values()]
+    sweeps = [*(metrics["sweep"] for metrics in found), found[0]["baseline"]["sweep"]]
     threshold_figure(
         {
             name: [(row["threshold"], row["split"], row["merge"]) for row in sweep]
-            for name, sweep in sweeps.items()
+            for name, sweep in zip([*groups, AFFINITY.floor_name], sweeps, strict=True)
         },
-        folder / "thresholds.png",
+        into / "thresholds.png",
     )
-    drawn = _segmentations(first, folder / "summary.png")
-    return [curves, "thresholds.png", *(["summary.png"] if drawn else [])]
+    folders = {name: files[0].parent for name, files in metrics.items()}
+    drawn = _segmentations(folders, into / "summary.png")
+    return [*names, "thresholds.png", *(["summary.png"] if drawn else [])]
 
 
 def _segmentations(runs: dict[str, Path], path: Path) -> bool:

@@ -1,18 +1,13 @@
-"""What an experiment of the paper is: experiments/<name>/runs.yaml and paper.csv.
+"""What an experiment of the paper is: experiments/<name>/runs.yaml, paper.csv and records/.
 
 runs.yaml lists the rows of a table with the Hydra overrides that make them, and the protocols that
 they are run at: the paper's, and smaller ones. A row's overrides and a protocol's together, with a
-seed, are exactly what train.py is given. paper.csv holds the numbers that the paper prints, each
-with its place there: ``value`` is a number, or ``unknown`` where only an image holds it;
-``against`` names another row where the paper tells no number but a comparison: ``value`` is then
-the change in per cent, negative for less. A mistake is named with its file, row and key.
+seed, are exactly what train.py is given, and a record belongs to the row whose configuration it
+has. A mistake is named with its file, row and key.
 """
 
-import csv
-import io
-import re
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -26,17 +21,17 @@ from psc.cli import explain
 from psc.config import compose
 from psc.config.schema import TrainConfig
 from psc.em.settings import AffinityRecipeConfig
-from psc.errors import ConfigError, DataError
+from psc.errors import CheckpointError, ConfigError, DataError
 from psc.files import PROJECT
 from psc.mri.settings import TissueRecipeConfig
-from psc.paper.groups import Settings, differences, settings
+from psc.paper.groups import Settings, differences, record_settings, settings
 from psc.paper.measures import AFFINITY, TISSUE, VIDEO, Measures
+from psc.paper.published import PARAMETERS, PublishedCell, read_published
+from psc.training.records import FILE_NAME, Record, read_record
 from psc.video.settings import VideoRecipeConfig
 
 EXPERIMENTS = PROJECT / "experiments"
-RUNS = "runs.yaml"
-PUBLISHED = "paper.csv"
-RECORDS = "records"
+RUNS, PUBLISHED, RECORDS = "runs.yaml", "paper.csv", "records"
 
 PAPER, REDUCED, SYNTHETIC = "paper", "reduced", "synthetic"
 """Kinds of protocols: the paper's, real data at less effort, and no result at all."""
@@ -48,40 +43,7 @@ DATA_OF_KIND: Mapping[str, tuple[str, ...]] = {
 }
 """Kind of protocol → kinds of data that its records may have."""
 
-PARAMETERS = "parameters"
-"""A metric of paper.csv beside the test scores."""
-
-UNKNOWN = "unknown"
-UNITS = ("%", "M", "bits", UNKNOWN)
-"""M: millions."""
-
-COLUMNS = ("row", "metric", "against", "value", "unit", "place")
-
 _MEASURES = {AffinityRecipeConfig: AFFINITY, VideoRecipeConfig: VIDEO, TissueRecipeConfig: TISSUE}
-
-
-@dataclass(frozen=True)
-class PublishedCell:
-    """One number of the paper."""
-
-    row: str  # the row of the table that it stands in
-    metric: str  # name of a test score, or ``parameters``
-    against: str | None  # the row that it is a comparison with; None for a number of its own
-    printed: str | None  # the number as printed; None where only an image holds it
-    unit: str  # one of ``UNITS``
-    place: str  # where in the paper
-
-    @property
-    def value(self) -> float | None:
-        """The number, in ``unit``."""
-        return None if self.printed is None else float(self.printed)
-
-    @property
-    def text(self) -> str:
-        """As a table shows it: 89.7, 64 M, unknown."""
-        if self.printed is None:
-            return UNKNOWN
-        return f"{self.printed} M" if self.unit == "M" else self.printed
 
 
 @dataclass(frozen=True)
@@ -92,6 +54,7 @@ class Row:
     label: str  # what tables call it
     overrides: tuple[str, ...]  # of Hydra, that make its network; empty for a row that is not ours
     quoted: str | None = None  # why there is no network of ours; None if there is
+    in_paper: bool = True  # whether the paper's table has it; else it is one of smaller protocols
 
 
 @dataclass(frozen=True)
@@ -212,9 +175,16 @@ def _text(entry: Mapping[str, Any], key: str, where: object) -> str:
     return value.strip()
 
 
-def _texts(entry: Mapping[str, Any], key: str, where: object) -> tuple[str, ...]:
+def _list(entry: Mapping[str, Any], key: str, where: object) -> list[Any]:
     values = entry[key]
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+    if not isinstance(values, list):
+        raise DataError(f"{where}: {key}: must be a list, not {values!r}")
+    return values
+
+
+def _texts(entry: Mapping[str, Any], key: str, where: object) -> tuple[str, ...]:
+    values = _list(entry, key, where)
+    if not all(isinstance(value, str) for value in values):
         raise DataError(f"{where}: {key}: must be a list of texts, not {values!r}")
     return tuple(values)
 
@@ -234,12 +204,16 @@ def _rows(entries: Any, path: Path) -> dict[str, Row]:
     for number, entry in enumerate(entries, start=1):
         where = f"{path}, row {entry.get('row', number) if isinstance(entry, dict) else number}"
         quoted = isinstance(entry, dict) and "quoted" in entry
-        _check_keys(entry, where, required=("row", "label", "quoted" if quoted else "overrides"))
+        needed = ("row", "label", "quoted" if quoted else "overrides")
+        _check_keys(entry, where, required=needed, optional=("paper",))
+        if not isinstance(in_paper := entry.get("paper", True), bool):
+            raise DataError(f"{where}: paper must be true or false, not {in_paper!r}")
         row = Row(
             name=_text(entry, "row", where),
             label=_text(entry, "label", where),
             overrides=() if quoted else _texts(entry, "overrides", where),
             quoted=_text(entry, "quoted", where) if quoted else None,
+            in_paper=in_paper,
         )
         if row.name in rows:
             raise DataError(f"{where}: there are two rows of this name; rename one")
@@ -254,19 +228,32 @@ def _protocol(entry: Any, kind: str, rows: Mapping[str, Row], path: Path) -> Pro
     name = _text(entry, "name", where) if named else PAPER
     where = f"{path}, protocol {name}"
     ours = [row.name for row in rows.values() if row.quoted is None]
-    chosen = _texts(entry, "rows", where) if named else tuple(ours)
-    for row in chosen:
+    seeds = _seeds(entry["seeds"], where)
+    chosen = [(row, seeds) for row in ours if rows[row].in_paper]
+    if named:
+        chosen = [_row_and_seeds(one, seeds, where) for one in _list(entry, "rows", where)]
+    for row, _ in chosen:
         if row not in ours:
             raise DataError(f"{where}: row {row!r} is not one of {', '.join(ours)}")
-    if len(set(chosen)) < len(chosen):
+    if len({row for row, _ in chosen}) < len(chosen):
         raise DataError(f"{where}: a row is named twice")
-    overrides, seeds = _texts(entry, "overrides", where), _seeds(entry["seeds"], where)
+    overrides = _texts(entry, "overrides", where)
     planned = []
-    for row in chosen:
+    for row, its_seeds in chosen:
         both = (*rows[row].overrides, *overrides)
         config = _composed(both, f"{where}, row {row}")
-        planned.append(PlannedRow(rows[row], both, seeds, config, settings(asdict(config))))
+        planned.append(PlannedRow(rows[row], both, its_seeds, config, settings(asdict(config))))
     return Protocol(name, kind, _text(entry, "title", where), tuple(planned))
+
+
+def _row_and_seeds(entry: Any, seeds: tuple[int, ...], where: str) -> tuple[str, tuple[int, ...]]:
+    """A row's name, or ``{name: its own seeds}``."""
+    if isinstance(entry, dict) and len(entry) == 1:
+        ((entry, own),) = entry.items()
+        seeds = _seeds(own, f"{where}, row {entry}")
+    if not isinstance(entry, str):
+        raise DataError(f"{where}: rows: {entry!r} is neither a row nor {{row: [seeds]}}")
+    return entry, seeds
 
 
 def _composed(overrides: tuple[str, ...], where: str) -> TrainConfig:
@@ -300,55 +287,74 @@ def _refuse_twins(protocols: Sequence[Protocol], path: Path) -> None:
             seen.append((own, planned.settings))
 
 
-def read_published(
-    path: Path, rows: Collection[str], metrics: Collection[str]
-) -> tuple[PublishedCell, ...]:
-    """Read a paper.csv whose ``row``, ``against`` and ``metric`` are of these."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error}); restore it (git checkout)") from error
-    reader = csv.DictReader(io.StringIO(text), strict=True)
-    if tuple(reader.fieldnames or ()) != COLUMNS:
-        raise DataError(f"{path}: its first line must be {','.join(COLUMNS)}")
-    cells: dict[tuple[str, str, str | None], PublishedCell] = {}
-    try:
-        for entry in reader:
-            where = f"{path}, line {reader.line_num}"
-            if None in entry or None in entry.values():
-                raise DataError(f"{where}: a line has {len(COLUMNS)} values")
-            cell = _cell({key: value.strip() for key, value in entry.items()}, where, rows, metrics)
-            key = (cell.row, cell.metric, cell.against)
-            if key in cells:
-                raise DataError(f"{where}: {cell.row}, {cell.metric} is there already; keep one")
-            cells[key] = cell
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: {error}") from error
-    return tuple(cells.values())
+@dataclass(frozen=True, eq=False)
+class RecordedRun:
+    """A record and where it belongs."""
+
+    path: Path  # its file
+    record: Record  # what it says
+    protocol: Protocol  # that it was run at
+    planned: PlannedRow  # its row there
 
 
-def _cell(
-    entry: dict[str, str], where: str, rows: Collection[str], metrics: Collection[str]
-) -> PublishedCell:
-    choices = {"row": rows, "metric": metrics, "against": (*rows, ""), "unit": UNITS}
-    for key, known in choices.items():
-        if entry[key] not in known:
-            names = ", ".join(name or "(nothing)" for name in known)
-            raise DataError(f"{where}: {key} {entry[key]!r} is not one of {names}")
-    value, unit = entry["value"], entry["unit"]
-    if value != UNKNOWN and not re.fullmatch(r"-?\d+(\.\d+)?", value):
-        raise DataError(f"{where}: value {value!r} is neither a number nor {UNKNOWN}")
-    if value != UNKNOWN and unit == UNKNOWN:
-        raise DataError(f"{where}: the number {value} has no unit")
-    if entry["against"] and unit != "%":
-        raise DataError(f"{where}: a comparison with another row is in %, not {unit!r}")
-    if not entry["place"]:
-        raise DataError(f"{where}: say at which place of the paper {value} stands")
-    return PublishedCell(
-        row=entry["row"],
-        metric=entry["metric"],
-        against=entry["against"] or None,
-        printed=None if value == UNKNOWN else value,
-        unit=unit,
-        place=entry["place"],
+def read_records(experiment: Experiment) -> tuple[RecordedRun, ...]:
+    """Read all of an experiment's records, in order of their folders' names.
+
+    One that cannot be trusted is refused: changed by hand, of no row, of a seed or of data that its
+    row does not have, or of a run that another record is of, too.
+    """
+    runs: dict[str, RecordedRun] = {}
+    for path in sorted((experiment.folder / RECORDS).glob(f"*/{FILE_NAME}")):
+        run = assigned(experiment, path, read_record(path))
+        if run.record.run in runs:
+            raise DataError(
+                f"{path} and {runs[run.record.run].path} are records of one run, "
+                f"{run.record.run}; delete one"
+            )
+        runs[run.record.run] = run
+    return tuple(runs.values())
+
+
+def missing_seeds(planned: PlannedRow, runs: tuple[RecordedRun, ...]) -> list[int]:
+    """Seeds of a row at a protocol that no record is there of."""
+    there = {run.record.seed for run in runs if run.planned is planned}
+    return [seed for seed in planned.seeds if seed not in there]
+
+
+def assigned(experiment: Experiment, path: Path, record: Record) -> RecordedRun:
+    """The row of a table that a record is of; one of none is refused, and the nearest named."""
+    try:
+        found = record_settings(record, path)
+    except CheckpointError as error:
+        raise DataError(
+            f"{path} fits no row of {experiment.name}: {error}; move it to the table that it is of"
+        ) from error
+    nearest: tuple[list[str], str] | None = None
+    for protocol in experiment.protocols:
+        for planned in protocol.rows:
+            differing = differences(found, planned.settings)
+            where = f"row {planned.row.name} of protocol {protocol.name}"
+            if not differing:
+                _check(record, path, planned, protocol, where)
+                return RecordedRun(path, record, protocol, planned)
+            if nearest is None or len(differing) < len(nearest[0]):
+                nearest = differing, where
+    assert nearest is not None  # an experiment has rows
+    differing, where = nearest
+    raise DataError(
+        f"{path} fits no row of {experiment.name}. The nearest is {where}, but the record has "
+        f"{'; '.join(differing[:5])}{' …' if len(differing) > 5 else ''}. Move it to the table "
+        f"that it is of, or add its row or protocol to {experiment.folder.name}/runs.yaml"
     )
+
+
+def _check(record: Record, path: Path, planned: PlannedRow, protocol: Protocol, where: str) -> None:
+    """Refuse a seed or data that the row does not have."""
+    if record.seed not in planned.seeds:
+        seeds = ", ".join(map(str, planned.seeds))
+        raise DataError(f"{path}: seed {record.seed} is not one of {where} ({seeds}); add it there")
+    kind, allowed = record.data["kind"], DATA_OF_KIND[protocol.kind]
+    if kind not in allowed:
+        raise DataError(
+            f"{path} is of {kind} data, but {where} has {' or '.join(allowed)} data only"
+        )

@@ -1,8 +1,8 @@
 """When runs are the same configuration, and so are averaged; and which may be compared.
 
 ``settings`` is the one definition: what of a configuration decides a result, but for the seed. By
-it a record finds its row of a table (``psc.paper.records``), and runs that differ in nothing else
-than their seed become a ``Group``.
+it a record finds its row of a table (``psc.paper.experiments``), and runs that differ in nothing
+but their seed become a ``Group``.
 """
 
 import math
@@ -18,7 +18,7 @@ from psc.paper.measures import Measures, measures_of
 from psc.training.folder import TRAINER_WITHOUT_EFFECT
 from psc.training.hardware import stored_precision
 from psc.training.provenance import code_version, is_version
-from psc.training.records import Record
+from psc.training.records import FILE_NAME, Record, read_record
 
 Settings = dict[str, Any]
 """Value by dotted key, such as ``recipe.iterations``."""
@@ -63,7 +63,7 @@ def record_settings(record: Record, path: Path) -> Settings:
     A time limit counts where it has ended the training: without one there would be more iterations.
     """
     found = settings(asdict(from_plain(record.config, path)))
-    found[_PRECISION] = _precision(record)
+    found[_PRECISION] = precision(record)
     found["converted"] = "conversion" in record.data  # its configuration names the original block
     if found["trainer.devices"] == "auto" and record.hardware.get("accelerator") == "cpu":
         found["trainer.devices"] = 1  # Lightning's "auto" is one process on a CPU
@@ -72,7 +72,7 @@ def record_settings(record: Record, path: Path) -> Settings:
     return found
 
 
-def _precision(record: Record) -> str:
+def precision(record: Record) -> str:
     """What it was trained in; "auto" is what its device took then."""
     stored = record.config.get("trainer", {}).get("precision", "auto")
     return stored_precision(stored, record.hardware.get("accelerator", "cpu"))
@@ -201,7 +201,7 @@ def group_records(records: Sequence[Record]) -> list[Group]:
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
         started = [repr(record.data.get(key)) for key in ("initial_weights", "conversion")]
-        decides = repr(sorted((settings(record.config) | {_PRECISION: _precision(record)}).items()))
+        decides = repr(sorted((settings(record.config) | {_PRECISION: precision(record)}).items()))
         splits = None if folds_of(record) else repr(record.data.get("splits"))
         key = _test(record), decides, splits, *started, code_version(record.git)
         groups.setdefault(key, []).append(record)
@@ -240,7 +240,7 @@ def group_names(groups: Sequence[Group]) -> list[str]:
     aspects = [
         (
             *(group.backbone, f"{group.first.iterations:,} it.", group.control),
-            *(_precision(group.first), group.version),
+            *(precision(group.first), group.version),
         )
         for group in groups
     ]
@@ -252,6 +252,14 @@ def group_names(groups: Sequence[Group]) -> list[str]:
         taken = sum(other == name or other.startswith(f"{name} #") for other in names)
         names.append(f"{name} #{taken + 1}" if taken else name)
     return names
+
+
+def finished_runs(folder: Path) -> dict[Path, Record]:
+    """Records of all finished runs directly in a folder, by run folder, in order of name."""
+    records = {path.parent: read_record(path) for path in sorted(folder.glob(f"*/{FILE_NAME}"))}
+    if not records:
+        raise DataError(f"{folder} holds no finished run (no */{FILE_NAME})")
+    return records
 
 
 def of_one_version(

@@ -1,17 +1,26 @@
-"""Run what a table still lacks: one ``train.py --multirun`` per row, over its missing seeds."""
+"""Run what a table still lacks, one ``train.py --multirun`` per row, and collect its records."""
 
 import logging
 import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from psc.errors import ConfigError, PSCError
+from psc.errors import ConfigError, DataError, PSCError
 from psc.files import PROJECT
-from psc.paper.experiments import Experiment, PlannedRow, Protocol
-from psc.paper.records import missing_seeds, read_records
+from psc.paper.experiments import (
+    RECORDS,
+    Experiment,
+    PlannedRow,
+    Protocol,
+    assigned,
+    missing_seeds,
+    read_records,
+)
+from psc.paper.groups import finished_runs
+from psc.training.records import FILE_NAME, Record, read_record, write_record
 
 log = logging.getLogger(__name__)
 
@@ -108,3 +117,38 @@ def launch(pending: Sequence[Launch]) -> None:
         finish(one, process)
     if failed:
         raise LaunchError(f"runs of {', '.join(failed)} failed, see above; the others are finished")
+
+
+def collect(experiment: Experiment, runs: Path) -> list[Path]:
+    """Copy the records of a folder of runs to a table; returns the folders that were written.
+
+    A record that is there already and equal is left alone. All are checked before any is copied.
+    """
+    new: dict[Path, Path] = {}
+    for folder, record in finished_runs(runs).items():
+        assigned(experiment, folder / FILE_NAME, record)
+        target = experiment.folder / RECORDS / record.run
+        if not (target / FILE_NAME).exists():
+            new[folder] = target
+        elif read_record(target) != _shared(record):
+            raise DataError(
+                f"{target} holds another record of run {record.run}; delete it to replace it"
+            )
+    for folder, target in new.items():
+        share(folder, target)
+    return list(new.values())
+
+
+def share(run: Path, target: Path) -> None:
+    """Copy a run's record and metrics, without the places where its files lay on this machine."""
+    target.mkdir(parents=True, exist_ok=True)
+    if (metrics := run / "metrics.csv").is_file():
+        (target / metrics.name).write_bytes(metrics.read_bytes())
+    write_record(_shared(read_record(run)), target)
+
+
+def _shared(record: Record) -> Record:
+    config = {**record.config, "output_directory": "runs"}
+    if config.get("initial_weights") is not None:
+        config["initial_weights"] = Path(config["initial_weights"]).name
+    return replace(record, config=config)

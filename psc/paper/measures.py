@@ -49,12 +49,28 @@ class Measures:
 
     def text(self, values: Sequence[float]) -> str:
         """Mean ± sample standard deviation, the latter of several values only."""
-        scale, decimals = (100, 1) if self.percent else (1, 3)
+        scale, decimals = self._form
         if len(values) == 1:
             return f"{scale * values[0]:.{decimals}f}"
         deviation = stdev(values)
         deviation = 0.0 if math.isnan(deviation) else deviation
         return f"{scale * mean(values):.{decimals}f} ± {scale * deviation:.{decimals}f}"
+
+    def change(self, difference: float) -> str:
+        """A difference of scores, with its sign."""
+        scale, decimals = self._form
+        return f"{scale * difference:+.{decimals}f}".replace("-", "−")
+
+    @property
+    def _form(self) -> tuple[int, int]:
+        """Factor and decimals of written scores."""
+        return (100, 1) if self.percent else (1, 3)
+
+
+def moments(column: str, values: Sequence[float]) -> dict[str, float | None]:
+    """Columns of a CSV file: mean and sample standard deviation, None where there is none."""
+    deviation = stdev(values) if len(values) > 1 else None
+    return {f"{column}_mean": mean(values) if values else None, f"{column}_sd": deviation}
 
 
 def _without_network(record: Record) -> Mapping[str, float]:

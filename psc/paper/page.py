@@ -1,4 +1,4 @@
-"""The paper on one page of HTML: build/paper/index.html, which holds all that it shows.
+"""The paper on one page of HTML, build/paper/index.html, and the README's generated parts.
 
 Text and markup are in ``page.html``, a jinja2 template that escapes whatever it is given, looks in
 ``page.css``: light and dark, wide and narrow, on screen and on paper. Here is what it shows.
@@ -8,9 +8,10 @@ import base64
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 from urllib.parse import quote
 
@@ -19,13 +20,23 @@ from markupsafe import Markup, escape
 from psc.em.data import REAL, SAMPLE
 from psc.em.data import SYNTHETIC as SYNTHETIC_DATA
 from psc.files import PROJECT
-from psc.paper.account import NOTE, Accounts, compared, shown_input, verdicts
-from psc.paper.experiments import REDUCED, SYNTHETIC
+from psc.paper import evidence
+from psc.paper.account import NOTE, Accounts, compared, network_cost, shown_input, verdicts
+from psc.paper.experiments import REDUCED, SYNTHETIC, table_names
 from psc.paper.figures import MadeFigure
 from psc.paper.pictures import block_label
-from psc.paper.published import PARAMETERS
-from psc.paper.table import NOT_RUN, NOTHING, WARNINGS, Table, claims, results
-from psc.paper.text import billions, percent, render_html
+from psc.paper.published import SIZES, UNKNOWN
+from psc.paper.table import (
+    NOT_RUN,
+    NOTHING,
+    WARNINGS,
+    Table,
+    claims,
+    differences,
+    results,
+    tables_of,
+)
+from psc.paper.text import billions, markdown_table, percent, render_html
 from psc.training.provenance import code_version, git_state
 from psc.training.records import FILE_NAME, Record, read_record
 
@@ -53,7 +64,7 @@ _NETWORKS = {
 }
 """Backbone → heading, name in a sentence."""
 
-_FAINT = (NOTHING, NOT_RUN, "unknown", "")
+_FAINT = (NOTHING, NOT_RUN, UNKNOWN, "")
 _NUMBER = re.compile(r"[+−-]?[\d,.]+( ± [\d,.]+)?( [%MG])?")
 _LONG = 36  # characters from which on a cell is broken into lines
 
@@ -143,6 +154,8 @@ def page_html(
         folder=folder,
         inline=inline,
         link=link,
+        differences=lambda shown: _shown(differences(shown), f"Differences, {shown.heading}"),
+        doubt=evidence.NOTE,
         note=NOTE,
         origin=origin,
         others=[tables for name, tables in by_name.items() if name not in known],
@@ -269,7 +282,7 @@ def _status(
         if made.figure.source is not None:
             title = f"{_figure_name(made)}: {made.figure.title}"
             add(made.figure.name, title, *_figure_state(made))
-    published = [n for n, size in PARAMETERS.items() if n in accounts and not size.calibrated]
+    published = [n for n, size in SIZES.items() if n in accounts and not size.calibrated]
     met = sum(compared(accounts, network).verdict == "match" for network in published)
     relations = [verdict.startswith(("match", "agrees")) for _, verdict in verdicts(accounts)]
     words = (
@@ -367,14 +380,14 @@ def best_first(shown: Table) -> str | None:
     if len(lines) < 2 or len(shown.floors) > 1:
         return None
     lines.sort(
-        key=lambda line: sum(line.scores(score.key)) / len(line.runs),
+        key=lambda line: mean(line.group.scores(score.key)),
         reverse=not measures.lower_is_better,
     )
-    listed = "; ".join(f"{ln.row.label} {measures.text(ln.scores(score.key))}" for ln in lines)
+    texts = (f"{ln.row.label} {measures.text(ln.group.scores(score.key))}" for ln in lines)
     seeds = min(len(line.runs) for line in lines)
     few = "One seed does" if seeds == 1 else f"{seeds} seeds do"
     doubt = f" {few} not rank blocks for certain." if seeds < 3 else ""
-    return f"Best first, by {score.label}: {listed}.{doubt}"
+    return f"Best first, by {score.label}: {'; '.join(texts)}.{doubt}"
 
 
 def _records(
@@ -427,3 +440,87 @@ def _readable(words: str) -> str:
     for backbone, (_, name) in _NETWORKS.items():
         words = re.sub(rf"\b{backbone}\b", name, words)
     return words
+
+
+# The README's generated parts.
+
+README_FIGURES = ("figure-1", "figure-4a", "figure-5", "figure-6")
+"""Those that it shows."""
+
+
+def readme_parts(root: Path) -> Mapping[str, str]:
+    """Markdown by the name of its markers, from the records in ``root``, experiments/."""
+    experiments = [tables_of(root / name) for name in table_names(root)]
+    return {
+        "STATUS": _status_markdown(experiments),
+        "RESULTS": _results_markdown(experiments),
+        "COSTS": _costs_markdown(experiments),
+    }
+
+
+def _status_markdown(experiments: Experiments) -> str:
+    rows = []
+    for paper, *others in experiments:
+        state, words = state_of(paper)
+        link = f"[{paper.experiment.title}](experiments/{paper.experiment.name}/README.md)"
+        rows.append((link, f"{state}: {words}", "; ".join(map(state_at, others)) or NOTHING))
+    return markdown_table(("table", "at the paper's protocol", "otherwise"), rows)
+
+
+def _results_markdown(experiments: Experiments) -> str:
+    parts = []
+    for table in (table for tables in experiments for table in tables):
+        if table.protocol.kind == REDUCED and any(line.runs for line in table.lines):
+            header, *rows = results(table)
+            title = f"**{table.experiment.title}.** {table.heading}."
+            parts += [title, markdown_table(header, rows)]
+    if not parts:
+        return "Nothing has been run yet."
+    return "\n\n".join([WARNINGS[REDUCED], *parts])
+
+
+def _costs_markdown(experiments: Experiments) -> str:
+    """What one run of every row of every table takes, and how to read it."""
+    rows = []
+    on_gpu = False
+    for tables in experiments:
+        experiment = tables[0].experiment
+        runs = [run for table in tables for line in table.lines for run in line.runs]
+        for planned in experiment.protocols[0].rows:
+            multiply_adds = network_cost(planned.config).multiply_adds
+            assert multiply_adds is not None  # of a network that this code builds
+            recipe = planned.config.recipe
+            samples = recipe.iterations * recipe.batch_size
+            flops = 2 * multiply_adds * 3 * samples  # forward; gradients of input and weights
+            found: dict[str, list[float]] = {}
+            for run in runs:
+                rate = run.record.throughput.get("achieved_gflop_per_second")
+                if rate is not None and run.planned.row.name == planned.row.name:
+                    found.setdefault(_device(run.record.hardware), []).append(rate)
+                    on_gpu |= run.record.hardware.get("accelerator") != "cpu"
+            rates = {device: mean(measured) for device, measured in found.items()}
+            hours = [flops / (rate * 1e9) / 3600 for rate in rates.values()]
+            measured = [f"{rate:.0f} GFLOP/s, {device}" for device, rate in rates.items()]
+            taken = [f"{h:.1f} hours" if h < 48 else f"{h / 24:,.0f} days" for h in hours]
+            samples_of = f"{recipe.iterations:,} × {recipe.batch_size}"
+            rows.append(
+                (
+                    *(experiment.name, planned.row.label, samples_of, f"{flops / 1e15:,.0f}"),
+                    *("; ".join(measured) or "not measured", "; ".join(taken) or "unknown"),
+                )
+            )
+    note = (
+        "Of one run at the paper's protocol, training only. PFLOP (10¹⁵ operations) are counted:"
+        " three forward passes for each training sample. The rate is that of records of the same"
+        " row at smaller protocols, the time the one divided by the other."
+        f"{'' if on_gpu else ' No GPU has been measured.'}"
+    )
+    header = ("table", "row", "iterations × batch", "PFLOP", "measured rate", "extrapolated")
+    return f"{markdown_table(header, rows)}\n\n{note}"
+
+
+def _device(hardware: Mapping[str, Any]) -> str:
+    name, threads = str(hardware["device"]), hardware.get("torch_threads")
+    if hardware.get("accelerator") != "cpu":
+        return name
+    return f"{name}, {threads} thread{'' if threads == 1 else 's'}"

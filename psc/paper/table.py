@@ -1,8 +1,8 @@
 """A table of the paper: what the paper prints, what our records say, and which records.
 
 A cell of ours is the mean ± sample standard deviation over the seeds of a row's records, or "not
-run". ``results``, ``claims`` and ``origins`` are grids of text, a header first, for Markdown, LaTeX
-and the page; CSV has the numbers unrounded.
+run". ``results``, ``claims``, ``differences`` and ``origins`` are grids of text, a header first,
+for Markdown, LaTeX and the page; CSV has the numbers unrounded.
 """
 
 import csv
@@ -11,33 +11,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 from psc.errors import DataError
 from psc.files import replacing
-from psc.paper.costs import Cost, network_cost
+from psc.paper import evidence
+from psc.paper.account import Cost, network_cost
 from psc.paper.experiments import (
     PAPER,
-    PARAMETERS,
     RECORDS,
     REDUCED,
     SYNTHETIC,
-    UNKNOWN,
     Experiment,
     PlannedRow,
     Protocol,
-    PublishedCell,
+    RecordedRun,
     Row,
     read_experiment,
+    read_records,
 )
 from psc.paper.groups import Group, comparable, group_records
-from psc.paper.measures import Measures, Score
-from psc.paper.published import FIGURE_4B, compare
-from psc.paper.published import PARAMETERS as PUBLISHED_SIZES
-from psc.paper.records import RecordedRun, read_records
+from psc.paper.measures import Measures, Score, moments
+from psc.paper.published import FIGURE_4B, PARAMETERS, SIZES, UNKNOWN, PublishedCell
 from psc.paper.text import billions, latex_table, markdown_table, percent
-from psc.training.provenance import code_version
 
 NOT_RUN = "not run"
 
@@ -67,13 +64,22 @@ class Line:
     planned: PlannedRow | None  # how it is run; None for a row that the paper quotes
     # what the paper prints, by metric; empty but in tables of the paper's protocol
     published: Mapping[str, PublishedCell]
-    cost: Cost | None  # of the network; None for a row that the paper quotes
     # of one version of the code and one set of data, seeds apart; none: not run
     runs: tuple[RecordedRun, ...] = ()
 
-    def scores(self, key: str) -> list[float]:
-        """A test score of every run, in the record's unit."""
-        return [float(run.record.metrics["test"][key]) for run in self.runs]
+    @property
+    def group(self) -> Group:
+        """The records of its runs."""
+        return Group(tuple(run.record for run in self.runs))
+
+    @property
+    def cost(self) -> Cost | None:
+        """Of the network; None for a row that the paper quotes."""
+        cost = network_cost(self.planned.config) if self.planned else None
+        recorded = self.runs[0].record.parameters if self.runs else None
+        if recorded is None or (cost is not None and cost.parameters == recorded):
+            return cost
+        return Cost(recorded, None)
 
     @property
     def seeds(self) -> list[int]:
@@ -92,22 +98,15 @@ class Line:
         return sorted({run.record.iterations for run in self.runs})
 
     @property
-    def commit(self) -> str:
-        """Version of the code that ran; empty if nothing did."""
-        return code_version(self.runs[0].record.git) if self.runs else ""
-
-    @property
-    def hardware(self) -> str:
-        """Devices, each once."""
-        return ", ".join(sorted({str(run.record.hardware["device"]) for run in self.runs}))
-
-    @property
-    def data(self) -> str:
-        """Kind and name of the data; empty if nothing ran."""
-        names = {
-            f"{r.record.data['kind']}: {r.record.config['dataset']['name']}" for r in self.runs
+    def origin(self) -> dict[str, str]:
+        """Version of the code, devices and data of its runs; all empty if nothing ran."""
+        records = [run.record for run in self.runs]
+        data = {f"{r.data['kind']}: {r.config['dataset']['name']}" for r in records}
+        return {
+            "commit": self.group.version if records else "",
+            "hardware": ", ".join(sorted({str(r.hardware["device"]) for r in records})),
+            "data": ", ".join(sorted(data)),
         }
-        return ", ".join(sorted(names))
 
     def printed(self, metric: str, nothing: str = NOTHING) -> str:
         """What the paper prints."""
@@ -143,24 +142,22 @@ class Table:
     @property
     def floors(self) -> list[Mapping[str, float]]:
         """Scores of what needs no network, by key; one for each set of test data."""
-        groups = [Group(tuple(run.record for run in ln.runs)) for ln in self.lines if ln.runs]
+        groups = [line.group for line in self.lines if line.runs]
         return [self.measures.floor(together[0].first) for together in comparable(groups)]
 
     @property
     def notes(self) -> list[str]:
         """Sentences below the table: rows that the paper quotes, and sizes published elsewhere."""
+        if not self.is_paper:
+            return []
         notes = [f"{line.row.label}: {line.row.quoted}." for line in self.lines if line.row.quoted]
         for line in self.lines:
-            if line.planned is None or line.cost is None:
-                continue
-            config = line.planned.config
-            network = (config.backbone.name, config.block.name)
-            size = PUBLISHED_SIZES.get(network)
-            if size is not None and size.source != FIGURE_4B:
-                verdict = compare(network, line.cost.parameters, lambda _: 0).verdict
+            config = line.planned.config if line.planned else None
+            size = SIZES.get((config.backbone.name, config.block.name)) if config else None
+            if size is not None and size.source != FIGURE_4B and line.cost is not None:
                 label = f"{line.row.label}: {size} parameters by {size.source}"
-                notes.append(f"{label}; ours: {verdict}.")
-        return list(dict.fromkeys(notes)) if self.is_paper else []
+                notes.append(f"{label}; ours: {size.verdict(line.cost.parameters)}.")
+        return list(dict.fromkeys(notes))
 
     @property
     def heading(self) -> str:
@@ -211,8 +208,8 @@ def _table(experiment: Experiment, protocol: Protocol, runs: Sequence[RecordedRu
         }
         if row.name in planned:
             lines += _lines(planned[row.name], cells, runs)
-        elif is_paper:
-            lines.append(Line(row, None, cells, None))
+        elif is_paper and row.in_paper:
+            lines.append(Line(row, None, cells))
     return Table(experiment, protocol, tuple(lines))
 
 
@@ -220,10 +217,7 @@ def _lines(
     planned: PlannedRow, published: Mapping[str, PublishedCell], runs: Sequence[RecordedRun]
 ) -> list[Line]:
     """Of a row of ours: one for each group of its runs, at least one."""
-    cost = network_cost(planned.config)
     run_of = {id(run.record): run for run in runs if run.planned is planned}
-    if not run_of:
-        return [Line(planned.row, planned, published, cost)]
     lines = []
     for group in group_records([run.record for run in run_of.values()]):
         together = sorted((run_of[id(r)] for r in group.records), key=lambda run: run.record.seed)
@@ -233,10 +227,8 @@ def _lines(
                     f"{one.path} and {next_one.path} are of one row and one seed; delete one, or "
                     "the seed would count twice"
                 )
-        recorded = group.first.parameters
-        known = cost if recorded == cost.parameters else Cost(recorded, None)
-        lines.append(Line(planned.row, planned, published, known, tuple(together)))
-    return lines
+        lines.append(Line(planned.row, planned, published, tuple(together)))
+    return lines or [Line(planned.row, planned, published)]
 
 
 def results(table: Table) -> Grid:
@@ -266,7 +258,7 @@ def _result(table: Table, line: Line) -> tuple[str, ...]:
     for score in table.scores:
         cells += [line.printed(score.key)] if table.is_paper else []
         if line.runs:
-            cells.append(table.measures.text(line.scores(score.key)))
+            cells.append(table.measures.text(line.group.scores(score.key)))
         else:
             cells.append(NOT_RUN if line.planned else NOTHING)
     cells.append(_counts(line.iterations) if line.runs else NOTHING)
@@ -282,23 +274,21 @@ def _counts(numbers: Sequence[int]) -> str:
 
 def origins(table: Table) -> Grid:
     """Where the numbers come from: a line for each row that has been run."""
-    header = ("row", "runs", "seals", "commit", "hardware", "iterations", "data")
-    return [
-        header,
-        *(
-            (
-                line.row.label,
-                ", ".join(run.record.run for run in line.runs),
-                ", ".join(run.record.seal[:8] for run in line.runs),
-                line.commit,
-                line.hardware,
-                _counts(line.iterations),
-                line.data,
+    grid: Grid = [("row", "runs", "seals", "commit", "hardware", "iterations", "data")]
+    for line in table.lines:
+        if line.runs:
+            runs = ", ".join(run.record.run for run in line.runs)
+            seals = ", ".join(run.record.seal[:8] for run in line.runs)
+            commit, hardware, data = line.origin.values()
+            grid.append(
+                (line.row.label, runs, seals, commit, hardware, _counts(line.iterations), data)
             )
-            for line in table.lines
-            if line.runs
-        ),
-    ]
+    return grid
+
+
+def differences(table: Table) -> Grid:
+    """Every row against 3D, paired over seeds (``psc.paper.evidence``)."""
+    return evidence.contrasts([(line.row.label, line.group) for line in table.lines if line.runs])
 
 
 def claims(table: Table) -> Grid:
@@ -329,7 +319,7 @@ def _value(table: Table, metric: str, row: str) -> float | None:
     found = [line for line in table.lines if line.row.name == row]
     if metric == PARAMETERS:
         return float(found[0].cost.parameters) if found and found[0].cost else None
-    return mean(found[0].scores(metric)) if len(found) == 1 and found[0].runs else None
+    return mean(found[0].group.scores(metric)) if len(found) == 1 and found[0].runs else None
 
 
 def to_markdown(tables: Sequence[Table]) -> str:
@@ -342,6 +332,8 @@ def to_markdown(tables: Sequence[Table]) -> str:
         parts += [_markdown(results(table)), table.legend]
         if len(stated := claims(table)) > 1:
             parts.append(_markdown(stated))
+        if len(found := differences(table)) > 1:
+            parts += [_markdown(found), evidence.NOTE]
         if table.notes:
             parts.append("\n".join(f"- {note}" for note in table.notes))
         if len(found := origins(table)) > 1:
@@ -359,6 +351,10 @@ def to_latex(table: Table) -> str:
     warning = WARNINGS.get(table.protocol.kind, "")
     caption = f"{table.experiment.title}. {table.heading}. {warning}".strip()
     notes = [table.legend, *table.notes]
+    notes += [
+        f"{label}: {change} ({interval}; seeds {seeds}): {words}."
+        for label, change, interval, seeds, words in differences(table)[1:]
+    ]
     for label, runs, _, commit, hardware, iterations, data in origins(table)[1:]:
         notes.append(f"{label}: {runs}; commit {commit}; {hardware}; {iterations} it.; {data}.")
     label = f"{table.experiment.name}-{table.protocol.name}"
@@ -394,18 +390,14 @@ def _csv_line(table: Table, line: Line) -> dict[str, Any]:
         name = f"{score.column}{unit}"
         if table.is_paper:
             found[f"{name}_paper"] = line.printed(score.key, "")
-        values = [scale * value for value in line.scores(score.key)]
-        found[f"{name}_mean"] = mean(values) if values else None
-        found[f"{name}_sd"] = stdev(values) if len(values) > 1 else None
+        found |= moments(name, [scale * value for value in line.group.scores(score.key)])
     return found | {
         "iterations": " ".join(map(str, line.iterations)),
         "seeds": " ".join(map(str, line.seeds)),
         "missing_seeds": " ".join(map(str, line.missing_seeds)),
         "runs": " ".join(run.record.run for run in line.runs),
         "seals": " ".join(run.record.seal for run in line.runs),
-        "commit": line.commit,
-        "hardware": line.hardware,
-        "data": line.data,
+        **line.origin,
     }
 
 

@@ -1,4 +1,4 @@
-"""Results as text: grids of cells as Markdown, aligned or as LaTeX, pages of HTML by templates.
+"""Results as text: grids of cells as Markdown, aligned or LaTeX, templates of HTML, marked parts.
 
 Grids are written here and not by a library: Markdown is not padded, so that one changed number
 changes one line of a committed table, and LaTeX escapes what our texts hold, such as ±, ³ and “”.
@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from psc.errors import DataError
+from psc.files import replacing
 
 Cells = Sequence[str]
 
@@ -122,3 +125,21 @@ def render_html(template: Path, **shown: Any) -> str:
         undefined=StrictUndefined,
     )
     return environment.get_template(template.name).render(shown)
+
+
+def markers(name: str) -> tuple[str, str]:
+    """The lines before and after a generated part of a Markdown file."""
+    return f"<!-- {name} -->", f"<!-- /{name} -->"
+
+
+def insert_between(path: Path, name: str, content: str) -> None:
+    """Replace what lies between the markers of a file."""
+    first, last = markers(name)
+    text = path.read_text(encoding="utf-8")
+    before, start, rest = text.partition(first)
+    _, end, after = rest.partition(last)
+    if not start or not end:
+        raise DataError(f"{path} has no place for it; add the lines {first} and {last}")
+    with replacing(path) as unfinished:
+        written = f"{before}{first}\n\n{content}\n\n{last}{after}"
+        unfinished.write_text(written, encoding="utf-8")

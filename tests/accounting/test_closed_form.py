@@ -16,7 +16,7 @@ from psc.networks.densenet import DenseNet
 from psc.networks.resnet import ResNet
 from psc.networks.unet import UNet
 from psc.paper.account import NETWORKS, README_PART, paper_accounts, parameter_table
-from psc.paper.readme import markers
+from psc.paper.text import markers
 
 README = Path(__file__).parents[2] / "README.md"
 

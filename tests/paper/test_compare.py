@@ -9,11 +9,10 @@ from PIL import Image
 
 from psc.errors import DataError
 from psc.paper import compare as compare_module
+from psc.paper.account import Cost
 from psc.paper.compare import columns, compare_runs, comparison_text, write_csv
-from psc.paper.costs import Cost
-from psc.paper.groups import group_records
+from psc.paper.groups import finished_runs, group_records
 from psc.paper.measures import AFFINITY, VIDEO
-from psc.paper.records import finished_runs
 from psc.training.records import write_record
 
 METRICS = "step,train/loss,validation/loss\n0,0.9,\n1,0.7,0.8\n"
@@ -50,7 +49,9 @@ def test_everything_that_is_said_to_be_written_is(folder_of, make_record):
     folder = folder_of(a=make_record(), b=make_record("p2sc2", seed=1))
     text, files = compare_runs(folder)
     names = [path.name for path in files]
-    assert names == ["summary.md", "summary.csv", "tradeoff.png", "curves.png", "thresholds.png"]
+    tables = ["summary.md", "summary.csv"]
+    drawn = ["tradeoff.png", "learning.png", "curves.png", "thresholds.png"]
+    assert names == [*tables, *drawn]
     assert all(path.stat().st_size > 0 for path in files)
     assert (folder / "summary.md").read_text() == text
     with (folder / "summary.csv").open() as file:
@@ -71,7 +72,7 @@ def test_versions_of_the_code_are_not_mixed(folder_of, make_record):
 def test_videos_have_no_segmentations_and_no_thresholds(folder_of, make_video_record):
     _, files = compare_runs(folder_of(a=make_video_record(), b=make_video_record("p2sc2")))
     names = [path.name for path in files]
-    assert names == ["summary.md", "summary.csv", "tradeoff.png", "curves.png"]
+    assert names == ["summary.md", "summary.csv", "tradeoff.png", "learning.png", "curves.png"]
     assert Image.open(files[-1]).size == (2070, 720)
     assert sorted(p.name for p in files[0].parent.glob("*.png")) == sorted(names[2:])
 
@@ -83,9 +84,8 @@ def test_each_application_has_its_own_table_and_curves(folder_of, make_record, m
         "summary.md",
         "summary.csv",
         "tradeoff.png",
-        "curves-affinity.png",
-        "thresholds.png",
-        "curves-video.png",
+        *("learning-affinity.png", "curves-affinity.png", "thresholds.png"),
+        *("learning-video.png", "curves-video.png"),
     ]
     assert all(path.is_file() for path in files)
     neurons, actions = text.split("## ")[1:]
@@ -123,6 +123,7 @@ def test_errors_are_drawn_over_passes_through_the_training_videos(
     assert drawn["per_epoch"] == {"3d": 100, "p1sc1": 50, "p2sc2": 50}
     (folder / "d").mkdir()
     some = make_video_record("p3sc1", trainer={"devices": "auto", "num_nodes": 1})
+    (folder / "d" / "metrics.csv").write_text(VIDEO_METRICS)
     write_record(some, folder / "d")
     compare_runs(folder)
     assert drawn["per_epoch"] is None
@@ -141,7 +142,9 @@ def text_of(records):
 
 
 def table_of(records):
-    return "\n".join(line for line in text_of(records).splitlines() if line.startswith("|"))
+    """The first of every application's tables."""
+    parts = [part for part in text_of(records).split("\n\n") if part.startswith("| block")]
+    return "\n".join(parts)
 
 
 def rows(table):

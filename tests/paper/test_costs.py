@@ -8,7 +8,7 @@ from torch import nn
 
 from psc.config import compose
 from psc.networks.build import build_network
-from psc.paper.costs import recorded_cost
+from psc.paper.account import recorded_cost
 
 
 def multiply_adds(network, size):

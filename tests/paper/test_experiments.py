@@ -3,8 +3,9 @@
 import pytest
 
 from psc.errors import ConfigError, DataError
-from psc.paper.experiments import COLUMNS, EXPERIMENTS, read_experiment, read_published, table_names
-from psc.paper.published import FIGURE_4B, MILLION, PARAMETERS, RELATIONS
+from psc.paper.experiments import EXPERIMENTS, read_experiment, table_names
+from psc.paper.published import COLUMNS, FIGURE_4B, MILLION, RELATIONS, SIZES, read_published
+from psc.paper.table import tables_of
 
 
 def test_rows_and_protocols_together_are_what_train_is_given(experiment_folder):
@@ -23,6 +24,24 @@ def test_rows_and_protocols_together_are_what_train_is_given(experiment_folder):
         experiment.protocol("gpu")
 
 
+def test_a_row_may_have_seeds_of_its_own_and_not_be_in_the_papers_table(experiment_folder):
+    path = experiment_folder / "runs.yaml"
+    ablation = (
+        '  - {row: sum, label: "sum", paper: false, overrides: [block=p2sc2, block.merge=sum]}'
+    )
+    text = path.read_text().replace("rows: [3d, p2sc2]", "rows: [3d, {sum: [7]}]")
+    path.write_text(text.replace("  - {row: other", f"{ablation}\n  - {{row: other"))
+    paper, cpu = read_experiment(experiment_folder).protocols
+    assert [planned.row.name for planned in paper.rows] == ["3d", "p2sc2"]
+    assert [(planned.row.name, planned.seeds) for planned in cpu.rows] == [
+        ("3d", (0, 1)),
+        ("sum", (7,)),
+    ]
+    table, reduced = tables_of(experiment_folder)
+    assert [line.row.name for line in table.lines] == ["3d", "p2sc2", "other"]
+    assert [line.row.name for line in reduced.lines] == ["3d", "sum"]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -35,6 +54,9 @@ def test_rows_and_protocols_together_are_what_train_is_given(experiment_folder):
         ("rows: [3d, p2sc2]", "rows: [3d, p9]", "protocol cpu: row 'p9' is not one of 3d, p2sc2"),
         ("rows: [3d, p2sc2]", "rows: [3d, 3d]", "named twice"),
         ("rows: [3d, p2sc2]", "rows: [3d, other]", "row 'other' is not one of"),
+        ("rows: [3d, p2sc2]", "rows: [3d, 3]", "3 is neither a row nor"),
+        ("rows: [3d, p2sc2]", "rows: [{3d: [1, 1]}]", "row 3d: seeds must be a list of different"),
+        ('quoted: "quoted"}', "quoted: x, paper: 1}", "paper must be true or false, not 1"),
         ("seeds: [0, 1]\nreduced", "seeds: [0, 0]\nreduced", "seeds must be a list of different"),
         ("seeds: [0, 1]\nreduced", "seeds: []\nreduced", "seeds must be"),
         ("reduced:", "reducd:", "unknown key 'reducd'; known: title, rows, paper"),
@@ -119,7 +141,7 @@ def test_sizes_of_figure_4b_are_those_that_the_accounts_are_compared_with():
     printed = {cell.row: cell.value for cell in cells if cell.metric == "parameters"}
     known = {
         block: size.parameters / MILLION
-        for (backbone, block), size in PARAMETERS.items()
+        for (backbone, block), size in SIZES.items()
         if backbone == "resnet34" and size.source == FIGURE_4B and not size.calibrated
     }
     assert {block: printed[block] for block in known} == known

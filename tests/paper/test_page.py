@@ -12,12 +12,17 @@ from torch import nn
 
 from psc.accounting import account
 from psc.errors import DataError
-from psc.paper.costs import Cost
-from psc.paper.experiments import EXPERIMENTS, REDUCED, Experiment, Protocol, Row
+from psc.paper.experiments import (
+    EXPERIMENTS,
+    REDUCED,
+    Experiment,
+    Protocol,
+    RecordedRun,
+    Row,
+)
 from psc.paper.figures import FIGURES, MadeFigure, Source
 from psc.paper.measures import measures_of
 from psc.paper.page import Origin, inline, page_html, page_origin, paragraph_of
-from psc.paper.records import RecordedRun
 from psc.paper.table import Line, Table, claims, results, tables_of
 from psc.training.records import read_record
 
@@ -180,16 +185,7 @@ def committed_tables():
         if runs:
             measures = measures_of(runs[0].record)
             experiment = Experiment(folder, folder.name, measures, (), (protocol,), ())
-            lines = tuple(
-                Line(
-                    Row(r.record.run, r.record.run, ()),
-                    None,
-                    {},
-                    Cost(r.record.parameters, 1),
-                    (r,),
-                )
-                for r in runs
-            )
+            lines = tuple(Line(Row(r.record.run, r.record.run, ()), None, {}, (r,)) for r in runs)
             yield Table(experiment, protocol, lines)
 
 
@@ -207,7 +203,7 @@ def test_every_committed_record_is_listed_with_its_numbers():
         if path.parts[-4].startswith("table-"):
             measures = measures_of(record)
             scores = [measures.text([record.metrics["test"][s.key]]) for s in measures.scores]
-            assert page.has_row([f"{record.parameters:,}", "0.0 G", *scores])
+            assert page.has_row([f"{record.parameters:,}", "–", *scores])
     for link in page.links:
         assert link.startswith("#") or (folder / link).resolve().exists()
 

@@ -3,7 +3,7 @@
 import pytest
 
 from psc.paper.account import NETWORKS, count_parameters
-from psc.paper.published import CALIBRATED, PARAMETERS, RELATIONS, UNKNOWN, compare
+from psc.paper.published import CALIBRATED, NOT_SAID, RELATIONS, SIZES, compare
 
 LEVELS = (24, 72, 216, 648)
 
@@ -39,7 +39,7 @@ def authors_count(m, n, encoder, decoder):
     ],
 )
 def test_the_authors_definitions_count_as_published(block, m, n, encoder, decoder):
-    assert authors_count(m, n, encoder, decoder) == PARAMETERS["unet", block].parameters
+    assert authors_count(m, n, encoder, decoder) == SIZES["unet", block].parameters
 
 
 def no_other(network):
@@ -53,15 +53,15 @@ def no_other(network):
         (("unet", "p1sc1"), "12,574,139", "match"),
         (("unet", "p2sc2"), "15,698,611", "match"),
         (("unet", "p3sc2"), "14,381,295", "−1.9 %"),
-        (("unet", "p2sc3"), None, UNKNOWN),
+        (("unet", "p2sc3"), None, NOT_SAID),
         (("resnet34", "3d"), "64 M", "match"),
         (("resnet34", "p1sc1"), "39 M", "+2.3 %"),
         (("resnet34", "p2sc2"), "49 M", "+2.1 %"),
         (("resnet34", "p2sc3"), "33 M", "+130.0 %"),
         (("resnet34", "p2sc3_calibrated"), "33 M", f"match: {CALIBRATED}"),
-        (("resnet34", "p2sc1"), None, UNKNOWN),
-        (("resnet18", "3d"), None, UNKNOWN),
-        (("densenet", "3d"), None, UNKNOWN),
+        (("resnet34", "p2sc1"), None, NOT_SAID),
+        (("resnet18", "3d"), None, NOT_SAID),
+        (("densenet", "3d"), None, NOT_SAID),
         (("densenet", "p2sc2"), "fewer than p1sc1", "agrees: −25.6 %"),
         (("densenet", "p2sc3"), "12 % fewer than densenet_bui 3d", "−6.9 % instead of −12 %"),
         (("densenet_bui", "3d"), "1,551,392", "match"),
@@ -109,11 +109,11 @@ def test_a_relation_of_more_or_fewer(parameters, verdict):
 
 
 def test_only_the_calibrated_number_is_labelled_so():
-    assert [network for network, entry in PARAMETERS.items() if entry.calibrated] == [
+    assert [network for network, entry in SIZES.items() if entry.calibrated] == [
         ("resnet34", "p2sc3_calibrated")
     ]
 
 
 def test_everything_published_is_in_the_table():
     spoken_of = {r.network for r in RELATIONS} | {r.other for r in RELATIONS}
-    assert set(PARAMETERS) | spoken_of <= set(NETWORKS)
+    assert set(SIZES) | spoken_of <= set(NETWORKS)

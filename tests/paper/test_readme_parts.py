@@ -3,7 +3,7 @@
 import pytest
 
 from psc.errors import DataError
-from psc.paper.readme import insert_between, markers
+from psc.paper.text import insert_between, markers
 
 START, END = markers("PART")
 

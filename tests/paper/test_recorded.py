@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from psc.errors import DataError
-from psc.paper.experiments import read_experiment
-from psc.paper.records import collect, missing_seeds, read_records
+from psc.paper.experiments import missing_seeds, read_experiment, read_records
+from psc.paper.launch import collect
 from psc.training.records import Record, read_record, write_record
 
 

@@ -8,8 +8,7 @@ import shutil
 import pytest
 
 from psc.errors import ConfigError, DataError
-from psc.paper.experiments import chosen_tables, read_experiment
-from psc.paper.records import read_records
+from psc.paper.experiments import chosen_tables, read_experiment, read_records
 from psc.paper.table import (
     claims,
     make_tables,

@@ -3,9 +3,3 @@
 No drawing repeats a list by hand: channels, kernels, sizes and skip connections are read from the
 modules, energies from a computed decomposition. So a drawing changes when the code does.
 """
-
-from psc.paper.drawings.block_structure import block_figure
-from psc.paper.drawings.decomposition import decomposition_figure
-from psc.paper.drawings.networks import network_figure
-
-__all__ = ["block_figure", "decomposition_figure", "network_figure"]

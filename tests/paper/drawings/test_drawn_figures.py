@@ -9,7 +9,9 @@ from matplotlib.text import Text
 from PIL import Image
 
 from psc.errors import ConfigError
-from psc.paper.drawings import block_figure, decomposition_figure, network_figure
+from psc.paper.drawings.block_structure import block_figure
+from psc.paper.drawings.decomposition import decomposition_figure
+from psc.paper.drawings.networks import network_figure
 from psc.paper.drawings.primitives import SMALL, kernel_reach, kernel_size, page
 from psc.paper.style import PAGE_WIDTH, save_figure
 

@@ -1,0 +1,105 @@
+"""What can be concluded from a few seeds: differences between blocks, paired, with an interval.
+
+Two networks that were trained with one seed had the same patches in the same order, so that their
+difference varies less than either score. Its mean has a 95 % bootstrap interval: seeds are drawn
+with replacement, and so are test subjects where the record has a score of each. Of fewer than
+``SEEDS`` shared seeds no interval is given.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from psc.paper.groups import Group, comparable, precision
+
+SEEDS = 3
+"""Two seeds say nothing of how a third would do."""
+
+NOTE = (
+    f"Differences are paired over shared seeds. Interval: 95 %, by bootstrap over seeds and, where "
+    f"each is recorded, test subjects; none of fewer than {SEEDS} seeds, and of fewer than ten it "
+    "is narrower than it should be. Where it holds 0, the blocks are not told apart."
+)
+_RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of two networks' headline scores, in the record's unit."""
+
+    seeds: tuple[int, ...]  # that both have
+    mean: float
+    interval: tuple[float, float] | None  # None of fewer than ``SEEDS`` seeds
+
+
+def paired_difference(ours: Group, other: Group) -> Difference | None:
+    """Of ``ours`` minus ``other``, over the seeds that both have; None if there is none."""
+    mine, its = ({r.seed: r for r in group.records} for group in (ours, other))
+    seeds = tuple(sorted(mine.keys() & its.keys()))
+    if not seeds:
+        return None
+    key = ours.measures.headline.key
+    pairs = [(mine[seed].metrics, its[seed].metrics) for seed in seeds]
+    names = sorted(set.intersection(*(set(m.get("subjects", ())) for p in pairs for m in p)))
+    if names:  # (seeds, subjects)
+        found = [[a["subjects"][n][key] - b["subjects"][n][key] for n in names] for a, b in pairs]
+    else:
+        found = [[a["test"][key] - b["test"][key]] for a, b in pairs]
+    apart = np.array(found)
+    return Difference(seeds, float(apart.mean()), _interval(apart))
+
+
+def _interval(apart: npt.NDArray[np.float64]) -> tuple[float, float] | None:
+    """Percentiles of the mean of (seeds, subjects) that are drawn anew, each by itself."""
+    seeds, subjects = apart.shape
+    if seeds < SEEDS:
+        return None
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, seeds, (_RESAMPLES, seeds, 1))
+    columns = rng.integers(0, subjects, (_RESAMPLES, 1, subjects))
+    low, high = np.percentile(apart[rows, columns].mean((1, 2)), (2.5, 97.5))
+    return float(low), float(high)
+
+
+def contrasts(named: Sequence[tuple[str, Group]]) -> list[tuple[str, ...]]:
+    """A grid of every network against 3D of the same code, recipe and test; a header first.
+
+    Where several networks have 3D convolutions, against that whose backbone most others have.
+    """
+    names = {id(group): name for name, group in named}
+    grid: list[tuple[str, ...]] = [
+        ("against 3D", "difference", "95 % interval", "shared seeds", "therefore")
+    ]
+    for some in comparable([group for _, group in named]):
+        for group in some:
+            alike = [other for other in some if _protocol(other) == _protocol(group)]
+            full = [other for other in alike if other.block == "3d"]
+            if not full:
+                continue
+            other = max(full, key=lambda g: sum(g.backbone == any_.backbone for any_ in alike))
+            found = None if other is group else paired_difference(group, other)
+            if found is not None:
+                label = f"{names[id(group)]} − {names[id(other)]}, {group.measures.headline.label}"
+                grid.append((label, *_cells(group, found)))
+    return grid
+
+
+def _protocol(group: Group) -> tuple[str, ...]:
+    config = group.first.config
+    return group.version, repr(config["recipe"]), precision(group.first)
+
+
+def _cells(group: Group, found: Difference) -> tuple[str, ...]:
+    measures, count = group.measures, len(found.seeds)
+    mean, seeds = measures.change(found.mean), ", ".join(map(str, found.seeds))
+    if found.interval is None:
+        words = f"no interval of {count} seed{'s'[: count > 1]}"
+        return mean, "–", seeds, words
+    low, high = found.interval
+    if low <= 0 <= high:
+        words = "not told apart"
+    else:
+        words = "better" if (high < 0) == measures.lower_is_better else "worse"
+    return mean, f"{measures.change(low)} to {measures.change(high)}", seeds, words

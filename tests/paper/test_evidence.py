@@ -1,0 +1,108 @@
+"""Paired differences: against numbers counted by hand, and against every bootstrap sample."""
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+
+from psc.paper.evidence import contrasts, paired_difference
+from psc.paper.groups import Group, group_records
+from psc.paper.measures import AFFINITY, TISSUE
+
+
+def group(make, block, totals, first_seed=0, **changes):
+    seeds = enumerate(totals, start=first_seed)
+    return Group(tuple(make(block, seed=seed, total=total, **changes) for seed, total in seeds))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_one_or_two_seeds_have_a_difference_and_no_interval(make_record, count):
+    full, block = (group(make_record, b, [t] * count) for b, t in (("3d", 2.0), ("p2sc2", 1.5)))
+    found = paired_difference(block, full)
+    assert (found.seeds, found.mean, found.interval) == (tuple(range(count)), -0.5, None)
+    words = f"no interval of {count} seed{'s'[: count > 1]}"
+    _, line = contrasts([("3D", full), ("(2,2)", block)])
+    seeds = ", ".join(map(str, range(count)))
+    assert line == ("(2,2) − 3D, VI sum [bits]", "−0.500", "–", seeds, words)
+
+
+def test_only_shared_seeds_are_paired(make_record):
+    full = group(make_record, "3d", [1.0, 2.0, 9.0])
+    block = group(make_record, "p2sc2", [2.5, 9.5, 3.0], first_seed=1)
+    assert paired_difference(block, full).seeds == (1, 2)
+    assert paired_difference(block, full).mean == pytest.approx(0.5)
+    assert paired_difference(group(make_record, "p2sc2", [1.0], 7), full) is None
+
+
+def test_the_interval_is_that_of_all_samples_of_the_seeds(make_record):
+    apart = [-0.5, 0.1, 0.3, 0.2]
+    full = group(make_record, "3d", [2.0] * 4)
+    found = paired_difference(group(make_record, "p2sc2", [2.0 + a for a in apart]), full)
+    every = [np.mean(sample) for sample in product(apart, repeat=4)]
+    np.testing.assert_allclose(found.interval, np.percentile(every, (2.5, 97.5)), atol=0.03)
+    assert found.interval[0] < found.mean < found.interval[1]
+
+
+def test_subjects_are_drawn_too_where_each_is_recorded(make_tissue_record):
+    def record(block, seed, dice):
+        made = make_tissue_record(seed=seed)
+        subjects = {name: {"dice_mean": d} for name, d in zip("abc", dice, strict=True)}
+        metrics = made.metrics | {"subjects": subjects}
+        metrics["test"] = metrics["test"] | {"dice_mean": float(np.mean(dice))}
+        config = made.config | {"block": {"name": block}}
+        return replace(made, metrics=metrics, config=config)
+
+    # Seeds differ in nothing, subjects do: an interval over seeds alone would be a point.
+    full = Group(tuple(record("3d", seed, (0.5, 0.5, 0.5)) for seed in range(3)))
+    block = Group(tuple(record("p2sc2", seed, (0.5, 0.6, 0.8)) for seed in range(3)))
+    found = paired_difference(block, full)
+    every = [np.mean(sample) for sample in product((0.0, 0.1, 0.3), repeat=3)]
+    assert found.mean == pytest.approx(0.4 / 3)
+    expected = np.percentile(every, (2.5, 97.5), method="inverted_cdf")  # few values, so exact
+    np.testing.assert_allclose(found.interval, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("apart", "measures", "words"),
+    [
+        ((-0.3, -0.2, -0.25), AFFINITY, "better"),
+        ((0.3, 0.2, 0.25), AFFINITY, "worse"),
+        ((0.3, -0.2, 0.05), AFFINITY, "not told apart"),
+        ((0.03, 0.02, 0.025), TISSUE, "better"),
+    ],
+)
+def test_what_can_be_concluded(make_record, make_tissue_record, apart, measures, words):
+    def made(block, values):
+        if measures is AFFINITY:
+            return group(make_record, block, values)
+        records = [make_tissue_record(dice=d, seed=s) for s, d in enumerate(values)]
+        named = {"block": {"name": block}}
+        return Group(tuple(replace(r, config=r.config | named) for r in records))
+
+    full = made("3d", [0.5] * 3)
+    _, line = contrasts([("3D", full), ("(2,2)", made("p2sc2", [0.5 + a for a in apart]))])
+    assert line[4] == words
+
+
+def test_other_code_recipes_and_tests_are_never_paired(make_record):
+    changes = (
+        {"commit": "b" * 40},
+        {"recipe": {"iterations": 6}},
+        {"splits": {"test": ["elsewhere"]}},
+        {"trainer": {"precision": "bf16-mixed"}},
+    )
+    records = [make_record(), *(make_record("p2sc2", **change) for change in changes)]
+    groups = group_records(records)
+    assert len(groups) == 5
+    assert len(contrasts([(g.block, g) for g in groups])) == 1  # a header
+
+
+def test_of_two_networks_with_3d_that_of_the_same_backbone_counts(make_record):
+    other = make_record("3d", backbone={"name": "densenet_bui"}, total=9.0)
+    named = [("bui", Group((other,))), ("3D", group(make_record, "3d", [2.0]))]
+    named.append(("(2,2)", group(make_record, "p2sc2", [1.0])))
+    _, first, second = contrasts(named)
+    assert [line[0].partition(",")[0] for line in (first,)] == ["bui − 3D"]
+    assert second[0].startswith("(2,2) − 3D")
+    assert second[1] == "−1.000"

@@ -1,0 +1,140 @@
+"""The figures of scores against costs and of training: what is drawn, read back from the figure."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from psc.errors import ConfigError, DataError
+from psc.paper import curves
+from psc.paper.curves import Panels, Point, learning_figure, tradeoff_figure
+from psc.paper.measures import AFFINITY, VIDEO
+
+THREE = (
+    Point("3d", 1.3, 0.4, 300_000, 4_000_000_000, 7.0),
+    Point("p2sc2", 1.7, None, 190_000, 2_800_000_000, 8.0),
+    Point("p1sc1", 1.2, 0.1, 170_000, None, None),
+)
+TITLE = "d: SYNTHETIC data, no result of the paper's"
+
+
+@pytest.fixture
+def panels(monkeypatch):
+    """Draw; returns the panels of the figure."""
+
+    def draw(*comparisons, by=tradeoff_figure):
+        drawn = []
+        monkeypatch.setattr(curves, "save_png", lambda figure, path: drawn.append(figure))
+        by(*comparisons, "figure.png")
+        return drawn[0].axes
+
+    return draw
+
+
+def points(axes):
+    lines = [container.lines[0] for container in axes.containers]
+    return sorted((float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in lines)
+
+
+def test_error_against_parameters_flops_and_training_time(panels):
+    left, middle, right = panels([Panels(TITLE, THREE, 2.8, AFFINITY)])
+    assert points(left) == [(170_000, 1.2), (190_000, 1.7), (300_000, 1.3)]
+    assert points(middle) == [(2.8e9, 1.7), (4e9, 1.3)]  # one has no known FLOPs
+    assert points(right) == [(7, 1.3), (8, 1.7)]  # nor a measured time
+    assert "SYNTHETIC" in left.get_title(loc="left")
+    assert "parameters" in left.get_xlabel()
+    assert "FLOPs" in middle.get_xlabel()
+    assert "minutes of training" in right.get_xlabel()
+    assert left.get_ylabel() == "VI (bits), lower is better"
+    assert "patch" in middle.get_xlabel()
+    assert [text.get_text() for text in left.texts] == ["no network"]
+
+
+def test_a_network_looks_the_same_in_every_panel_and_bars_are_deviations(panels):
+    left, middle, right = panels([Panels(TITLE, THREE, 2.8, AFFINITY)])
+    looks = [
+        {c.get_label(): (c.lines[0].get_color(), c.lines[0].get_marker()) for c in axes.containers}
+        for axes in (left, middle, right)
+    ]
+    assert len(set(looks[0].values())) == 3
+    assert looks[1].items() <= looks[0].items()
+    assert looks[2].items() <= looks[0].items()
+    named = [text.get_text() for text in right.get_legend().get_texts()]
+    assert named == ["3d", "p2sc2", "p1sc1"]  # also one that this panel does not have
+    bars = [c.lines[2][0].get_segments()[0] for c in left.containers if c.has_yerr]
+    spans = sorted((float(bar[0][1]), float(bar[1][1])) for bar in bars)
+    assert spans == [pytest.approx((0.9, 1.7)), pytest.approx((1.1, 1.3))]
+
+
+@pytest.mark.parametrize("baseline", [0.5, 2.8])
+def test_everything_is_within_the_panel(panels, baseline):
+    for axes in panels([Panels(TITLE, THREE, baseline, AFFINITY)]):
+        low, high = axes.get_ylim()
+        assert low < min(0.9, baseline)
+        assert max(1.7, baseline) < high
+        left, right = axes.get_xlim()
+        assert all(left < x < right for x, _ in points(axes))
+
+
+def test_what_cannot_be_compared_is_in_rows_of_its_own(panels):
+    other = Panels("other: real data", THREE[2:], 2, AFFINITY)
+    axes = panels([Panels(TITLE, THREE[:2], 2.8, AFFINITY), other])
+    assert [len(points(panel)) for panel in axes] == [2, 2, 2, 1, 0, 0]
+    assert [panel.get_title(loc="left") for panel in axes[::3]] == [TITLE, "other: real data"]
+
+
+def test_applications_are_rows_each_in_its_unit(panels):
+    actions = Panels("v: real data", [Point("3d", 0.5, 0.01, 10, 20, 1.0)], 0.25, VIDEO)
+    axes = panels([Panels(TITLE, THREE, 2.8, AFFINITY), actions])
+    assert all("%" in panel.yaxis.get_major_formatter()(0.5) for panel in axes[3:])
+    assert "%" not in axes[0].yaxis.get_major_formatter()(0.5)
+    assert axes[3].get_ylabel() == "top-1 accuracy, higher is better"
+    assert "clip" in axes[4].get_xlabel()
+    assert [text.get_text() for text in axes[3].texts] == ["chance"]
+    assert axes[3].texts[0].xy[1] == 0.25
+
+
+def test_the_file_is_a_page_wide(tmp_path):
+    tradeoff_figure([Panels(TITLE, THREE, 2.8, AFFINITY)], tmp_path / "tradeoff.png")
+    assert Image.open(tmp_path / "tradeoff.png").size == (2070, 720)
+
+
+@pytest.mark.parametrize("comparisons", [[], [Panels(TITLE, (), 1.0, AFFINITY)]])
+def test_nothing_to_compare(comparisons, tmp_path):
+    with pytest.raises(ConfigError, match="at least one network"):
+        tradeoff_figure(comparisons, tmp_path / "tradeoff.png")
+
+
+@pytest.fixture
+def metrics(tmp_path):
+    """Write a metrics.csv with these validation losses, of one second an iteration."""
+
+    def write(name, losses):
+        rows = [f"{step},{step + 1}.0,{loss}" for step, loss in losses.items()]
+        (tmp_path / name).write_text("\n".join(["step,seconds,validation/loss", *rows]))
+        return tmp_path / name
+
+    return write
+
+
+def test_seeds_are_a_band_over_what_all_have_validated(panels, metrics):
+    seeds = [metrics("a", {9: 1.0, 19: 0.5, 29: 0.4}), metrics("b", {9: 0.6, 19: 0.7})]
+    left, right = panels({"3d": seeds, "p2sc2": seeds[:1]}, by=learning_figure)
+    mean, alone = left.lines
+    np.testing.assert_array_equal(mean.get_xdata(), [10, 20])
+    np.testing.assert_allclose(mean.get_ydata(), [0.8, 0.6])
+    np.testing.assert_array_equal(alone.get_ydata(), [1.0, 0.5, 0.4])
+    (band,) = left.collections  # a single run has none
+    assert {tuple(corner) for corner in band.get_paths()[0].vertices.tolist()} == {
+        *((10, 0.6), (10, 1.0), (20, 0.5), (20, 0.7)),
+    }
+    np.testing.assert_allclose(right.lines[0].get_xdata(), [10 / 60, 20 / 60])
+    named = [text.get_text() for text in right.get_legend().get_texts()]
+    assert named == ["3d, 2 seeds", "p2sc2, 1 seed"]
+
+
+def test_seeds_that_were_never_validated_together_are_refused(metrics, tmp_path):
+    files = [metrics("a", {9: 1.0}), metrics("b", {19: 0.7})]
+    with pytest.raises(DataError, match="no iteration that all were validated at"):
+        learning_figure({"3d": files}, tmp_path / "learning.png")
+    with pytest.raises(ConfigError, match="at least one run"):
+        learning_figure({}, tmp_path / "learning.png")
