@@ -276,7 +276,7 @@ def _status(
 
     for tables in experiments:
         first, *others = tables
-        otherwise = "; ".join(map(state_at, others)) or NOTHING
+        otherwise = states_at(others)
         add(first.experiment.name, first.experiment.title, *state_of(first), otherwise)
     for made in figures:
         if made.figure.source is not None:
@@ -306,12 +306,18 @@ def state_of(paper: Table) -> tuple[str, str]:
     return ("run" if runs >= planned else "partly run"), words
 
 
-def state_at(shown: Table) -> str:
-    """How much has been run at a protocol that is not the paper's."""
-    runs = sum(len(line.runs) for line in shown.lines)
-    counted = f"{runs} run{'' if runs == 1 else 's'}" if runs else NOT_RUN
+def states_at(others: Sequence[Table]) -> str:
+    """How much has been run at protocols that are not the paper's."""
     kind = {REDUCED: "real sample, reduced protocol", SYNTHETIC: "synthetic"}
-    return f"{kind[shown.protocol.kind]} “{shown.protocol.name}”: {counted}"
+    counts = [(table.protocol, sum(len(line.runs) for line in table.lines)) for table in others]
+    parts = [
+        f"{kind[protocol.kind]} “{protocol.name}”: {runs} run{'' if runs == 1 else 's'}"
+        for protocol, runs in counts
+        if runs
+    ]
+    if missing := [f"“{protocol.name}”" for protocol, runs in counts if not runs]:
+        parts.append(f"{NOT_RUN}: {', '.join(missing)}")
+    return "; ".join(parts) or NOTHING
 
 
 def _figure_state(made: MadeFigure) -> tuple[str, str, str]:
@@ -463,7 +469,7 @@ def _status_markdown(experiments: Experiments) -> str:
     for paper, *others in experiments:
         state, words = state_of(paper)
         link = f"[{paper.experiment.title}](experiments/{paper.experiment.name}/README.md)"
-        rows.append((link, f"{state}: {words}", "; ".join(map(state_at, others)) or NOTHING))
+        rows.append((link, f"{state}: {words}", states_at(others)))
     return markdown_table(("table", "at the paper's protocol", "otherwise"), rows)
 
 
