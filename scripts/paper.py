@@ -150,10 +150,17 @@ def _figures(arguments: argparse.Namespace, names: Sequence[str]) -> list["MadeF
 
 def _page(arguments: argparse.Namespace, made: Sequence[Sequence[Table]]) -> None:
     from psc.paper.account import paper_accounts
+    from psc.paper.compare import draw_table
     from psc.paper.page import PAGE, page_html, page_origin
 
     drawn = _figures(arguments, ())
-    places = {"folder": arguments.experiments, "page_folder": arguments.output}
+    plots = {
+        (table.experiment.name, table.protocol.name): draw_table(table, arguments.output / "plots")
+        for tables in made
+        for table in tables
+    }
+    print(*(path for paths in plots.values() for path in paths), sep="\n", file=sys.stderr)
+    places = {"folder": arguments.experiments, "page_folder": arguments.output, "plots": plots}
     content = page_html(made, drawn, paper_accounts(), page_origin(), **places)
     with replacing(arguments.output / PAGE) as unfinished:
         unfinished.write_text(content, encoding="utf-8")

@@ -41,6 +41,7 @@ from psc.paper.groups import (
     of_one_version,
 )
 from psc.paper.measures import AFFINITY, Measures, moments
+from psc.paper.table import Table
 from psc.paper.text import markdown_table
 from psc.training.provenance import code_version
 from psc.training.records import Record
@@ -65,7 +66,11 @@ def compare_runs(
     with replacing(into / "summary.md") as unfinished:
         unfinished.write_text(text, encoding="utf-8")
     write_csv(groups, costs, into / "summary.csv")
-    rows = [tradeoff(some, dict(zip(groups, costs, strict=True))) for some in comparable(groups)]
+    known = dict(zip(groups, costs, strict=True))
+    rows = [
+        _tradeoff(dict(zip(group_names(some), some, strict=True)), known)
+        for some in comparable(groups)
+    ]
     tradeoff_figure(rows, into / "tradeoff.png")
     names = ["summary.md", "summary.csv", "tradeoff.png"]
     applications = by_application(groups)
@@ -220,16 +225,42 @@ def _csv_row(group: Group, cost: Cost) -> dict[str, Any]:
     return row
 
 
-def tradeoff(together: Sequence[Group], costs: Mapping[Group, Cost]) -> Panels:
+def _tradeoff(named: Mapping[str, Group], costs: Mapping[Group, Cost]) -> Panels:
     """Comparable networks as a row of the trade-off figure."""
-    first, measures, points = together[0].first, together[0].measures, []
-    for name, group in zip(group_names(together), together, strict=True):
-        values, cost = group.scores(measures.headline.key), costs[group]
+    first, points = next(iter(named.values())), []
+    key = first.measures.headline.key
+    for name, group in named.items():
+        values, cost = group.scores(key), costs[group]
         deviation = stdev(values) if len(values) > 1 else None
         found = cost.parameters, cost.flops, _minutes(group)
         points.append(Point(name, mean(values), deviation, *found))
-    title = f"{first.config['dataset']['name']}: {data_name(first)}"
-    return Panels(title, points, mean(together[0].floor(measures.headline.key)), measures)
+    title = f"{first.first.config['dataset']['name']}: {data_name(first.first)}"
+    return Panels(title, points, mean(first.floor(key)), first.measures)
+
+
+def draw_table(table: Table, folder: Path) -> list[Path]:
+    """Learning curves and trade-off of a table's runs as PNG; of runs without metrics.csv none."""
+    name = f"{table.experiment.name}-{table.protocol.name}"
+    lines = {line.row.label: line for line in table.lines if line.runs}  # of one code, the last
+    files = {
+        label: [run.path.with_name("metrics.csv") for run in line.runs]
+        for label, line in lines.items()
+    }
+    files = {label: paths for label, paths in files.items() if all(p.is_file() for p in paths)}
+    drawn = []
+    if files:
+        drawn.append(folder / f"{name}-learning.png")
+        learning_figure(files, drawn[-1])
+    if lines:
+        groups = {label: line.group for label, line in lines.items()}
+        costs = {groups[label]: line.cost for label, line in lines.items() if line.cost}
+        rows = [
+            {label: group for label, group in groups.items() if group in alike}
+            for alike in comparable(list(groups.values()))
+        ]
+        drawn.append(folder / f"{name}-tradeoff.png")
+        tradeoff_figure([_tradeoff(row, costs) for row in rows], drawn[-1])
+    return drawn
 
 
 def _pictures(

@@ -3,7 +3,7 @@
 Two networks that were trained with one seed had the same patches in the same order, so that their
 difference varies less than either score. Its mean has a 95 % bootstrap interval: seeds are drawn
 with replacement, and so are test subjects where the record has a score of each. Of fewer than
-``SEEDS`` shared seeds no interval is given.
+``RUNS`` pairs of runs no interval is given.
 """
 
 from collections.abc import Sequence
@@ -12,15 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from psc.paper.groups import Group, comparable, precision
+from psc.paper.groups import Group, comparable, precision, seed_and_fold
+from psc.training.records import Record
 
-SEEDS = 3
-"""Two seeds say nothing of how a third would do."""
+RUNS = 3
+"""Two runs say nothing of how a third would do."""
 
 NOTE = (
     f"Differences are paired over shared seeds. Interval: 95 %, by bootstrap over seeds and, where "
-    f"each is recorded, test subjects; none of fewer than {SEEDS} seeds, and of fewer than ten it "
-    "is narrower than it should be. Where it holds 0, the blocks are not told apart."
+    f"each is recorded, test subjects; none of fewer than {RUNS} pairs of runs, and of fewer than "
+    "ten it is narrower than it should be. Where it holds 0, the blocks are not told apart."
 )
 _RESAMPLES = 10_000
 
@@ -30,32 +31,41 @@ class Difference:
     """Of two networks' headline scores, in the record's unit."""
 
     seeds: tuple[int, ...]  # that both have
+    runs: int  # pairs of them: as many as seeds, times folds
     mean: float
-    interval: tuple[float, float] | None  # None of fewer than ``SEEDS`` seeds
+    interval: tuple[float, float] | None  # None of fewer than ``RUNS`` pairs
 
 
 def paired_difference(ours: Group, other: Group) -> Difference | None:
-    """Of ``ours`` minus ``other``, over the seeds that both have; None if there is none."""
-    mine, its = ({r.seed: r for r in group.records} for group in (ours, other))
-    seeds = tuple(sorted(mine.keys() & its.keys()))
-    if not seeds:
-        return None
+    """Of ``ours`` minus ``other``, over what both have run; None if there is nothing."""
+    mine, its = ({seed_and_fold(r): r for r in group.records} for group in (ours, other))
     key = ours.measures.headline.key
-    pairs = [(mine[seed].metrics, its[seed].metrics) for seed in seeds]
-    names = sorted(set.intersection(*(set(m.get("subjects", ())) for p in pairs for m in p)))
-    if names:  # (seeds, subjects)
-        found = [[a["subjects"][n][key] - b["subjects"][n][key] for n in names] for a, b in pairs]
-    else:
-        found = [[a["test"][key] - b["test"][key]] for a, b in pairs]
-    apart = np.array(found)
-    return Difference(seeds, float(apart.mean()), _interval(apart))
-
-
-def _interval(apart: npt.NDArray[np.float64]) -> tuple[float, float] | None:
-    """Percentiles of the mean of (seeds, subjects) that are drawn anew, each by itself."""
-    seeds, subjects = apart.shape
-    if seeds < SEEDS:
+    apart: dict[int, dict[str, float]] = {}  # by seed and subject
+    shared = sorted(mine.keys() & its.keys())
+    for seed, fold in shared:
+        a, b = (_scores(records[seed, fold], key) for records in (mine, its))
+        found = apart.setdefault(seed, {})
+        found |= {name: a[name] - b[name] for name in a.keys() & b.keys()}
+    names = sorted(set.intersection(*map(set, apart.values()))) if apart else []
+    if not names:
         return None
+    table = np.array([[found[name] for name in names] for found in apart.values()])
+    interval = _interval(table) if len(shared) >= RUNS else None
+    return Difference(tuple(apart), len(shared), float(table.mean()), interval)
+
+
+def _scores(record: Record, key: str) -> dict[str, float]:
+    """By test subject where they are recorded, else the only one."""
+    subjects = record.metrics.get("subjects")
+    if subjects is None:
+        return {"": record.metrics["test"][key]}
+    tested = {name: subjects[name][key] for name in record.data["splits"]["test"]}
+    return {name: score for name, score in tested.items() if score is not None}
+
+
+def _interval(apart: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Percentiles of the mean of (seeds, subjects), both drawn anew."""
+    seeds, subjects = apart.shape
     rng = np.random.default_rng(0)
     rows = rng.integers(0, seeds, (_RESAMPLES, seeds, 1))
     columns = rng.integers(0, subjects, (_RESAMPLES, 1, subjects))
@@ -92,10 +102,10 @@ def _protocol(group: Group) -> tuple[str, ...]:
 
 
 def _cells(group: Group, found: Difference) -> tuple[str, ...]:
-    measures, count = group.measures, len(found.seeds)
+    measures = group.measures
     mean, seeds = measures.change(found.mean), ", ".join(map(str, found.seeds))
     if found.interval is None:
-        words = f"no interval of {count} seed{'s'[: count > 1]}"
+        words = f"no interval of {found.runs} run{'s'[: found.runs > 1]}"
         return mean, "–", seeds, words
     low, high = found.interval
     if low <= 0 <= high:

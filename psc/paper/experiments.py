@@ -7,7 +7,7 @@ has. A mistake is named with its file, row and key.
 """
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -24,7 +24,13 @@ from psc.em.settings import AffinityRecipeConfig
 from psc.errors import CheckpointError, ConfigError, DataError
 from psc.files import PROJECT
 from psc.mri.settings import TissueRecipeConfig
-from psc.paper.groups import Settings, differences, record_settings, settings
+from psc.paper.groups import (
+    Settings,
+    differences,
+    record_settings,
+    seed_and_fold,
+    settings,
+)
 from psc.paper.measures import AFFINITY, TISSUE, VIDEO, Measures
 from psc.paper.published import PARAMETERS, PublishedCell, read_published
 from psc.training.records import FILE_NAME, Record, read_record
@@ -70,6 +76,16 @@ class PlannedRow:
     def command(self, seed: int) -> str:
         """What starts one of its runs."""
         return shlex.join(("python", "train.py", *self.overrides, f"seed={seed}"))
+
+    @property
+    def folds(self) -> range:
+        """Of a cross-validation, each of which is a run; else a single one."""
+        return range(getattr(self.config.dataset, "folds", None) or 1)
+
+    def missing_seeds(self, records: Iterable[Record]) -> list[int]:
+        """Those that lack a record, or that of a fold."""
+        there = {seed_and_fold(record) for record in records}
+        return [seed for seed in self.seeds if not {(seed, k) for k in self.folds} <= there]
 
 
 @dataclass(frozen=True)
@@ -313,12 +329,6 @@ def read_records(experiment: Experiment) -> tuple[RecordedRun, ...]:
             )
         runs[run.record.run] = run
     return tuple(runs.values())
-
-
-def missing_seeds(planned: PlannedRow, runs: tuple[RecordedRun, ...]) -> list[int]:
-    """Seeds of a row at a protocol that no record is there of."""
-    there = {run.record.seed for run in runs if run.planned is planned}
-    return [seed for seed in planned.seeds if seed not in there]
 
 
 def assigned(experiment: Experiment, path: Path, record: Record) -> RecordedRun:

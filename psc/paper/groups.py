@@ -192,6 +192,11 @@ def folds_of(record: Record) -> int | None:
     return folds
 
 
+def seed_and_fold(record: Record) -> tuple[int, int]:
+    """What tells runs of a group apart; the fold is 0 but in a cross-validation."""
+    return record.seed, record.config["dataset"]["fold"] if folds_of(record) else 0
+
+
 def _float(value: float | None) -> float:
     return math.nan if value is None else float(value)
 

@@ -16,7 +16,6 @@ from psc.paper.experiments import (
     PlannedRow,
     Protocol,
     assigned,
-    missing_seeds,
     read_records,
 )
 from psc.paper.groups import finished_runs
@@ -76,12 +75,15 @@ def launches(
     recorded = () if again else read_records(experiment)
     found = []
     for planned in protocol.rows:
-        seeds = tuple(missing_seeds(planned, recorded))
+        own = [run.record for run in recorded if run.planned is planned]
+        seeds = tuple(planned.missing_seeds(own))
         if not seeds or (rows and planned.row.name not in rows):
             continue
+        folds = [f"dataset.fold={','.join(map(str, planned.folds))}"]
         arguments = (
             "--multirun",
             *planned.overrides,
+            *(folds if len(planned.folds) > 1 else []),
             f"seed={','.join(map(str, seeds))}",
             f"output_directory={output}",
             f"logger.group={experiment.name}",

@@ -104,8 +104,11 @@ def page_html(
     *,
     folder: Path,
     page_folder: Path,
+    plots: Mapping[tuple[str, str], Sequence[Path]] | None = None,
 ) -> str:
     """The page of tables, of figures that have been drawn or could not be, and of sizes.
+
+    ``plots``: what is drawn of a table's runs, by experiment and protocol.
 
     Its links lead into the checkout: ``folder`` is experiments/, where figures and other folders
     may hold records of their own, ``page_folder`` where the page is going to be.
@@ -160,6 +163,7 @@ def page_html(
         origin=origin,
         others=[tables for name, tables in by_name.items() if name not in known],
         paragraphs=paragraphs,
+        plots=plots or {},
         parameters=[(name, _shown(g, f"Sizes of {name}")) for name, g in _sizes(accounts)],
         records=list(_records(experiments, folder)),
         relations=_shown([relations, *compared_sizes], "Comparisons of sizes"),

@@ -31,7 +31,7 @@ from psc.paper.experiments import (
     read_experiment,
     read_records,
 )
-from psc.paper.groups import Group, comparable, group_records
+from psc.paper.groups import Group, comparable, group_records, seed_and_fold
 from psc.paper.measures import Measures, Score, moments
 from psc.paper.published import FIGURE_4B, PARAMETERS, SIZES, UNKNOWN, PublishedCell
 from psc.paper.text import billions, latex_table, markdown_table, percent
@@ -84,13 +84,12 @@ class Line:
     @property
     def seeds(self) -> list[int]:
         """Of the runs."""
-        return [run.record.seed for run in self.runs]
+        return self.group.seeds if self.runs else []
 
     @property
     def missing_seeds(self) -> list[int]:
         """Planned, but not among the runs."""
-        planned = self.planned.seeds if self.planned else ()
-        return [seed for seed in planned if seed not in self.seeds]
+        return self.planned.missing_seeds(self.group.records) if self.planned else []
 
     @property
     def iterations(self) -> list[int]:
@@ -220,9 +219,10 @@ def _lines(
     run_of = {id(run.record): run for run in runs if run.planned is planned}
     lines = []
     for group in group_records([run.record for run in run_of.values()]):
-        together = sorted((run_of[id(r)] for r in group.records), key=lambda run: run.record.seed)
+        records = sorted(group.records, key=seed_and_fold)
+        together = [run_of[id(record)] for record in records]
         for one, next_one in pairwise(together):
-            if one.record.seed == next_one.record.seed:
+            if seed_and_fold(one.record) == seed_and_fold(next_one.record):
                 raise DataError(
                     f"{one.path} and {next_one.path} are of one row and one seed; delete one, or "
                     "the seed would count twice"
@@ -265,6 +265,8 @@ def _result(table: Table, line: Line) -> tuple[str, ...]:
     seeds = ", ".join(map(str, line.seeds))
     if line.planned and line.missing_seeds:
         seeds = f"{seeds or 'none'} of {', '.join(map(str, line.planned.seeds))}"
+    if line.runs and line.group.folds:
+        seeds += f" (folds {line.group.folds})"
     return (*cells, seeds if line.planned else NOTHING)
 
 
@@ -390,7 +392,8 @@ def _csv_line(table: Table, line: Line) -> dict[str, Any]:
         name = f"{score.column}{unit}"
         if table.is_paper:
             found[f"{name}_paper"] = line.printed(score.key, "")
-        found |= moments(name, [scale * value for value in line.group.scores(score.key)])
+        values = line.group.scores(score.key) if line.runs else []
+        found |= moments(name, [scale * value for value in values])
     return found | {
         "iterations": " ".join(map(str, line.iterations)),
         "seeds": " ".join(map(str, line.seeds)),

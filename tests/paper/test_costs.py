@@ -1,6 +1,6 @@
 """Costs of a recorded network, against a count made while a real one computes."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -28,23 +28,36 @@ def multiply_adds(network, size):
     return sum(counted)
 
 
-def test_a_record_s_network_is_built_again_and_counted(finished_run):
-    record, _, overrides = finished_run
+TINY = ("backbone.base_width=4", "backbone.growth=2", "backbone.depth=1", "recipe.output_size=16")
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A small network and the configuration that builds it."""
+    config = compose(["dataset=fibsem_synthetic", "budget=quick", "block=p2sc2", *TINY])
+    return build_network(config.backbone, config.block), config
+
+
+@pytest.fixture
+def record(network, make_record):
+    built, config = network
+    parameters = sum(p.numel() for p in built.parameters())
+    return replace(make_record(), config=asdict(config), parameters=parameters)
+
+
+def test_a_record_s_network_is_built_again_and_counted(record, network):
     cost = recorded_cost(record)
-    config = compose(overrides)
     assert cost.input_shape == (1, 1, 16, 16, 16)
-    assert cost.multiply_adds == multiply_adds(build_network(config.backbone, config.block), 16)
+    assert cost.multiply_adds == multiply_adds(network[0], 16)
     assert cost.flops == 2 * cost.multiply_adds
 
 
-def test_a_network_that_this_code_would_build_otherwise_has_no_known_cost(finished_run):
-    record = finished_run[0]
+def test_a_network_that_this_code_would_build_otherwise_has_no_known_cost(record):
     assert recorded_cost(replace(record, parameters=record.parameters + 1)).multiply_adds is None
 
 
 @pytest.mark.parametrize(
     "part", [{"backbone": {"name": "other"}}, {"block": {"name": "x", "kind": "of another time"}}]
 )
-def test_a_configuration_that_this_code_does_not_know_has_no_known_cost(finished_run, part):
-    record = finished_run[0]
+def test_a_configuration_that_this_code_does_not_know_has_no_known_cost(record, part):
     assert recorded_cost(replace(record, config=record.config | part)).multiply_adds is None

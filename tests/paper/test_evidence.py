@@ -21,7 +21,7 @@ def test_one_or_two_seeds_have_a_difference_and_no_interval(make_record, count):
     full, block = (group(make_record, b, [t] * count) for b, t in (("3d", 2.0), ("p2sc2", 1.5)))
     found = paired_difference(block, full)
     assert (found.seeds, found.mean, found.interval) == (tuple(range(count)), -0.5, None)
-    words = f"no interval of {count} seed{'s'[: count > 1]}"
+    words = f"no interval of {count} run{'s'[: count > 1]}"
     _, line = contrasts([("3D", full), ("(2,2)", block)])
     seeds = ", ".join(map(str, range(count)))
     assert line == ("(2,2) − 3D, VI sum [bits]", "−0.500", "–", seeds, words)
@@ -44,23 +44,53 @@ def test_the_interval_is_that_of_all_samples_of_the_seeds(make_record):
     assert found.interval[0] < found.mean < found.interval[1]
 
 
+def brains(make, block, dice, *, seed=0, fold=None):
+    """A record of these test subjects, and of one that validated and does not count."""
+    test = tuple(dice)
+    made = make(seed=seed, test=test)
+    subjects = {name: {"dice_mean": value} for name, value in dice.items()}
+    subjects["validated"] = {"dice_mean": 0.0 if block == "3d" else 1.0}
+    config = made.config | {"block": {"name": block}}
+    splits = {"train": [], "validation": [], "test": list(test)}
+    if fold is not None:
+        config["dataset"] = config["dataset"] | {"folds": 3, "fold": fold}
+    test_scores = made.metrics["test"] | {"dice_mean": float(np.mean(list(dice.values())))}
+    metrics = made.metrics | {"subjects": subjects, "test": test_scores}
+    return replace(made, metrics=metrics, config=config, data=made.data | {"splits": splits})
+
+
+APART = (0.0, 0.1, 0.3)
+EVERY = [np.mean(sample) for sample in product(APART, repeat=3)]
+# Few values, so that the quantiles are exact.
+INTERVAL = np.percentile(EVERY, (2.5, 97.5), method="inverted_cdf")
+
+
 def test_subjects_are_drawn_too_where_each_is_recorded(make_tissue_record):
-    def record(block, seed, dice):
-        made = make_tissue_record(seed=seed)
-        subjects = {name: {"dice_mean": d} for name, d in zip("abc", dice, strict=True)}
-        metrics = made.metrics | {"subjects": subjects}
-        metrics["test"] = metrics["test"] | {"dice_mean": float(np.mean(dice))}
-        config = made.config | {"block": {"name": block}}
-        return replace(made, metrics=metrics, config=config)
+    def group_of(block, *values):
+        dice = dict(zip("abc", values, strict=True))
+        return Group(tuple(brains(make_tissue_record, block, dice, seed=s) for s in range(3)))
 
     # Seeds differ in nothing, subjects do: an interval over seeds alone would be a point.
-    full = Group(tuple(record("3d", seed, (0.5, 0.5, 0.5)) for seed in range(3)))
-    block = Group(tuple(record("p2sc2", seed, (0.5, 0.6, 0.8)) for seed in range(3)))
-    found = paired_difference(block, full)
-    every = [np.mean(sample) for sample in product((0.0, 0.1, 0.3), repeat=3)]
+    full = group_of("3d", 0.5, 0.5, 0.5)
+    found = paired_difference(group_of("p2sc2", *(0.5 + apart for apart in APART)), full)
     assert found.mean == pytest.approx(0.4 / 3)
-    expected = np.percentile(every, (2.5, 97.5), method="inverted_cdf")  # few values, so exact
-    np.testing.assert_allclose(found.interval, expected, atol=1e-9)
+    np.testing.assert_allclose(found.interval, INTERVAL, atol=1e-9)
+
+
+def test_folds_of_a_cross_validation_are_pairs_of_runs(make_tissue_record):
+    def group_of(block, *values, folds=3):
+        one = [
+            brains(make_tissue_record, block, {"abc"[k]: values[k]}, fold=k) for k in range(folds)
+        ]
+        return Group(tuple(one))
+
+    full, block = group_of("3d", 0.5, 0.5, 0.5), group_of("p2sc2", *(0.5 + a for a in APART))
+    found = paired_difference(block, full)
+    assert (found.seeds, found.runs) == ((0,), 3)
+    np.testing.assert_allclose(found.interval, INTERVAL, atol=1e-9)
+    found = paired_difference(group_of("p2sc2", 0.6, 0.7, 0.5, folds=2), full)
+    assert (found.runs, found.interval) == (2, None)
+    assert found.mean == pytest.approx(0.15)
 
 
 @pytest.mark.parametrize(

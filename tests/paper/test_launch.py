@@ -10,6 +10,7 @@ from psc.errors import ConfigError
 from psc.paper import launch as module
 from psc.paper.experiments import read_experiment
 from psc.paper.launch import Launch, LaunchError, launch, launches
+from psc.training.records import Record
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "paper.py"
 
@@ -126,3 +127,23 @@ def test_a_mistyped_option_is_no_override(experiment_folder, monkeypatch, wrong,
         experiment_script(monkeypatch, experiment_folder, *wrong)
     assert caught.value.code == 2
     assert "usage" in capsys.readouterr().err
+
+
+def test_every_fold_of_a_cross_validation_is_a_run(tmp_path):
+    (tmp_path / "runs.yaml").write_text(
+        "title: t\nrows:\n  - {row: 3d, label: 3D, overrides: [backbone=densenet, block=3d]}\n"
+        "paper: {title: p, seeds: [0], overrides: [budget=quick, dataset=ibsr]}\n"
+        "reduced:\n  - name: folds\n    title: f\n    seeds: [4, 5]\n    rows: [3d]\n"
+        "    overrides: [budget=quick, dataset=ibsr_sample, dataset.folds=3]\n"
+    )
+    (tmp_path / "paper.csv").write_text("row,metric,against,value,unit,place\n")
+    experiment = read_experiment(tmp_path)
+    (one,) = launches(experiment, experiment.protocol("folds"), tmp_path / "runs")
+    assert {"dataset.fold=0,1,2", "seed=4,5"} <= set(one.arguments)
+    (planned,) = experiment.protocol("folds").rows
+    done = [(4, 0), (4, 1), (4, 2), (5, 0), (5, 2)]
+    records = [
+        Record("r", {"dataset": {"folds": 3, "fold": fold}}, *[{}] * 5, seed, *[{}] * 4, "now")
+        for seed, fold in done
+    ]
+    assert planned.missing_seeds(records) == [5]

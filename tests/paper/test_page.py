@@ -12,6 +12,7 @@ from torch import nn
 
 from psc.accounting import account
 from psc.errors import DataError
+from psc.paper.compare import draw_table
 from psc.paper.experiments import (
     EXPERIMENTS,
     REDUCED,
@@ -106,6 +107,25 @@ def test_every_cell_and_record_is_there(experiment_folder, add_record):
         assert f"../../{place}/result.json" in page.links
     for link in page.links:
         assert link[1:] in page.identifiers if link.startswith("#") else ":" not in link
+
+
+def test_plots_of_a_protocol_stand_in_its_box(experiment_folder, add_record, tmp_path):
+    for seed in range(2):
+        folder = add_record(seed=seed, wall_seconds={"training": 60.0}).parent
+        (folder / "metrics.csv").write_text("step,seconds,validation/loss\n9,1.0,0.5\n")
+    add_record("p2sc2")  # its metrics are not there
+    paper, reduced = tables_of(experiment_folder)
+    assert draw_table(paper, tmp_path) == []
+    drawn = draw_table(reduced, tmp_path)
+    assert [path.name for path in drawn] == ["table-0-cpu-learning.png", "table-0-cpu-tradeoff.png"]
+    folder = experiment_folder.parent
+    places = {"folder": folder, "page_folder": folder / "build" / "paper"}
+    plots = {("table-0", "cpu"): drawn}
+    text = page_html([[paper, reduced]], (), ACCOUNTS, ORIGIN, **places, plots=plots)
+    assert Page(text).alternatives == [
+        "Validation loss against iterations and against time, " + reduced.heading,
+        "Scores against parameters, FLOPs and training time, " + reduced.heading,
+    ]
 
 
 def test_deleting_a_record_empties_its_cell(experiment_folder, add_record):

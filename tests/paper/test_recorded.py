@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from psc.errors import DataError
-from psc.paper.experiments import missing_seeds, read_experiment, read_records
+from psc.paper.experiments import read_experiment, read_records
 from psc.paper.launch import collect
 from psc.training.records import Record, read_record, write_record
 
@@ -56,7 +56,9 @@ def test_missing_seeds(experiment_folder, add_record):
     experiment = read_experiment(experiment_folder)
     rows = experiment.protocol("cpu").rows
     runs = read_records(experiment)
-    assert [missing_seeds(row, runs) for row in rows] == [[0], [0, 1]]
+    records = [[run.record for run in runs if run.planned is row] for row in rows]
+    missing = [row.missing_seeds(own) for row, own in zip(rows, records, strict=True)]
+    assert missing == [[0], [0, 1]]
 
 
 @pytest.mark.parametrize(
