@@ -253,10 +253,10 @@ def test_who_cannot_train_has_no_memory_or_is_not_there_says_so(tmp_path, monkey
         return build(self, shape, device, seed)
 
     monkeypatch.setattr(networks.Candidate, "ready", ready)
-    monkeypatch.setitem(sys.modules, "monai.networks.nets.basic_unet", None)
+    monkeypatch.setitem(sys.modules, "monai.networks.nets", None)
     arguments = ["--backbones", "densenet", "unet", "--blocks", "p2sc2", "--size", "16"]
     rows = run(tmp_path, "networks", *arguments, *ON_CPU)["tables"]["networks"]
-    peer, lacking, _, _, monai = rows
+    peer, lacking, _, _, monai, _ = rows
     # Batch norm refuses to learn from the single voxel that four halvings leave of 16.
     assert peer["fails"].startswith("ValueError: Expected more than 1 value per channel")
     assert peer["forward_seconds"] > 0
