@@ -63,12 +63,12 @@ class TissueCodes:
         for number, values in enumerate(self.values):
             table[np.array(values) - low] = number
         inside = (rounded >= low) & (rounded <= high)
-        found = table[np.where(inside, rounded, low).astype(np.intp) - low]
+        found = table[np.where(inside, rounded, low).astype(np.int32) - low]
         found[~inside] = _UNKNOWN
-        for wrong, what in (
-            (abs(data - rounded) > _SCALING_ERROR, "are no integers"),
-            (found == _UNKNOWN, "are of no tissue"),
-        ):
+        refused = [(found == _UNKNOWN, "are of no tissue")]
+        if rounded is not data:
+            refused.insert(0, (abs(data - rounded) > _SCALING_ERROR, "are no integers"))
+        for wrong, what in refused:
             if wrong.any():
                 distinct, counts = np.unique(data[wrong], return_counts=True)
                 listed = [f"{v:g} ({n} voxels)" for v, n in zip(distinct, counts, strict=True)]
