@@ -33,7 +33,7 @@ from psc.em.synthetic import write_synthetic_volume
 from psc.errors import ConfigError, DataError
 from psc.files import PROJECT, WORKPLACE, entries, natural_order, nearest
 from psc.volumes.containers import MissingChunks, Zarr
-from psc.volumes.intensity import settled_range
+from psc.volumes.intensity import full_scale, settled_range
 from psc.volumes.metadata import Triple
 from psc.volumes.reading import OWN_LABELS, FileRecord, Volume, open_container, open_volume, sample
 from psc.volumes.tiling import Size3
@@ -306,42 +306,48 @@ def _read(slab: SlabConfig, config: FibsemConfig) -> LabelledVolume:
         raise DataError(
             f"{raw} has no labels; set dataset.*.labels and labels_key to where they are"
         )
-    said = list(volume.said)
+    return _settled(volume, config)
+
+
+def _settled(volume: LabelledVolume, config: FibsemConfig) -> LabelledVolume:
+    """With the data set's voxel size where the file has none; says what everything is taken for."""
+    assert volume.labels is not None
+    name, said = volume.name, list(volume.said)
     _, bodies = relabel_consecutive(volume.labels)
     unknown = 1 - np.count_nonzero(volume.labels) / volume.labels.size
     meaning = "unknown, not learned" if config.zero_label == "ignore" else "cell boundary"
     said.append(
-        f"{volume.name}: {bodies.size - 1:,} bodies; {unknown:.1%} of the voxels have label 0,"
-        f" {meaning} (dataset.zero_label={config.zero_label})"
+        f"{name}: {bodies.size - 1:,} bodies; {unknown:.1%} of the voxels have label 0, {meaning}"
+        f" (dataset.zero_label={config.zero_label})"
     )
-    z, y, x = volume.voxel_size or config.voxel_size or (None, None, None)
-    if volume.voxel_size is not None and config.voxel_size not in (None, [z, y, x]):
-        log.warning(
-            "%s: its voxels are %s nm, as it says itself; dataset.voxel_size=%s is for files that"
-            " say nothing, and not used",
-            *(volume.source, list(volume.voxel_size), config.voxel_size),
-        )
-    if z is not None and y is not None and x is not None and volume.voxel_size is None:
-        said.append(f"{volume.name}: voxels of {z:g} × {y:g} × {x:g} nm (dataset.voxel_size)")
-        volume = replace(volume, voxel_size=(z, y, x))
-    elif z is None:
+    found, given = volume.voxel_size, config.voxel_size
+    if found is None and given is None:
         said.append(
-            f"{volume.name}: voxel size unknown, taken as the same along z, y and x"
+            f"{name}: voxel size unknown, taken as the same along z, y and x"
             " (dataset.voxel_size=[z,y,x] in nm settles it)"
+        )
+    elif found is None and given is not None:
+        found = given[0], given[1], given[2]
+        said.append(f"{name}: voxels of {_nm(found)} (dataset.voxel_size)")
+    elif found is not None and given is not None and list(found) != given:
+        log.warning(
+            "%s: its voxels are %s, as it says itself; dataset.voxel_size=%s is for files that say"
+            " nothing, and not used",
+            *(volume.source, _nm(found), given),
         )
     chosen, note = settled_range(
         sample(volume.raw),
         config.intensity_range,
-        where=str(raw),
+        where=volume.source,
         setting="dataset.intensity_range",
         strict=False,
     )
     if note:
         log.warning("%s", note)
-    dark, bright = chosen or (0, {"u1": 255, "u2": 65535}.get(volume.raw.dtype.str[1:], 1))
+    dark, bright = chosen or (0, full_scale(volume.raw.dtype))
     origin = "dataset.intensity_range" if chosen else f"the range of {volume.raw.dtype}"
-    said.append(f"{volume.name}: grey values {dark:g} to {bright:g} become 0 to 1 ({origin})")
-    return replace(volume, said=tuple(said))
+    said.append(f"{name}: grey values {dark:g} to {bright:g} become 0 to 1 ({origin})")
+    return replace(volume, voxel_size=found, said=tuple(said))
 
 
 def check_disjoint(splits: Mapping[str, Sequence[Region]]) -> None:

@@ -19,6 +19,11 @@ _LITTLE = 0.25  # of a range: two bits unused
 _MUCH = 0.25  # of the values
 
 
+def full_scale(dtype: np.dtype[Any]) -> float:
+    """What becomes 1 where no range is given; floats lie in [0, 1]."""
+    return _FULL_SCALE.get(dtype, 1.0)
+
+
 def scale_intensity(
     raw: npt.NDArray[Any], intensity_range: Sequence[float] | None = None
 ) -> npt.NDArray[np.float32]:
@@ -100,7 +105,7 @@ def settled_range(
             raise ConfigError(f"{setting}={list(chosen)}: must be [low,high] with low < high")
         low, high = chosen
     elif dtype in _FULL_SCALE or (dtype.kind == "f" and lowest >= 0 and highest <= 1):
-        low, high = 0.0, _FULL_SCALE.get(dtype, 1.0)
+        low, high = 0.0, full_scale(dtype)
     else:
         raise DataError(
             f"{found}, and nothing says which of them become 0 and 1; set what the network was"
