@@ -94,7 +94,7 @@ def test_the_table_has_a_row_for_each_block():
     assert len(comparable(groups)) == 1
     assert group_names(groups) == ["3d", "p2sc2"]
     text = comparison_text(groups)
-    rows = [line for line in text.splitlines() if line.startswith(("| 3d", "| p2sc2"))]
+    rows = [line for line in text.splitlines() if line.startswith(("| 3d |", "| p2sc2 |"))]
     assert len(rows) == 2
     assert all("62.5 ± 9.4" in row and "0, 1, 2 of 3: 6 subjects" in row for row in rows)
     assert "own data; own_mri; labels as they are in their files" in text
