@@ -203,16 +203,10 @@ class Engine:
 def open_engine(
     workers: int = 1, address: str | None = None, *, progress: bool = True
 ) -> Iterator[Engine]:
-    """An engine for the time of the with block.
+    """An engine for the time of the with block: of so many local processes, 1 = this one alone.
 
-    Args:
-        workers: local processes; 1 = this process alone.
-        address: of a running dask scheduler, such as ``tcp://host:8786``; its workers must see the
-            same files under the same paths. ``workers`` is then not used.
-        progress: whether to show a bar for each stage.
-
-    Raises:
-        ConfigError: ``workers`` is not positive, or no scheduler answers at the address.
+    Or of the workers of a running dask scheduler at an ``address`` such as ``tcp://host:8786``;
+    they must see the same files under the same paths.
     """
     if workers < 1:
         raise ConfigError(f"workers={workers} must be at least 1")

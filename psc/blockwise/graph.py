@@ -218,12 +218,8 @@ def assemble(
 ) -> RegionGraph:
     """One graph out of those of the blocks, in which a joined fragment is one region.
 
-    Args:
-        roots: int32 (N), the fragment that each fragment was joined to (``joined_roots``).
-        parts: of all blocks, between positions of fragments.
-        edges: as many as all parts have, or more.
-        entries: as many histogram entries as all parts have, or more.
-        histograms: False = keep only sums and counts, enough for the mean.
+    Parts are between positions of fragments, with no more ``edges`` and histogram ``entries`` than
+    said; without ``histograms`` only sums and counts are kept, enough for the mean.
     """
     if edges > 2**30 or entries >= 2**31 or roots.size >= 2**31:
         raise DataError(
@@ -378,13 +374,7 @@ def needs_histograms(scoring: str) -> bool:
 def merge_regions(
     graph: RegionGraph, roots: _Int32, thresholds: Sequence[float], scoring: str
 ) -> Iterator[tuple[float, _UInt64]]:
-    """Merge up to each threshold, as ``psc.em.watershed.agglomerate`` does.
-
-    Args:
-        graph: of all fragments; it is used up.
-        roots: int32 (N), the fragment that each fragment was joined to before.
-        thresholds: scores in [0, 1]; regions merge if theirs is below.
-        scoring: a key of ``psc.em.watershed.SCORING_FUNCTIONS``.
+    """Merge up to each threshold, as ``psc.em.watershed.agglomerate`` does; uses up the graph.
 
     Yields:
         (threshold, segment of every fragment, uint64 (N), ids 1..K in order of their first

@@ -64,14 +64,9 @@ def create_image(
 ) -> list[StoredArray]:
     """Make an OME-Zarr image of zeros, and return its levels; what exists already stays as it is.
 
-    Args:
-        folder: of the image.
-        grids: of each level, the finest first; each level is half as fine as the one before.
-        dtype: of its values.
-        voxel_size: (z, y, x) in nm; None where it is unknown.
-        offset: where the first voxel of the finest level lies, (z, y, x) in nm.
-        channels: number of channels, None for no channel axis.
-        label: whether values are ids.
+    ``grids`` are those of the levels, each half as fine as the one before; ``voxel_size`` and
+    ``offset`` of the finest, in nm, None where unknown; ``channels`` None is no channel axis;
+    ``label`` says that values are ids.
     """
     axes: list[dict[str, str]] = [] if channels is None else [{"name": "c", "type": "channel"}]
     unit = {} if voxel_size is None else {"unit": "nanometer"}

@@ -19,12 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def view(config: ViewConfig) -> None:
-    """Serve in neuroglancer until interrupted; with ``report``, or ``serve`` false, write a page.
-
-    Raises:
-        ConfigError: a value is impossible, the port is taken, or neuroglancer is missing.
-        DataError: there is nothing to show, or it is damaged.
-    """
+    """Serve in neuroglancer until interrupted; with ``report``, or ``serve`` false, a page."""
     if not 0 <= config.port <= 65535:  # impossible values are refused before data are read
         raise ConfigError(f"port={config.port}: must be from 0 (any) to 65535")
     if config.worst < 0:

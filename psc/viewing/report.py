@@ -227,13 +227,7 @@ def _matched(scene: Scene) -> dict[str, Layer]:
 
 
 def report_html(scene: Scene, sections: Sequence[PictureRow], places: Sequence[PictureRow]) -> str:
-    """The page: the template ``report.html`` with its ``report.css``.
-
-    Args:
-        scene: its scores and facts.
-        sections: of the whole volume.
-        places: close-ups of splits and merges.
-    """
+    """The page: the template ``report.html`` with its ``report.css``."""
 
     def png(picture: Picture) -> str:
         file = io.BytesIO()

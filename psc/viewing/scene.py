@@ -163,12 +163,7 @@ def evaluation_folder(run: Path) -> Path:
 
 
 def open_evaluation(folder: Path, region: int) -> Scene:
-    """Read one test region of an evaluation into memory.
-
-    Args:
-        folder: as ``evaluation_folder`` gives it; its record is there or one folder up.
-        region: number i of test-<i>.h5.
-    """
+    """Read test-<region>.h5 of an evaluation into memory; its record is there or one folder up."""
     path = folder / f"test-{region}.h5"
     if not path.is_file():
         found = (re.fullmatch(r"test-(\d+)\.h5", p.name) for p in folder.iterdir())
