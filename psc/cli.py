@@ -29,15 +29,21 @@ try:
     with extra_needed():
         import hydra
         from hydra.core.hydra_config import HydraConfig
-        from hydra.errors import HydraException
+        from hydra.errors import HydraException as HydraException
         from hydra.types import RunMode
         from omegaconf import MISSING as MISSING  # for programs, which import it from here
         from omegaconf import DictConfig as DictConfig
         from omegaconf import OmegaConf as OmegaConf
-        from omegaconf.errors import MissingMandatoryValue
+        from omegaconf.errors import (
+            GrammarParseError,
+            InterpolationResolutionError,
+            MissingMandatoryValue,
+        )
         from omegaconf.errors import OmegaConfBaseException as OmegaConfBaseException
 
-        from psc.config.compose import CONFIG_DIRECTORY, quoted, register
+        from psc.config.compose import CONFIG_DIRECTORY, register
+        from psc.config.compose import from_arguments as from_arguments
+        from psc.config.overrides import as_hydra_reads
         from psc.files import write_json
 except PSCError as missing:
     sys.exit(f"error: {missing}")
@@ -65,8 +71,11 @@ def run(config_name: str, main: Main) -> None:
     traceback. In a sweep all failures are told at the end, which exits with 1.
     """
     register()
+    try:
+        sys.argv[1:] = as_hydra_reads(sys.argv[1:])
+    except ConfigError as error:
+        _fail(str(error))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of Hydra's own report
-    sys.argv[1:] = quoted(sys.argv[1:])
     job = Job(main, Path(sys.argv[0]).resolve())
     program = hydra.main(
         config_path=str(CONFIG_DIRECTORY), config_name=config_name, version_base="1.3"
@@ -191,6 +200,8 @@ def _explain_composition(error: BaseException) -> str:
     if cause is not error:
         lines += [line for line in str(cause).splitlines() if "object_type" not in line]
     parent, key = getattr(cause, "parent_node", None), getattr(cause, "key", None)
+    if isinstance(cause, InterpolationResolutionError | GrammarParseError):
+        lines.append("${key} refers to another key; the letters themselves are written \\${")
     if isinstance(cause, MissingMandatoryValue):
         lines.append(f"give it on the command line: {cause.full_key}=…")
     elif isinstance(parent, DictConfig) and key not in parent:

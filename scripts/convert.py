@@ -14,7 +14,14 @@ import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from psc.cli import EXIT_FAILURE, MISSING, OmegaConf, OmegaConfBaseException, explain
+from psc.cli import (
+    EXIT_FAILURE,
+    MISSING,
+    HydraException,
+    OmegaConfBaseException,
+    explain,
+    from_arguments,
+)
 from psc.conversion.checkpoints import Correction, convert_checkpoint
 from psc.conversion.conversion import ConversionArguments
 from psc.conversion.factors import Initialisation
@@ -55,9 +62,7 @@ def main(arguments: list[str]) -> None:
     Raises:
         PSCError: for whatever the user can change.
     """
-    merged = OmegaConf.merge(OmegaConf.structured(ConvertConfig), OmegaConf.from_cli(arguments))
-    config = OmegaConf.to_object(merged)
-    assert isinstance(config, ConvertConfig)
+    config: ConvertConfig = from_arguments(ConvertConfig, arguments)
     inits: dict[str, Initialisation] = {"svd": "svd", "random": "random"}
     if config.init not in inits:
         raise ConfigError(f"init must be one of {', '.join(inits)}; got {config.init!r}")
@@ -87,6 +92,6 @@ if __name__ == "__main__":
         sys.exit()
     try:
         main(sys.argv[1:])
-    except (PSCError, OmegaConfBaseException) as error:
+    except (PSCError, HydraException, OmegaConfBaseException) as error:
         print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(EXIT_FAILURE)

@@ -1,23 +1,25 @@
 """From the command line's overrides, or from a checkpoint, to a typed, checked configuration."""
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import OverrideType
 from omegaconf import Container, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from psc.config import choices, schema
+from psc.config.overrides import as_hydra_reads
 from psc.config.schema import DenseNetConfig, ResNetConfig, TrainConfig, UNetConfig
 from psc.em.settings import AffinityRecipeConfig, FibsemConfig
 from psc.errors import CheckpointError, ConfigError
 from psc.files import PROJECT
-from psc.mri.settings import SUBJECT, IBSRConfig, OwnMRIConfig, TissueRecipeConfig
+from psc.mri.settings import IBSRConfig, OwnMRIConfig, TissueRecipeConfig
 from psc.training.settings import DatasetConfig, RecipeConfig
 from psc.video.settings import UCF101Config, VideoRecipeConfig
 
@@ -61,13 +63,17 @@ def compose(overrides: Sequence[str] = ()) -> TrainConfig:
     """
     register()
     with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
-        return to_typed(hydra_compose("train", overrides=quoted(overrides)))
+        return to_typed(hydra_compose("train", overrides=as_hydra_reads(overrides)))
 
 
-def quoted(arguments: Sequence[str]) -> list[str]:
-    """Arguments with paths of ``{subject}`` in quotes: Hydra's grammar takes braces for its own."""
-    pattern = re.compile(rf"([^='\"]+=)([^'\"\[{{][^'\"]*|)({re.escape(SUBJECT)}[^'\"]*)")
-    return [pattern.sub(r'\1"\2\3"', a) if pattern.fullmatch(a) else a for a in arguments]
+def from_arguments(kind: type, arguments: Sequence[str]) -> Any:
+    """The dataclass of a program that has no file in ``configs/``, from its command line."""
+    node = OmegaConf.structured(kind)
+    for override in OverridesParser.create().parse_overrides(as_hydra_reads(arguments, kind)):
+        if override.type is not OverrideType.CHANGE or override.is_sweep_override():
+            raise ConfigError(f"{override.input_line}: give one value, as key=value")
+        OmegaConf.update(node, override.key_or_group, override.value())
+    return typed_node(node)
 
 
 def to_typed(config: DictConfig) -> TrainConfig:
@@ -87,6 +93,7 @@ def to_typed(config: DictConfig) -> TrainConfig:
 
 def typed_node(node: Container, key: str = "") -> Any:
     """The object of a node; whatever is impossible in it is refused by its whole key."""
+    refuse_unread(node, key)
     names = range(len(node)) if isinstance(node, ListConfig) else list(node)
     for name in names:
         if not OmegaConf.is_missing(node, name) and isinstance(child := node[name], Container):
@@ -96,6 +103,17 @@ def typed_node(node: Container, key: str = "") -> Any:
         return OmegaConf.to_object(node)
     except ConfigError as error:
         raise ConfigError(f"{key}.{error}" if key else str(error)) from error
+
+
+def refuse_unread(node: Container, key: str) -> None:
+    """Refuse keys that a node's dataclass lacks, which ``+key=…`` adds: nothing reads them."""
+    if is_dataclass(kind := OmegaConf.get_type(node)):
+        known = sorted(field.name for field in fields(kind))
+        for name in sorted(set(map(str, node)) - set(known)):
+            whole = f"{key}.{name}".lstrip(".")
+            raise ConfigError(
+                f"{whole}: nothing reads this key; known keys there: {', '.join(known)}"
+            )
 
 
 def from_plain(plain: Mapping[str, Any], path: Path) -> TrainConfig:

@@ -233,6 +233,7 @@ def test_a_sweep_that_ends_early_says_how_to_go_on(monkeypatch, capsys, error, s
     def program():
         raise error
 
+    monkeypatch.setattr("sys.argv", ["train.py"])
     monkeypatch.setattr("hydra.main", lambda **_: lambda job: program)
     with pytest.raises(SystemExit) as ended:
         cli.run("train", lambda config: None)
