@@ -13,6 +13,8 @@ import pytest
 import tiny_brains
 from tiny_brains import CODES, write_bids
 
+from psc.config import compose
+from psc.mri.data import read_cohort
 from psc.training.records import read_record
 
 PROJECT = Path(__file__).parents[2]
@@ -98,7 +100,7 @@ def test_a_cross_validation_of_bids_its_table_and_the_ensemble(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_nnunet_folder_and_files_by_pattern(tmp_path):
+def test_an_nnunet_folder_and_files_by_pattern(tmp_path, monkeypatch):
     bids = write_bids(tmp_path, subjects=4)
     raw = tmp_path / "Dataset001_Brains"
     for number in range(1, 5):
@@ -124,10 +126,14 @@ def test_an_nnunet_folder_and_files_by_pattern(tmp_path):
 
     nnunet, pattern = COMMANDS[3:]
     assert "classes: 0 background, 10 CSF, 150 or 250 brain" in typed(tmp_path, nnunet)
-    assert "test 2 (p1, p4); dataset.split" in typed(tmp_path, pattern)
-    records = [read_record(path) for path in sorted((tmp_path / "runs").glob("*/result.json"))]
-    by_tissue = {tuple(record.metrics["baseline"]["method"].split()): record for record in records}
-    assert set(by_tissue) == {("brain", "only"), ("lesion", "only")}
-    tests = by_tissue["brain", "only"].metrics["test"]
-    assert {"dice_CSF", "dice_brain", "dice_mean"} <= tests.keys()
-    assert {*by_tissue["lesion", "only"].metrics["subjects"]} == {"p1", "p3", "p4"}
+    (run,) = (tmp_path / "runs").glob("own_mri-densenet-p2sc2-fold0-*")
+    record = read_record(run)
+    assert {"dice_CSF", "dice_brain", "dice_mean"} <= record.metrics["test"].keys()
+    assert record.metrics["baseline"]["method"] == "brain only"
+
+    monkeypatch.chdir(tmp_path)  # read as the command reads it, which trains as the others do
+    config = compose([*shlex.split(pattern)[2:], *SMALL])
+    subjects, _, labels = read_cohort(config.dataset).description()
+    assert "train 1 (p2), validation 1 (p3), test 2 (p1, p4); dataset.split" in subjects
+    assert labels.endswith("classes: 0 background, 1 lesion")
+    assert config.backbone.classes == 2
