@@ -97,8 +97,9 @@ def contrasts(named: Sequence[tuple[str, Group]]) -> list[tuple[str, ...]]:
 
 
 def _protocol(group: Group) -> tuple[str, ...]:
-    config = group.first.config
-    return group.version, repr(config["recipe"]), precision(group.first)
+    """Code, recipe but for its name, which is that of the backbone, and precision."""
+    recipe = {key: value for key, value in group.first.config["recipe"].items() if key != "name"}
+    return group.version, repr(recipe), precision(group.first)
 
 
 def _cells(group: Group, found: Difference) -> tuple[str, ...]:

@@ -129,7 +129,8 @@ def test_other_code_recipes_and_tests_are_never_paired(make_record):
 
 
 def test_of_two_networks_with_3d_that_of_the_same_backbone_counts(make_record):
-    other = make_record("3d", backbone={"name": "densenet_bui"}, total=9.0)
+    recipe = {"iterations": 5, "name": "densenet_bui/quick"}  # the same but for its name
+    other = make_record("3d", backbone={"name": "densenet_bui"}, total=9.0, recipe=recipe)
     named = [("bui", Group((other,))), ("3D", group(make_record, "3d", [2.0]))]
     named.append(("(2,2)", group(make_record, "p2sc2", [1.0])))
     _, first, second = contrasts(named)

@@ -14,6 +14,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from psc.errors import ConfigError, DataError
+from psc.paper import style
 from psc.paper.experiments import EXPERIMENTS
 from psc.paper.figures import (
     FIGURES,
@@ -33,8 +34,9 @@ spec.loader.exec_module(script)
 
 
 @pytest.fixture
-def experiments(tmp_path):
-    """A folder with one picture, that of Figure 6."""
+def experiments(tmp_path, monkeypatch):
+    """A folder with one picture, that of Figure 6; figures are drawn small, which is faster."""
+    monkeypatch.setattr(style, "DOTS_PER_INCH", 60)
     folder = tmp_path / "experiments"
     shutil.copytree(EXPERIMENTS / "figure-6", folder / "figure-6")
     return folder

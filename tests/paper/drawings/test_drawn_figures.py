@@ -9,6 +9,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from psc.errors import ConfigError
+from psc.paper import style
 from psc.paper.drawings.block_structure import block_figure
 from psc.paper.drawings.decomposition import decomposition_figure
 from psc.paper.drawings.networks import network_figure
@@ -57,7 +58,13 @@ def test_type_is_legible_and_neither_cut_nor_overlapping(figure):
             assert min(across, up) < figure.dpi / 72 * 1.5, (one, other)
 
 
-def test_both_files_are_written(figure, tmp_path, caplog):
+@pytest.fixture
+def coarse(monkeypatch):
+    """A third of the resolution, which test_style.py looks at."""
+    monkeypatch.setattr(style, "DOTS_PER_INCH", 100)
+
+
+def test_both_files_are_written(figure, tmp_path, caplog, coarse):
     with caplog.at_level(logging.WARNING):
         pdf, png = save_figure(figure, tmp_path / "new" / "folder", "figure")
     assert not caplog.records  # matplotlib would complain of a missing font
@@ -65,13 +72,13 @@ def test_both_files_are_written(figure, tmp_path, caplog):
     assert b"CreationDate" not in pdf.read_bytes()
     assert sorted(p.name for p in pdf.parent.iterdir()) == ["figure.pdf", "figure.png"]
     with Image.open(png) as image:
-        assert image.width == pytest.approx(PAGE_WIDTH * 300, abs=1)
+        assert image.width == pytest.approx(PAGE_WIDTH * 100, abs=1)
         pixels = np.asarray(image.convert("L"))
     for border in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
         assert (border == 255).all()
 
 
-def test_the_same_drawing_is_the_same_bytes(tmp_path):
+def test_the_same_drawing_is_the_same_bytes(tmp_path, coarse):
     once, again = (
         save_figure(block_figure(blocks=[(2, 2)]), tmp_path / name, "figure") for name in "ab"
     )
