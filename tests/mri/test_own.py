@@ -11,7 +11,7 @@ import torch
 from tiny_brains import CODES
 
 from psc.config import compose
-from psc.config.compose import from_plain, quoted
+from psc.config.compose import from_plain
 from psc.config.schema import SegmentConfig
 from psc.errors import CheckpointError, ConfigError, DataError
 from psc.mri.data import find_subjects, read_cohort
@@ -294,11 +294,6 @@ class TestConfiguration:
         assert run_name(plain).startswith("own_mri-densenet-3d-fold2-seed0-")
         split = asdict(self.composed("dataset.label_values={a: 1}", "dataset.split={test: [x]}"))
         assert "fold" not in run_name(split)
-
-    def test_paths_with_a_subject_are_quoted_for_hydra(self):
-        assert quoted(["input={subject}.nii", "x='{subject}'", "a={b: 1}", "--multirun"]) == [
-            *('input="{subject}.nii"', "x='{subject}'", "a={b: 1}", "--multirun")
-        ]
 
 
 def test_ibsr_and_own_data_are_found_side_by_side(bids, tmp_path):
