@@ -23,7 +23,13 @@ from psc import machine
 
 machine.set_up()  # before anything loads torch
 
-from psc.errors import ConfigError, PSCError, extra_needed, missing_package
+from psc.errors import (
+    ConfigError,
+    PSCError,
+    extra_needed,
+    missing_package,
+    refused_by_the_system,
+)
 
 try:
     with extra_needed():
@@ -33,7 +39,7 @@ try:
         from hydra.types import RunMode
         from omegaconf import MISSING as MISSING  # for programs, which import it from here
         from omegaconf import DictConfig as DictConfig
-        from omegaconf import OmegaConf as OmegaConf
+        from omegaconf import OmegaConf
         from omegaconf.errors import (
             GrammarParseError,
             InterpolationResolutionError,
@@ -84,6 +90,8 @@ def run(config_name: str, main: Main) -> None:
         program()
     except (PSCError, HydraException, OmegaConfBaseException) as error:
         _fail(explain(error))
+    except OSError as error:
+        _fail(refused_by_the_system(error))
     except JobFailedError as error:
         _fail(failure_report(Path(error.args[0])))
     except BrokenExecutor as error:
@@ -180,6 +188,8 @@ def explain(error: BaseException) -> str:
     """An exception in words: one message if the user can act on it, else the whole traceback."""
     if isinstance(error, PSCError):
         return str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return refused_by_the_system(error)
     if isinstance(error, ImportError) and (told := missing_package(error)) is not None:
         return told
     if isinstance(error, HydraException | OmegaConfBaseException):

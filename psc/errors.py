@@ -46,6 +46,13 @@ class MissingPackageError(PSCError, ImportError):
     """A package that an extra of the project brings, and that is not installed."""
 
 
+def refused_by_the_system(error: OSError) -> str:
+    """What programs print of a file that the system refuses; what names no file is raised again."""
+    if error.filename is None:
+        raise error
+    return f"{error.filename}: {error.strerror}; check its name, its folder and their permissions"
+
+
 def missing_package(error: ImportError) -> str | None:
     """Which extra brings the package that was not found; None for any other package."""
     package = (error.name or "").partition(".")[0]

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from psc.errors import PSCError
+from psc.errors import PSCError, refused_by_the_system
 from psc.paper.compare import compare_runs
 
 
@@ -23,6 +23,8 @@ def main() -> None:
         text, files = compare_runs(arguments.pop("folder"), **arguments)
     except PSCError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {refused_by_the_system(error)}")
     print(text, *files, sep="\n")
 
 

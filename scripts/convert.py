@@ -25,7 +25,7 @@ from psc.cli import (
 from psc.conversion.checkpoints import Correction, convert_checkpoint
 from psc.conversion.conversion import ConversionArguments
 from psc.conversion.factors import Initialisation
-from psc.errors import ConfigError, PSCError
+from psc.errors import ConfigError, PSCError, refused_by_the_system
 from psc.files import write_json
 
 
@@ -94,4 +94,7 @@ if __name__ == "__main__":
         main(sys.argv[1:])
     except (PSCError, HydraException, OmegaConfBaseException) as error:
         print(f"error: {explain(error)}", file=sys.stderr)
+        sys.exit(EXIT_FAILURE)
+    except OSError as error:
+        print(f"error: {refused_by_the_system(error)}", file=sys.stderr)
         sys.exit(EXIT_FAILURE)

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from psc.config.choices import FIBSEM_FILES
 from psc.download.archives import require_rar_tool, unpack
 from psc.download.download import SOURCES, SourceFile, fetch, source_files
-from psc.errors import DataError, PSCError
+from psc.errors import DataError, PSCError, refused_by_the_system
 from psc.files import WORKPLACE, in_words, require_free_space
 from psc.mri.prepare import INSTRUCTIONS, MANIFEST, prepare_ibsr, table
 from psc.video.data import read_split, video_key
@@ -52,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         status = chosen.run(chosen)
     except PSCError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {refused_by_the_system(error)}")
     except KeyboardInterrupt:
         print("\ninterrupted; run it again to go on", file=sys.stderr)
         status = 130

@@ -135,7 +135,7 @@ def from_plain(plain: Mapping[str, Any], path: Path) -> TrainConfig:
         for key, kind in (("backbone", backbone), ("dataset", dataset), ("recipe", recipe)):
             tree[key] = OmegaConf.structured(kind)
         config = typed_node(OmegaConf.merge(tree, dict(plain)))
-    except (KeyError, TypeError, ConfigError, OmegaConfBaseException) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OmegaConfBaseException) as error:
         raise CheckpointError(
             f"{path} was written by another version of this code: {error}"
         ) from error

@@ -16,7 +16,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from hydra.conf import HydraConf
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString, Sweep
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
 from psc.config.schema import AccountConfig, EvaluateConfig, SegmentConfig, TrainConfig, ViewConfig
@@ -25,8 +25,8 @@ from psc.errors import ConfigError
 PROGRAMS = (TrainConfig, EvaluateConfig, SegmentConfig, AccountConfig, ViewConfig)
 
 _KEY = re.compile(r"(?:\+\+?|~)?[A-Za-z_][\w$@:/-]*(?:\.[\w$@:/-]+)*\Z", re.ASCII)
-_MIXED = ("resume",)
-"""Keys that hold text or something else, which Hydra can tell."""
+_MIXED: dict[str, tuple[type, ...]] = {"resume": (bool, int, float), "checkpoint": (list,)}
+"""Keys that hold text or something else, which Hydra tells by its look."""
 
 _OPTIONS = (
     *("--config-path", "--config-name", "--config-dir", "--package", "--cfg", "--info"),
@@ -66,8 +66,9 @@ def as_hydra_reads(arguments: Sequence[str], *programs: type) -> list[str]:
         first, _, below = name.partition(".")
         if first == "hydra" and below.split(".")[0] not in (f.name for f in fields(HydraConf)):
             raise ConfigError(f"{name}: nothing reads this key; --hydra-help tells Hydra's")
-        if value and not (sweep and readable) and not _is_settled(name, value):
-            if name in texts - others:
+        mixed = _MIXED.get(name, ()) if name in others else ()
+        if value and not (sweep and readable) and not _is_settled(value, mixed):
+            if name in texts and (mixed or name not in others):
                 argument = f"{key}={_quoted(value)}"
             elif listed := entries.get(re.sub(r"\.\d+$", "", name)):
                 argument = f"{key}={_entries_quoted(value, *listed)}"
@@ -79,10 +80,10 @@ def as_hydra_reads(arguments: Sequence[str], *programs: type) -> list[str]:
     return found
 
 
-def _is_settled(name: str, value: str) -> bool:
-    """Whether a value is what it is for Hydra: quoted, null, a number."""
+def _is_settled(value: str, mixed: tuple[type, ...]) -> bool:
+    """Whether a value is what it is for Hydra: quoted, null, of another type."""
     parsed = _parsed(f"key={value}")
-    if name in _MIXED and not isinstance(parsed, str | Sweep | NoneType):
+    if isinstance(parsed, mixed):
         return True
     return value.lower() == "null" or (value[0] in "'\"" and isinstance(parsed, QuotedString))
 
@@ -139,6 +140,7 @@ def _kinds(
         for key, kind in _leaves(program):
             if kind is str or key in _MIXED:
                 texts.add(key)
+            if kind is str:
                 continue
             others.add(key)
             of = get_args(kind)[0] if get_origin(kind) is list else None

@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 
 from psc.em.pictures import segmentation_figure
+from psc.errors import DataError
 from psc.files import replacing
 from psc.paper import evidence
 from psc.paper.account import Cost, recorded_cost
@@ -310,11 +311,16 @@ def _segmentations(runs: dict[str, Path], path: Path) -> bool:
         if not volumes.is_file():
             log.warning("no %s: %s is missing; evaluate.py writes it again", path.name, volumes)
             return False
-        with h5py.File(volumes) as file:
-            predictions[name] = file[output.SEGMENTATION][:]
-            raw, truth = file[output.RAW][:], file[output.TRUTH][:]
-            baseline = file[output.BASELINE][:]
-            resolution = file[output.RAW].attrs.get("resolution")
+        try:
+            with h5py.File(volumes) as file:
+                predictions[name] = file[output.SEGMENTATION][:]
+                raw, truth = file[output.RAW][:], file[output.TRUTH][:]
+                baseline = file[output.BASELINE][:]
+                resolution = file[output.RAW].attrs.get("resolution")
+        except (OSError, KeyError) as error:
+            raise DataError(
+                f"{volumes} is damaged or of no evaluation ({error}); evaluate.py writes it again"
+            ) from error
     predictions[AFFINITY.floor_name] = baseline
     size = None if resolution is None else tuple(np.asarray(resolution, dtype=float).tolist())
     segmentation_figure(raw, truth, predictions, path, voxel_size_nm=size)

@@ -14,6 +14,7 @@ from typing import Any
 
 from psc.config.compose import from_plain
 from psc.errors import DataError
+from psc.files import entries
 from psc.paper.measures import Measures, measures_of
 from psc.training.folder import TRAINER_WITHOUT_EFFECT
 from psc.training.hardware import stored_precision
@@ -261,7 +262,8 @@ def group_names(groups: Sequence[Group]) -> list[str]:
 
 def finished_runs(folder: Path) -> dict[Path, Record]:
     """Records of all finished runs directly in a folder, by run folder, in order of name."""
-    records = {path.parent: read_record(path) for path in sorted(folder.glob(f"*/{FILE_NAME}"))}
+    runs = sorted(entries(folder)) if folder.is_dir() else []
+    records = {run: read_record(run) for run in runs if (run / FILE_NAME).is_file()}
     if not records:
         raise DataError(f"{folder} holds no finished run (no */{FILE_NAME})")
     return records

@@ -74,8 +74,14 @@ def read_checkpoint(path: Path) -> "Checkpoint":
         raise CheckpointError(
             f"{path} is damaged or not a checkpoint of ours ({_first_line(error)})"
         ) from error
-    if not isinstance(content, dict) or "state_dict" not in content:
+    weights = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(weights, dict):
         raise CheckpointError(f"{path} is not a training checkpoint: it has no 'state_dict'")
+    for name, tensor in weights.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise CheckpointError(f"{path}: parameter {name!r} is no tensor; restore the file")
+    if not isinstance(content.get("global_step", 0), int):
+        raise CheckpointError(f"{path}: its 'global_step' is no number; restore the file")
     if _OPTIMIZERS in content:
         content[_OPTIMIZERS] = []  # twice the network's memory, and nobody's but Lightning's
     return Checkpoint(path, content)
@@ -110,7 +116,7 @@ class Checkpoint:
             return None
         try:
             return ConversionArguments(**self.content[CONVERSION_KEY])
-        except TypeError as error:
+        except (TypeError, ValueError) as error:  # values may be of any type
             raise CheckpointError(
                 f"{self.path} was converted by another version of this code: {error}"
             ) from error

@@ -90,7 +90,9 @@ def read_record(path: Path) -> Record:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"no record at {path}: the run has not finished") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON ({error}); it was not written by train.py") from error
     _check_version(content, path)
     seal = content.pop(SEAL, None)

@@ -12,7 +12,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -107,6 +107,9 @@ class UnreadableVideo:
     reason: str
 
 
+_Entry = TypeVar("_Entry", PreparedVideo, UnreadableVideo)
+
+
 @dataclass
 class Index:
     """What a store says of itself; videos by key (``psc.video.data.video_key``)."""
@@ -148,8 +151,8 @@ def read_index(folder: Path, wanted: PreparationSettings | None = None) -> Index
         index = Index(
             PreparationSettings(**(settings | {"size": tuple(size) if size else None})),
             bool(values["synthetic"]),
-            {key: PreparedVideo(**video) for key, video in values["videos"].items()},
-            {key: UnreadableVideo(**video) for key, video in values["unreadable"].items()},
+            {key: _of_its_types(PreparedVideo(**v)) for key, v in values["videos"].items()},
+            {key: _of_its_types(UnreadableVideo(**v)) for key, v in values["unreadable"].items()},
         )
     except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise DataError(
@@ -161,6 +164,19 @@ def read_index(folder: Path, wanted: PreparationSettings | None = None) -> Index
             " another folder, or delete this one and prepare it anew"
         )
     return index
+
+
+def _of_its_types(entry: _Entry) -> _Entry:
+    """An entry of the index, whose values JSON may give any type."""
+    for name, value in vars(entry).items():
+        kind = type(entry).__annotations__[name]
+        if type(value) is not kind and (kind, type(value)) != (float, int):
+            raise ValueError(f"{name} of a video is {value!r}")
+    if isinstance(entry, PreparedVideo) and (
+        min(entry.frames, entry.height, entry.width) < 1 or entry.offset < 0
+    ):
+        raise ValueError(f"{entry.name} is said to have no frame")
+    return entry
 
 
 class PreparedVideos:

@@ -19,7 +19,7 @@ import zarr
 
 from psc.blockwise import images
 from psc.em.bodies import BodyError, body_errors
-from psc.errors import ConfigError, DataError
+from psc.errors import ConfigError, DataError, PSCError
 from psc.paper.compare import data_name
 from psc.paper.measures import measures_of
 from psc.training.provenance import code_version
@@ -256,8 +256,10 @@ def open_blockwise_output(folder: Path, raw: Path | None, raw_key: str | None) -
             f"{folder} is not finished (it has no {_SUMMARY}); start the same scripts/segment.py"
             " again, it goes on where it was"
         ) from None
-    except (ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{folder / _SUMMARY} is damaged ({error}); segment again") from error
+    if not isinstance(summary, dict):
+        raise DataError(f"{folder / _SUMMARY} is damaged (it holds no names); segment again")
     below = []
     if raw is not None:
         grey = open_volume(raw, raw_key, missing_chunks="fill", setting="raw_key")
@@ -288,13 +290,13 @@ def _segmented_volume(summary: dict[str, Any], stages: list[dict[str, Any]]) -> 
     """The input, where it still lies at its place and is what it was."""
     if "input" not in summary:  # of a network in memory, or of earlier code
         return None
-    path = Path(summary["input"])
+    path = Path(str(summary["input"]))
     try:
         grey = open_volume(path, summary.get("input_key"), missing_chunks="fill")
         if fingerprint(grey) == stages[0]["options"].get("input"):
             return grey
         why = "has changed since"
-    except (DataError, ConfigError) as error:
+    except (PSCError, LookupError, TypeError, AttributeError) as error:  # JSON of any content
         why = f"cannot be read any more ({error})"
     log.warning("%s was segmented, but %s: shown without it; raw=… names another place", path, why)
     return None

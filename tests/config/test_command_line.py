@@ -73,10 +73,20 @@ def composed(program, *arguments):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_text_is_taken_letter_for_letter(name):
-    keys = ("checkpoint", "input", "output", "input_key", "precision")
-    config = from_arguments(SegmentConfig, ["levels=2", *(f"{key}={name}" for key in keys)])
+    keys = ("input", "output", "input_key", "precision", *["checkpoint"] * (name != "[a,b]"))
+    config = from_arguments(
+        SegmentConfig, ["checkpoint=x", "levels=2", *(f"{key}={name}" for key in keys)]
+    )
     assert [getattr(config, key) for key in keys] == [name] * len(keys)
     assert config.levels == 2
+
+
+def test_checkpoints_are_a_path_or_a_list_of_paths():
+    given = ["input=x", "output=x"]
+    config = from_arguments(SegmentConfig, ["checkpoint=[a.ckpt,'b=1.ckpt']", *given])
+    assert config.checkpoint == ["a.ckpt", "b=1.ckpt"]
+    config = from_arguments(SegmentConfig, ["checkpoint=runs/*fold[0-2]*/best.ckpt", *given])
+    assert config.checkpoint == "runs/*fold[0-2]*/best.ckpt"
 
 
 KEYS = {
