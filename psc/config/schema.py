@@ -183,8 +183,8 @@ class SegmentConfig:
     scheduler, in place of ``workers`` local processes.
     """
 
-    checkpoint: Any = MISSING
-    """A path, one with * in it, or a list: several networks of tissues are an ensemble."""
+    checkpoint: str = MISSING
+    """A path, one with * in it, or [paths]: several networks of tissues are an ensemble."""
     input: str = MISSING
     output: str = MISSING
     overwrite: bool = False

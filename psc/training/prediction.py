@@ -35,16 +35,15 @@ def segment_file(config: SegmentConfig) -> Path:
     return segment_tissues(config, checkpoints)
 
 
-def _checkpoint_paths(given: str | list[str]) -> list[Path]:
-    """Files that a path, one with * in it, or a list of such names; each must match something."""
+def _checkpoint_paths(given: str) -> list[Path]:
+    """Files that a path, one with * in it, or [such, paths] names; each must match something."""
+    listed = given[:1] == "[" and given[-1:] == "]" and not Path(given).exists()
     paths: list[Path] = []
-    for path in [given] if isinstance(given, str) else given:
-        found = [path]
+    for path in given[1:-1].split(",") if listed else [given]:
+        found = [path.strip()] if listed else [path]
         if "*" in path and not Path(path).exists():
-            found = sorted(glob.glob(path))  # noqa: PTH207  Path.glob takes no absolute ones
+            found = sorted(glob.glob(found[0]))  # noqa: PTH207  Path.glob takes no absolute ones
         if not found:
             raise CheckpointError(f"checkpoint={path}: nothing matches")
         paths += map(Path, found)
-    if not paths:
-        raise ConfigError("checkpoint=[]: name at least one")
     return list(dict.fromkeys(paths))

@@ -125,7 +125,7 @@ def test_an_ensemble_of_equal_networks_on_a_folder_is_the_network(finished, chec
     (tmp_path / "in/a.nii.gz").write_bytes(source.read_bytes()[:900])
     (tmp_path / "other.ckpt").write_bytes(checkpoint.read_bytes())
     config = SegmentConfig(
-        checkpoint=[str(checkpoint), str(tmp_path / "other.ckpt")],
+        checkpoint=f"[{checkpoint}, {tmp_path / 'other.ckpt'}]",
         input=str(tmp_path / "in"),
         output=str(tmp_path / "out"),
         accelerator="cpu",
