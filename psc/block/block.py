@@ -169,13 +169,11 @@ class PSCBlock(Unit):
     m parallel streams, each n 2D convolutions (d×d, in the stream's plane) to M channels and one
     1D convolution along the remaining axis, concatenated over channels:
 
-    ====== ============== =============
-    stream 2D plane       1D axis
-    ====== ============== =============
-    1      (H, W)         D
-    2      (D, W)         H
-    3      (D, H)         W
-    ====== ============== =============
+    | stream | 2D plane | 1D axis |
+    | ------ | -------- | ------- |
+    | 1      | (H, W)   | D       |
+    | 2      | (D, W)   | H       |
+    | 3      | (D, H)   | W       |
 
     The 1D kernel spans n·(d−1)+1 voxels, the extent of n composed d-tap kernels (Eq. 4), so that
     the block has the receptive field, and under valid padding the output size, of the n 3D
@@ -186,7 +184,7 @@ class PSCBlock(Unit):
     and the block's result is their sum. What would follow each stream's 1D convolution (bias,
     normalisation, activation) then follows the sum, once. One stream is the same either way.
 
-    Use it in any network in place of n consecutive ``nn.Conv3d``::
+    Use it in any network in place of n consecutive ``nn.Conv3d``:
 
         block = PSCBlock(32, 64, m=2, n=2)          # same size out: (N, 64, D, H, W)
 

@@ -181,13 +181,11 @@ _STEM = ConvolutionOptions(
 class DenseNet(VolumeNetwork):
     """DenseNet over volumes; its 3×3×3 convolutions are whatever ``unit`` builds.
 
-    =============== ======================================= =====================================
-    option          the state of the art (Bui et al. 2017)  the paper's reproduction, our default
-    =============== ======================================= =====================================
-    ``bottleneck``  4                                       0
-    ``compression`` 0.5                                     1
-    ``upsampling``  "transposed"                            "interpolation"
-    =============== ======================================= =====================================
+    | option          | state of the art (Bui et al. 2017) | the paper's reproduction, our default |
+    | --------------- | ---------------------------------- | ------------------------------------- |
+    | ``bottleneck``  | 4                                  | 0                                     |
+    | ``compression`` | 0.5                                | 1                                     |
+    | ``upsampling``  | "transposed"                       | "interpolation"                       |
 
     With 3D convolutions and four classes the first has 1,551,392 parameters for one input channel
     and 1,552,256 for two; its biases are those of its authors' PyTorch release.
@@ -201,13 +199,11 @@ class DenseNet(VolumeNetwork):
     fewer than the state of the art, and hints that 3D has more (Figure 5). Candidates, in millions
     of parameters, beside 1.89 for 3D and 1.83 for P_1SC_1:
 
-    =================================================== ======= =======
-    one block stands for                                P_2SC_2 P_2SC_3
-    =================================================== ======= =======
-    one dense layer                                     1.97    2.12
-    two dense layers, k_i of Eq. 5 the filters of both  2.04    2.33
-    two dense layers, k_i of Eq. 5 the filters of one   1.36    1.44
-    =================================================== ======= =======
+    | one block stands for                               | P_2SC_2 | P_2SC_3 |
+    | -------------------------------------------------- | ------- | ------- |
+    | one dense layer                                    | 1.97    | 2.12    |
+    | two dense layers, k_i of Eq. 5 the filters of both | 2.04    | 2.33    |
+    | two dense layers, k_i of Eq. 5 the filters of one  | 1.36    | 1.44    |
 
     Only the last agrees, except that P_2SC_3 has 7 % fewer than the state of the art (it is P_2SC_2
     that has 12 %). So ``layers_per_segment`` is to be 2 for n ≥ 2, and 1 for 3D and n = 1.

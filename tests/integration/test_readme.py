@@ -4,15 +4,21 @@ import shlex
 from pathlib import Path
 
 import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 
-from psc.config import TrainConfig, compose
+from psc.config import TrainConfig, compose, register
+from psc.config.compose import CONFIG_DIRECTORY, quoted, typed_node
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+PAGES = ("README.md", "docs/paper.md", "docs/large-volumes.md")  # other pages have other tests
+TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
+BLOCKS = [block for text in TEXTS.values() for block in FENCED.findall(text)]
 PYTHON = [code for language, code in BLOCKS if language == "python"]
 COMMANDS = [line for language, code in BLOCKS if not language for line in code.splitlines() if line]
 TRAINING = [line for line in COMMANDS if line.startswith("python train.py ")]
+SEGMENTING = [line for line in COMMANDS if re.match(r"python scripts/(segment|view)\.py ", line)]
 
 
 def runs_of(command: str) -> list[list[str]]:
@@ -49,15 +55,19 @@ def test_every_training_command_composes(command: str):
     assert len({repr(config) for config in configs}) == len(runs)
 
 
+@pytest.mark.parametrize("command", SEGMENTING)
+def test_every_command_of_segmenting_and_viewing_composes(command: str):
+    script, *overrides = shlex.split(command.replace("<run>", "it"), comments=True)[1:]
+    register()
+    with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        config = typed_node(hydra_compose(Path(script).stem, overrides=quoted(overrides)))
+    assert config.checkpoint if script == "scripts/segment.py" else config.run
+
+
 @pytest.mark.parametrize("target", re.findall(r"^make ([\w-]+)", "\n".join(COMMANDS), re.MULTILINE))
 def test_every_make_target_exists(target: str):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert re.search(rf"^([\w-]+ )*{target}( [\w-]+)*:.*## ", makefile, flags=re.MULTILINE)
-
-
-@pytest.mark.parametrize("link", re.findall(r"\]\(([^)#]+)\)", README))
-def test_every_file_that_is_linked_exists(link: str):
-    assert link.startswith("https://") or (ROOT / link).exists()
 
 
 @pytest.mark.parametrize(

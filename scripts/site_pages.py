@@ -1,0 +1,235 @@
+"""The site's pages that are not written for it, and their links: a hook of mkdocs (``make docs``).
+
+What a page of the repository says is said once. A page of the site is a file of ``docs/``, or made
+when the site is built: of sections of the README and of the experiments' pages (``SECTIONS``), of
+docstrings (mkdocstrings), or of the configuration's schema. Links are those that work where a file
+lies; they are turned to where its text stands in the site. What a page shows or links that is no
+page (pictures, CSV, YAML) goes along; what is code is named by its path. Formulas become MathML,
+which browsers draw without a script.
+"""
+
+import html
+import posixpath
+import re
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from configuration_keys import configuration_page
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+README = "README.md"
+SECTIONS: dict[str, list[tuple[str, str]]] = {
+    "index.md": [(README, ""), (README, "Start")],
+    "block.md": [(README, "The block in your own network")],
+    "convert.md": [(README, "A trained network, converted")],
+    "training.md": [(README, "Training")],
+    "sweeps.md": [(README, "Sweeps")],
+    "looking.md": [(README, "Looking at segmentations")],
+    "reproduce.md": [(README, "Reproduce a table")],
+    "networks.md": [(README, "Networks")],
+    "conventions.md": [(README, "Conventions")],
+    "results.md": [(README, "What has been reproduced"), (README, "Status")],
+    "deviations.md": [
+        (README, "Limits"),
+        (
+            "experiments/table-4b/README.md",
+            "Our protocol, and where it may differ from the paper's",
+        ),
+        ("experiments/table-5d/README.md", "Our protocols, and where they differ from the paper's"),
+        ("experiments/table-6d/README.md", "Our protocols, and where they differ from the paper's"),
+    ],
+}
+"""Page → the sections of repository files that it is made of; "" is what begins a file."""
+
+TITLES = {"deviations.md": "Deviations from the paper", "results.md": "Results so far"}
+"""Of pages of several sections, which then are their chapters."""
+
+MODULES = ("block", "networks", "conversion", "accounting", "decomposition", "metrics")
+
+WHOLE = ["data/README.md"]
+WHOLE += [f"experiments/{name}/README.md" for name in ("speed", "conversion", "malis")]
+WHOLE += [f"experiments/table-{name}/README.md" for name in ("4b", "5d", "6d")]
+"""Repository files outside ``docs/`` that are pages as they are."""
+
+_FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
+_MARKER = re.compile(r"^<!-- /?[A-Z]+ -->\n", re.MULTILINE)
+_FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
+_ASSETS = {".png", ".csv", ".yaml", ".json", ".cff", ""}
+
+
+def slug(title: str) -> str:
+    """The anchor of a heading, as GitHub and mkdocs both make it of letters, digits and spaces."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-")
+
+
+def section(text: str, title: str) -> str:
+    """A section of a Markdown file below its heading; "" is what stands before the first."""
+    parts = re.split(r"^## (.+)\n", _outside_fences(text), flags=re.MULTILINE)
+    found = dict(zip(["", *parts[1::2]], parts[0::2], strict=True))
+    if title not in found:
+        raise ValueError(f"no section {title!r}; there are: {', '.join(found)}")
+    return _inside_fences(found[title]).strip() + "\n"
+
+
+def _outside_fences(text: str) -> str:
+    """With the comments of code that look like headings made to look like none."""
+    return _FENCE.sub(lambda code: code[0].replace("\n#", "\n\0#"), text)
+
+
+def _inside_fences(text: str) -> str:
+    return text.replace("\0", "")
+
+
+def assembled(page: str) -> str:
+    """The Markdown of a page of sections, links as they are where each section stands."""
+    parts: list[str] = []
+    for source, title in SECTIONS[page]:
+        whole = (PROJECT / source).read_text(encoding="utf-8")
+        text = relinked(section(whole, title), source, page)
+        own = title if source == README else whole.split("\n", 1)[0].removeprefix("# ")
+        if page in TITLES:
+            text = f"## {own}\n\n{text}"
+        elif title and not parts:
+            text = f"# {own}\n\n" + _inside_fences(
+                re.sub(r"^##(#+ )", r"#\1", _outside_fences(text), flags=re.MULTILINE)
+            )
+        elif title:
+            text = f"## {own}\n\n{text}"
+        parts.append(text)
+    title = f"# {TITLES[page]}\n\n" if page in TITLES else ""
+    return title + "\n".join(parts)
+
+
+def places() -> dict[str, str]:
+    """Repository path → page of the site, for all files that are pages, and their sections."""
+    found = {path: path for path in WHOLE}
+    found |= {f"docs/{path.name}": path.name for path in (PROJECT / "docs").glob("*.md")}
+    for page, parts in reversed(SECTIONS.items()):
+        for source, title in parts:
+            anchor = f"#{slug(title)}" if page in TITLES else ""
+            if source == README:
+                found[f"{source}#{slug(title)}"] = page + anchor
+    return found | {README: "index.md"}
+
+
+def relinked(
+    text: str, source: str, page: str, shown: Callable[[str], object] = lambda path: None
+) -> str:
+    """The text of a repository file with links as they have to be in a page of the site.
+
+    Args:
+        text: Markdown, or a part of it.
+        source: the path of the file in the repository.
+        page: the path of the page in the site.
+        shown: told the repository path of every file that has to go along.
+    """
+    homes = places()
+
+    def turned(link: re.Match[str]) -> str:
+        picture, label, target = link.groups()
+        if re.match(r"\w+:", target):
+            return link[0]
+        path, _, anchor = target.partition("#")
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
+        path = source if target.startswith("#") else path
+        home = homes.get(f"{path}#{anchor}") if anchor else None
+        if home is None and path in homes and (path != source or source == README):
+            home = homes[path] + (f"#{anchor}" if anchor else "")
+        if home is None and (PROJECT / path).is_file() and PurePosixPath(path).suffix in _ASSETS:
+            shown(path)
+            home = path.removeprefix("docs/")
+        if home is not None:
+            return f"{picture}[{label}]({posixpath.relpath(home, posixpath.dirname(page) or '.')})"
+        if path == source or not (PROJECT / path).exists():
+            return link[0]  # within the page; or broken, which mkdocs tells
+        return label if path.endswith(label.strip("`")) else f"{label} (`{path}`)"
+
+    pieces = _FENCE.split(text)
+    pieces[0::2] = [_LINK.sub(turned, piece) for piece in pieces[0::2]]
+    return "".join(pieces)
+
+
+def reference(name: str) -> str:
+    """The page of a module: its docstring and its public names."""
+    if name == "psc":
+        lines = [f"| {code} | {told} |" for code, told in _names_of_psc()]
+        return (
+            "# psc\n\nWhat `import psc` gives; each is loaded when it is asked for.\n\n"
+            "| name | |\n|---|---|\n" + "\n".join(lines) + "\n"
+        )
+    return f"# {name}\n\n::: {name}\n"
+
+
+def _names_of_psc() -> list[tuple[str, str]]:
+    import psc
+
+    rows = []
+    for name in psc.__all__:
+        value = getattr(psc, name)
+        room = ".".join(value.__module__.split(".")[:2])
+        told = (value.__doc__ or "").split("\n\n")[0].replace("\n", " ").strip()
+        told = re.sub("``", "`", told)
+        rows.append((f"[`psc.{name}`]({room}.md#{room}.{name})", told))
+    return rows
+
+
+def formula(tex: str, *, block: bool) -> str:
+    """MathML of a formula; a tag becomes a number in the margin."""
+    from latex2mathml.converter import convert
+
+    tex = html.unescape(tex).strip()
+    number = re.search(r"\\tag\{(\w+)\}", tex)
+    tex = re.sub(r"\\tag\{\w+\}", lambda tag: rf"\qquad ({number[1]})" if number else "", tex)
+    drawn: str = convert(tex, display="block" if block else "inline")
+    return f'<span class="formula">{drawn}</span>' if block else drawn
+
+
+# What mkdocs calls.
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the pages that are made, and what they and the pages of ``docs/`` show."""
+    from mkdocs.structure.files import File
+
+    made = {page: assembled(page) for page in SECTIONS}
+    made |= {page: (PROJECT / page).read_text(encoding="utf-8") for page in WHOLE}
+    made |= {f"reference/{name}.md": reference(name) for name in ("psc", *_modules())}
+    made["reference/configuration.md"] = configuration_page()
+    for page, text in made.items():
+        files.append(File.generated(config, page, content=text))
+    shown: set[str] = set()
+    sources = {page: source for source, page in places().items() if "#" not in source}
+    for page, source in sources.items():
+        if source != README:
+            relinked((PROJECT / source).read_text(encoding="utf-8"), source, page, shown.add)
+    for parts in SECTIONS.values():
+        for source, title in parts:
+            whole = (PROJECT / source).read_text(encoding="utf-8")
+            relinked(section(whole, title), source, "index.md", shown.add)
+    for path in sorted(shown):
+        place = path.removeprefix("docs/")
+        if files.get_file_from_path(place) is None:
+            files.append(File.generated(config, place, abs_src_path=str(PROJECT / path)))
+    return files
+
+
+def _modules() -> list[str]:
+    return [f"psc.{name}" for name in MODULES]
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Turn the links of pages that are files of the repository."""
+    markdown = _MARKER.sub("", markdown)
+    sources = {place: source for source, place in places().items() if "#" not in source}
+    place = page.file.src_uri
+    if place in sources and place not in SECTIONS:
+        markdown = relinked(markdown, sources[place], place)
+    return markdown
+
+
+def on_page_content(content: str, **_: Any) -> str:
+    """Draw the formulas."""
+    return _FORMULA.sub(lambda found: formula(found[3], block=found[2] == "["), content)
