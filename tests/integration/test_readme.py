@@ -8,7 +8,8 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
 from psc.config import TrainConfig, compose, register
-from psc.config.compose import CONFIG_DIRECTORY, quoted, typed_node
+from psc.config.compose import CONFIG_DIRECTORY, typed_node
+from psc.config.overrides import as_hydra_reads
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "docs/paper.md", "docs/large-volumes.md")  # other pages have other tests
@@ -57,10 +58,10 @@ def test_every_training_command_composes(command: str):
 
 @pytest.mark.parametrize("command", SEGMENTING)
 def test_every_command_of_segmenting_and_viewing_composes(command: str):
-    script, *overrides = shlex.split(command.replace("<run>", "it"), comments=True)[1:]
+    script, *overrides = shlex.split(command, comments=True)[1:]
     register()
     with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
-        config = typed_node(hydra_compose(Path(script).stem, overrides=quoted(overrides)))
+        config = typed_node(hydra_compose(Path(script).stem, overrides=as_hydra_reads(overrides)))
     assert config.checkpoint if script == "scripts/segment.py" else config.run
 
 
