@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,9 @@ TYPES = {
 _PROGRAMS = ("Train", "Evaluate", "Segment", "Account", "View")
 
 
+@cache
 def register() -> None:
-    """Make the tree and the machine-dependent choices known to Hydra (idempotent)."""
+    """Make the tree and the machine-dependent choices known to Hydra, once."""
     choices.register()
     store = ConfigStore.instance()
     programs = {getattr(schema, f"{name}Config") for name in _PROGRAMS}
