@@ -75,8 +75,7 @@ def configuration_page() -> str:
         lines += [f"## {group}", "", *_choices(group)]
         for names, kind in parts:
             if names:
-                of = "of" if group == "backbone" else "for"
-                lines += [f"### {group} {of} {names}", ""]
+                lines += [f"### {group}: {_of(group, kind) or names}", ""]
             comments = _comments(_COMMENTED.get(kind.__name__, ""))
             lines += [_told(kind), "", *_table(kind, comments, group), ""]
     lines += [
@@ -239,6 +238,13 @@ def _comments(file: str) -> dict[str, str]:
         else:
             above = []
     return found
+
+
+def _of(group: str, kind: type) -> str:
+    """The choices of a group that are of this type."""
+    schema_name = f"/schema/{kind.__name__.removesuffix('Config').lower()}@"
+    files = sorted((CONFIG_DIRECTORY / group).glob("*.yaml"))
+    return ", ".join(f.stem for f in files if schema_name in f.read_text(encoding="utf-8"))
 
 
 def _choices(group: str) -> list[str]:
