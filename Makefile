@@ -40,8 +40,8 @@ sweep: $(STAMP) ## Train a whole sweep, several runs at once, and summarise it (
 	  output_directory=runs/$(SWEEP) $(ARGS)
 	$(BIN)/python scripts/compare.py runs/$(SWEEP)
 
-readme: $(STAMP) ## Write the README's tables and pictures anew, from the records and the networks
-	$(BIN)/python scripts/account.py table=true into=README.md
+readme: $(STAMP) ## Write the tables and pictures of README and docs anew, from the records and the networks
+	$(BIN)/python scripts/account.py table=true into=docs/networks.md
 	$(BIN)/python scripts/paper.py readme
 
 paper: $(STAMP) ## Tables, figures and one page with all of it: build/paper/index.html, without a GPU

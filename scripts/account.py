@@ -1,6 +1,6 @@
 """What a network has and costs: ``python scripts/account.py backbone=resnet34 block=p2sc2``.
 
-``table=true`` prints the README's table of all networks instead.
+``table=true`` prints the table of all networks (docs/networks.md) instead.
 """
 
 from pathlib import Path

@@ -110,12 +110,12 @@ def everything(arguments: argparse.Namespace) -> None:
 
 
 def readme(arguments: argparse.Namespace) -> None:
-    """Write the README's generated parts and its pictures anew."""
-    from psc.paper.page import README_FIGURES, readme_parts
+    """Write the generated parts and pictures of the README and of pages beside it anew."""
+    from psc.paper.page import README_FIGURES, README_PLACES, readme_parts
     from psc.paper.text import insert_between
 
     for name, content in readme_parts(arguments.experiments).items():
-        insert_between(arguments.into, name, content)
+        insert_between(arguments.into.parent / README_PLACES[name], name, content)
     pictures = arguments.into.parent / "docs" / "figures"
     pictures.mkdir(parents=True, exist_ok=True)
     drawn = _figures(arguments, README_FIGURES)
@@ -219,8 +219,12 @@ def parser() -> argparse.ArgumentParser:
                 "names", nargs="*", metavar="NAME", help=f"such as {example}; default: all"
             )
         part.set_defaults(main=function)
-    part = parts.add_parser("readme", parents=[where, out], help="the generated parts of README.md")
-    part.add_argument("--into", type=Path, default=Path("README.md"), help="the file to change")
+    part = parts.add_parser(
+        "readme", parents=[where, out], help="generated parts of README.md and docs/"
+    )
+    part.add_argument(
+        "--into", type=Path, default=Path("README.md"), help="the README, docs/ beside it"
+    )
     part.set_defaults(main=readme)
     return top
 

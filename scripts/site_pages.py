@@ -1,11 +1,11 @@
 """The site's pages that are not written for it, and their links: a hook of mkdocs (``make docs``).
 
 What a page of the repository says is said once. A page of the site is a file of ``docs/``, or made
-when the site is built: of sections of the README and of the experiments' pages (``SECTIONS``), of
-docstrings (mkdocstrings), or of the configuration's schema. Links are those that work where a file
-lies; they are turned to where its text stands in the site. What a page shows or links that is no
-page (pictures, CSV, YAML) goes along; what is code is named by its path. Formulas become MathML,
-which browsers draw without a script.
+when the site is built: of the README, the experiments' pages (``WHOLE``) or sections of them
+(``SECTIONS``), of docstrings (mkdocstrings), or of the configuration's schema. Links are those that
+work where a file lies; they are turned to where its text stands in the site. What a page shows or
+links that is no page (pictures, CSV, YAML) goes along; what is code is named by its path. Formulas
+become MathML, which browsers draw without a script.
 """
 
 import html
@@ -19,20 +19,9 @@ from configuration_keys import configuration_page
 
 PROJECT = Path(__file__).resolve().parents[1]
 
-README = "README.md"
 SECTIONS: dict[str, list[tuple[str, str]]] = {
-    "index.md": [(README, ""), (README, "Start")],
-    "block.md": [(README, "The block in your own network")],
-    "convert.md": [(README, "A trained network, converted")],
-    "training.md": [(README, "Training")],
-    "sweeps.md": [(README, "Sweeps")],
-    "looking.md": [(README, "Looking at segmentations")],
-    "reproduce.md": [(README, "Reproduce a table")],
-    "networks.md": [(README, "Networks")],
-    "conventions.md": [(README, "Conventions")],
-    "results.md": [(README, "What has been reproduced"), (README, "Status")],
     "deviations.md": [
-        (README, "Limits"),
+        ("README.md", "Limits"),
         (
             "experiments/table-4b/README.md",
             "Our protocol, and where it may differ from the paper's",
@@ -41,17 +30,18 @@ SECTIONS: dict[str, list[tuple[str, str]]] = {
         ("experiments/table-6d/README.md", "Our protocols, and where they differ from the paper's"),
     ],
 }
-"""Page → the sections of repository files that it is made of; "" is what begins a file."""
+"""Page → the sections of repository files that it is made of."""
 
-TITLES = {"deviations.md": "Deviations from the paper", "results.md": "Results so far"}
-"""Of pages of several sections, which then are their chapters."""
+TITLES = {"deviations.md": "Deviations from the paper"}
 
 MODULES = ("block", "networks", "conversion", "accounting", "decomposition", "metrics")
 
-WHOLE = ["data/README.md"]
-WHOLE += [f"experiments/{name}/README.md" for name in ("speed", "conversion", "malis")]
-WHOLE += [f"experiments/table-{name}/README.md" for name in ("4b", "5d", "6d")]
-"""Repository files outside ``docs/`` that are pages as they are."""
+WHOLE = {"README.md": "index.md", "data/README.md": "data/README.md"}
+WHOLE |= {
+    f"experiments/{n}/README.md": f"experiments/{n}/README.md"
+    for n in ("speed", "conversion", "malis", "table-4b", "table-5d", "table-6d")
+}
+"""Repository files outside ``docs/`` that are pages as they are → their place in the site."""
 
 _FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
@@ -85,34 +75,17 @@ def _inside_fences(text: str) -> str:
 
 def assembled(page: str) -> str:
     """The Markdown of a page of sections, links as they are where each section stands."""
-    parts: list[str] = []
+    parts = [f"# {TITLES[page]}\n"]
     for source, title in SECTIONS[page]:
         whole = (PROJECT / source).read_text(encoding="utf-8")
-        text = relinked(section(whole, title), source, page)
-        own = title if source == README else whole.split("\n", 1)[0].removeprefix("# ")
-        if page in TITLES:
-            text = f"## {own}\n\n{text}"
-        elif title and not parts:
-            text = f"# {own}\n\n" + _inside_fences(
-                re.sub(r"^##(#+ )", r"#\1", _outside_fences(text), flags=re.MULTILINE)
-            )
-        elif title:
-            text = f"## {own}\n\n{text}"
-        parts.append(text)
-    title = f"# {TITLES[page]}\n\n" if page in TITLES else ""
-    return title + "\n".join(parts)
+        own = title if source == "README.md" else whole.split("\n", 1)[0].removeprefix("# ")
+        parts.append(f"## {own}\n\n{relinked(section(whole, title), source, page)}")
+    return "\n".join(parts)
 
 
 def places() -> dict[str, str]:
-    """Repository path → page of the site, for all files that are pages, and their sections."""
-    found = {path: path for path in WHOLE}
-    found |= {f"docs/{path.name}": path.name for path in (PROJECT / "docs").glob("*.md")}
-    for page, parts in reversed(SECTIONS.items()):
-        for source, title in parts:
-            anchor = f"#{slug(title)}" if page in TITLES else ""
-            if source == README:
-                found[f"{source}#{slug(title)}"] = page + anchor
-    return found | {README: "index.md"}
+    """Repository path → page of the site, for all files that are pages as they are."""
+    return WHOLE | {f"docs/{path.name}": path.name for path in (PROJECT / "docs").glob("*.md")}
 
 
 def relinked(
@@ -133,18 +106,19 @@ def relinked(
         if re.match(r"\w+:", target):
             return link[0]
         path, _, anchor = target.partition("#")
+        if not path:
+            return link[0]
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
-        path = source if target.startswith("#") else path
-        home = homes.get(f"{path}#{anchor}") if anchor else None
-        if home is None and path in homes and (path != source or source == README):
-            home = homes[path] + (f"#{anchor}" if anchor else "")
+        home = homes.get(path)
+        if home is not None and anchor:
+            home += f"#{anchor}"
         if home is None and (PROJECT / path).is_file() and PurePosixPath(path).suffix in _ASSETS:
             shown(path)
             home = path.removeprefix("docs/")
         if home is not None:
             return f"{picture}[{label}]({posixpath.relpath(home, posixpath.dirname(page) or '.')})"
-        if path == source or not (PROJECT / path).exists():
-            return link[0]  # within the page; or broken, which mkdocs tells
+        if not (PROJECT / path).exists():
+            return link[0]  # which mkdocs tells
         return label if path.endswith(label.strip("`")) else f"{label} (`{path}`)"
 
     pieces = _FENCE.split(text)
@@ -195,20 +169,14 @@ def on_files(files: Any, config: Any) -> Any:
     from mkdocs.structure.files import File
 
     made = {page: assembled(page) for page in SECTIONS}
-    made |= {page: (PROJECT / page).read_text(encoding="utf-8") for page in WHOLE}
+    made |= {page: (PROJECT / source).read_text("utf-8") for source, page in WHOLE.items()}
     made |= {f"reference/{name}.md": reference(name) for name in ("psc", *_modules())}
     made["reference/configuration.md"] = configuration_page()
     for page, text in made.items():
         files.append(File.generated(config, page, content=text))
     shown: set[str] = set()
-    sources = {page: source for source, page in places().items() if "#" not in source}
-    for page, source in sources.items():
-        if source != README:
-            relinked((PROJECT / source).read_text(encoding="utf-8"), source, page, shown.add)
-    for parts in SECTIONS.values():
-        for source, title in parts:
-            whole = (PROJECT / source).read_text(encoding="utf-8")
-            relinked(section(whole, title), source, "index.md", shown.add)
+    for source, page in places().items():
+        relinked((PROJECT / source).read_text(encoding="utf-8"), source, page, shown.add)
     for path in sorted(shown):
         place = path.removeprefix("docs/")
         if files.get_file_from_path(place) is None:
@@ -223,11 +191,8 @@ def _modules() -> list[str]:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Turn the links of pages that are files of the repository."""
     markdown = _MARKER.sub("", markdown)
-    sources = {place: source for source, place in places().items() if "#" not in source}
-    place = page.file.src_uri
-    if place in sources and place not in SECTIONS:
-        markdown = relinked(markdown, sources[place], place)
-    return markdown
+    source = {place: source for source, place in places().items()}.get(page.file.src_uri)
+    return markdown if source is None else relinked(markdown, source, page.file.src_uri)
 
 
 def on_page_content(content: str, **_: Any) -> str:

@@ -1,7 +1,7 @@
 """Accounts of networks: parameters, multiply-adds and layers, beside what was published.
 
 ``network_account`` is what ``scripts/account.py`` prints of one network; ``paper_accounts`` are
-those of the README's and the page's table: every backbone of the paper × every block.
+those of the table in docs/networks.md and on the page: every backbone of the paper × every block.
 """
 
 import json
@@ -49,7 +49,7 @@ NETWORKS: tuple[Network, ...] = (
 """Rows of the table: the paper's backbones, and Bui et al.'s network as they published it."""
 
 README_PART = "PARAMETERS"
-"""What the README's markers call the table (``psc.paper.text.insert_between``)."""
+"""What the markers call the table (``psc.paper.text.insert_between``)."""
 
 NOTE = (
     "Multiply-adds (MACs; a FLOP count is twice that) are of one forward pass of one input of that "
@@ -140,7 +140,9 @@ def to_account(config: DictConfig) -> AccountConfig:
     if typed.into is not None and not typed.table:
         raise ConfigError(f"into={typed.into} needs table=true: only the table has a place there")
     if typed.into is not None and not Path(typed.into).is_file():
-        raise ConfigError(f"into={typed.into} is not a file; name the one to change: README.md")
+        raise ConfigError(
+            f"into={typed.into} is not a file; name the one to change: docs/networks.md"
+        )
     return typed
 
 

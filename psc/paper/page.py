@@ -455,7 +455,10 @@ def _readable(words: str) -> str:
 # The README's generated parts.
 
 README_FIGURES = ("figure-1", "figure-4a", "figure-5", "figure-6")
-"""Those that it shows."""
+"""Those that it, or the page of results, shows."""
+
+README_PLACES = {"STATUS": "README.md", "RESULTS": "docs/results.md", "COSTS": "docs/reproduce.md"}
+"""Part → the file that holds it, beside the README."""
 
 
 def readme_parts(root: Path) -> Mapping[str, str]:

@@ -18,7 +18,7 @@ from psc.networks.unet import UNet
 from psc.paper.account import NETWORKS, README_PART, paper_accounts, parameter_table
 from psc.paper.text import markers
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "networks.md"
 
 RULES = {
     "3d": Rule("conv3d"),
@@ -50,7 +50,7 @@ def on_meta(network, block, **options):
 
 
 def budget_of(network, size):
-    """The sum from the layer widths that belongs to a row of the README's table."""
+    """The sum from the layer widths that belongs to a row of the page's table."""
     backbone, block = network
     rule = RULES[block]
     if backbone == "unet":
@@ -90,10 +90,12 @@ def test_published_multiply_adds_of_the_unet(accounts, block, size, giga):
     assert result.multiply_adds / 1e9 == pytest.approx(giga, abs=0.05)
 
 
-def test_the_readme_has_the_generated_table(accounts):
-    text, (start, end) = README.read_text(encoding="utf-8"), markers(README_PART)
+def test_the_page_has_the_generated_table(accounts):
+    text, (start, end) = PAGE.read_text(encoding="utf-8"), markers(README_PART)
     table = text.partition(start)[2].partition(end)[0].strip()
-    assert table == parameter_table(accounts), "python scripts/account.py table=true into=README.md"
+    assert table == parameter_table(accounts), (
+        "python scripts/account.py table=true into=docs/networks.md"
+    )
 
 
 @pytest.mark.parametrize("block", ["p1sc1", "p2sc2", "p2sc3", "p2sc2 summed"])

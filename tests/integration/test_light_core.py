@@ -14,8 +14,9 @@ import psc
 from psc.config import compose
 from psc.errors import PSCError
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+PAGES = ("README.md", *(f"docs/{n}.md" for n in ("block", "convert", "networks", "conventions")))
+TEXT = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
+EXAMPLES = re.findall(r"^```python\n(.*?)^```$", TEXT, flags=re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +44,11 @@ def light(tmp_path_factory):
     return link(tmp_path_factory.mktemp("light"), "torch", "numpy")
 
 
-def test_the_readmes_examples_run_with_torch_and_numpy(wheel, light, tmp_path):
+def test_the_examples_run_with_torch_and_numpy(wheel, light, tmp_path):
     program = f"""
 for example in {EXAMPLES!r}:
     try:
-        exec(compile(example, "README.md", "exec"), {{}})
+        exec(compile(example, "example", "exec"), {{}})
     except ImportError as error:
         print("psc.metrics" in example, type(error).__name__, error)
 print("all")

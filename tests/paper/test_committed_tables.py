@@ -9,7 +9,7 @@ import pytest
 from psc.paper import table as table_module
 from psc.paper.account import Cost
 from psc.paper.experiments import EXPERIMENTS, read_experiment, read_records
-from psc.paper.page import readme_parts
+from psc.paper.page import README_PLACES, readme_parts
 from psc.paper.table import make_tables, results
 from psc.paper.text import markers
 
@@ -124,7 +124,7 @@ def test_no_row_of_table_4b_has_been_run():
 
 
 def test_the_readme_has_the_generated_parts():
-    text = (EXPERIMENTS.parent / "README.md").read_text(encoding="utf-8")
     for name, content in readme_parts(EXPERIMENTS).items():
+        text = (EXPERIMENTS.parent / README_PLACES[name]).read_text(encoding="utf-8")
         start, end = markers(name)
         assert text.partition(start)[2].partition(end)[0].strip() == content, "make readme"
