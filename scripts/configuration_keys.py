@@ -18,6 +18,7 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
+from convert import ConvertConfig
 from omegaconf import MISSING
 
 from psc.config import schema
@@ -27,6 +28,7 @@ PROGRAMS = {
     "train.py": ("train", schema.TrainConfig),
     "evaluate.py": ("evaluate", schema.EvaluateConfig),
     "scripts/segment.py": ("segment", schema.SegmentConfig),
+    "scripts/convert.py": ("", ConvertConfig),
     "scripts/account.py": ("account", schema.AccountConfig),
     "scripts/view.py": ("view", schema.ViewConfig),
 }
@@ -167,13 +169,14 @@ def _cell(text: str) -> str:
 
 def _told(kind: type) -> str:
     """What a class is for."""
-    return inspect.cleandoc(kind.__doc__ or "").replace("``", "`")
+    return inspect.cleandoc(kind.__doc__ or "").replace("``", "`").split("\n\nAttributes:")[0]
 
 
 def _meanings(kind: type) -> dict[str, str]:
     """Field → what stands below it, beside it, or of its name in the class that is named."""
     found: dict[str, str] = {}
-    for named in re.findall(r"``(psc(?:\.\w+)+)``", kind.__doc__ or ""):
+    docs = " ".join(base.__doc__ or "" for base in kind.__mro__[:-1])
+    for named in re.findall(r"``(psc(?:\.\w+)+)``", docs):
         module, _, name = named.rpartition(".")
         try:
             target = getattr(importlib.import_module(module), name)
@@ -183,6 +186,7 @@ def _meanings(kind: type) -> dict[str, str]:
     for base in reversed(kind.__mro__):
         if not dataclasses.is_dataclass(base) or base.__module__ == "types":
             continue
+        found |= _arguments(inspect.cleandoc(base.__doc__ or ""))
         try:
             source = textwrap.dedent(inspect.getsource(base))
         except OSError:  # made, not written: SegmentationChanges
@@ -203,8 +207,9 @@ def _meanings(kind: type) -> dict[str, str]:
 
 def _arguments(docstring: str) -> dict[str, str]:
     """Name → text of a docstring's Args."""
-    section = re.search(r"^Args:\n((?:[ ]+.*\n?|\n(?=[ ]))+)", docstring, flags=re.MULTILINE)
-    parts = re.split(r"^    (\w+): ", section[1], flags=re.MULTILINE) if section else [""]
+    pattern = r"^(?:Args|Attributes):\n((?: +.*\n?|\n(?= ))+)"
+    section = re.search(pattern, docstring, flags=re.MULTILINE)
+    parts = re.split(r"^    (\w+): ", section[1], flags=re.M) if section else [""]
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 

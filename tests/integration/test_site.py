@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 import configuration_keys  # noqa: E402
 import site_pages  # noqa: E402
+from convert import ConvertConfig  # noqa: E402
 
 SITE = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
 PARTS = [pages for part in SITE["nav"] for pages in part.values()]
@@ -95,6 +97,13 @@ def test_every_key_that_a_program_takes_is_told(program: str):
         with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
             composed = hydra_compose(program, overrides=overrides)
         assert set(leaves(composed)) <= set(told)
+
+
+def test_every_key_of_converting_is_told():
+    chapter = configuration_keys.configuration_page().partition("## scripts/convert.py")[2]
+    rows = re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", chapter.partition("\n## ")[0], re.MULTILINE)
+    assert [key for key, _ in rows] == [field.name for field in fields(ConvertConfig)]
+    assert all(meaning for _, meaning in rows)
 
 
 class Sources(html.parser.HTMLParser):
