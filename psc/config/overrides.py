@@ -147,7 +147,7 @@ def _kinds(
             if is_dataclass(of) and isinstance(of, type):
                 named = dict(_leaves(of))
                 below = frozenset(name for name, one in named.items() if one is str)
-                entries[key] = below, frozenset(named)
+                entries[key] = below, frozenset(name.split(".")[0] for name in named)
                 texts.update(f"{key}.{n}.{name}" for n in range(9) for name in below)
     return frozenset(texts), frozenset(others), entries
 

@@ -8,6 +8,7 @@ its conversion; whatever reads checkpoints comes here, and need not know which k
 
 import hashlib
 import os
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -69,6 +70,10 @@ def read_checkpoint(path: Path) -> "Checkpoint":
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}; runs keep theirs in <run>/checkpoints/")
     try:
+        if zipfile.is_zipfile(path):  # PyTorch does not look at its checksums
+            with zipfile.ZipFile(path) as archive:
+                if (name := archive.testzip()) is not None:
+                    raise zipfile.BadZipFile(f"{name} has changed since it was written")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise half a dozen types
         raise CheckpointError(

@@ -265,17 +265,21 @@ def test_a_folder_in_its_place(site, path):
 
 def test_no_room_is_known_before_the_first_byte(site, path, monkeypatch):
     usage = shutil.disk_usage("/")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=len(CONTENT) - 1))
-    with pytest.raises(DataError, match=r"needs 1.02 MB.*free 1 bytes or"):
-        get(site, path)
-    assert not path.exists()
-    # What has arrived need not fit again.
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=len(CONTENT)))
+
+    def leave(free):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=free))
+
+    leave(len(CONTENT))
     site.breaks = [HALF]
     with pytest.raises(DataError):
         get(site, path, **ONCE)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=len(CONTENT) - HALF))
+    leave(len(CONTENT) - HALF)  # what has arrived need not fit again
     get(site, path)
+    leave(len(CONTENT) - 1)
+    other = path.with_name("other.bin")
+    with pytest.raises(DataError, match=r"needs 1.02 MB.*free 1 bytes or"):
+        get(site, other)
+    assert not other.exists()
 
 
 def test_a_disk_that_fills_meanwhile_keeps_what_has_arrived(site, path):

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,10 @@ def command(*arguments):
     return [sys.executable, str(PROJECT / "train.py"), *arguments]
 
 
+@contextmanager
 def start(*arguments, **environment):
-    return subprocess.Popen(
+    """A running command; nothing of its session is left behind, also where a test fails."""
+    process = subprocess.Popen(
         command(*arguments),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -33,6 +36,13 @@ def start(*arguments, **environment):
         # A shell's background jobs ignore Ctrl-C, and their children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
 
 
 def wait_until(condition, process, seconds=120):
@@ -139,6 +149,7 @@ while [[ "$1" == --* ]]; do
   [[ "$1" == --output || "$1" == --error ]] && shift
   shift
 done
+mkdir -p "${file%/*}"  # submitit makes it only when sbatch has returned
 export SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NODEID=0 SLURM_NTASKS=1 SLURM_NTASKS_PER_NODE=1
 exec "$@" >>"${file//%t/0}" 2>&1
 """
