@@ -9,6 +9,7 @@ import contextlib
 import errno
 import itertools
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ class Node:
     names: Sequence[Any] | None = None
 
 
-class Source:
+class Source(ABC):
     """An array as it is stored, in a container or not; opened anew in each process."""
 
     where: str  # file and name, for messages
@@ -50,13 +51,13 @@ class Source:
     levels: Sequence[tuple[str, Attributes]] = (("", {}),)  # see psc.volumes.metadata.describe
     names: Sequence[Any] | None = None  # of the axes
 
+    @abstractmethod
     def read(self, box: Box) -> Array:
         """The values at a slice with start and stop, or a number, for each axis."""
-        raise NotImplementedError
 
+    @abstractmethod
     def files(self) -> list[Path]:
         """What holds the values."""
-        raise NotImplementedError
 
     def values(self) -> Array:
         """All of it."""
@@ -64,22 +65,22 @@ class Source:
         return values.astype(self.dtype, copy=False)
 
 
-class Container:
+class Container(ABC):
     """Named arrays in groups, of a file or a folder."""
 
     path: Path
 
+    @abstractmethod
     def look(self, name: str) -> Node | None:
         """What has a name; None: nothing. A link that leads nowhere is an error."""
-        raise NotImplementedError
 
+    @abstractmethod
     def arrays(self, name: str = "") -> dict[str, tuple[int, ...]]:
         """Names, from the root, and shapes of all arrays in a group."""
-        raise NotImplementedError
 
+    @abstractmethod
     def open(self, name: str) -> Source:
         """An array of numbers."""
-        raise NotImplementedError
 
     def upwards(self, name: str) -> list[tuple[str, Attributes]]:
         """Attributes of an array and of all groups around it, with the path from there."""
