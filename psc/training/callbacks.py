@@ -2,6 +2,7 @@
 
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -21,6 +22,9 @@ MEASURED_ITERATIONS = 200
 
 ESTIMATED_AFTER = 5
 """Of these, before it is said how long the training will take."""
+
+KEPT = "iteration-"
+"""Begins the names of checkpoints that ``trainer.test_every`` keeps."""
 
 
 class IterationProgress(Callback):
@@ -153,6 +157,20 @@ def duration(seconds: float) -> str:
     days, hours = divmod(hours, 24)
     parts = [(days, "days"), (hours, "h"), (minutes, "min")]
     return " ".join([f"{number} {unit}" for number, unit in parts if number][:2])
+
+
+class KeepCheckpoints(Callback):
+    """Keeps a checkpoint in ``folder`` every so many iterations, named by them."""
+
+    def __init__(self, folder: Path, every: int) -> None:
+        self.folder, self.every = folder, every
+
+    def on_train_epoch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """After the epoch's validation, as the best and the last one."""
+        if trainer.global_step % self.every == 0:
+            trainer.save_checkpoint(self.folder / f"{KEPT}{trainer.global_step:06d}.ckpt")
 
 
 class StoreConfig(Callback):

@@ -27,6 +27,7 @@ WITHOUT_EFFECT = ("resume", "output_directory", "logger", "budget")
 
 TRAINER_WITHOUT_EFFECT = (
     *("accelerator", "strategy", "compile", "channels_last", "workers", "progress_bar"),
+    "test_every",
 )
 """The same of its trainer; the number of devices multiplies the batch, the precision rounds."""
 

@@ -142,12 +142,16 @@ class TrainerConfig:
     deterministic: bool = False
     workers: Any = "auto"
     progress_bar: bool = True
+    test_every: int | None = None
+    """Also keep a checkpoint every so many iterations, and test each after the training."""
 
     def __post_init__(self) -> None:
         require(self, "accelerator", ("auto", "cpu", "gpu", "mps"))
         require(self, "precision", ("auto", "32-true", "bf16-mixed", "16-mixed"))
         require(self, "compile", ("auto", True, False))
         at_least(self, 1, "num_nodes")
+        if self.test_every is not None:
+            at_least(self, 1, "test_every")
         if self.workers != "auto":
             if isinstance(self.workers, bool) or not isinstance(self.workers, int):
                 raise ConfigError(

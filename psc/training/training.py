@@ -3,6 +3,7 @@
 import datetime
 import functools
 import logging
+import tempfile
 import time
 import warnings
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from psc.errors import ConfigError
 from psc.files import write_json
 from psc.networks.build import build_network, forward_flops
 from psc.training.application import Application
-from psc.training.callbacks import IterationProgress, StoreConfig, Throughput
+from psc.training.callbacks import KEPT, IterationProgress, KeepCheckpoints, StoreConfig, Throughput
 from psc.training.checkpoints import (
     AtomicCheckpointIO,
     Checkpoint,
@@ -31,7 +32,7 @@ from psc.training.checkpoints import (
     read_checkpoint,
     resumed_step,
 )
-from psc.training.data import TrainingData
+from psc.training.data import TrainingData, training_epochs
 from psc.training.evaluation import evaluated
 from psc.training.folder import (
     BEST,
@@ -69,6 +70,12 @@ def train(config: TrainConfig) -> Record | None:
             training this very run.
     """
     config = replace(config, trainer=settled(config.trainer))
+    every, interval = config.trainer.test_every, training_epochs(config.recipe)[1]
+    if every is not None and every % interval:
+        raise ConfigError(
+            f"trainer.test_every={every}: must be a multiple of {interval}, the iterations between "
+            "two validations (recipe.validate_every)"
+        )
     plain = asdict(config)
     code = _code_of_this_process()
     with folder_of_this_run(plain) as folder:
@@ -117,6 +124,8 @@ def _train(
     throughput = Throughput(iterations)
     stored = StoreConfig(plain, None if conversion is None else asdict(conversion))
     callbacks: list[Callback] = [stored, throughput]
+    if config.trainer.test_every is not None:
+        callbacks.append(KeepCheckpoints(folder.checkpoints, config.trainer.test_every))
     if config.trainer.progress_bar:
         callbacks.append(IterationProgress(iterations))
     metrics = MetricsFile(folder.metrics, first_step=start, measures=application.measures)
@@ -269,6 +278,10 @@ def _finish(
     """Evaluate the best checkpoint and write the record."""
     config, device = application.config, trainer.strategy.root_device
     best = read_checkpoint(folder.checkpoints / BEST)
+    where: dict[str, Any] = {
+        "device": device,
+        "precision": prediction_precision(None, training_precision(config.trainer), device),
+    }
     # Backward costs twice the forward pass: a gradient of the input and one of the weights.
     on_meta = best.network_on_meta()
     sample = forward_flops(on_meta, config.recipe.sample_shape(on_meta))
@@ -277,10 +290,14 @@ def _finish(
         best,
         best.network(),
         folder.path / "evaluation",
-        device=device,
-        precision=prediction_precision(None, training_precision(config.trainer), device),
-        source={"checkpoint": str(best.path.relative_to(folder.path)), "run": folder.path.name},
+        source=_source(folder, best),
+        **where,
     )
+    if config.trainer.test_every is not None:
+        tested.metrics["by_iteration"] = [
+            _tested_in_passing(application, folder, path, where)
+            for path in sorted(folder.checkpoints.glob(f"{KEPT}*.ckpt"))
+        ]
     trained = round(max(seconds, training_seconds(folder.metrics)), 1)
     record = replace(
         tested,
@@ -293,3 +310,26 @@ def _finish(
     )
     log.info("written to %s", write_record(record, folder.path))
     return record
+
+
+def _source(folder: RunFolder, checkpoint: Checkpoint) -> dict[str, str]:
+    return {"checkpoint": str(checkpoint.path.relative_to(folder.path)), "run": folder.path.name}
+
+
+def _tested_in_passing(
+    application: Application, folder: RunFolder, path: Path, where: dict[str, Any]
+) -> dict[str, Any]:
+    """What the test protocol says of a kept checkpoint; the outputs are not kept."""
+    checkpoint = read_checkpoint(path)
+    log.info("after %d iterations:", checkpoint.iterations)
+    with tempfile.TemporaryDirectory(dir=folder.path, prefix=".test-") as outputs:
+        metrics = evaluated(
+            application,
+            checkpoint,
+            checkpoint.network(),
+            Path(outputs) / "evaluation",
+            source=_source(folder, checkpoint),
+            **where,
+        ).metrics
+    kept = {key: metrics[key] for key in ("threshold", "validation", "test") if key in metrics}
+    return {"iterations": checkpoint.iterations, **kept}

@@ -58,6 +58,20 @@ def test_a_run_leaves_its_record_and_everything_needed_to_trust_it(finished_run)
         assert (folder / name).stat().st_size > 0
 
 
+def test_checkpoints_that_are_kept_on_the_way_are_tested_as_the_best_is(tiny_run, tmp_path):
+    record = run(tiny_run, "trainer.test_every=2")
+    folder = folder_of(record, tmp_path)
+    assert folder.name == run(tiny_run, "resume=true").run  # the same computation
+    best = read_checkpoint(folder / "checkpoints/best.ckpt").iterations
+    found = {entry["iterations"]: entry for entry in record.metrics["by_iteration"]}
+    assert list(found) == [2, 4, 6]
+    for key in ("threshold", "validation", "test"):
+        assert found[best][key] == record.metrics[key]
+    assert not list(folder.glob(".test-*"))
+    with pytest.raises(ConfigError, match=r"trainer\.test_every=3: must be a multiple of 2"):
+        run(tiny_run, "trainer.test_every=3")
+
+
 def weights(folder, name="last.ckpt"):
     return read_checkpoint(folder / "checkpoints" / name).content["state_dict"]
 
