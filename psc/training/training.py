@@ -331,5 +331,5 @@ def _tested_in_passing(
             source=_source(folder, checkpoint),
             **where,
         ).metrics
-    kept = {key: metrics[key] for key in ("threshold", "validation", "test") if key in metrics}
-    return {"iterations": checkpoint.iterations, **kept}
+    kept = (key for key in ("threshold", "validation", "test") if key in metrics)
+    return {"iterations": checkpoint.iterations} | {key: metrics[key] for key in kept}
