@@ -8,7 +8,6 @@ and ``thresholds.png``. Runs of several applications have a table and curves of 
 Runs of different data, settings, iterations or code are different rows, never averaged.
 """
 
-import csv
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,9 @@ from typing import Any
 
 import h5py
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, PercentFormatter
 
 from psc.em.pictures import segmentation_figure
 from psc.errors import DataError
@@ -24,13 +26,12 @@ from psc.files import replacing
 from psc.paper import evidence
 from psc.paper.account import Cost, recorded_cost
 from psc.paper.curves import (
-    Panels,
-    Point,
+    BESIDE,
+    ROW_HEIGHT,
     curves_figure,
     iterations_per_epoch,
     learning_figure,
     threshold_figure,
-    tradeoff_figure,
 )
 from psc.paper.groups import (
     Group,
@@ -42,8 +43,17 @@ from psc.paper.groups import (
     of_one_version,
 )
 from psc.paper.measures import AFFINITY, Measures, moments
+from psc.paper.style import (
+    DASHED,
+    PAGE_WIDTH,
+    SMALL_POINTS,
+    colour,
+    marker,
+    page_style,
+    save_png,
+)
 from psc.paper.table import Table
-from psc.paper.text import markdown_table
+from psc.paper.text import csv_text, markdown_table
 from psc.training.provenance import code_version
 from psc.training.records import Record
 from psc.volumes import output
@@ -67,12 +77,8 @@ def compare_runs(
     with replacing(into / "summary.md") as unfinished:
         unfinished.write_text(text, encoding="utf-8")
     write_csv(groups, costs, into / "summary.csv")
-    known = dict(zip(groups, costs, strict=True))
-    rows = [
-        _tradeoff(dict(zip(group_names(some), some, strict=True)), known)
-        for some in comparable(groups)
-    ]
-    tradeoff_figure(rows, into / "tradeoff.png")
+    rows = [dict(zip(group_names(some), some, strict=True)) for some in comparable(groups)]
+    tradeoff_figure(rows, dict(zip(groups, costs, strict=True)), into / "tradeoff.png")
     names = ["summary.md", "summary.csv", "tradeoff.png"]
     applications = by_application(groups)
     for measures, some in applications.items():
@@ -176,34 +182,21 @@ def _minutes(group: Group) -> float | None:
     return mean(seconds) / 60 if seconds else None
 
 
-def columns(applications: Iterable[Measures]) -> tuple[str, ...]:
-    """Columns of summary.csv.
-
-    Parameters and costs of the network (the costs of one forward pass of a sample of
-    ``input_shape``, N×C×D×H×W, empty where unknown); of each application's scores the means and
-    sample standard deviations over seeds (VI in bits, accuracies as shares of 1; the deviation
-    empty for a single seed, all of them for runs of another application) and the score of what
-    needs no network; seeds separated by spaces; code version.
-    """
-    network = ("dataset", "data", "backbone", "block", "m", "n", "parameters")
-    cost = ("input_shape", "multiply_adds", "flops", "iterations")
-    scores: list[str] = []
-    for measures in applications:
-        scores += [f"{s.column}_{moment}" for s in measures.scores for moment in ("mean", "sd")]
-        scores.append(measures.floor_column)
-    return (*network, *cost, *scores, "training_minutes", "seeds", "commit")
-
-
 def write_csv(groups: Sequence[Group], costs: Sequence[Cost], path: Path) -> None:
-    """Write one row per group: the numbers unrounded."""
-    with replacing(path) as unfinished, unfinished.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns(by_application(groups)))
-        writer.writeheader()
-        writer.writerows(map(_csv_row, groups, costs))
+    """Write summary.csv: a row per group, the numbers unrounded.
+
+    Costs are of one forward pass of a sample of ``input_shape``, N×C×D×H×W, empty where unknown. VI
+    is in bits, accuracies are shares of 1; the deviation is empty for a single seed, all scores for
+    runs of another application.
+    """
+    applications = by_application(groups)
+    rows = [_csv_row(*pair, applications) for pair in zip(groups, costs, strict=True)]
+    with replacing(path) as unfinished:
+        unfinished.write_text(csv_text(rows), encoding="utf-8")
 
 
-def _csv_row(group: Group, cost: Cost) -> dict[str, Any]:
-    first, block, measures = group.first, group.first.config["block"], group.measures
+def _csv_row(group: Group, cost: Cost, applications: Iterable[Measures]) -> dict[str, Any]:
+    first, block = group.first, group.first.config["block"]
     row: dict[str, Any] = {
         "dataset": first.config["dataset"]["name"],
         "data": first.data["kind"],
@@ -216,27 +209,75 @@ def _csv_row(group: Group, cost: Cost) -> dict[str, Any]:
         "multiply_adds": cost.multiply_adds,
         "flops": cost.flops,
         "iterations": first.iterations,
-        measures.floor_column: mean(group.floor(measures.headline.key)),
-        "training_minutes": _minutes(group),
-        "seeds": " ".join(map(str, group.seeds)),
-        "commit": group.version,
     }
-    for score in measures.scores:
-        row |= moments(score.column, group.scores(score.key))
-    return row
+    for measures in applications:
+        own = measures == group.measures
+        for score in measures.scores:
+            row |= moments(score.column, group.scores(score.key) if own else [])
+        floor = mean(group.floor(measures.headline.key)) if own else None
+        row[measures.floor_column] = floor
+    seeds = " ".join(map(str, group.seeds))
+    return row | {"training_minutes": _minutes(group), "seeds": seeds, "commit": group.version}
 
 
-def _tradeoff(named: Mapping[str, Group], costs: Mapping[Group, Cost]) -> Panels:
-    """Comparable networks as a row of the trade-off figure."""
-    first, points = next(iter(named.values())), []
-    key = first.measures.headline.key
-    for name, group in named.items():
-        values, cost = group.scores(key), costs[group]
+@page_style()
+def tradeoff_figure(
+    rows: Sequence[Mapping[str, Group]], costs: Mapping[Group, Cost], path: Path
+) -> None:
+    """Score against parameters, FLOPs and training time; further left is cheaper.
+
+    A row of panels for groups that may be compared, by name. Bars are standard deviations over
+    seeds. No axis begins at zero.
+    """
+    figure = Figure(figsize=(PAGE_WIDTH, ROW_HEIGHT * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), 3, squeeze=False, sharey="row")
+    for (left, middle, right), row in zip(grid, rows, strict=True):
+        first = next(iter(row.values()))
+        measures = first.measures
+        title = f"{first.first.config['dataset']['name']}: {data_name(first.first)}"
+        left.set_title(title, loc="left", weight="bold")
+        better = "lower" if measures.lower_is_better else "higher"
+        left.set(xlabel="parameters", ylabel=f"{measures.axis}, {better} is better")
+        middle.set(xlabel=f"FLOPs of a {measures.sample}'s forward pass")
+        right.set(xlabel="minutes of training, measured")
+        _draw_points(left, row, [costs[group].parameters for group in row.values()])
+        _draw_points(middle, row, [costs[group].flops for group in row.values()])
+        _draw_points(right, row, [_minutes(group) for group in row.values()])
+        right.legend(*left.get_legend_handles_labels(), **BESIDE)
+    save_png(figure, path)
+
+
+def _draw_points(axes: Axes, row: Mapping[str, Group], costs: Sequence[float | None]) -> None:
+    """As near as the points allow: networks of one backbone lie close together."""
+    first = next(iter(row.values()))
+    measures, key = first.measures, first.measures.headline.key
+    floor = mean(first.floor(key))
+    around = [floor]
+    for i, (name, group, cost) in enumerate(zip(row, row.values(), costs, strict=True)):
+        values = group.scores(key)
         deviation = stdev(values) if len(values) > 1 else None
-        found = cost.parameters, cost.flops, _minutes(group)
-        points.append(Point(name, mean(values), deviation, *found))
-    title = f"{first.first.config['dataset']['name']}: {data_name(first.first)}"
-    return Panels(title, points, mean(first.floor(key)), first.measures)
+        around += [mean(values) - (deviation or 0.0), mean(values) + (deviation or 0.0)]
+        if cost:
+            style: dict[str, Any] = {"color": colour(i), "marker": marker(i), "markersize": 4}
+            style |= {"linestyle": "", "elinewidth": 0.8, "capsize": 2, "label": name}
+            axes.errorbar(cost, mean(values), yerr=deviation, **style)
+    axes.axhline(floor, color="0.5", linestyle=DASHED, linewidth=0.8)
+    style = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+    axes.annotate(
+        measures.floor_name, (0, floor), (3, 2), color="0.4", fontsize=SMALL_POINTS, **style
+    )
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    if measures.percent:
+        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+    known = [cost for cost in costs if cost] or [0.0, 1.0]
+    axes.set_ylim(*_margins(around))
+    axes.set_xlim(*_margins(known))
+
+
+def _margins(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    margin = 0.1 * (high - low or high or 1.0)
+    return max(0.0, low - margin), high + margin
 
 
 def draw_table(table: Table, folder: Path) -> list[Path]:
@@ -260,7 +301,7 @@ def draw_table(table: Table, folder: Path) -> list[Path]:
             for alike in comparable(list(groups.values()))
         ]
         drawn.append(folder / f"{name}-tradeoff.png")
-        tradeoff_figure([_tradeoff(row, costs) for row in rows], drawn[-1])
+        tradeoff_figure(rows, costs, drawn[-1])
     return drawn
 
 

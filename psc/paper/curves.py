@@ -1,4 +1,4 @@
-"""Plots of numbers: how training went, how agglomeration thresholds matter, what a score costs."""
+"""Plots of numbers: how training went, and how agglomeration thresholds matter."""
 
 import csv
 import logging
@@ -12,14 +12,12 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from psc.errors import ConfigError, DataError
-from psc.paper.measures import Measures
 from psc.paper.style import (
     DASHED,
     PAGE_WIDTH,
-    SMALL_POINTS,
     checked_png,
     colour,
     marker,
@@ -37,8 +35,10 @@ VALIDATION_ACCURACY = "validation/top1"
 _Numbers = npt.NDArray[np.float64]
 _Curve = tuple[npt.NDArray[np.int64], _Numbers]
 
-_HEIGHT = 2.4  # inches
-_BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1)}  # of a legend
+ROW_HEIGHT = 2.4
+"""Of panels in a row, inches."""
+BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "borderaxespad": 0}
+"""Of a legend."""
 _SMOOTHED_PARTS = 50  # a training curve is averaged over a fiftieth of its points
 
 
@@ -113,6 +113,7 @@ def iterations_per_epoch(record: Record) -> float | None:
     return float(videos["train"] / batch)
 
 
+@page_style()
 def curves_figure(
     metrics_csv: Mapping[str, Path],
     path: Path | str,
@@ -125,13 +126,8 @@ def curves_figure(
     Training loss is that of one small batch and noisy, so it is drawn faintly and its running mean
     over a fiftieth of the points as a dashed line; validation loss is a solid line with markers.
 
-    Args:
-        metrics_csv: the ``metrics.csv`` of run folders, by label, at least one.
-        path: the PNG to write.
-        errors: show errors in a second panel, as Figure 4a does; left out where no run has logged
-            its validation accuracy.
-        per_epoch: iterations of each run, by label: errors are drawn against epochs; None: against
-            iterations.
+    ``errors`` are a second panel, as in Figure 4a, left out where no run has logged its validation
+    accuracy; against epochs where their iterations are given, ``per_epoch``, by label.
     """
     path = checked_png(path)
     if not metrics_csv:
@@ -148,24 +144,23 @@ def curves_figure(
     if errors and not any(run.iterations.size for run in intervals):
         log.warning("%s shows losses only: no run has logged %s", path, VALIDATION_ACCURACY)
         intervals = []
-    with page_style():
-        figure, axes = _figure(2 if intervals else 1)
-        for i, label in enumerate(metrics_csv):
-            axes[0].plot(*training[label], color=colour(i), alpha=0.25, linewidth=0.5)
-            draw_pair(axes[0], i, _smoothed(*training[label]), validation[label])
-        axes[0].set(xlabel="iteration", ylabel="loss")
-        _positive_range(axes[0], [y for _, y in (*training.values(), *validation.values())])
-        if intervals:
-            for i, (label, run) in enumerate(zip(metrics_csv, intervals, strict=True)):
-                x = run.iterations / (per_epoch or {}).get(label, 1.0)
-                draw_pair(axes[1], i, (x, run.training_error), (x, run.validation_error))
-            found = np.concatenate([[r.training_error, r.validation_error] for r in intervals], 1)
-            highest = 1.05 * float(np.nanmax(found))
-            axes[1].set(ylabel="error", xlim=(0, None), ylim=(0, highest or None))
-            axes[1].set_xlabel("epoch" if per_epoch else "iteration")
-            axes[1].yaxis.set_major_formatter(PercentFormatter(xmax=1))
-        axes[-1].legend(handles=curve_handles(list(metrics_csv)), borderaxespad=0, **_BESIDE)
-        save_png(figure, path)
+    figure, axes = _figure(2 if intervals else 1)
+    for i, label in enumerate(metrics_csv):
+        axes[0].plot(*training[label], color=colour(i), alpha=0.25, linewidth=0.5)
+        draw_pair(axes[0], i, _smoothed(*training[label]), validation[label])
+    axes[0].set(xlabel="iteration", ylabel="loss")
+    _positive_range(axes[0], [y for _, y in (*training.values(), *validation.values())])
+    if intervals:
+        for i, (label, run) in enumerate(zip(metrics_csv, intervals, strict=True)):
+            x = run.iterations / (per_epoch or {}).get(label, 1.0)
+            draw_pair(axes[1], i, (x, run.training_error), (x, run.validation_error))
+        found = np.concatenate([[r.training_error, r.validation_error] for r in intervals], 1)
+        highest = 1.05 * float(np.nanmax(found))
+        axes[1].set(ylabel="error", xlim=(0, None), ylim=(0, highest or None))
+        axes[1].set_xlabel("epoch" if per_epoch else "iteration")
+        axes[1].yaxis.set_major_formatter(PercentFormatter(xmax=1))
+    axes[-1].legend(handles=curve_handles(list(metrics_csv)), **BESIDE)
+    save_png(figure, path)
 
 
 def draw_pair(
@@ -193,6 +188,7 @@ def curve_handles(labels: Sequence[str]) -> list[Line2D]:
     ]
 
 
+@page_style()
 def threshold_figure(
     sweeps: Mapping[str, Sequence[tuple[float, float, float]]], path: Path | str
 ) -> None:
@@ -200,30 +196,26 @@ def threshold_figure(
 
     Left: split against merge, one point for each threshold; nearer to the origin is better. Right:
     their sum against the threshold. The best threshold of each is a filled marker in both.
-
-    Args:
-        sweeps: (threshold, VI split, VI merge) in bits, by label, at least one of each.
-        path: the PNG to write.
+    ``sweeps``: (threshold, VI split, VI merge) in bits, by label.
     """
     path = checked_png(path)
     if not sweeps:
         raise ConfigError("a figure of thresholds needs at least one sweep")
     tables = {label: _sweep_table(label, sweep) for label, sweep in sweeps.items()}
-    with page_style():
-        figure, (left, right) = _figure(2)
-        for i, (label, (thresholds, split, merge)) in enumerate(tables.items()):
-            style: dict[str, Any] = {"color": colour(i), "marker": marker(i)}
-            total = split + merge
-            best = int(np.argmin(total))
-            for axes, x, y in ((left, merge, split), (right, thresholds, total)):
-                axes.plot(x, y, markersize=2.5, markerfacecolor="w", **style)
-                axes.plot(x[best], y[best], markersize=5.5, **style)
-            text = f"{label}: {total[best]:.2f} at {thresholds[best]:g}"
-            right.plot([], [], markersize=5.5, label=text, **style)
-        left.set(xlabel="VI merge (bits)", ylabel="VI split (bits)", xlim=(0, None), ylim=(0, None))
-        right.set(xlabel="agglomeration threshold", ylabel="VI (bits)", ylim=(0, None))
-        right.legend(title="lowest VI", alignment="left")
-        save_png(figure, path)
+    figure, (left, right) = _figure(2)
+    for i, (label, (thresholds, split, merge)) in enumerate(tables.items()):
+        style: dict[str, Any] = {"color": colour(i), "marker": marker(i)}
+        total = split + merge
+        best = int(np.argmin(total))
+        for axes, x, y in ((left, merge, split), (right, thresholds, total)):
+            axes.plot(x, y, markersize=2.5, markerfacecolor="w", **style)
+            axes.plot(x[best], y[best], markersize=5.5, **style)
+        text = f"{label}: {total[best]:.2f} at {thresholds[best]:g}"
+        right.plot([], [], markersize=5.5, label=text, **style)
+    left.set(xlabel="VI merge (bits)", ylabel="VI split (bits)", xlim=(0, None), ylim=(0, None))
+    right.set(xlabel="agglomeration threshold", ylabel="VI (bits)", ylim=(0, None))
+    right.legend(title="lowest VI", alignment="left")
+    save_png(figure, path)
 
 
 def _sweep_table(label: str, sweep: Sequence[tuple[float, float, float]]) -> _Numbers:
@@ -256,110 +248,33 @@ def _positive_range(axes: Axes, curves: Sequence[_Numbers]) -> None:
 
 
 def _figure(columns: int) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(PAGE_WIDTH, _HEIGHT), layout="constrained")
+    figure = Figure(figsize=(PAGE_WIDTH, ROW_HEIGHT), layout="constrained")
     return figure, list(np.ravel(figure.subplots(1, columns, squeeze=False)))
 
 
-@dataclass(frozen=True)
-class Point:
-    """A network."""
-
-    name: str  # in the legend
-    score: float  # mean of the headline score, in the record's unit
-    deviation: float | None  # its standard deviation over seeds; None for a single run
-    parameters: int  # number of them
-    flops: int | None  # of one sample's forward pass; None if unknown: it is left out there
-    minutes: float | None  # of training, mean over seeds; None likewise
-
-
-@dataclass(frozen=True)
-class Panels:
-    """Networks whose scores may be compared: a row of the figure."""
-
-    title: str  # the data; says so where they are synthetic
-    points: Sequence[Point]  # at least one
-    floor: float  # score of what needs no network
-    measures: Measures  # what the score is
-
-
-def tradeoff_figure(rows: Sequence[Panels], path: Path | str) -> None:
-    """Score against parameters, FLOPs and training time; further left is cheaper.
-
-    Bars are standard deviations over seeds. No axis begins at zero.
-    """
-    path = checked_png(path)
-    if not rows or not all(row.points for row in rows):
-        raise ConfigError("a trade-off needs at least one network in every comparison")
-    with page_style():
-        figure = Figure(figsize=(PAGE_WIDTH, _HEIGHT * len(rows)), layout="constrained")
-        grid = figure.subplots(len(rows), 3, squeeze=False, sharey="row")
-        for (left, *others), row in zip(grid, rows, strict=True):
-            left.set_title(row.title, loc="left", weight="bold")
-            better = "lower" if row.measures.lower_is_better else "higher"
-            left.set(xlabel="parameters", ylabel=f"{row.measures.axis}, {better} is better")
-            others[0].set(xlabel=f"FLOPs of a {row.measures.sample}'s forward pass")
-            others[1].set(xlabel="minutes of training, measured")
-            _draw_points(left, row, [point.parameters for point in row.points])
-            _draw_points(others[0], row, [point.flops for point in row.points])
-            _draw_points(others[1], row, [point.minutes for point in row.points])
-            handles, labels = left.get_legend_handles_labels()
-            others[1].legend(handles, labels, borderaxespad=0, **_BESIDE)
-        save_png(figure, path)
-
-
-def _draw_points(axes: Axes, row: Panels, costs: Sequence[float | None]) -> None:
-    """As near as the points allow: networks of one backbone lie close together."""
-    known = [cost for cost in costs if cost]
-    for i, (point, cost) in enumerate(zip(row.points, costs, strict=True)):
-        if cost:
-            style: dict[str, Any] = {"color": colour(i), "marker": marker(i), "markersize": 4}
-            style |= {"linestyle": "", "elinewidth": 0.8, "capsize": 2, "label": point.name}
-            axes.errorbar(cost, point.score, yerr=point.deviation, **style)
-    axes.axhline(row.floor, color="0.5", linestyle=DASHED, linewidth=0.8)
-    style = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-    style |= {"color": "0.4", "fontsize": SMALL_POINTS}
-    axes.annotate(row.measures.floor_name, (0, row.floor), (3, 2), **style)
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    if row.measures.percent:
-        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
-    around = [(point.score, point.deviation or 0.0) for point in row.points]
-    low = min(row.floor, *(score - deviation for score, deviation in around))
-    high = max(row.floor, *(score + deviation for score, deviation in around))
-    axes.set_ylim(*_margins(low, high))
-    axes.set_xlim(*_margins(min(known, default=0), max(known, default=1)))
-
-
-def _margins(low: float, high: float) -> tuple[float, float]:
-    margin = 0.1 * (high - low or high or 1.0)
-    return max(0.0, low - margin), high + margin
-
-
+@page_style()
 def learning_figure(runs: Mapping[str, Sequence[Path]], path: Path | str) -> None:
     """Validation loss against iterations (left) and against training time (right).
 
     A line is the mean over a network's seeds, a band reaches from the least to the greatest.
-
-    Args:
-        runs: the ``metrics.csv`` of each seed, by network.
-        path: the PNG to write.
+    ``runs``: the ``metrics.csv`` of each seed, by network.
     """
     path = checked_png(path)
     if not runs or not all(runs.values()):
         raise ConfigError("learning curves need at least one run of every network")
-    with page_style():
-        figure, (left, right) = _figure(2)
-        for i, (name, files) in enumerate(runs.items()):
-            steps, minutes, losses = _together(files)
-            label = f"{name}, {len(files)} seed{'s'[: len(files) > 1]}"
-            for axes, x in ((left, steps), (right, minutes)):
-                if len(files) > 1:
-                    axes.fill_between(x, losses.min(0), losses.max(0), color=colour(i), alpha=0.2)
-                style: dict[str, Any] = {"color": colour(i), "marker": marker(i), "markersize": 3}
-                axes.plot(x, losses.mean(0), label=label, **style)
-        left.set(xlabel="iteration", ylabel="validation loss")
-        right.set(xlabel="minutes of training, mean over seeds")
-        right.legend(borderaxespad=0, **_BESIDE)
-        save_png(figure, path)
+    figure, (left, right) = _figure(2)
+    for i, (name, files) in enumerate(runs.items()):
+        steps, minutes, losses = _together(files)
+        label = f"{name}, {len(files)} seed{'s'[: len(files) > 1]}"
+        for axes, x in ((left, steps), (right, minutes)):
+            if len(files) > 1:
+                axes.fill_between(x, losses.min(0), losses.max(0), color=colour(i), alpha=0.2)
+            style: dict[str, Any] = {"color": colour(i), "marker": marker(i), "markersize": 3}
+            axes.plot(x, losses.mean(0), label=label, **style)
+    left.set(xlabel="iteration", ylabel="validation loss")
+    right.set(xlabel="minutes of training, mean over seeds")
+    right.legend(**BESIDE)
+    save_png(figure, path)
 
 
 def _together(files: Sequence[Path]) -> tuple[_Numbers, _Numbers, _Numbers]:

@@ -98,6 +98,7 @@ def kept_energy(weight: Tensor) -> KeptEnergy:
     return KeptEnergy(along_depth, any_orientation, tuple(cumulative[filters].tolist()))
 
 
+@page_style()
 def energy_figure(
     trained: Mapping[str, Tensor], path: Path | str, seed: int = 0
 ) -> dict[str, tuple[KeptEnergy, KeptEnergy]]:
@@ -115,25 +116,24 @@ def energy_figure(
     for name, weight in trained.items():
         random = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
         numbers[name] = (kept_energy(weight), kept_energy(random))
-    with page_style():
-        figure = Figure(figsize=(PAGE_WIDTH, 2.6), layout="constrained")
-        left, right = figure.subplots(1, 2, sharey=True)
-        for which, label, colour in ((1, "random", "0.45"), (0, "trained", VERMILLION)):
-            layers = [pair[which] for pair in numbers.values()]
-            terms = np.arange(_TERMS + 1)
-            _draw(left, terms, [of.any_orientation for of in layers], colour, label)
-            depth = np.mean([of.along_depth for of in layers], 0)
-            left.plot(terms, depth, color=colour, ls=":", label=f"{label}, along D only")
-            _draw(right, _WIDTHS, [of.by_width for of in layers], colour, label)
-        left.set(xlabel="separable terms per kernel", ylabel="energy kept", xticks=terms)
-        left.yaxis.set_major_formatter(PercentFormatter(xmax=1))
-        left.set_title("each kernel by itself (Eq. 3)", loc="left", weight="bold")
-        left.legend(loc="lower right")
-        right.axvline(1, color="0.5", linestyle=DASHED, linewidth=0.8)
-        right.set(xlabel="2D filters of the layer, as a multiple of Eq. 5's M")
-        right.set_title("a layer that shares its 2D filters, along D", loc="left", weight="bold")
-        right.annotate("Eq. 5", (1, 0.02), (3, 0), textcoords="offset points", color="0.4")
-        save_png(figure, path)
+    figure = Figure(figsize=(PAGE_WIDTH, 2.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for which, label, colour in ((1, "random", "0.45"), (0, "trained", VERMILLION)):
+        layers = [pair[which] for pair in numbers.values()]
+        terms = np.arange(_TERMS + 1)
+        _draw(left, terms, [of.any_orientation for of in layers], colour, label)
+        depth = np.mean([of.along_depth for of in layers], 0)
+        left.plot(terms, depth, color=colour, ls=":", label=f"{label}, along D only")
+        _draw(right, _WIDTHS, [of.by_width for of in layers], colour, label)
+    left.set(xlabel="separable terms per kernel", ylabel="energy kept", xticks=terms)
+    left.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+    left.set_title("each kernel by itself (Eq. 3)", loc="left", weight="bold")
+    left.legend(loc="lower right")
+    right.axvline(1, color="0.5", linestyle=DASHED, linewidth=0.8)
+    right.set(xlabel="2D filters of the layer, as a multiple of Eq. 5's M")
+    right.set_title("a layer that shares its 2D filters, along D", loc="left", weight="bold")
+    right.annotate("Eq. 5", (1, 0.02), (3, 0), textcoords="offset points", color="0.4")
+    save_png(figure, path)
     return numbers
 
 

@@ -6,10 +6,10 @@ seed, are exactly what train.py is given, and a record belongs to the row whose 
 has. A mistake is named with its file, row and key.
 """
 
-import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,7 @@ from psc.em.settings import AffinityRecipeConfig
 from psc.errors import CheckpointError, ConfigError, DataError
 from psc.files import PROJECT
 from psc.mri.settings import TissueRecipeConfig
-from psc.paper.groups import (
-    Settings,
-    differences,
-    record_settings,
-    seed_and_fold,
-    settings,
-)
+from psc.paper.groups import Settings, differences, record_settings, seed_and_fold, settings
 from psc.paper.measures import AFFINITY, TISSUE, VIDEO, Measures
 from psc.paper.published import PARAMETERS, PublishedCell, read_published
 from psc.training.records import FILE_NAME, Record, read_record
@@ -72,10 +66,6 @@ class PlannedRow:
     seeds: tuple[int, ...]  # of the runs that are averaged
     config: TrainConfig  # what the overrides compose to
     settings: Settings  # what a record of this row agrees in
-
-    def command(self, seed: int) -> str:
-        """What starts one of its runs."""
-        return shlex.join(("python", "train.py", *self.overrides, f"seed={seed}"))
 
     @property
     def folds(self) -> range:
@@ -144,14 +134,12 @@ def read_experiment(folder: Path) -> Experiment:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise DataError(f"{path} cannot be read ({error})") from error
-    _check_keys(content, path, required=("title", "rows", PAPER), optional=(REDUCED, SYNTHETIC))
+    needed = {"title": _TEXT, "rows": _LIST, PAPER: _ANYTHING}
+    content = _checked(content, path, needed, {REDUCED: _LIST, SYNTHETIC: _LIST})
     rows = _rows(content["rows"], path)
     protocols = [_protocol(content[PAPER], PAPER, rows, path)]
     for kind in (REDUCED, SYNTHETIC):
-        entries = content.get(kind) or []
-        if not isinstance(entries, list):
-            raise DataError(f"{path}: {kind} must be a list of protocols")
-        protocols += [_protocol(entry, kind, rows, path) for entry in entries]
+        protocols += [_protocol(entry, kind, rows, path) for entry in content.get(kind, ())]
     _refuse_twins(protocols, path)
     found = {_MEASURES[type(p.config.recipe)] for protocol in protocols for p in protocol.rows}
     if len(found) != 1:
@@ -159,117 +147,98 @@ def read_experiment(folder: Path) -> Experiment:
         raise DataError(f"{path}: its rows are of several applications ({names})")
     (measures,) = found
     metrics = [PARAMETERS, *(score.key for score in measures.scores)]
-    return Experiment(
-        folder=folder,
-        title=_text(content, "title", path),
-        measures=measures,
-        rows=tuple(rows.values()),
-        protocols=tuple(protocols),
-        published=read_published(folder / PUBLISHED, list(rows), metrics),
-    )
+    published = read_published(folder / PUBLISHED, list(rows), metrics)
+    given = tuple(rows.values()), tuple(protocols), published
+    return Experiment(folder, content["title"], measures, *given)
 
 
-def _check_keys(
-    entry: Any, where: object, *, required: Sequence[str], optional: Sequence[str] = ()
-) -> None:
-    """All required keys, and no other than these and the optional ones."""
+_TEXT, _LIST, _TEXTS, _SEEDS, _SWITCH, _ANYTHING = (
+    *("text", "a list", "a list of texts", "a list of different numbers", "true or false"),
+    "anything",
+)
+_IS: Mapping[str, Callable[[Any], bool]] = {
+    _TEXT: lambda value: isinstance(value, str) and bool(value.strip()),
+    _LIST: lambda value: isinstance(value, list),
+    _TEXTS: lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value),
+    _SEEDS: lambda value: (  # type(), as True is an int
+        isinstance(value, list)
+        and all(type(v) is int and v >= 0 for v in value)
+        and len(set(value)) == len(value) > 0
+    ),
+    _SWITCH: lambda value: isinstance(value, bool),
+    _ANYTHING: lambda value: True,
+}
+"""What an entry of runs.yaml must be → whether it is."""
+
+
+def _checked(
+    entry: Any,
+    where: object,
+    required: Mapping[str, str],
+    optional: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """An entry with all required keys, and no other than these and the optional ones."""
     if not isinstance(entry, dict):
         raise DataError(f"{where}: must have the keys {', '.join(required)}")
-    known = (*required, *optional)
-    for key in entry:
+    known = {**required, **(optional or {})}
+    for key in (*entry, *required):
         if key not in known:
             raise DataError(f"{where}: unknown key {key!r}; known: {', '.join(known)}")
-    for key in required:
         if key not in entry:
             raise DataError(f"{where}: the key {key} is missing")
+        if not _IS[known[key]](entry[key]):
+            quote = "; quote it" if known[key] == _TEXT else ""
+            raise DataError(f"{where}: {key} must be {known[key]}, not {entry[key]!r}{quote}")
+    return {key: v.strip() if isinstance(v, str) else v for key, v in entry.items()}
 
 
-def _text(entry: Mapping[str, Any], key: str, where: object) -> str:
-    value = entry[key]
-    if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{where}: {key} must be text, not {value!r}; quote it")
-    return value.strip()
-
-
-def _list(entry: Mapping[str, Any], key: str, where: object) -> list[Any]:
-    values = entry[key]
-    if not isinstance(values, list):
-        raise DataError(f"{where}: {key}: must be a list, not {values!r}")
-    return values
-
-
-def _texts(entry: Mapping[str, Any], key: str, where: object) -> tuple[str, ...]:
-    values = _list(entry, key, where)
-    if not all(isinstance(value, str) for value in values):
-        raise DataError(f"{where}: {key}: must be a list of texts, not {values!r}")
-    return tuple(values)
-
-
-def _seeds(values: Any, where: str) -> tuple[int, ...]:
-    # type(), as True is an int.
-    whole = isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
-    if not whole or not values or len(set(values)) < len(values):
-        raise DataError(f"{where}: seeds must be a list of different numbers, not {values!r}")
-    return tuple(values)
-
-
-def _rows(entries: Any, path: Path) -> dict[str, Row]:
-    if not isinstance(entries, list) or not entries:
-        raise DataError(f"{path}: rows must be a list of rows")
+def _rows(entries: list[Any], path: Path) -> dict[str, Row]:
     rows: dict[str, Row] = {}
     for number, entry in enumerate(entries, start=1):
         where = f"{path}, row {entry.get('row', number) if isinstance(entry, dict) else number}"
         quoted = isinstance(entry, dict) and "quoted" in entry
-        needed = ("row", "label", "quoted" if quoted else "overrides")
-        _check_keys(entry, where, required=needed, optional=("paper",))
-        if not isinstance(in_paper := entry.get("paper", True), bool):
-            raise DataError(f"{where}: paper must be true or false, not {in_paper!r}")
-        row = Row(
-            name=_text(entry, "row", where),
-            label=_text(entry, "label", where),
-            overrides=() if quoted else _texts(entry, "overrides", where),
-            quoted=_text(entry, "quoted", where) if quoted else None,
-            in_paper=in_paper,
-        )
-        if row.name in rows:
+        made = {"quoted": _TEXT} if quoted else {"overrides": _TEXTS}
+        found = _checked(entry, where, {"row": _TEXT, "label": _TEXT} | made, {"paper": _SWITCH})
+        if found["row"] in rows:
             raise DataError(f"{where}: there are two rows of this name; rename one")
+        overrides, in_paper = tuple(found.get("overrides", ())), found.get("paper", True)
+        row = Row(found["row"], found["label"], overrides, found.get("quoted"), in_paper)
         rows[row.name] = row
+    if not rows:
+        raise DataError(f"{path}: rows must be a list of rows")
     return rows
 
 
 def _protocol(entry: Any, kind: str, rows: Mapping[str, Row], path: Path) -> Protocol:
-    named = ("name", "rows") if kind != PAPER else ()
-    where = f"{path}, {kind}"
-    _check_keys(entry, where, required=("title", "overrides", "seeds", *named))
-    name = _text(entry, "name", where) if named else PAPER
+    needed = {"title": _TEXT, "overrides": _TEXTS, "seeds": _SEEDS}
+    if kind != PAPER:
+        needed |= {"name": _TEXT, "rows": _LIST}
+    name = entry.get("name", kind) if isinstance(entry, dict) else kind
     where = f"{path}, protocol {name}"
+    found = _checked(entry, where, needed)
     ours = [row.name for row in rows.values() if row.quoted is None]
-    seeds = _seeds(entry["seeds"], where)
-    chosen = [(row, seeds) for row in ours if rows[row].in_paper]
-    if named:
-        chosen = [_row_and_seeds(one, seeds, where) for one in _list(entry, "rows", where)]
-    for row, _ in chosen:
-        if row not in ours:
-            raise DataError(f"{where}: row {row!r} is not one of {', '.join(ours)}")
-    if len({row for row, _ in chosen}) < len(chosen):
+    chosen = found.get("rows", [name for name in ours if rows[name].in_paper])
+    seeds = dict(_row_and_seeds(row, found["seeds"], where) for row in chosen)
+    if unknown := [row for row in seeds if row not in ours]:
+        raise DataError(f"{where}: row {unknown[0]!r} is not one of {', '.join(ours)}")
+    if len(seeds) < len(chosen):
         raise DataError(f"{where}: a row is named twice")
-    overrides = _texts(entry, "overrides", where)
     planned = []
-    for row, its_seeds in chosen:
-        both = (*rows[row].overrides, *overrides)
+    for row, its_seeds in seeds.items():
+        both = (*rows[row].overrides, *found["overrides"])
         config = _composed(both, f"{where}, row {row}")
         planned.append(PlannedRow(rows[row], both, its_seeds, config, settings(asdict(config))))
-    return Protocol(name, kind, _text(entry, "title", where), tuple(planned))
+    return Protocol(name, kind, found["title"], tuple(planned))
 
 
-def _row_and_seeds(entry: Any, seeds: tuple[int, ...], where: str) -> tuple[str, tuple[int, ...]]:
+def _row_and_seeds(entry: Any, seeds: list[int], where: str) -> tuple[str, tuple[int, ...]]:
     """A row's name, or ``{name: its own seeds}``."""
     if isinstance(entry, dict) and len(entry) == 1:
         ((entry, own),) = entry.items()
-        seeds = _seeds(own, f"{where}, row {entry}")
+        seeds = _checked({"seeds": own}, f"{where}, row {entry}", {"seeds": _SEEDS})["seeds"]
     if not isinstance(entry, str):
         raise DataError(f"{where}: rows: {entry!r} is neither a row nor {{row: [seeds]}}")
-    return entry, seeds
+    return entry, tuple(seeds)
 
 
 def _composed(overrides: tuple[str, ...], where: str) -> TrainConfig:
@@ -293,14 +262,14 @@ def _refuse_twins(protocols: Sequence[Protocol], path: Path) -> None:
     names = [protocol.name for protocol in protocols]
     if len(set(names)) < len(names):
         raise DataError(f"{path}: two protocols have one name ({', '.join(names)})")
-    seen: list[tuple[str, Settings]] = []
-    for protocol in protocols:
-        for planned in protocol.rows:
-            own = f"row {planned.row.name} of protocol {protocol.name}"
-            for other, known in seen:
-                if not differences(known, planned.settings):
-                    raise DataError(f"{path}: {own} and {other} are the same configuration")
-            seen.append((own, planned.settings))
+    rows = [
+        (f"row {planned.row.name} of protocol {protocol.name}", planned.settings)
+        for protocol in protocols
+        for planned in protocol.rows
+    ]
+    for (other, known), (own, its) in combinations(rows, 2):
+        if not differences(known, its):
+            raise DataError(f"{path}: {own} and {other} are the same configuration")
 
 
 @dataclass(frozen=True, eq=False)
@@ -339,18 +308,15 @@ def assigned(experiment: Experiment, path: Path, record: Record) -> RecordedRun:
         raise DataError(
             f"{path} fits no row of {experiment.name}: {error}; move it to the table that it is of"
         ) from error
-    nearest: tuple[list[str], str] | None = None
-    for protocol in experiment.protocols:
-        for planned in protocol.rows:
-            differing = differences(found, planned.settings)
-            where = f"row {planned.row.name} of protocol {protocol.name}"
-            if not differing:
-                _check(record, path, planned, protocol, where)
-                return RecordedRun(path, record, protocol, planned)
-            if nearest is None or len(differing) < len(nearest[0]):
-                nearest = differing, where
-    assert nearest is not None  # an experiment has rows
-    differing, where = nearest
+    rows = [(protocol, planned) for protocol in experiment.protocols for planned in protocol.rows]
+    apart = [differences(found, planned.settings) for _, planned in rows]
+    differing, (protocol, planned) = min(
+        zip(apart, rows, strict=True), key=lambda pair: len(pair[0])
+    )
+    where = f"row {planned.row.name} of protocol {protocol.name}"
+    if not differing:
+        _check(record, path, planned, protocol, where)
+        return RecordedRun(path, record, protocol, planned)
     raise DataError(
         f"{path} fits no row of {experiment.name}. The nearest is {where}, but the record has "
         f"{'; '.join(differing[:5])}{' …' if len(differing) > 5 else ''}. Move it to the table "

@@ -33,11 +33,11 @@ from psc.paper.pictures import (
     PROVENANCE,
     Picture,
     Run,
-    block_label,
     read_picture,
     read_runs,
 )
 from psc.paper.style import COLUMN_WIDTH, page_style, save_figure
+from psc.paper.text import block_label
 from psc.training.records import FILE_NAME, read_record
 
 BLOCKS = ("3d", "p2sc2")
@@ -134,12 +134,9 @@ def figure_4a_runs(experiments: Path) -> list[Path]:
     )
 
 
+@page_style()
 def figure_4a(folders: Sequence[Path]) -> Figure:
-    """Error above, loss below, against epochs; training dashed, validation solid.
-
-    Args:
-        folders: of finished runs of video networks, or of their records: result.json, metrics.csv.
-    """
+    """Error above, loss below, of runs on videos, against epochs; training dashed, else solid."""
     runs, measures = read_runs(folders)
     if measures is not VIDEO:
         raise DataError(
@@ -147,29 +144,28 @@ def figure_4a(folders: Sequence[Path]) -> Figure:
             " runs on videos"
         )
     curves = [epochs_of(run) for run in runs]
-    with page_style():
-        figure = Figure(figsize=(COLUMN_WIDTH, 3.3), layout="constrained")
-        error, loss = figure.subplots(2, 1, sharex=True)
-        kind = str(runs[0].record.data["kind"])
-        longest = 0.0
-        for i, (epochs, run) in enumerate(curves):
-            shown = epochs <= max(PAPER_EPOCHS if kind == REAL else np.inf, epochs[0])
-            x, longest = epochs[shown], max(longest, float(epochs[shown][-1]))
-            for axes, training, validation in (
-                (error, run.training_error, run.validation_error),
-                (loss, run.training_loss, run.validation_loss),
-            ):
-                draw_pair(axes, i, (x, training[shown]), (x, validation[shown]), clip_on=False)
-        error.set(ylabel="error", ylim=(0, None))
-        error.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
-        loss.set(xlabel="epoch", ylabel="loss", yscale="log", xlim=(0, 1.02 * longest))
-        labels = [run.label for run in runs]
-        error.legend(handles=curve_handles(labels), ncols=2, loc="upper right")
-        figure.align_ylabels()
-        network = str(runs[0].record.config["backbone"]["name"]).replace("resnet", "ResNet-")
-        named = {REAL: "UCF101", SYNTHETIC: "SYNTHETIC clips, not UCF101"}
-        title = f"{network} on {named.get(kind, f'UCF101, {kind}')}"
-        figure.suptitle(title, weight="bold", fontsize="medium", x=0.02, ha="left")
+    figure = Figure(figsize=(COLUMN_WIDTH, 3.3), layout="constrained")
+    error, loss = figure.subplots(2, 1, sharex=True)
+    kind = str(runs[0].record.data["kind"])
+    longest = 0.0
+    for i, (epochs, run) in enumerate(curves):
+        shown = epochs <= max(PAPER_EPOCHS if kind == REAL else np.inf, epochs[0])
+        x, longest = epochs[shown], max(longest, float(epochs[shown][-1]))
+        for axes, training, validation in (
+            (error, run.training_error, run.validation_error),
+            (loss, run.training_loss, run.validation_loss),
+        ):
+            draw_pair(axes, i, (x, training[shown]), (x, validation[shown]), clip_on=False)
+    error.set(ylabel="error", ylim=(0, None))
+    error.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    loss.set(xlabel="epoch", ylabel="loss", yscale="log", xlim=(0, 1.02 * longest))
+    labels = [run.label for run in runs]
+    error.legend(handles=curve_handles(labels), ncols=2, loc="upper right")
+    figure.align_ylabels()
+    network = str(runs[0].record.config["backbone"]["name"]).replace("resnet", "ResNet-")
+    named = {REAL: "UCF101", SYNTHETIC: "SYNTHETIC clips, not UCF101"}
+    title = f"{network} on {named.get(kind, f'UCF101, {kind}')}"
+    figure.suptitle(title, weight="bold", fontsize="medium", x=0.02, ha="left")
     return figure
 
 

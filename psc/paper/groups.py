@@ -274,11 +274,8 @@ def of_one_version(
 ) -> dict[Path, Record]:
     """The records to be compared, by run folder; several versions of the code are refused.
 
-    Args:
-        records: of all finished runs, by run folder.
-        commit: take those of this version only: the first digits of a commit, with ``-dirty``
-            for runs of a checkout with uncommitted changes.
-        all_commits: take all; what belongs to different versions is then never averaged.
+    ``commit`` takes those of one version, by first digits (and ``-dirty`` for uncommitted changes);
+    ``all_commits`` takes all: what belongs to different versions is then never averaged.
     """
     if all_commits:
         return dict(records)

@@ -53,18 +53,10 @@ def launches(
     overrides: Sequence[str] = (),
     again: bool = False,
 ) -> list[Launch]:
-    """What is left to run of a table at a protocol: committed records are not run again.
+    """What is left to run of a table at a protocol: committed records are not run ``again``.
 
     Nor are runs that are finished in ``output``, and unfinished ones are continued: train.py sees
-    to that.
-
-    Args:
-        experiment: the table.
-        protocol: one of the table's.
-        output: folder for the runs.
-        rows: names of the rows to run; none = all.
-        overrides: for machine and launcher. What changes the result would make another row of it.
-        again: also what is recorded.
+    to that. ``overrides`` are for machine and launcher: what changes the result is another row.
     """
     known = [planned.row.name for planned in protocol.rows]
     if unknown := [name for name in rows if name not in known]:

@@ -9,7 +9,6 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -24,7 +23,6 @@ from psc.paper import evidence
 from psc.paper.account import NOTE, Accounts, compared, network_cost, shown_input, verdicts
 from psc.paper.experiments import REDUCED, SYNTHETIC, table_names
 from psc.paper.figures import MadeFigure
-from psc.paper.pictures import block_label
 from psc.paper.published import SIZES, UNKNOWN
 from psc.paper.table import (
     NOT_RUN,
@@ -36,7 +34,7 @@ from psc.paper.table import (
     results,
     tables_of,
 )
-from psc.paper.text import billions, markdown_table, percent, render_html
+from psc.paper.text import billions, block_label, markdown_table, percent, render_html
 from psc.training.provenance import code_version, git_state
 from psc.training.records import FILE_NAME, Record, read_record
 
@@ -72,28 +70,23 @@ Cell = str | Markup
 """Of a table; markup only where it is a link or a badge."""
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Where a page comes from."""
-
-    version: str  # commit in a few digits, "-dirty" with uncommitted changes; "unknown" without git
-    # the day of the commit, ISO 8601, so that a commit's page is the same on any day; None without
-    # git
-    date: str | None
+Origin = tuple[str, str] | None
+"""The commit that a page comes from, "-dirty" with uncommitted changes, and its day: so a commit's
+page is the same on any day. None: outside of git."""
 
 
 def page_origin(folder: Path = PROJECT) -> Origin:
     """Of the checkout."""
     state = git_state(folder)
     if state["commit"] is None:
-        return Origin("unknown", None)
+        return None
     shown = subprocess.run(
         ["git", "-C", str(folder), "show", "--no-patch", "--format=%cs", state["commit"]],
         check=True,
         capture_output=True,
         text=True,
     )
-    return Origin(code_version(state), shown.stdout.strip())
+    return code_version(state), shown.stdout.strip()
 
 
 def page_html(
@@ -223,13 +216,8 @@ def _shown(
     """What the template's ``table`` takes.
 
     Columns "x, paper" and "x, ours" that lie side by side share the heading x. Columns of numbers
-    are aligned at the right.
-
-    Args:
-        grid: lines of cells, the header first.
-        label: what the table is, for screen readers.
-        separate: line before which there is a rule, from 1.
-        stacked: on narrow screens cells lie below each other; for tables of sentences.
+    are aligned at the right. The ``label`` is for screen readers; there is a rule before the line
+    ``separate``, from 1; ``stacked`` tables, of sentences, lie cell below cell on narrow screens.
     """
     names, lines = [str(cell) for cell in grid[0]], list(grid[1:])
     header: list[dict[str, Any]] = []

@@ -222,6 +222,7 @@ def pick_em(runs: Sequence[Run], attribution: str) -> Picture:
     return _worst([_pick_of_volume(runs, name, attribution) for name in names], runs)
 
 
+@page_style()
 def em_figure(picture: Picture, *, regions: int = 3) -> Figure:
     """Raw | ground truth | each prediction; ``regions``: ellipses at most."""
     at = picture.provenance["slice"]
@@ -232,18 +233,17 @@ def em_figure(picture: Picture, *, regions: int = 3) -> Figure:
     def paint(panel: Axes, labels: _Labels, titles: Sequence[str]) -> None:
         show_image(panel, overlay(grey, labels, colours), titles)
 
-    with page_style():
-        figure, _ = _draw(
-            picture,
-            grey,
-            paint,
-            raw_titles=["raw", f"z = {z}"],
-            quote=lambda s: f"VI {s['split']:.2f} split + {s['merge']:.2f} merge",
-            synthetic="SYNTHETIC volume",
-            note=f"VI in bits, of the whole test volume. {_ELLIPSES}",
-            ellipses=regions,
-            extent=0.2,
-        )
+    figure, _ = _draw(
+        picture,
+        grey,
+        paint,
+        raw_titles=["raw", f"z = {z}"],
+        quote=lambda s: f"VI {s['split']:.2f} split + {s['merge']:.2f} merge",
+        synthetic="SYNTHETIC volume",
+        note=f"VI in bits, of the whole test volume. {_ELLIPSES}",
+        ellipses=regions,
+        extent=0.2,
+    )
     return figure
 
 
@@ -345,6 +345,7 @@ def pick_tissues(runs: Sequence[Run], attribution: str) -> Picture:
     return _worst([_pick_of_subject(runs, subject, attribution) for subject in subjects], runs)
 
 
+@page_style()
 def tissue_figure(picture: Picture, *, regions: int = 3) -> Figure:
     """T1 | ground truth | each prediction, outlined; ``regions``: ellipses at most."""
     at = picture.provenance["slice"]
@@ -358,19 +359,18 @@ def tissue_figure(picture: Picture, *, regions: int = 3) -> Figure:
         shown = {tissue.upper(): 100 * scores[f"dice_{tissue}"] for tissue in ("gm", "wm", "csf")}
         return ", ".join(f"{tissue} {dice:.1f}" for tissue, dice in shown.items())
 
-    with page_style():
-        figure, panels = _draw(
-            picture,
-            grey,
-            paint,
-            raw_titles=["T1", f"{at['volume']}, slice {at['index']}"],
-            quote=quote,
-            synthetic="SYNTHETIC phantom, no patient",
-            note="Numbers: Dice of this subject in %. Left is the subject's left. " + _ELLIPSES,
-            ellipses=regions,
-            extent=0.15,  # differences of tissues are thin
-        )
-        _add_legend(panels[1])
+    figure, panels = _draw(
+        picture,
+        grey,
+        paint,
+        raw_titles=["T1", f"{at['volume']}, slice {at['index']}"],
+        quote=quote,
+        synthetic="SYNTHETIC phantom, no patient",
+        note="Numbers: Dice of this subject in %. Left is the subject's left. " + _ELLIPSES,
+        ellipses=regions,
+        extent=0.15,  # differences of tissues are thin
+    )
+    _add_legend(panels[1])
     return figure
 
 

@@ -9,7 +9,6 @@ against slips, not against forgers.
 import hashlib
 import io
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from psc.errors import ConfigError, DataError
 from psc.files import replacing
 from psc.paper.groups import Group, comparable
 from psc.paper.measures import Measures, measures_of
+from psc.paper.text import block_label
 from psc.training.records import FILE_NAME, SEAL, Record, read_record, seal_of
 
 PIXELS = "slices.npz"
@@ -79,15 +79,6 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[Run], Measures]:
         )
     runs = [Run(*each) for each in zip(labels, folders, records, strict=True)]
     return runs, measures_of(records[0])
-
-
-def block_label(name: str) -> str:
-    """A block as the paper writes it: 3D, P₂SC₂."""
-    parts = re.fullmatch(r"p(\d+)sc(\d+)(.*)", name)
-    if parts is None:
-        return name.upper() if name == "3d" else name
-    subscripts = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
-    return f"P{parts[1]}SC{parts[2]}".translate(subscripts) + parts[3].replace("_", " ")
 
 
 def run_entry(run: Run, scores: Mapping[str, float]) -> dict[str, Any]:

@@ -133,21 +133,11 @@ def panel_grid(
     note: str = "",
     right: float = 0.0,
 ) -> tuple[Figure, list[Axes]]:
-    """Empty panels in rows, in the proportions of the images that they are for.
+    """A figure of empty panels, row by row, for images (H, W) of pixels that extend so far in y, x.
 
-    Args:
-        count: number of panels.
-        shape: (H, W) of the images, pixels.
-        pixel_size: extent of a pixel along (y, x), any unit.
-        columns: panels in a row.
-        width: of the figure, inches; it grows where panels would be too small for their titles.
-        title_lines: lines of type that :func:`show_image` is going to write above a panel.
-        title: above all panels, in bold.
-        note: below all panels, in small type; broken into lines.
-        right: inches to leave free beside the last panel.
-
-    Returns:
-        The figure and its panels, row by row.
+    Its width and the room ``right`` of the last panel are inches; it grows wider where panels would
+    be too small for their titles, lines of type that :func:`show_image` writes. ``title`` stands
+    above all panels, ``note`` below, broken into lines.
     """
     around = 2 * MARGIN + (columns - 1) * GAP + right
     panel = max(_SMALLEST_PANEL, (width - around) / columns)
@@ -197,13 +187,9 @@ def row_of_panels(
 def show_image(
     panel: Axes, image: npt.NDArray[Any], titles: Sequence[str], cmap: str = "gray"
 ) -> None:
-    """Fill a panel with an image and write its titles above it.
+    """Fill a panel with an image, (H, W) or (H, W, 3) in [0, 1], and write its titles above it.
 
-    Args:
-        panel: one of :func:`panel_grid`.
-        image: (H, W) in [0, 1], or (H, W, 3) red, green, blue in [0, 1].
-        titles: lines of type from the top, the first in bold; empty ones leave their space.
-        cmap: matplotlib colour map of an (H, W) image.
+    Titles are lines of type from the top, the first in bold; empty ones leave their space.
     """
     panel.imshow(image, cmap=cmap, vmin=0, vmax=1, interpolation="nearest", aspect="auto")
     panel.set_axis_off()

@@ -5,8 +5,6 @@ run". ``results``, ``claims``, ``differences`` and ``origins`` are grids of text
 for Markdown, LaTeX and the page; CSV has the numbers unrounded.
 """
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -34,7 +32,7 @@ from psc.paper.experiments import (
 from psc.paper.groups import Group, comparable, group_records, seed_and_fold
 from psc.paper.measures import Measures, Score, moments
 from psc.paper.published import FIGURE_4B, PARAMETERS, SIZES, UNKNOWN, PublishedCell
-from psc.paper.text import billions, latex_table, markdown_table, percent
+from psc.paper.text import billions, csv_text, latex_table, markdown_table, percent
 
 NOT_RUN = "not run"
 
@@ -101,9 +99,11 @@ class Line:
         """Version of the code, devices and data of its runs; all empty if nothing ran."""
         records = [run.record for run in self.runs]
         data = {f"{r.data['kind']}: {r.config['dataset']['name']}" for r in records}
+        hardware = {str(r.hardware["device"]) for r in records}
+        commit = self.group.version if records else ""
         return {
-            "commit": self.group.version if records else "",
-            "hardware": ", ".join(sorted({str(r.hardware["device"]) for r in records})),
+            "commit": commit,
+            "hardware": ", ".join(sorted(hardware)),
             "data": ", ".join(sorted(data)),
         }
 
@@ -368,12 +368,7 @@ def to_csv(table: Table) -> str:
 
     Shares of 1, such as Dice, are given in per cent, as the paper does.
     """
-    rows = [_csv_line(table, line) for line in table.lines]
-    file = io.StringIO()
-    writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()
+    return csv_text([_csv_line(table, line) for line in table.lines])
 
 
 def _csv_line(table: Table, line: Line) -> dict[str, Any]:
@@ -407,10 +402,8 @@ def _csv_line(table: Table, line: Line) -> dict[str, Any]:
 def write_tables(tables: Sequence[Table], folder: Path) -> list[Path]:
     """Write an experiment's tables: one Markdown file, and CSV and LaTeX of each.
 
-    Args:
-        tables: of one experiment, the paper's first: its files have the experiment's name, those of
-            other protocols ``<experiment>-<protocol>``, and older ones of these names are deleted.
-        folder: where to; made if it is not there.
+    The paper's have the experiment's name, others ``<experiment>-<protocol>``; older ones of these
+    names are deleted.
     """
     name = tables[0].experiment.name
     contents = {f"{name}.md": to_markdown(tables)}

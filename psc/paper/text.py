@@ -1,10 +1,13 @@
-"""Results as text: grids of cells as Markdown, aligned or LaTeX, templates of HTML, marked parts.
+"""Results as text: cells as Markdown, LaTeX, CSV or aligned, templates of HTML, marked parts.
 
 Grids are written here and not by a library: Markdown is not padded, so that one changed number
 changes one line of a committed table, and LaTeX escapes what our texts hold, such as ±, ³ and “”.
 """
 
-from collections.abc import Sequence
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +58,28 @@ def billions(count: int) -> str:
     return f"{count / 1e9:.1f} G"
 
 
+def block_label(name: str) -> str:
+    """A block as the paper writes it: 3D, P₂SC₂."""
+    parts = re.fullmatch(r"p(\d+)sc(\d+)(.*)", name)
+    if parts is None:
+        return name.upper() if name == "3d" else name
+    subscripts = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+    return f"P{parts[1]}SC{parts[2]}".translate(subscripts) + parts[3].replace("_", " ")
+
+
 def markdown_table(header: Cells, rows: Sequence[Cells]) -> str:
     """Cells as a Markdown table."""
     lines = [header, ("---",) * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as CSV, below the first one's keys; None is an empty cell."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
 
 
 def aligned(lines: Sequence[Cells], right: int = 0) -> str:
@@ -84,14 +105,7 @@ def escape(text: str) -> str:
 
 
 def latex_table(grid: Sequence[Cells], *, caption: str, label: str, notes: Cells = ()) -> str:
-    """A float with rules of the package booktabs.
-
-    Args:
-        grid: lines of cells, the header first, all of one length.
-        caption: above the table.
-        label: of the float, after ``tab:``.
-        notes: paragraphs below the table.
-    """
+    """A float with rules of the package booktabs; of lines of cells, the header first."""
     lines = [" & ".join(escape(cell) for cell in line) + r" \\" for line in grid]
     columns = "l" + "r" * (len(grid[0]) - 1)
     return "\n".join(

@@ -13,13 +13,13 @@ from psc.paper.pictures import (
     PIXELS,
     PROVENANCE,
     Picture,
-    block_label,
     data_note,
     read_picture,
     read_runs,
     smallest,
     write_picture,
 )
+from psc.paper.text import block_label
 from psc.training.records import read_record
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"

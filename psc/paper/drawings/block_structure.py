@@ -27,6 +27,7 @@ from psc.paper.drawings.primitives import (
 )
 from psc.paper.drawings.walks import DrawnBlock, DrawnStream, stream_axis, walk_unit
 from psc.paper.style import PAGE_WIDTH, page_style
+from psc.paper.text import block_label
 
 BLOCKS = ((1, 1), (2, 2), (2, 3), (3, 2))
 """(m, n) of the blocks that Figure 1 shows beside 3D."""
@@ -41,13 +42,6 @@ def stream_colour(stream: DrawnStream) -> str:
     return FULL_COLOUR if axis is None else STREAM_COLOURS[axis]
 
 
-def block_name(m: int | None, n: int | None = None) -> str:
-    """How figures call a block: 3D, or P₂SC₂."""
-    if m is None or n is None:
-        return "3D"
-    return f"P{chr(0x2080 + m)}SC{chr(0x2080 + n)}"
-
-
 # Inches.
 _HEIGHT, _MARGIN, _UNIT = 4.82, 0.05, 0.68
 _INPUT, _OUTPUT = 4.25, 0.90  # heights of the lines at which the columns begin and end
@@ -57,6 +51,7 @@ _MARK = 0.16  # below a kernel, for its activation
 _CENTRE = 0.18  # of a stream's kernels, from the left of its strip; the rest is for their type
 
 
+@page_style()
 def block_figure(
     in_channels: int = 24, out_channels: int = 72, blocks: Sequence[tuple[int, int]] = BLOCKS
 ) -> Figure:
@@ -65,28 +60,27 @@ def block_figure(
     The default is the second level of the EM application's U-Net. M is capped at the channels that
     leave, as there. ``blocks``: (m, n) of each column after the first.
     """
-    columns = [("3D", drawn_segment(None, in_channels, out_channels))]
-    columns += [(block_name(*mn), drawn_segment(mn, in_channels, out_channels)) for mn in blocks]
-    walks = [walk_unit(unit) for _, unit in columns]
+    names = ["3D", *(block_label(f"p{m}sc{n}") for m, n in blocks)]
+    units = [drawn_segment(mn, in_channels, out_channels) for mn in (None, *blocks)]
+    walks = [walk_unit(unit) for unit in units]
     strips = [max(len(block) for block in walk) for walk in walks]
     gap = 0.14
     width = max(PAGE_WIDTH, 2 * _MARGIN + sum(strips) * _UNIT + (len(strips) - 1) * gap)
     gap = (width - 2 * _MARGIN - sum(strips) * _UNIT) / max(1, len(strips) - 1)
-    full = _parameters(columns[0][1])
-    with page_style():
-        figure, axes = page(width, _HEIGHT)
-        left = _MARGIN
-        for (name, unit), walk, count in zip(columns, walks, strips, strict=True):
-            middle = left + count * _UNIT / 2
-            _draw_column(axes, left, count * _UNIT, walk)
-            write(axes, middle, _HEIGHT - 0.13, name, fontsize=LARGE, weight="bold")
-            write(axes, middle, _HEIGHT - 0.28, _composition(walk))
-            parameters = _parameters(unit)
-            write(axes, middle, _OUTPUT - 0.26, f"{parameters:,}", fontsize=NORMAL, weight="bold")
-            saved = "parameters" if name == "3D" else f"{100 * (parameters / full - 1):+.0f} %"
-            write(axes, middle, _OUTPUT - 0.38, saved.replace("-", "−"))
-            left += count * _UNIT + gap
-        _draw_key(axes, width)
+    full = _parameters(units[0])
+    figure, axes = page(width, _HEIGHT)
+    left = _MARGIN
+    for name, unit, walk, count in zip(names, units, walks, strips, strict=True):
+        middle = left + count * _UNIT / 2
+        _draw_column(axes, left, count * _UNIT, walk)
+        write(axes, middle, _HEIGHT - 0.13, name, fontsize=LARGE, weight="bold")
+        write(axes, middle, _HEIGHT - 0.28, _composition(walk))
+        parameters = _parameters(unit)
+        write(axes, middle, _OUTPUT - 0.26, f"{parameters:,}", fontsize=NORMAL, weight="bold")
+        saved = "parameters" if name == "3D" else f"{100 * (parameters / full - 1):+.0f} %"
+        write(axes, middle, _OUTPUT - 0.38, saved.replace("-", "−"))
+        left += count * _UNIT + gap
+    _draw_key(axes, width)
     return figure
 
 

@@ -111,13 +111,13 @@ _SQUARE = 0.085  # of rods and planes
 _NEUTRAL = "#303030"
 
 
+@page_style()
 def decomposition_figure(seed: int = 0) -> Figure:
     """Figure 2: A and its core, the core's sub-tensors, and the separable kernel of each."""
     found = decompose(first_kernel(seed))
-    with page_style():
-        figure, axes = page(PAGE_WIDTH, _HEIGHT)
-        _draw_hosvd(axes, found, seed, _HEIGHT - 0.08)
-        _draw_terms(axes, found, _HEIGHT - 1.52)
+    figure, axes = page(PAGE_WIDTH, _HEIGHT)
+    _draw_hosvd(axes, found, seed, _HEIGHT - 0.08)
+    _draw_terms(axes, found, _HEIGHT - 1.52)
     return figure
 
 

@@ -4,17 +4,15 @@ from collections.abc import Callable
 from itertools import groupby
 from typing import Any
 
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 from torch import nn
 
-from psc.block.unit import UnitFactory, make_unit
-from psc.networks.densenet import DenseNet
-from psc.networks.resnet import ResidualBlock, ResNet
-from psc.networks.unet import UNet
-from psc.paper.drawings.block_structure import block_name, stream_colour
+from psc.networks.build import build_network_on_meta, paper_input_shape
+from psc.networks.resnet import ResidualBlock
+from psc.paper.account import published_form
+from psc.paper.drawings.block_structure import stream_colour
 from psc.paper.drawings.primitives import (
     FULL_COLOUR,
     LARGE,
@@ -28,13 +26,11 @@ from psc.paper.drawings.primitives import (
     write,
 )
 from psc.paper.drawings.walks import DrawnBlock, DrawnNetwork, DrawnUnit, walk_network
+from psc.paper.published import Network
 from psc.paper.style import PAGE_WIDTH, PURPLE, page_style
+from psc.paper.text import block_label
 
-VOLUME, CLIP, PATCH = (1, 1, 132, 132, 132), (1, 3, 64, 64, 64), (1, 1, 64, 64, 64)
-"""What enters the U-Net, the ResNet and the DenseNet, as published."""
-
-BLOCK = (2, 2)
-"""(m, n) of the networks that are shown beside 3D."""
+BLOCKS = ("3d", "p2sc2")
 
 ROW = 0.115  # inches, of a stream's row of cells; a 3D convolution is two rows high
 MARGIN = 0.08  # inches, left free on both sides of the page
@@ -42,24 +38,14 @@ SKIP: dict[str, Any] = {"color": PURPLE, "linewidth": 0.9}
 LIGHT = 0.35  # share of the colour in cells of 2D and 3D convolutions; 1D ones have all of it
 
 
-def draw_network(backbone: str, m: int | None = None, n: int | None = None) -> DrawnNetwork:
-    """Walk a published network: "unet", "resnet34" or "densenet", with 3D or P_mSC_n.
-
-    In the DenseNet a block with n ≥ 2 stands for two dense layers (``psc.networks.densenet``).
-    """
-    unit = make_unit("conv3d") if m is None or n is None else make_unit(m=m, n=n)
-    pairs = 2 if n is not None and n > 1 else 1
-    builders: dict[str, tuple[Callable[[UnitFactory], nn.Module], tuple[int, ...]]] = {
-        "unet": (UNet, VOLUME),
-        "resnet34": (ResNet, CLIP),
-        "densenet": (lambda s: DenseNet(s, layers_per_segment=pairs), PATCH),
-    }
-    build, shape = builders[backbone]
-    with torch.device("meta"):
-        network = build(unit)
-    return walk_network(network, shape)
+def draw_network(network: Network) -> DrawnNetwork:
+    """Walk a network as its configuration files have it, at the paper's input."""
+    config = published_form(network)
+    built = build_network_on_meta(config.backbone, config.block)
+    return walk_network(built, paper_input_shape(config.backbone, built))
 
 
+@page_style()
 def network_figure() -> Figure:
     """Figure 3: U-Net, ResNet-34 and DenseNet, each with 3D and with P_2SC_2."""
     rows: tuple[tuple[str, str, float, Callable[[Axes, DrawnNetwork, float], None]], ...] = (
@@ -68,32 +54,28 @@ def network_figure() -> Figure:
         ("densenet", "DenseNet, MRI", 1.14, draw_densenet),
     )
     height = 2 * sum(row[2] for row in rows) + 0.52
-    with page_style():
-        figure, axes = page(PAGE_WIDTH, height)
-        top = height - 0.06
-        for letter, (backbone, title, row, draw) in zip("abc", rows, strict=True):
-            full = 0
-            for block in ((None, None), BLOCK):
-                walk = draw_network(backbone, *block)
-                parameters = walk.parameters
-                full = full or parameters
-                _head(axes, top, f"({letter})" if block[0] is None else "", title, block)
-                _count(axes, top, parameters, full)
-                draw(axes, walk, top - 0.2)
-                top -= row
-            if letter != "c":
-                y = top + 0.02
-                line(axes, (MARGIN, y), (PAGE_WIDTH - MARGIN, y), color="0.8", linewidth=0.5)
-        _draw_key(axes, 0.17)
+    figure, axes = page(PAGE_WIDTH, height)
+    top = height - 0.06
+    for letter, (backbone, title, row, draw) in zip("abc", rows, strict=True):
+        full = 0
+        for block in BLOCKS:
+            walk = draw_network((backbone, block))
+            full = full or walk.parameters
+            _head(axes, top, "" if block != "3d" else f"({letter})", title, block)
+            _count(axes, top, walk.parameters, full)
+            draw(axes, walk, top - 0.2)
+            top -= row
+        if letter != "c":
+            y = top + 0.02
+            line(axes, (MARGIN, y), (PAGE_WIDTH - MARGIN, y), color="0.8", linewidth=0.5)
+    _draw_key(axes, 0.17)
     return figure
 
 
-def _head(
-    axes: Axes, y: float, letter: str, title: str, block: tuple[int | None, int | None]
-) -> None:
+def _head(axes: Axes, y: float, letter: str, title: str, block: str) -> None:
     left = {"ha": "left", "va": "top"}
     write(axes, MARGIN, y, letter, fontsize=LARGE, weight="bold", **left)
-    write(axes, 0.34, y, block_name(*block), fontsize=NORMAL, weight="bold", **left)
+    write(axes, 0.34, y, block_label(block), fontsize=NORMAL, weight="bold", **left)
     if letter:
         write(axes, 0.34 + 0.25, y, title, fontsize=NORMAL, **left)
 
@@ -111,8 +93,8 @@ def _draw_key(axes: Axes, y: float) -> None:
     x = 0.12
     for colours, share, words, advance in (
         ((FULL_COLOUR,), LIGHT, "3D convolution", 0.98),
-        (STREAM_COLOURS[: BLOCK[0]], LIGHT, "2D, a colour for\neach orientation", 1.04),
-        (STREAM_COLOURS[: BLOCK[0]], 1.0, "1D across it", 0.88),
+        (STREAM_COLOURS[:2], LIGHT, "2D, a colour for\neach orientation", 1.04),
+        (STREAM_COLOURS[:2], 1.0, "1D across it", 0.88),
     ):
         for s, colour in enumerate(colours):
             height = 2 * ROW / len(colours)

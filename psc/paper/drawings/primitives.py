@@ -28,11 +28,11 @@ _Vector = npt.NDArray[np.float64]
 _DEPTH_STEP = np.array((0.55, 0.42))  # of a voxel's edge: where the next voxel along D lies
 
 
+@page_style()
 def page(width: float, height: float) -> tuple[Figure, Axes]:
     """A white page whose coordinates are inches from its lower left."""
-    with page_style():
-        figure = Figure(figsize=(width, height), facecolor="white")
-        axes = figure.add_axes((0, 0, 1, 1))
+    figure = Figure(figsize=(width, height), facecolor="white")
+    axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(0, height))
     axes.set_axis_off()
     return figure, axes

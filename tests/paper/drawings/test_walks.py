@@ -6,7 +6,7 @@ from torch import nn
 
 from psc.block.convolution import ConvolutionOptions
 from psc.block.unit import make_unit
-from psc.paper.drawings.block_structure import BLOCKS, block_name, drawn_segment
+from psc.paper.drawings.block_structure import BLOCKS, drawn_segment
 from psc.paper.drawings.networks import draw_network
 from psc.paper.drawings.walks import INPUT, stream_axis, walk_network, walk_unit
 
@@ -65,7 +65,7 @@ UNET = {
 
 
 def test_the_unet_is_drawn_as_published():
-    walk = draw_network("unet", 2, 2)
+    walk = draw_network(("unet", "p2sc2"))
     found = {
         s.name: (s.in_channels, [[c.out_channels for c in stream] for stream in s.blocks[0]])
         for s in walk.units
@@ -78,7 +78,7 @@ def test_the_unet_is_drawn_as_published():
 
 
 def test_connections_of_the_unet_are_its_skips():
-    walk = draw_network("unet")
+    walk = draw_network(("unet", "3d"))
     assert walk.parameters == 25_178_811
     assert {s.name: set(s.sources) for s in walk.units} == {
         "encoder.0": {INPUT},
@@ -93,7 +93,7 @@ def test_connections_of_the_unet_are_its_skips():
 
 
 def test_resnet_34_and_its_shortcuts():
-    walk = draw_network("resnet34", 2, 2)
+    walk = draw_network(("resnet34", "p2sc2"))
     names = [s.name for s in walk.units]
     blocks = [(stage, block) for stage, count in enumerate((3, 4, 6, 3)) for block in range(count)]
     assert names == [f"stages.{stage}.{block}.segment" for stage, block in blocks]
@@ -106,7 +106,7 @@ def test_resnet_34_and_its_shortcuts():
 
 
 def test_densenet_layers_see_all_before_them():
-    walk = draw_network("densenet")
+    walk = draw_network(("densenet", "3d"))
     names = [s.name for s in walk.units]
     assert names == ["stem", *(f"dense.{i}.{j}.segment" for i in range(4) for j in range(4))]
     assert [list(s.sources) for s in walk.units[1:]] == [names[:i] for i in range(1, 17)]
@@ -114,7 +114,7 @@ def test_densenet_layers_see_all_before_them():
     entering = [s.in_channels for s in walk.units]
     assert entering == [1, *range(32, 32 + 16 * 16, 16)]
     # With n = 2 a unit stands for two layers.
-    pairs = draw_network("densenet", 2, 2)
+    pairs = draw_network(("densenet", "p2sc2"))
     assert [s.in_channels for s in pairs.units] == [1, *range(32, 32 + 16 * 16, 32)]
     assert pairs.parameters == 1_362_542
 
@@ -137,8 +137,3 @@ def test_connections_are_those_of_the_forward_pass():
     walk = walk_network(Branches().to("meta"), (1, 1, 4, 4, 4))
     assert [s.sources for s in walk.units] == [(INPUT,), (INPUT,), ("one", "two")]
     assert walk.output_sources == ("one", "three")
-
-
-@pytest.mark.parametrize(("m", "n", "name"), [(None, None, "3D"), (1, 1, "P₁SC₁"), (3, 2, "P₃SC₂")])
-def test_names(m, n, name):
-    assert block_name(m, n) == name
