@@ -280,6 +280,24 @@ def _margins(values: Sequence[float]) -> tuple[float, float]:
     return max(0.0, low - margin), high + margin
 
 
+def _tested_on_the_way(
+    groups: Mapping[str, Group],
+) -> tuple[dict[str, list[dict[int, float]]] | None, str]:
+    """Score by iterations of each seed, by network, and its name; None if any run was not so."""
+    records = {name: group.records for name, group in groups.items()}
+    measures = next(iter(groups.values())).measures
+    if not all("by_iteration" in record.metrics for some in records.values() for record in some):
+        return None, measures.axis
+    key = measures.headline.key
+    return {
+        name: [
+            {entry["iterations"]: entry["test"][key] for entry in record.metrics["by_iteration"]}
+            for record in some
+        ]
+        for name, some in records.items()
+    }, measures.axis
+
+
 def draw_table(table: Table, folder: Path) -> list[Path]:
     """Learning curves and trade-off of a table's runs as PNG; of runs without metrics.csv none."""
     name = f"{table.experiment.name}-{table.protocol.name}"
@@ -292,7 +310,8 @@ def draw_table(table: Table, folder: Path) -> list[Path]:
     drawn = []
     if files:
         drawn.append(folder / f"{name}-learning.png")
-        learning_figure(files, drawn[-1])
+        groups = {label: lines[label].group for label in files}
+        learning_figure(files, drawn[-1], *_tested_on_the_way(groups))
     if lines:
         groups = {label: line.group for label, line in lines.items()}
         costs = {groups[label]: line.cost for label, line in lines.items() if line.cost}
@@ -319,7 +338,7 @@ def _pictures(
         for name, group in groups.items()
     }
     names = [f"learning{suffix}.png", f"curves{suffix}.png"]
-    learning_figure(metrics, into / names[0])
+    learning_figure(metrics, into / names[0], *_tested_on_the_way(groups))
     epochs = {name: iterations_per_epoch(group.first) for name, group in groups.items()}
     known = {name: iterations for name, iterations in epochs.items() if iterations is not None}
     curves_figure(

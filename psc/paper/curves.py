@@ -253,42 +253,58 @@ def _figure(columns: int) -> tuple[Figure, list[Axes]]:
 
 
 @page_style()
-def learning_figure(runs: Mapping[str, Sequence[Path]], path: Path | str) -> None:
+def learning_figure(
+    runs: Mapping[str, Sequence[Path]],
+    path: Path | str,
+    tested: Mapping[str, Sequence[Mapping[int, float]]] | None = None,
+    axis: str = "",
+) -> None:
     """Validation loss against iterations (left) and against training time (right).
 
     A line is the mean over a network's seeds, a band reaches from the least to the greatest.
-    ``runs``: the ``metrics.csv`` of each seed, by network.
+
+    Args:
+        runs: the ``metrics.csv`` of each seed, by network.
+        path: the PNG to write.
+        tested: score by iterations of each seed, by network: a second row. None: there is none.
+        axis: what the score is called.
     """
     path = checked_png(path)
     if not runs or not all(runs.values()):
         raise ConfigError("learning curves need at least one run of every network")
-    figure, (left, right) = _figure(2)
+    rows = 1 if tested is None else 2
+    figure = Figure(figsize=(PAGE_WIDTH, _HEIGHT * rows), layout="constrained")
+    grid = figure.subplots(rows, 2, squeeze=False)
     for i, (name, files) in enumerate(runs.items()):
-        steps, minutes, losses = _together(files)
         label = f"{name}, {len(files)} seed{'s'[: len(files) > 1]}"
-        for axes, x in ((left, steps), (right, minutes)):
-            if len(files) > 1:
-                axes.fill_between(x, losses.min(0), losses.max(0), color=colour(i), alpha=0.2)
-            style: dict[str, Any] = {"color": colour(i), "marker": marker(i), "markersize": 3}
-            axes.plot(x, losses.mean(0), label=label, **style)
-    left.set(xlabel="iteration", ylabel="validation loss")
-    right.set(xlabel="minutes of training, mean over seeds")
-    right.legend(**BESIDE)
+        clocks = [_by_iteration(file, "seconds", required=False) for file in files]
+        losses = [_by_iteration(file, "validation/loss") for file in files]
+        values = [losses, *([] if tested is None else [tested[name]])]
+        for axes, of_seeds in zip(grid, values, strict=True):
+            steps = sorted(set.intersection(*map(set, of_seeds)))
+            if not steps:
+                what = f"{', '.join(map(str, files))}: no iteration that all were validated at"
+                raise DataError(what)
+            seconds = [[clock.get(step, np.nan) for step in steps] for clock in clocks]
+            curve = np.array([[of_seed[step] for step in steps] for of_seed in of_seeds])
+            _draw_band(axes[0], i, label, np.array(steps), curve)
+            _draw_band(axes[1], i, label, np.mean(seconds, axis=0) / 60, curve)
+    for (left, right), name in zip(grid, ("validation loss", axis), strict=False):
+        left.set(xlabel="iteration", ylabel=name)
+        right.set(xlabel="minutes of training, mean over seeds")
+    grid[0, 1].legend(**BESIDE)
     save_png(figure, path)
 
 
-def _together(files: Sequence[Path]) -> tuple[_Numbers, _Numbers, _Numbers]:
-    """Iterations that all have validated at, mean minutes until then, losses (runs, iterations)."""
-    losses = [dict(zip(*read_curve(file, "validation/loss"), strict=True)) for file in files]
-    clocks = [
-        dict(zip(*read_curve(file, "seconds", required=False), strict=True)) for file in files
-    ]
-    steps = sorted(set.intersection(*(set(found) for found in losses)))
-    if not steps:
-        raise DataError(f"{', '.join(map(str, files))}: no iteration that all were validated at")
-    seconds = np.array([[clock.get(step, np.nan) for step in steps] for clock in clocks])
-    return (
-        np.array(steps, dtype=np.float64) + 1,
-        seconds.mean(0) / 60,
-        np.array([[found[step] for step in steps] for found in losses]),
-    )
+def _by_iteration(file: Path, column: str, *, required: bool = True) -> dict[int, float]:
+    """Value by the number of iterations done: a step is an iteration's index."""
+    steps, values = read_curve(file, column, required=required)
+    return dict(zip((steps + 1).tolist(), values.tolist(), strict=True))
+
+
+def _draw_band(axes: Axes, i: int, label: str, x: _Numbers, curves: _Numbers) -> None:
+    """The ``i``-th network's (seeds, points): mean, and from the least to the greatest."""
+    if len(curves) > 1:
+        axes.fill_between(x, curves.min(0), curves.max(0), color=colour(i), alpha=0.2)
+    style: dict[str, Any] = {"color": colour(i), "marker": marker(i), "markersize": 3}
+    axes.plot(x, curves.mean(0), label=label, **style)

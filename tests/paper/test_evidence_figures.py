@@ -141,6 +141,19 @@ def test_seeds_are_a_band_over_what_all_have_validated(panels, metrics):
     assert named == ["3d, 2 seeds", "p2sc2, 1 seed"]
 
 
+def test_scores_of_checkpoints_are_a_second_row_at_the_time_of_their_iteration(panels, metrics):
+    runs = {"3d": [metrics("a", {9: 1.0, 19: 0.5}), metrics("b", {9: 0.6, 19: 0.7})]}
+    tested = {"3d": [{10: 2.0, 20: 1.0}, {10: 1.0}]}
+
+    def draw(runs, path):
+        learning_figure(runs, path, tested, "VI [bits]")
+
+    *_, left, right = panels(runs, by=draw)
+    assert left.get_ylabel() == "VI [bits]"
+    np.testing.assert_array_equal(left.lines[0].get_xydata(), [[10, 1.5]])
+    np.testing.assert_allclose(right.lines[0].get_xydata(), [[10 / 60, 1.5]])
+
+
 def test_seeds_that_were_never_validated_together_are_refused(metrics, tmp_path):
     files = [metrics("a", {9: 1.0}), metrics("b", {19: 0.7})]
     with pytest.raises(DataError, match="no iteration that all were validated at"):
