@@ -273,7 +273,7 @@ def learning_figure(
     if not runs or not all(runs.values()):
         raise ConfigError("learning curves need at least one run of every network")
     rows = 1 if tested is None else 2
-    figure = Figure(figsize=(PAGE_WIDTH, _HEIGHT * rows), layout="constrained")
+    figure = Figure(figsize=(PAGE_WIDTH, ROW_HEIGHT * rows), layout="constrained")
     grid = figure.subplots(rows, 2, squeeze=False)
     for i, (name, files) in enumerate(runs.items()):
         label = f"{name}, {len(files)} seed{'s'[: len(files) > 1]}"
