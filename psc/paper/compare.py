@@ -2,6 +2,7 @@
 
 ``summary.md`` and ``summary.csv`` have a row per network, mean ± standard deviation over seeds, and
 how each differs from 3D over shared seeds; ``tradeoff.png`` shows scores against cost.
+``joined.md`` says which bodies of the first test slab not all networks join;
 ``learning.png`` has the seeds of every network of the first test as bands, ``curves.png`` the first
 run of each, and so do, where there are segmentations, ``summary.png`` (of the first test slab)
 and ``thresholds.png``. Runs of several applications have a table and curves of their own each.
@@ -42,6 +43,7 @@ from psc.paper.groups import (
     group_records,
     of_one_version,
 )
+from psc.paper.joined import joined_bodies
 from psc.paper.measures import AFFINITY, Measures, moments
 from psc.paper.style import (
     DASHED,
@@ -359,8 +361,19 @@ def _pictures(
         into / "thresholds.png",
     )
     folders = {name: files[0].parent for name, files in metrics.items()}
-    drawn = _segmentations(folders, into / "summary.png")
-    return [*names, "thresholds.png", *(["summary.png"] if drawn else [])]
+    names.append("thresholds.png")
+    if _segmentations(folders, into / "summary.png"):
+        names.append("summary.png")
+    bodies = {
+        name: [file.parent / "evaluation" / "test-0_bodies.csv" for file in files]
+        for name, files in metrics.items()
+    }
+    if all(path.is_file() for paths in bodies.values() for path in paths):
+        names.append("joined.md")
+        header, *rows = joined_bodies(bodies)
+        with replacing(into / names[-1]) as unfinished:
+            unfinished.write_text(markdown_table(header, rows), encoding="utf-8")
+    return names
 
 
 def _segmentations(runs: dict[str, Path], path: Path) -> bool:
