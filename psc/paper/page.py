@@ -21,7 +21,7 @@ from psc.em.data import SYNTHETIC as SYNTHETIC_DATA
 from psc.files import PROJECT
 from psc.paper import evidence
 from psc.paper.account import NOTE, Accounts, compared, network_cost, shown_input, verdicts
-from psc.paper.experiments import REDUCED, SYNTHETIC, table_names
+from psc.paper.experiments import REDUCED, SYNTHETIC, read_experiment, table_names
 from psc.paper.figures import MadeFigure
 from psc.paper.published import SIZES, UNKNOWN
 from psc.paper.table import (
@@ -445,7 +445,12 @@ def _readable(words: str) -> str:
 README_FIGURES = ("figure-1", "figure-4a", "figure-5", "figure-6")
 """Those that it, or the page of results, shows."""
 
-README_PLACES = {"STATUS": "README.md", "RESULTS": "docs/results.md", "COSTS": "docs/reproduce.md"}
+README_PLACES = {
+    "STATUS": "README.md",
+    "RESULTS": "docs/results.md",
+    "RATES": "docs/results.md",
+    "COSTS": "docs/reproduce.md",
+}
 """Part → the file that holds it, beside the README."""
 
 
@@ -455,6 +460,7 @@ def readme_parts(root: Path) -> Mapping[str, str]:
     return {
         "STATUS": _status_markdown(experiments),
         "RESULTS": _results_markdown(experiments),
+        "RATES": _rates_markdown(root),
         "COSTS": _costs_markdown(experiments),
     }
 
@@ -475,9 +481,21 @@ def _results_markdown(experiments: Experiments) -> str:
             header, *rows = results(table)
             title = f"**{table.experiment.title}.** {table.heading}."
             parts += [title, markdown_table(header, rows)]
+            header, *rows = differences(table)
+            if any(len(line.seeds) >= evidence.RUNS for line in table.lines) and rows:
+                parts += [markdown_table(header, rows), evidence.NOTE]
     if not parts:
         return "Nothing has been run yet."
     return "\n\n".join([WARNINGS[REDUCED], *parts])
+
+
+def _rates_markdown(root: Path) -> str:
+    parts = []
+    for name in table_names(root):
+        if (root / name / "tuning").is_dir():
+            header, *rows = evidence.learning_rates(root / name / "tuning")
+            parts += [f"**{read_experiment(root / name).title}**", markdown_table(header, rows)]
+    return "\n\n".join(parts) or "None was tuned yet."
 
 
 def _costs_markdown(experiments: Experiments) -> str:
