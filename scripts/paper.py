@@ -34,12 +34,22 @@ def run(arguments: argparse.Namespace) -> None:
     """Run what tables lack and collect their records.
 
     Runs that are recorded in experiments/ or finished in the output folder are not run again, those
-    that were interrupted are continued. Further arguments are Hydra overrides for every run.
+    that were interrupted are continued. Further arguments are Hydra overrides for every run; those
+    of a seed or a setting that the table does not have are kept apart from its records.
     """
+    words = [*arguments.tables, *arguments.rows, *arguments.rest]  # --rows takes what follows it
     tables = [name for name in arguments.tables if "=" not in name]
-    overrides = [*(name for name in arguments.tables if "=" in name), *arguments.rest]
+    rows = [name for name in arguments.rows if "=" not in name]
+    seeds = [word for word in words if word.startswith("seed=")]
+    overrides = [word for word in words if "=" in word and word not in seeds]
+    overrides += [word for word in arguments.rest if "=" not in word]
     if not tables:
         arguments.error("name a table, such as table-6d")
+    if (listed := [*seeds, *([] if arguments.seeds is None else [arguments.seeds])])[1:]:
+        arguments.error(f"seeds are given twice: {' '.join(listed)}")
+    numbers = listed[0].removeprefix("seed=").split(",") if listed else []
+    if not all(number.isdecimal() for number in numbers) or len(set(numbers)) < len(numbers):
+        arguments.error(f"{listed[0]}: give different whole numbers, such as --seeds 7,8")
     if options := [word for word in overrides if "=" not in word or word.startswith("-")]:
         arguments.error(f"neither options nor overrides (key=value): {' '.join(options)}")
     planned = []
@@ -47,16 +57,18 @@ def run(arguments: argparse.Namespace) -> None:
         experiment = read_experiment(arguments.experiments / name)
         protocol = experiment.protocol(arguments.protocol)
         output = arguments.output / f"{name}-{protocol.name}"
-        choice = {"rows": arguments.rows, "overrides": overrides, "again": arguments.again}
+        choice = {"rows": rows, "overrides": overrides, "again": arguments.again}
+        choice["seeds"] = [*map(int, numbers)]
         planned.append(
-            (experiment, protocol, output, launches(experiment, protocol, output, **choice))
+            (experiment, protocol, output, *launches(experiment, protocol, output, **choice))
         )
-    for experiment, protocol, output, pending in planned:
-        if arguments.dry_run:
-            print("\n".join(one.command for one in pending))
-            continue
+    for experiment, protocol, output, pending, records in planned:
         if not pending:
-            print(f"{experiment.name}: nothing is left to run at protocol {protocol.name}")
+            what = f"{records} record{'s have' if records > 1 else ' has'} it all"
+            where = f"{experiment.name}, protocol {protocol.name}"
+            print(f"{where}: nothing to run: {what}; --again runs it anew", file=sys.stderr)
+        if arguments.dry_run or not pending:
+            print(*(one.command for one in pending), sep="\n", end="\n" if pending else "")
             continue
         try:
             launch(pending)
@@ -64,6 +76,10 @@ def run(arguments: argparse.Namespace) -> None:
             result = protocol.kind != SYNTHETIC and not arguments.again
             if result and any(output.glob(f"*/{FILE_NAME}")):
                 print(*collect(experiment, output), sep="\n")
+            for folder in {one.output for one in pending if not one.of_table}:
+                print(
+                    f"{folder}: of no row of {experiment.name}; python scripts/compare.py {folder}"
+                )
 
 
 def collect_records(arguments: argparse.Namespace) -> None:
@@ -190,6 +206,7 @@ def parser() -> argparse.ArgumentParser:
     part.add_argument("tables", nargs="+", metavar="TABLE", help="such as table-6d")
     part.add_argument("--protocol", default="paper", help="of its runs.yaml; default: paper")
     part.add_argument("--rows", nargs="+", default=(), help="of its runs.yaml; default: all")
+    part.add_argument("--seeds", metavar="7,8", help="in place of its runs.yaml's; also seed=7,8")
     part.add_argument("--output", type=Path, default=Path("runs"), help="folder for the runs")
     again = "also what is recorded; nothing is collected then"
     part.add_argument("--again", action="store_true", help=again)

@@ -226,7 +226,7 @@ def _protocol(entry: Any, kind: str, rows: Mapping[str, Row], path: Path) -> Pro
     planned = []
     for row, its_seeds in seeds.items():
         both = (*rows[row].overrides, *found["overrides"])
-        config = _composed(both, f"{where}, row {row}")
+        config = _row_config(both, f"{where}, row {row}")
         planned.append(PlannedRow(rows[row], both, its_seeds, config, settings(asdict(config))))
     return Protocol(name, kind, found["title"], tuple(planned))
 
@@ -241,13 +241,18 @@ def _row_and_seeds(entry: Any, seeds: list[int], where: str) -> tuple[str, tuple
     return entry, tuple(seeds)
 
 
-def _composed(overrides: tuple[str, ...], where: str) -> TrainConfig:
+def _row_config(overrides: tuple[str, ...], where: str) -> TrainConfig:
     keys = [override.split("=")[0] for override in overrides]
     if "seed" in keys:
         raise DataError(f"{where}: seed belongs into seeds")
     for needed in ("budget", "dataset"):  # else the machine would choose
         if needed not in keys:
             raise DataError(f"{where}: overrides must say {needed}=…")
+    return composed(overrides, where)
+
+
+def composed(overrides: tuple[str, ...], where: str) -> TrainConfig:
+    """The configuration that train.py makes of overrides."""
     try:
         return _compose(overrides)
     except (ConfigError, HydraException, OmegaConfBaseException) as error:

@@ -5,8 +5,10 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from psc.errors import ConfigError, DataError, PSCError
 from psc.files import PROJECT
@@ -16,9 +18,10 @@ from psc.paper.experiments import (
     PlannedRow,
     Protocol,
     assigned,
+    composed,
     read_records,
 )
-from psc.paper.groups import finished_runs
+from psc.paper.groups import finished_runs, settings
 from psc.training.records import FILE_NAME, Record, read_record, write_record
 
 log = logging.getLogger(__name__)
@@ -37,6 +40,8 @@ class Launch:
     planned: PlannedRow  # the row at its protocol
     seeds: tuple[int, ...]  # those that are not recorded yet
     arguments: tuple[str, ...]  # of train.py
+    output: Path  # folder of the runs
+    of_table: bool = True  # else of a seed or a setting that the row does not have: never collected
 
     @property
     def command(self) -> str:
@@ -50,13 +55,16 @@ def launches(
     output: Path,
     *,
     rows: Sequence[str] = (),
+    seeds: Sequence[int] = (),
     overrides: Sequence[str] = (),
     again: bool = False,
-) -> list[Launch]:
-    """What is left to run of a table at a protocol: committed records are not run ``again``.
+) -> tuple[list[Launch], int]:
+    """What is left to run of a table at a protocol, and how many records make the rest needless.
 
-    Nor are runs that are finished in ``output``, and unfinished ones are continued: train.py sees
-    to that. ``overrides`` are for machine and launcher: what changes the result is another row.
+    Committed records are not run ``again``, nor are runs that are finished in their folder, and
+    unfinished ones are continued: train.py sees to that. ``seeds`` take the place of each row's.
+    With ``overrides`` that change the result, no record is of that run. Runs of seeds or settings
+    that the table does not have lie beside ``output``.
     """
     known = [planned.row.name for planned in protocol.rows]
     if unknown := [name for name in rows if name not in known]:
@@ -65,25 +73,41 @@ def launches(
             f" {', '.join(known)}"
         )
     recorded = () if again else read_records(experiment)
-    found = []
+    found, records = [], 0
     for planned in protocol.rows:
-        own = [run.record for run in recorded if run.planned is planned]
-        seeds = tuple(planned.missing_seeds(own))
-        if not seeds or (rows and planned.row.name not in rows):
+        if rows and planned.row.name not in rows:
             continue
+        changed = _changed(planned, overrides)
+        own = [run.record for run in recorded if run.planned is planned and not changed]
+        wanted = replace(planned, seeds=tuple(seeds)) if seeds else planned
+        left = tuple(wanted.missing_seeds(own))
+        records += sum(record.seed in wanted.seeds for record in own)
+        if not left:
+            continue
+        of_table = not changed and set(left) <= set(planned.seeds)
+        folder = output if of_table else output.with_name(f"{output.name}-own")
         folds = [f"dataset.fold={','.join(map(str, planned.folds))}"]
         arguments = (
             "--multirun",
             *planned.overrides,
             *(folds if len(planned.folds) > 1 else []),
-            f"seed={','.join(map(str, seeds))}",
-            f"output_directory={output}",
+            f"seed={','.join(map(str, left))}",
+            f"output_directory={folder}",
             f"logger.group={experiment.name}",
             "resume=true",
             *overrides,
         )
-        found.append(Launch(planned, seeds, arguments))
-    return found
+        found.append(Launch(planned, left, arguments, folder, of_table))
+    return found, records
+
+
+def _changed(planned: PlannedRow, overrides: Sequence[str]) -> bool:
+    """Whether overrides make another result of a row."""
+    ours = [one for one in overrides if not one.lstrip("+~").startswith("hydra")]
+    if any(one.is_sweep_override() for one in OverridesParser.create().parse_overrides(ours)):
+        return True
+    config = composed((*planned.overrides, *ours), f"row {planned.row.name}")
+    return settings(asdict(config)) != planned.settings
 
 
 def launch(pending: Sequence[Launch]) -> None:

@@ -2,14 +2,15 @@
 
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from psc.errors import ConfigError
+from psc.errors import ConfigError, DataError
 from psc.paper import launch as module
 from psc.paper.experiments import read_experiment
-from psc.paper.launch import Launch, LaunchError, launch, launches
+from psc.paper.launch import LaunchError, launch, launches
 from psc.training.records import Record
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "paper.py"
@@ -17,7 +18,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "paper.py"
 
 def pending(folder, tmp_path, **options):
     experiment = read_experiment(folder)
-    return launches(experiment, experiment.protocol("cpu"), tmp_path / "runs", **options)
+    return launches(experiment, experiment.protocol("cpu"), tmp_path / "runs", **options)[0]
 
 
 def test_only_seeds_without_a_record_are_run(experiment_folder, add_record, tmp_path):
@@ -70,7 +71,7 @@ def test_a_failing_row_stops_no_other(experiment_folder, tmp_path, program, queu
 
 def test_an_interruption_ends_it(experiment_folder, tmp_path, program):
     (_, last) = pending(experiment_folder, tmp_path)
-    stopped = Launch(last.planned, last.seeds, (*last.arguments, "code"))
+    stopped = replace(last, arguments=(*last.arguments, "code"))
     with pytest.raises(KeyboardInterrupt):
         launch([stopped, last])
     assert len(program.read_text().splitlines()) == 1
@@ -106,7 +107,67 @@ def test_where_all_is_recorded_nothing_is_run(experiment_folder, add_record, mon
         for seed in (0, 1):
             add_record(row, "cpu", seed=seed)
     experiment_script(monkeypatch, experiment_folder, "table-0", "--protocol", "cpu")
-    assert "nothing is left to run at protocol cpu" in capsys.readouterr().out
+    told = "table-0, protocol cpu: nothing to run: 4 records have it all; --again runs it anew\n"
+    assert capsys.readouterr().err == told
+    experiment_script(
+        *(monkeypatch, experiment_folder, "table-0", "--protocol", "cpu"),
+        *("--dry-run", "--rows", "3d", "trainer.workers=0", "seed=1"),
+    )
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "nothing to run: 1 record has it all; --again" in printed.err
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [("seed=7,8",), ("--rows", "3d", "p2sc2", "seed=7,8"), ("--seeds", "7,8", "trainer.workers=0")],
+)
+def test_a_seed_that_has_no_record_is_run(
+    experiment_folder, add_record, monkeypatch, capsys, asked
+):
+    """A reviewer's own: every row is recorded, with seeds 0 and 1."""
+    for row in ("3d", "p2sc2"):
+        for seed in (0, 1):
+            add_record(row, "cpu", seed=seed)
+    command = ("table-0", "--protocol", "cpu", *asked, "--dry-run")
+    experiment_script(monkeypatch, experiment_folder, *command)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split().count("seed=7,8") for line in lines] == [1, 1]
+    assert all("output_directory=" in line and "/table-0-cpu-own " in line for line in lines)
+
+
+def test_an_override_that_changes_the_result_has_no_record(experiment_folder, add_record, tmp_path):
+    for seed in (0, 1):
+        add_record("3d", "cpu", seed=seed)
+    for changing in ("recipe.iterations=7", "recipe.iterations=7,8"):
+        one, _ = pending(experiment_folder, tmp_path, overrides=[changing])
+        assert (one.seeds, one.of_table, one.output.name) == ((0, 1), False, "runs-own")
+    for harmless in ("trainer.workers=0", "hydra/launcher=slurm", "hydra.launcher.partition=gpu"):
+        (one,) = pending(experiment_folder, tmp_path, overrides=[harmless])
+        assert (one.planned.row.name, one.of_table, one.output.name) == ("p2sc2", True, "runs")
+    (one,) = pending(experiment_folder, tmp_path, rows=["3d"], seeds=[1, 2])
+    assert (one.seeds, one.of_table) == ((2,), False)
+    with pytest.raises(DataError, match=r"row 3d: .*no\.such"):
+        pending(experiment_folder, tmp_path, overrides=["no.such=1"])
+
+
+@pytest.mark.parametrize(
+    "seeds", [("--seeds", "7,x"), ("seed=-1",), ("seed=1,1",), ("seed=1", "--seeds", "2")]
+)
+def test_seeds_that_are_none_are_refused(experiment_folder, monkeypatch, capsys, seeds):
+    with pytest.raises(SystemExit):
+        experiment_script(monkeypatch, experiment_folder, "table-0", *seeds)
+    assert "seeds" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_runs_of_no_row_are_not_collected(experiment_folder, monkeypatch, program, capsys):
+    experiment_script(
+        *(monkeypatch, experiment_folder, "table-0", "--protocol", "cpu"),
+        *("--rows", "p2sc2", "seed=7"),
+    )
+    own = experiment_folder.parent / "runs" / "table-0-cpu-own"
+    assert f"output_directory={own}" in program.read_text()
+    assert f"{own}: of no row of table-0; python scripts/compare.py" in capsys.readouterr().out
 
 
 def test_finished_runs_are_collected_although_another_row_fails(
@@ -138,7 +199,7 @@ def test_every_fold_of_a_cross_validation_is_a_run(tmp_path):
     )
     (tmp_path / "paper.csv").write_text("row,metric,against,value,unit,place\n")
     experiment = read_experiment(tmp_path)
-    (one,) = launches(experiment, experiment.protocol("folds"), tmp_path / "runs")
+    ((one,), _) = launches(experiment, experiment.protocol("folds"), tmp_path / "runs")
     assert {"dataset.fold=0,1,2", "seed=4,5"} <= set(one.arguments)
     (planned,) = experiment.protocol("folds").rows
     done = [(4, 0), (4, 1), (4, 2), (5, 0), (5, 2)]
