@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class SyntheticVolumeConfig:
     """A volume that ``psc.em.synthetic`` writes where ``raw`` says, if it is not there."""
 
-    shape: list[int] = MISSING
-    seed: int = 0
+    shape: list[int] = MISSING  # (z, y, x), voxels
+    seed: int = 0  # of its bodies and its noise
 
     def __post_init__(self) -> None:
         if len(self.shape) != 3 or min(self.shape) < 1 or self.seed < 0:
@@ -36,13 +36,15 @@ class SyntheticVolumeConfig:
 class SlabConfig:
     """One volume, or the sections z[0] ≤ z < z[1] of it; configs/dataset/own_em.yaml says more."""
 
-    raw: str = MISSING
-    labels: str | None = None
-    raw_key: str | None = None
-    labels_key: str | None = None
-    z: list[int] | None = None
+    raw: str = MISSING  # file or folder of grey values
+    labels: str | None = None  # of neuron labels; null: in the file of raw
+    raw_key: str | None = None  # dataset within HDF5 or Zarr; null: a usual name, or the only one
+    labels_key: str | None = None  # the same of labels
+    z: list[int] | None = None  # sections [first, one after the last] of raw; null: all with labels
     synthetic: SyntheticVolumeConfig | None = None
+    """Made where raw says, if nothing is there; null: never."""
     labels_offset: list[int] | None = None
+    """Voxel [z,y,x] of raw at which labels begin; null: as their file says."""
 
     def __post_init__(self) -> None:
         if (offset := self.labels_offset) is not None and (len(offset) != 3 or min(offset) < 0):
@@ -80,7 +82,7 @@ class FibsemConfig(DatasetConfig):
     """Instead of train, validation and test: volumes that are each cut along z by ``shares``."""
     labels: str | None = None
     raw_key: str | None = None
-    labels_key: str | None = None
+    labels_key: str | None = None  # the same of labels, see raw_key
     labels_offset: list[int] | None = None
     shares: list[float] = field(default_factory=lambda: [0.7, 0.1, 0.2])
     axis_swaps: str | None = None
@@ -161,13 +163,14 @@ class AffinityRecipeConfig(RecipeConfig):
     where it is set, is taken as it is, or refused.
     """
 
-    output_size: int = MISSING
-    input_size: int | None = None
+    output_size: int = MISSING  # affinities that a patch teaches, along each axis
+    input_size: int | None = None  # voxels of a patch along each axis; null: by output_size
     loss: str = "balanced_squared_error"
+    """Of stage 1; balanced: both classes of affinities weigh alike."""
     malis_from: int | None = None
     """Iteration at which MALIS takes the place of ``loss`` (stage 2); null: never."""
-    malis_normalization: str = "labelled"
-    validation_patches: int = 32
+    malis_normalization: str = "labelled"  # what MALIS is divided by: pairs counted, or labelled
+    validation_patches: int = 32  # at most so many, fixed ones
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
@@ -268,7 +271,7 @@ class SegmentationConfig(SegmentationOptions):
     tile_input: int | None = None
     """Edge of the largest cube that fits into memory at once, in voxels; tiles of other forms have
     no more voxels. null: of four times the voxels of a training patch."""
-    batch_size: int = 1
+    batch_size: int = 1  # tiles that are predicted at once
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -28,7 +28,7 @@ TISSUE_LOSSES = ("cross_entropy", "dice", "dice_cross_entropy")
 class SyntheticBrainsConfig:
     """Phantoms that ``psc.mri.synthetic`` writes where ``dataset.folder`` says."""
 
-    subjects: int = 18
+    subjects: int = 18  # how many
     seed: int = 0
     """Subject n of a seed is the same, however many there are."""
 
@@ -42,15 +42,15 @@ class SyntheticBrainsConfig:
 class IBSRConfig(DatasetConfig):
     """T1 volumes with tissue labels, one folder of NIfTI files: ``psc.mri``."""
 
-    folder: str = MISSING
+    folder: str = MISSING  # of the subjects' folders or files
     split: str = MISSING
     """File that says which subjects train, validate and test."""
     folds: int | None = None
     """Cross-validation instead of the file: cut the labelled subjects into this many test parts."""
-    fold: int = 0
+    fold: int = 0  # number of the test part, from 0
     validation_subjects: int = 2
     """Of a cross-validation; the file has its own."""
-    fold_seed: int = 0
+    fold_seed: int = 0  # of the order in which subjects are cut
     labels: str = "given"
     """given: as they are in their files; filled, unfilled: IBSR's kinds, see ``psc.mri.data``."""
     voxel_size: list[float] | None = None
@@ -58,6 +58,7 @@ class IBSRConfig(DatasetConfig):
     brain_above: float | None = None
     """Brighter voxels are brain; null: those that differ from the background."""
     synthetic: SyntheticBrainsConfig | None = None
+    """Made where folder says, if nothing is there; null: never."""
     sample: bool = False
     """A real but small sample: its records go into the tables of reduced protocols only."""
 
@@ -91,7 +92,7 @@ class OwnMRIConfig(DatasetConfig):
     """{validation: [names], test: [names]}, all others train; or a YAML file like data/splits/."""
     folds: int | None = None
     """Cross-validation: cut the subjects into this many test parts; null: 5, if split is null."""
-    fold: int = 0
+    fold: int = 0  # number of the test part, from 0
     validation_subjects: int = 1
     """Of a cross-validation, to choose the checkpoint by."""
     fold_seed: int = 0
@@ -189,15 +190,15 @@ def check_folds(config: Any) -> None:
 class TissueRecipeConfig(RecipeConfig):
     """Tissues in brain MRI: ``psc.mri.task``; windows: ``psc.mri.testing``."""
 
-    patch_size: int = 64
+    patch_size: int = 64  # voxels along each axis
     foreground_share: float = 1.0
     """Share of patches that are centred in the brain; the others anywhere in the volume."""
-    loss: str = "cross_entropy"
-    validation_patches: int = 32
+    loss: str = "cross_entropy"  # dice_cross_entropy: the sum of both
+    validation_patches: int = 32  # at most so many, fixed ones
     overlap: float = 0.5
     """Of the windows of ``patch_size`` that a whole volume is predicted in."""
-    blending: str = "gaussian"
-    evaluation_batch_size: int = 4
+    blending: str = "gaussian"  # weights of overlapping windows: all alike, or less at the border
+    evaluation_batch_size: int = 4  # windows that are predicted at once
     augmentation: TissueAugmentation = field(
         default_factory=lambda: TissueAugmentation(reflections=(False, False, False))
     )

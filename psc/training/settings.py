@@ -61,7 +61,7 @@ def interval(config: object, *keys: str, lowest: float = -math.inf) -> None:
 class DatasetConfig:
     """A data set; each application has its own kinds."""
 
-    name: str = MISSING
+    name: str = MISSING  # what tables and folders call it; chosen by dataset=…
 
     def outputs(self) -> tuple[str, ...] | None:
         """What a network must tell apart, where the data set decides it; in the network's order."""
@@ -72,11 +72,12 @@ class DatasetConfig:
 class OptimizerConfig:
     """Adam; the learning rate of biases is ``bias_learning_rate_factor`` times the weights'."""
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-3  # at the first iteration
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    epsilon: float = 1e-8
-    weight_decay: float = 0.0
-    bias_learning_rate_factor: float = 1.0
+    """Decay of Adam's means of the gradient and of its square."""
+    epsilon: float = 1e-8  # added to Adam's divisor
+    weight_decay: float = 0.0  # L2 term in the gradient, as in Caffe
+    bias_learning_rate_factor: float = 1.0  # 2 in the published U-Net
 
     def __post_init__(self) -> None:
         positive(self, "learning_rate", "epsilon")
@@ -90,9 +91,10 @@ class ScheduleConfig:
     """Learning rate over iterations; see ``psc.training.task``."""
 
     name: str = "constant"
-    gamma: float = 0.0
-    power: float = 0.0
-    step_size: int = 1
+    """Inverse: (1 + gamma·i)^−power; step: gamma^⌊i / step_size⌋; cosine: to 0 at the end."""
+    gamma: float = 0.0  # of inverse and step
+    power: float = 0.0  # of inverse
+    step_size: int = 1  # iterations, of step
 
     def __post_init__(self) -> None:
         require(self, "name", ("constant", "inverse", "step", "cosine"))
@@ -106,12 +108,13 @@ class ScheduleConfig:
 class RecipeConfig:
     """How long, how fast and on what a network is trained; each application has its own kind."""
 
-    name: str = MISSING
-    iterations: int = MISSING
+    name: str = MISSING  # which one: <backbone>/<budget>, or chosen by recipe=…
+    iterations: int = MISSING  # optimiser steps
     max_minutes: float | None = None
     """Stop there even if ``iterations`` are not reached; null: never."""
     validate_every: int = MISSING
-    batch_size: int = MISSING
+    """Iterations; the checkpoint of the lowest validation loss is kept."""
+    batch_size: int = MISSING  # samples of a step, on each device
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
@@ -132,16 +135,17 @@ class TrainerConfig:
     ``devices`` is 1 by default: each more is another patch per iteration, another experiment.
     """
 
-    accelerator: str = "auto"
-    devices: Any = 1
-    num_nodes: int = 1
-    strategy: str = "auto"
-    precision: str = "auto"
-    compile: Any = "auto"
+    accelerator: str = "auto"  # what computes
+    devices: Any = 1  # how many, or which as [0,2]; each takes a batch of its own
+    num_nodes: int = 1  # machines, each with so many devices
+    strategy: str = "auto"  # Lightning's, of several devices: ddp, fsdp, …
+    precision: str = "auto"  # auto: bf16-mixed if the device is fast at it
+    compile: Any = "auto"  # torch.compile; auto: on a GPU
     channels_last: bool = True
-    deterministic: bool = False
-    workers: Any = "auto"
-    progress_bar: bool = True
+    """Keep tensors as channels_last_3d, the layout that convolutions prefer."""
+    deterministic: bool = False  # only algorithms that repeat bit by bit, where there are such
+    workers: Any = "auto"  # processes that load; auto: by the cores
+    progress_bar: bool = True  # show one
     test_every: int | None = None
     """Also keep a checkpoint every so many iterations, and test each after the training."""
 
@@ -164,9 +168,9 @@ class TrainerConfig:
 class LoggerConfig:
     """metrics.csv is always written; Weights & Biases on request."""
 
-    wandb: bool = False
-    project: str = "psc"
-    mode: str = "auto"
+    wandb: bool = False  # also log to Weights & Biases
+    project: str = "psc"  # where there
+    mode: str = "auto"  # auto: online with a login, else offline
     group: str | None = None
     """What runs are grouped by, such as a table; null: the data set."""
 

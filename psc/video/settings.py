@@ -15,7 +15,7 @@ class SyntheticVideosConfig:
     """Per class; each has an appearance of its own, the same in all classes."""
     clips: int = 1
     """Per group and class."""
-    seed: int = 0
+    seed: int = 0  # of appearances and noise
 
     def __post_init__(self) -> None:
         at_least(self, 4, "groups")  # for three splits
@@ -31,18 +31,19 @@ class UCF101Config(DatasetConfig):
     writes it itself (for data sets of minutes, not hours).
     """
 
-    videos: str = MISSING
-    lists: str = MISSING
-    prepared: str = MISSING
-    classes: int = MISSING
-    split: int = 1
-    validation_groups: int = 2
-    short_side: int = 80
-    prepare: bool = False
-    allow_missing: bool = False
+    videos: str = MISSING  # folder of <class>/v_<class>_g<group>_c<clip>.avi
+    lists: str = MISSING  # folder of the official split files
+    prepared: str = MISSING  # store that scripts/data.py ucf101, or prepare, writes
+    classes: int = MISSING  # how many; the lists must have as many
+    split: int = 1  # which official one
+    validation_groups: int = 2  # of the training groups, held out
+    short_side: int = 80  # pixels, of stored frames
+    prepare: bool = False  # write the store before training, if it is not there
+    allow_missing: bool = False  # go on without clips that are listed and not there
     shared_classes_only: bool = False
     """Only classes with both training and test videos: a part of the data set has others too."""
     synthetic: SyntheticVideosConfig | None = None
+    """Made where videos says, if nothing is there; null: never."""
     sample: bool = False
     """A real but small sample: its records go into the tables of reduced protocols only."""
 
@@ -56,21 +57,21 @@ class UCF101Config(DatasetConfig):
 class VideoRecipeConfig(RecipeConfig):
     """Action recognition: ``psc.video.task``; clips: ``psc.video.clips``."""
 
-    frames: int = 64
-    temporal_stride: int = 1
-    size: int = 64
-    random_crop: bool = True
-    flip: bool = True
+    frames: int = 64  # of a clip
+    temporal_stride: int = 1  # every so manyth frame
+    size: int = 64  # pixels of a clip, height and width
+    random_crop: bool = True  # where clips are cut in training; false: in the middle
+    flip: bool = True  # half of the training clips, left to right
     shuffle_frames: bool = False
     """A control: with its frames in random order a clip shows appearance, no motion."""
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.0  # share of the target that goes to all classes
     mixup: float = 0.0
     """Both parameters of the Beta distribution that two clips are blended by; 0: none."""
     validation_clips: int = 1
     """Clips of each validation video."""
     test_clips: int = 20
     """Clips of each test video, whose softmax is averaged."""
-    evaluation_batch_size: int = 32
+    evaluation_batch_size: int = 32  # clips that are predicted at once
 
     def __post_init__(self) -> None:
         super().__post_init__()
