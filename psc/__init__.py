@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from psc.block.unit import make_unit
     from psc.conversion import calibrate, convert, match_features, merge_linear
     from psc.networks.named import create, list_networks
+    from psc.networks.shipped import list_weights
 
 __all__ = [
     "ConvolutionOptions",
@@ -18,11 +19,12 @@ __all__ = [
     "convert",
     "create",
     "list_networks",
+    "list_weights",
     "make_unit",
     "match_features",
     "merge_linear",
 ]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "PSCBlock": "psc.block.block",
@@ -34,6 +36,7 @@ _HOMES = {
     "merge_linear": "psc.conversion",
     "create": "psc.networks.named",
     "list_networks": "psc.networks.named",
+    "list_weights": "psc.networks.shipped",
 }
 
 

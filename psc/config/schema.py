@@ -26,14 +26,14 @@ from psc.training.settings import (
 class BackboneConfig:
     """A network without its blocks; one subclass per file of ``psc/networks``."""
 
-    name: str = MISSING
+    name: str = MISSING  # which one; chosen by backbone=…
 
 
 @dataclass
 class UNetConfig(BackboneConfig):
     """``psc.networks.UNet``: Section 4.3; defaults as published."""
 
-    name: str = "unet"
+    name: str = "unet"  # which one; chosen by backbone=…
     in_channels: int = 1
     out_channels: int = 3
     base_width: int = 24
@@ -50,7 +50,7 @@ class UNetConfig(BackboneConfig):
 class ResNetConfig(BackboneConfig):
     """``psc.networks.ResNet``: Section 4.1; defaults as published."""
 
-    name: str = "resnet34"
+    name: str = "resnet34"  # which one; chosen by backbone=…
     in_channels: int = 3
     classes: int = 101
     layers: int = 34
@@ -70,7 +70,7 @@ class ResNetConfig(BackboneConfig):
 class DenseNetConfig(BackboneConfig):
     """``psc.networks.DenseNet``: Section 4.2; defaults: the paper's reproduction."""
 
-    name: str = "densenet"
+    name: str = "densenet"  # which one; chosen by backbone=…
     in_channels: int = 1
     classes: int = 4
     initial_channels: int = 32
@@ -92,7 +92,7 @@ class DenseNetConfig(BackboneConfig):
 class BlockConfig:
     """How segments of consecutive convolutions are realised: ``psc.make_unit``."""
 
-    name: str = MISSING
+    name: str = MISSING  # what tables and folders call it; chosen by block=…
     kind: str = MISSING
     m: int | None = None
     n: int | None = None
@@ -132,25 +132,27 @@ class BlockConfig:
 class BudgetConfig:
     """What the user asked for; the recipe that it stands for is ``recipe.name``."""
 
-    name: str = "auto"
+    name: str = "auto"  # auto: quick without a GPU, else paper
 
 
 @dataclass
 class TrainConfig:
     """Everything that ``train.py`` takes."""
 
-    backbone: BackboneConfig = MISSING
-    block: BlockConfig = MISSING
-    dataset: DatasetConfig = MISSING
-    recipe: RecipeConfig = MISSING
+    backbone: BackboneConfig = MISSING  # the network
+    block: BlockConfig = MISSING  # what stands for its 3D convolutions
+    dataset: DatasetConfig = MISSING  # what is read
+    recipe: RecipeConfig = MISSING  # loss, optimiser, length
     segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    """From affinities to neurons."""
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)  # device, precision, processes
+    logger: LoggerConfig = field(default_factory=LoggerConfig)  # Weights & Biases
     budget: BudgetConfig = field(default_factory=BudgetConfig)
-    seed: int = 0
+    """How much: which of a backbone's recipes."""
+    seed: int = 0  # of the initial weights, the patches and the augmentation
     initial_weights: str | None = None
     resume: Any = False
-    output_directory: str = "runs"
+    output_directory: str = "runs"  # where the run's folder is made
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
@@ -166,12 +168,13 @@ class EvaluateConfig:
     """Everything that ``evaluate.py`` takes; null: as the checkpoint was trained."""
 
     checkpoint: str = MISSING
-    dataset: DatasetConfig | None = None
-    segmentation: Any = field(default_factory=SegmentationChanges)
-    accelerator: str = "auto"
+    """File of a run, of scripts/convert.py, or of weights that come with psc."""
+    dataset: DatasetConfig | None = None  # other data than it was trained on
+    segmentation: Any = field(default_factory=SegmentationChanges)  # keys to change
+    accelerator: str = "auto"  # auto, cpu or gpu
     precision: str | None = None
     output: str | None = None
-    overwrite: bool = False
+    overwrite: bool = False  # replace an evaluation that is there
 
 
 @dataclass
@@ -183,12 +186,14 @@ class SegmentConfig:
     scheduler, in place of ``workers`` local processes.
     """
 
-    checkpoint: str = MISSING
+    checkpoint: str | None = None
     """A path, one with * in it, or [paths]: several networks of tissues are an ensemble."""
     input: str = MISSING
     output: str = MISSING
-    overwrite: bool = False
-    accelerator: str = "auto"
+    weights: str | None = None
+    """In its place: of a network that comes with psc, such as ``fib25_unet_p2sc2``."""
+    overwrite: bool = False  # replace an output that is there
+    accelerator: str = "auto"  # auto, cpu or gpu
     precision: str | None = None
     brain_above: float | None = None
     """Tissues: brighter voxels are brain; null: as in training, see ``psc.mri.brain``."""
@@ -200,20 +205,27 @@ class SegmentConfig:
     block_size: Any = 256
     context: int = 16
     levels: int = 4
-    segmentation: Any = field(default_factory=SegmentationChanges)
+    segmentation: Any = field(default_factory=SegmentationChanges)  # keys to change
     workers: int = 1
-    address: str | None = None
-    progress: bool = True
+    address: str | None = None  # of a dask scheduler, in place of workers
+    progress: bool = True  # show bars
+
+    def __post_init__(self) -> None:
+        if (self.checkpoint is None) == (self.weights is None):
+            raise ConfigError(
+                "give checkpoint=… (runs/<run>/checkpoints/best.ckpt) or weights=… (of a network "
+                "that comes with psc, such as fib25_unet_p2sc2), one of them"
+            )
 
 
 @dataclass
 class AccountConfig:
     """Everything that ``scripts/account.py`` takes; ``input_size`` null: the paper's."""
 
-    backbone: BackboneConfig = MISSING
-    block: BlockConfig = MISSING
+    backbone: BackboneConfig = MISSING  # the network
+    block: BlockConfig = MISSING  # what stands for its 3D convolutions
     input_size: Any = None
-    batch_size: int = 1
+    batch_size: int = 1  # samples of one pass
     format: str = "text"
     table: bool = False
     into: str | None = None
@@ -226,9 +238,9 @@ class ViewConfig:
     run: str = MISSING
     region: int = 0
     raw: str | None = None
-    raw_key: str | None = None
+    raw_key: str | None = None  # dataset within raw; null: a usual name, or the only one
     address: str = "127.0.0.1"
-    port: int = 0
+    port: int = 0  # of the address; 0: any that is free
     report: str | None = None
-    serve: bool = True
+    serve: bool = True  # false: write the page, start no neuroglancer
     worst: int = 5

@@ -1,5 +1,6 @@
 """A trained affinity network on an EM volume of any size: neurons, block by block."""
 
+import json
 import logging
 import multiprocessing
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from psc.blockwise.engine import open_engine
@@ -80,7 +82,7 @@ def segment_neurons(config: SegmentConfig, checkpoint: Checkpoint) -> Path:
         config.input_key,
         missing_chunks=config.missing_chunks,  # type: ignore[arg-type]  # open_volume checks it
     )
-    voxel_size = _voxel_size(config, volume)
+    voxel_size = _voxel_size(config, volume, _trained_voxel_size(checkpoint))
     affinities = _affinities(config, checkpoint, trained, volume, precision)
     core = block_size(
         volume.shape, _block(config.block_size), affinities.tile_output, affinities.period
@@ -150,6 +152,8 @@ def _threshold(config: SegmentConfig, checkpoint: Checkpoint) -> float:
     path = checkpoint.path.resolve()
     if config.threshold is not None:
         return config.threshold
+    if "threshold" in checkpoint.told:
+        return float(checkpoint.told["threshold"])
     try:
         record = read_record(path.parent.parent)
         threshold = record.metrics["threshold"]
@@ -185,7 +189,7 @@ def _affinities(
     intensity_range, note = settled_range(
         sample(volume),
         config.intensity_range,
-        trained.dataset.intensity_range,
+        trained.dataset.intensity_range or json.loads(checkpoint.told.get("grey_range", "null")),
         where=config.input,
         setting="intensity_range",
     )
@@ -209,8 +213,17 @@ def _block(block: Any) -> Size3:
     return sizes[0], sizes[1], sizes[2]
 
 
-def _voxel_size(config: SegmentConfig, volume: Volume) -> _Triple | None:
-    """As set, else as the file says; whatever is a guess is said."""
+def _trained_voxel_size(checkpoint: Checkpoint) -> Sequence[float] | None:
+    """(z, y, x) in nm; None where neither the file nor its configuration says it."""
+    assert isinstance(checkpoint.config.dataset, FibsemConfig)  # psc.config.checks
+    told: list[float] | None = json.loads(checkpoint.told.get("voxel_size", "null"))
+    return told or checkpoint.config.dataset.voxel_size
+
+
+def _voxel_size(
+    config: SegmentConfig, volume: Volume, trained: Sequence[float] | None
+) -> _Triple | None:
+    """As set, else as the file says; a guess is said, and one that the network did not learn."""
     for note in volume.notes:
         log.warning("%s; another one is named by input_key=…", note)
     size, found = config.voxel_size, volume.voxel_size
@@ -218,9 +231,16 @@ def _voxel_size(config: SegmentConfig, volume: Volume) -> _Triple | None:
         if found is None:
             why = volume.voxel_size_source
             log.warning("voxel size unknown: %s; voxel_size=[z,y,x] in nm says it", why)
-        return found
-    if len(size) != 3 or not min(size) > 0:
+        size = found
+    elif len(size) != 3 or not min(size) > 0:
         raise ConfigError(f"voxel_size={size}: give three positive numbers of nm [z,y,x]")
-    if found is not None and tuple(size) != found:
+    elif found is not None and tuple(size) != found:
         log.warning("voxel_size=%s nm, though the input says %s nm", size, list(found))
-    return size[0], size[1], size[2]
+    if trained and not (size and np.allclose(size, trained, rtol=0.02)):
+        log.warning(
+            "the network was trained on voxels of %s nm, these are of %s: expect worse, or "
+            "resample the volume",
+            " × ".join(f"{length:g}" for length in trained),
+            "unknown size" if size is None else " × ".join(f"{length:g}" for length in size),
+        )
+    return None if size is None else (size[0], size[1], size[2])

@@ -13,6 +13,7 @@ the two.
 """
 
 import inspect
+import json
 import re
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -22,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from psc.block.unit import UnitFactory, make_unit
-from psc.errors import ConfigError
+from psc.errors import CheckpointError, ConfigError
 from psc.networks.densenet import DenseNet, layers_per_segment
 from psc.networks.pretrained import load_weights
 from psc.networks.resnet import ResNet
+from psc.networks.shipped import ENDING, chosen_file, read_safetensors
 from psc.networks.unet import UNet
 
 Network = UNet | ResNet | DenseNet
@@ -62,9 +64,10 @@ def create(name: str, *, weights: str | Path | None = None, **arguments: Any) ->
 
     Args:
         name: ``<backbone>_<block>``, such as "unet_p2sc2".
-        weights: a file that ``torch.save`` wrote: a checkpoint of a run, a state_dict of the same
-            network, or, for ``resnet``, torchvision's video weights (of r3d_18 for "resnet18_3d").
-            A classifier of other classes stays random.
+        weights: what psc's own were trained on ("fib25": ``psc.list_weights``), whose arguments
+            are then the defaults; or a file that ``torch.save`` wrote: a checkpoint of a run, a
+            state_dict of the same network, or, for ``resnet``, torchvision's video weights (of
+            r3d_18 for "resnet18_3d"). A classifier of other classes stays random.
         arguments: the network's own, in place of its defaults (``psc.networks.UNet``, ``ResNet``,
             ``DenseNet``): in_channels; out_channels of a U-Net, classes of the others; widths. And
             ``psc.make_unit``'s of P_mSC_n: merge, maximum_width, width_divisor.
@@ -76,6 +79,9 @@ def create(name: str, *, weights: str | Path | None = None, **arguments: Any) ->
         ConfigError: for an unknown name (the nearest are told) or argument, or an impossible value.
         CheckpointError: for weights that are not there, damaged, or another network's.
     """
+    file = None if weights is None else chosen_file(weights, name)
+    if file is not None and file.suffix == ENDING:
+        arguments = {**_trained_arguments(file, name), **arguments}
     options = {key: arguments.pop(key) for key in _OF_BLOCKS if key in arguments}
     for backbone in sorted(_BACKBONES, key=len, reverse=True):  # densenet_bui before densenet
         block = _block(name.removeprefix(f"{backbone}_"), options)
@@ -85,14 +91,25 @@ def create(name: str, *, weights: str | Path | None = None, **arguments: Any) ->
             if network is DenseNet:
                 own = {"layers_per_segment": layers_per_segment(n), **own}
             built = network(unit, **{**own, **arguments})
-            if weights is not None:
-                load_weights(built, Path(weights))
+            if file is not None:
+                load_weights(built, file)
             return built
     near = get_close_matches(name, list_networks(), n=3, cutoff=0)
     raise ConfigError(
         f"there is no network {name!r}; the nearest are {', '.join(near)}; psc.list_networks() "
         "has all"
     )
+
+
+def _trained_arguments(file: Path, name: str) -> dict[str, Any]:
+    """The arguments of a network that a file of psc's own is of; nothing where it does not say."""
+    _, told = read_safetensors(file)
+    if told.get("network", name) != name:
+        raise CheckpointError(
+            f"{file} has weights of {told['network']}, not of {name}: "
+            f"psc.create({told['network']!r}, weights=…), or train {name}"
+        )
+    return dict(json.loads(told.get("arguments", "{}")))
 
 
 def _block(name: str, options: dict[str, Any]) -> tuple[UnitFactory, int] | None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from psc.errors import CheckpointError
 from psc.networks.resnet import ResNet
+from psc.networks.shipped import ENDING, read_safetensors
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +113,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a state dict onto the CPU: a bare one, or the network's of a training checkpoint.
 
     Args:
-        path: a file that ``torch.save`` wrote. Only tensors and plain containers are read.
+        path: a file of safetensors, or one that ``torch.save`` wrote, of which only tensors and
+            plain containers are read.
 
     Raises:
         CheckpointError: if the file is missing, damaged, or holds no state dict.
@@ -121,6 +123,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"no weights at {path}; give a file that torch.save wrote, such as r3d_18's state dict"
         )
+    if path.suffix == ENDING:
+        return read_safetensors(path)[0]
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise half a dozen types

@@ -7,10 +7,11 @@ its conversion; whatever reads checkpoints comes here, and need not know which k
 """
 
 import hashlib
+import json
 import os
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from psc.files import replacing
 from psc.networks.build import build_network, build_network_on_meta
 from psc.networks.densenet import DenseNet
 from psc.networks.resnet import ResNet
+from psc.networks.shipped import ENDING, read_safetensors
 from psc.networks.unet import UNet
 
 CONFIG_KEY = "psc_config"
@@ -69,6 +71,8 @@ def read_checkpoint(path: Path) -> "Checkpoint":
     """Read a checkpoint onto the CPU: tensors and plain containers only, whatever else it holds."""
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}; runs keep theirs in <run>/checkpoints/")
+    if path.suffix == ENDING:
+        return _shipped_checkpoint(path)
     try:
         if zipfile.is_zipfile(path):  # PyTorch does not look at its checksums
             with zipfile.ZipFile(path) as archive:
@@ -92,6 +96,21 @@ def read_checkpoint(path: Path) -> "Checkpoint":
     return Checkpoint(path, content)
 
 
+def _shipped_checkpoint(path: Path) -> "Checkpoint":
+    """Weights that come with psc, as a checkpoint."""
+    tensors, told = read_safetensors(path)
+    try:
+        config, iterations = json.loads(told["config"]), int(told["iterations"])
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} does not say how its network was trained ({error}); scripts/weights.py makes "
+            "files that do, of runs"
+        ) from error
+    weights = {f"{NETWORK_PREFIX}{name}": tensor for name, tensor in tensors.items()}
+    content = {"state_dict": weights, CONFIG_KEY: config, "global_step": iterations}
+    return Checkpoint(path, content, told)
+
+
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A checkpoint that was read; what it lacks or what does not fit is refused when asked for.
@@ -99,10 +118,12 @@ class Checkpoint:
     Attributes:
         path: its file, for messages.
         content: Lightning's.
+        told: what weights that come with psc say of themselves, see ``psc.networks.shipped``.
     """
 
     path: Path
     content: Mapping[str, Any]
+    told: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def config(self) -> TrainConfig:

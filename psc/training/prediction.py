@@ -9,6 +9,7 @@ from psc.em.settings import AffinityRecipeConfig
 from psc.errors import CheckpointError, ConfigError
 from psc.mri.nifti import ENDINGS
 from psc.mri.segmenting import segment_tissues
+from psc.networks.shipped import weights_file
 from psc.training.checkpoints import read_checkpoint
 
 
@@ -16,17 +17,23 @@ def segment_file(config: SegmentConfig) -> Path:
     """Label volumes by what the checkpoint's network was trained for: tissues or neurons.
 
     Args:
-        config: the checkpoint (for tissues: or several, an ensemble), the input, where to write.
+        config: the checkpoint (for tissues: or several, an ensemble) or the weights that come with
+            psc, the input, where to write.
 
     Returns:
         The file or folder written.
 
     Raises:
         CheckpointError: if the checkpoint cannot be used, or its network labels no such volume.
-        ConfigError: if the output exists or cannot be written so, or an option cannot work.
+        ConfigError: if there are no weights of that name, the output exists or cannot be written
+            so, or an option cannot work.
         DataError: if the volume cannot be read.
     """
-    checkpoints = [read_checkpoint(path) for path in _checkpoint_paths(config.checkpoint)]
+    if config.checkpoint is None:
+        paths = [weights_file(config.weights or "")]
+    else:
+        paths = _checkpoint_paths(config.checkpoint)
+    checkpoints = [read_checkpoint(path) for path in paths]
     nifti = Path(config.output).name.endswith(ENDINGS)
     if isinstance(checkpoints[0].config.recipe, AffinityRecipeConfig) and not nifti:
         if len(checkpoints) > 1:

@@ -99,6 +99,16 @@ def test_every_key_that_a_program_takes_is_told(program: str):
         assert set(leaves(composed)) <= set(told)
 
 
+def test_every_key_has_a_meaning():
+    rows = re.findall(
+        r"^\| `([\w.\[\]]+)` \|.*\| (.*) \|$",
+        configuration_keys.configuration_page(),
+        re.MULTILINE,
+    )
+    assert len(rows) > 200
+    assert [key for key, meaning in rows if not meaning.strip()] == []
+
+
 def test_every_key_of_converting_is_told():
     chapter = configuration_keys.configuration_page().partition("## scripts/convert.py")[2]
     rows = re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", chapter.partition("\n## ")[0], re.MULTILINE)
