@@ -7,14 +7,13 @@ BUDGET ?= paper
 
 BIN := .venv/bin
 STAMP := .venv/.installed
-DOCS := .venv/.installed-docs
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo experiment-4b experiment-5d experiment-6d experiment-conversion sweep readme paper \
   tables table-4b table-5d table-6d \
   figures figure-1 figure-2 figure-3 figure-4a figure-5 figure-6 \
-  data-ucf101 data-fibsem data-ibsr docs test lint format clean
+  data-ucf101 data-fibsem data-ibsr data-sample docs test lint format clean
 
 help: ## Show this help
 	@echo 'make TARGET [ARGS="..."] [PYTHON=python3.12]'
@@ -68,7 +67,10 @@ data-fibsem: $(STAMP) ## Download the FIB-25 volumes
 data-ibsr: $(STAMP) ## Verify IBSR, which you fetch at NITRC, and put it in place (ARGS: the archive)
 	$(BIN)/python scripts/data.py ibsr $(ARGS)
 
-docs: $(DOCS) ## Build the documentation site, with the extra docs: build/docs/index.html
+data-sample: $(STAMP) ## Download one FIB-25 volume and cut it as the reduced records have it
+	$(BIN)/python scripts/data.py sample $(ARGS)
+
+docs: $(STAMP) ## Build the documentation site: build/docs/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 test: $(STAMP) ## Run the tests, a process of one thread on each core (ARGS: to pytest, e.g. ARGS="-k unet")
@@ -102,8 +104,4 @@ $(STAMP): pyproject.toml
 	}
 	@echo 'Installing into .venv (the first time this takes several minutes)'
 	@$(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check -e '.[dev]'
-	@touch $@
-
-$(DOCS): $(STAMP)
-	@$(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check -e '.[docs]'
 	@touch $@

@@ -8,6 +8,9 @@ ucf101  downloads UCF101 (Section 4.1) into data/ucf101: the clips (6.5 GB to fe
         prepared/unreadable.csv; they stop nothing. An archive fetched in another way is used if it
         lies in data/ucf101 under its own name. Given VIDEOS, a folder of clips that lies elsewhere,
         it prepares these and downloads nothing.
+sample  makes the real sample that the reduced records of electron microscopy rest on, of FIB-25's
+        training_sample2 (downloaded, or taken from data/fibsem): sections 0 to 207, neurons as
+        labels, in CREMI's layout. Training finds it where PSC_SAMPLE_DATA points: data/sample.
 ibsr    verifies IBSR (Section 4.2), which you fetch at NITRC, and puts it in place: data/ibsr.
         Without an argument it says where to register and what to fetch.
 
@@ -17,6 +20,7 @@ after an error (or, with --strict, if a clip could not be decoded), 130 when int
 
 import argparse
 import csv
+import hashlib
 import os
 import sys
 from collections.abc import Sequence
@@ -24,15 +28,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from psc.config.choices import FIBSEM_FILES
+from psc.config.choices import FIBSEM_FILES, SAMPLES
 from psc.download.archives import require_rar_tool, unpack
 from psc.download.download import SOURCES, SourceFile, fetch, source_files
+from psc.em.data import read_volume
 from psc.errors import DataError, PSCError, refused_by_the_system
 from psc.files import WORKPLACE, in_words, require_free_space
 from psc.mri.prepare import INSTRUCTIONS, MANIFEST, prepare_ibsr, table
 from psc.video.data import read_split, video_key
 from psc.video.preparation import PreparationReport, prepare_videos
 from psc.video.store import PreparationSettings
+from psc.volumes.output import RAW, TRUTH, write_volumes
 
 DATA = WORKPLACE / "data"
 VIDEOS, LISTS = "UCF-101", "ucfTrainTestlist"
@@ -41,6 +47,14 @@ LIST_FILES = (
     "classInd.txt",
     *(f"{part}list0{split}.txt" for part in ("train", "test") for split in (1, 2, 3)),
 )
+SAMPLE_OF, SAMPLE_SECTIONS = "training_sample2", 208
+SAMPLE_CONTENT = {
+    RAW: "1cad4370cbd48f5038aa733053408e47da4d650faebc9ad66adc8b373f51d890",
+    TRUTH: "569bc6d6588d99772c77f1f2147bd584efd9534215717f77a8a88b7b832b5029",
+}
+"""SHA-256 of the sample's voxels in C order, uint8 and uint64, little-endian: what our records'
+sample holds. Another HDF5 library packs the same voxels into another file."""
+
 _UNPACKED = 1.05
 """Size of the unpacked videos, at most, in sizes of their archive: they are compressed already."""
 
@@ -70,7 +84,10 @@ def _parser() -> argparse.ArgumentParser:
     fibsem.set_defaults(run=get_fibsem)
     ucf101 = verbs.add_parser("ucf101", help="download UCF101 and prepare it for training")
     ucf101.set_defaults(run=get_ucf101)
-    for verb, name in ((fibsem, "fibsem"), (ucf101, "ucf101")):
+    sample = verbs.add_parser("sample", help="of FIB-25, as the reduced records have it")
+    sample.set_defaults(run=get_sample)
+    sample.add_argument("--output", type=Path, default=DATA / "sample")
+    for verb, name in ((fibsem, "fibsem"), (ucf101, "ucf101"), (sample, "fibsem")):
         verb.add_argument("--folder", type=Path, default=DATA / name)
         verb.add_argument("--sources", type=Path, default=SOURCES, help="another list, of a mirror")
     ucf101.add_argument("videos", type=Path, nargs="?", help="folder of clips: only prepare these")
@@ -102,13 +119,47 @@ def _parser() -> argparse.ArgumentParser:
 
 def get_fibsem(chosen: argparse.Namespace) -> int:
     """Download FIB-25; a file that is there with the right checksum is left alone."""
+    fetch_fibsem(chosen, FIBSEM_FILES)
+    return 0
+
+
+def fetch_fibsem(chosen: argparse.Namespace, names: Sequence[str]) -> None:
+    """Download some of FIB-25's files."""
     sources = source_files("fibsem", chosen.sources)
     if {file.path.as_posix() for file in sources} != set(FIBSEM_FILES):
         raise DataError(f"{chosen.sources}: fibsem must list {', '.join(FIBSEM_FILES)}")
     for source in sources:
-        found = fetch(source, chosen.folder)
-        done = "fetched" if found.fetched else "is there"
-        print(f"{found.path}: {done} ({in_words(found.size)})", flush=True)
+        if source.path.as_posix() in names:
+            found = fetch(source, chosen.folder)
+            done = "fetched" if found.fetched else "is there"
+            print(f"{found.path}: {done} ({in_words(found.size)})", flush=True)
+
+
+def get_sample(chosen: argparse.Namespace) -> int:
+    """Cut the sample of electron microscopy; one that is there and right is left alone."""
+    path = chosen.output / SAMPLES["fibsem"]
+    if not path.exists():
+        fetch_fibsem(chosen, [name for name in FIBSEM_FILES if name.startswith(SAMPLE_OF)])
+        volume = read_volume(chosen.folder / SAMPLE_OF)
+        assert volume.labels is not None  # groundtruth.h5 has them
+        found = {RAW: volume.raw[:SAMPLE_SECTIONS], TRUTH: volume.labels[:SAMPLE_SECTIONS]}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        about = {"source": f"FIB-25, {SAMPLE_OF}, Janelia FlyEM (neuroproof_examples, CC BY)"}
+        where = {"voxel_size": (8.0, 8.0, 8.0), "offset": (0, 0, 0)}
+        write_volumes(path, found, **where, provenance=about)  # type: ignore[arg-type]
+    sample = read_volume(path)
+    assert sample.labels is not None
+    held = {RAW: sample.raw, TRUTH: sample.labels.astype("<u8", copy=False)}
+    sums = {k: hashlib.sha256(v.tobytes()).hexdigest() for k, v in held.items()}
+    shape = " × ".join(map(str, sample.raw.shape))
+    if sums != SAMPLE_CONTENT:
+        raise DataError(
+            f"{path}: {shape} voxels, but not those that the records' sample holds"
+            f" ({', '.join(name for name in sums if sums[name] != SAMPLE_CONTENT[name])} differ);"
+            " scores on it cannot be set beside theirs"
+        )
+    print(f"{path}: {shape} voxels, those that the reduced records rest on")
+    print(f"export PSC_SAMPLE_DATA={chosen.output.absolute()}")
     return 0
 
 

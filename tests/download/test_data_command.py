@@ -313,6 +313,48 @@ def test_fib25_lands_where_it_is_read_with_neurons_as_labels(get_fibsem, tmp_pat
     assert len(site.requests) == 6
 
 
+def test_the_sample_is_cut_of_one_volume_and_compared_with_the_records(
+    get_fibsem, tmp_path, monkeypatch, capsys
+):
+    _, site, _ = get_fibsem
+    monkeypatch.setattr(data, "SAMPLE_SECTIONS", 2)
+    places = ("--sources", tmp_path / "sources.yaml", "--folder", tmp_path / "fibsem")
+    command = ("sample", *places, "--output", tmp_path / "sample")
+    path = tmp_path / "sample" / "em/fib25/training_sample2_z000-207.h5"
+    told = call(*command)
+    assert told == (
+        f"error: {path}: 2 × 3 × 3 voxels, but not those that the records' sample holds"
+        " (volumes/raw, volumes/labels/neuron_ids differ); scores on it cannot be set beside theirs"
+    )
+    assert sorted(paths(site)) == [f"/{name}" for name in sorted(FIBSEM_FILES[:2])]
+    whole = read_volume(tmp_path / "fibsem" / "training_sample2")
+    raw, labels = whole.raw[:2], np.array([7] * 18, "<u8")  # supervoxels 1 and 2 are of body 7
+    sums = [hashlib.sha256(array.tobytes()).hexdigest() for array in (raw, labels)]
+    monkeypatch.setattr(data, "SAMPLE_CONTENT", dict(zip(data.SAMPLE_CONTENT, sums, strict=True)))
+    for _ in range(2):
+        capsys.readouterr()
+        assert call(*command) == 0
+        printed = capsys.readouterr().out
+        assert printed.startswith(f"{path}: 2 × 3 × 3 voxels, those that the reduced records rest")
+        assert printed.endswith(f"export PSC_SAMPLE_DATA={tmp_path / 'sample'}\n")
+    assert len(site.requests) == 2
+    cut = read_volume(path)
+    assert np.array_equal(cut.raw, raw)
+    assert cut.labels.ravel().tolist() == labels.tolist()
+    assert cut.voxel_size == (8, 8, 8)
+
+
+def test_the_records_sample_is_the_one_that_is_compared_with(sample_em):
+    """And its first sections are those of the original layout, with supervoxels made bodies."""
+    sample = read_volume(sample_em / "fib25" / "training_sample2_z000-207.h5")
+    held = (sample.raw, sample.labels.astype("<u8"))
+    sums = [hashlib.sha256(array.tobytes()).hexdigest() for array in held]
+    assert sums == list(data.SAMPLE_CONTENT.values())
+    first = read_volume(sample_em / "neuroproof_layout")
+    assert np.array_equal(first.raw, sample.raw[:24])
+    assert np.array_equal(first.labels, sample.labels[:24])
+
+
 def test_fib25_goes_on_with_what_is_missing_and_stops_at_what_is_wrong(get_fibsem, tmp_path):
     run, site, contents = get_fibsem
     run()
