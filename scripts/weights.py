@@ -55,9 +55,8 @@ python scripts/segment.py weights={name} input=em.h5 output=neurons
 | | |
 | --- | --- |
 | data | {title}; {kind}: {files} |
-| licence of the data | {licence} |
 | attribution | {attribution}; {citation} |
-| licence of the weights | as the data's, CC BY, with this attribution |
+| licence | of the data CC BY, of the weights too, with this attribution |
 | trained on | {train} |
 | training | {iterations:,} iterations of {batch_size} patches, {precision}, seed {seed}, commit `{commit}`{dirty} |
 | weights | those of the lowest validation loss, after {best:,} iterations |
@@ -108,7 +107,8 @@ def make(run: Path, folder: Path) -> Path:
     card |= {"name": name, "network": network, "data_name": prefix, "best": checkpoint.iterations}
     card |= {"arguments": ", ".join(f"{k}={v!r}" for k, v in arguments.items())}
     card |= {"voxel_size": " × ".join(f"{s:g}" for s in json.loads(told["voxel_size"]))}
-    card |= {"grey_type": told["grey_type"], "grey_range": told["grey_range"]}
+    low, high = json.loads(told["grey_range"])
+    card |= {"grey_type": told["grey_type"], "grey_range": f"[{low:g}, {high:g}]"}
     card["sha256"] = sha256_of(file)
     with replacing(file.with_suffix(".md")) as unfinished:
         unfinished.write_text(CARD.format(**card), encoding="utf-8")
@@ -147,7 +147,7 @@ def _told(
     voxel_size = data.voxel_size or volume.voxel_size
     if voxel_size is None:
         raise DataError(f"{record.run}: nothing says its voxels' size; dataset.voxel_size does")
-    grey_range = data.intensity_range or [0, full_scale(volume.raw.dtype)]
+    grey_range = data.intensity_range or [0.0, full_scale(volume.raw.dtype)]
     kept: dict[str, Any] = {
         "arguments": arguments,
         "config": {**record.config, "output_directory": "runs", "initial_weights": None},
@@ -175,7 +175,7 @@ def _card(record: Record, source: str) -> dict[str, Any]:
     parts: dict[str, list[str]] = record.data["splits"]
     slab = record.config["dataset"]["test"][0]["z"]
     return {
-        **{key: entry[key] for key in ("title", "licence", "citation")},
+        **{key: entry[key] for key in ("title", "citation")},
         **{part: ", ".join(f"`{name}`" for name in named) for part, named in parts.items()},
         **record.metrics["test"],
         "attribution": ATTRIBUTION,

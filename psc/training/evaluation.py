@@ -12,6 +12,7 @@ from torch import nn
 from psc.applications import build_application
 from psc.config.schema import EvaluateConfig
 from psc.errors import ConfigError
+from psc.networks.shipped import ENDING
 from psc.training.application import Application
 from psc.training.checkpoints import Checkpoint, read_checkpoint
 from psc.training.hardware import arithmetic, hardware, inference_device, prediction_precision
@@ -100,10 +101,11 @@ def evaluated(
 
 def _output_folder(config: EvaluateConfig, checkpoint: Path, dataset: str) -> Path:
     """Where to write: by default in the run's folder; refused if it may not be replaced."""
+    place = Path() if checkpoint.suffix == ENDING else checkpoint.parent.parent
     folder = (
         Path(config.output)
         if config.output is not None
-        else checkpoint.parent.parent / f"evaluation-{dataset}-{checkpoint.stem}"
+        else place / f"evaluation-{dataset}-{checkpoint.stem}"
     )
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"output={folder} is a file; give a folder")

@@ -66,6 +66,8 @@ def test_the_rest_of_the_library_does_too(wheel, light, tmp_path):
 import torch
 import psc, psc.accounting, psc.decomposition, psc.metrics, psc.metrics.tissues, psc.networks
 from psc.errors import PSCError
+for name in psc.list_weights():  # they are in the wheel
+    psc.create(name.partition("_")[2], weights=name)
 network = psc.create("unet_3d", base_width=4, depth=1)
 x = torch.randn(1, 1, 20, 20, 20)
 done = psc.convert(network, 2, 2, example_input=x)

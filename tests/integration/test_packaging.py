@@ -132,3 +132,22 @@ print(*sys.modules)
     ours = {name for name in first if name.startswith("psc.")}
     rooms = ("psc.block", "psc.accounting", "psc.decomposition", "psc.conversion", "psc.metrics")
     assert all(name == "psc.errors" or name.startswith(rooms) for name in ours)
+
+
+def test_hooks_and_workflow_check_what_make_and_ci_check():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    (local,) = hooks["repos"]
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    lint = makefile.partition("\nlint: ")[2].partition("\n\n")[0].splitlines()[1:]
+    assert [hook["entry"] for hook in local["hooks"]] == [
+        line.strip().replace("$(BIN)", ".venv/bin") for line in lint
+    ]
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))["jobs"]
+    steps = [step for job in jobs.values() for step in job["steps"]]
+    assert {"run": ".ci/run"} in steps
+    assert all(re.search(r"@v\d+\.\d+\.\d+$", step["uses"]) for step in steps if "uses" in step)
+    forms = [
+        yaml.safe_load(p.read_text("utf-8")) for p in ROOT.glob(".github/ISSUE_TEMPLATE/*.yml")
+    ]
+    asked = [part["id"] for form in forms for part in form.get("body", ())]
+    assert {"record", "question"} <= set(asked)

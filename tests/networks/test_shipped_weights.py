@@ -63,8 +63,9 @@ def test_a_name_gives_the_network_of_the_run(finished_run, folder, file):
     for given in ("fib25", NAME, file, str(file)):
         network = psc.create("unet_p2sc2", weights=given)
         torch.testing.assert_close(network.state_dict(), trained.weights, rtol=0, atol=0)
-    assert network.growth == trained.config.backbone.growth == 2
     torch.testing.assert_close(read_weights(file), trained.weights, rtol=0, atol=0)
+    hub = torch.hub.load(str(ROOT), "unet_p2sc2", source="local", weights="fib25")
+    torch.testing.assert_close(hub.state_dict(), trained.weights, rtol=0, atol=0)
     checkpoint = read_checkpoint(file)
     assert checkpoint.digest == trained.digest
     assert (checkpoint.config.recipe, checkpoint.iterations) == (
