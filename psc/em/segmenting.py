@@ -226,7 +226,8 @@ def _voxel_size(
     """As set, else as the file says; a guess is said, and one that the network did not learn."""
     for note in volume.notes:
         log.warning("%s; another one is named by input_key=…", note)
-    size, found = config.voxel_size, volume.voxel_size
+    size: Sequence[float] | None = config.voxel_size
+    found = volume.voxel_size
     if size is None:
         if found is None:
             why = volume.voxel_size_source
