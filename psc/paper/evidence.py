@@ -101,8 +101,13 @@ def contrasts(named: Sequence[tuple[str, Group]]) -> list[tuple[str, ...]]:
 
 
 def _protocol(group: Group) -> tuple[str, ...]:
-    """Code, recipe but for its name, which is that of the backbone, and precision."""
+    """Code, recipe and precision.
+
+    But neither its name, which is the backbone's, nor the rate, which may be tuned for each block.
+    """
     recipe = {key: value for key, value in group.first.config["recipe"].items() if key != "name"}
+    if "optimizer" in recipe:
+        recipe["optimizer"] = recipe["optimizer"] | {"learning_rate": None}
     return group.version, repr(recipe), precision(group.first)
 
 

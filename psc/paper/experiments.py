@@ -218,27 +218,20 @@ def _protocol(entry: Any, kind: str, rows: Mapping[str, Row], path: Path) -> Pro
     found = _checked(entry, where, needed)
     ours = [row.name for row in rows.values() if row.quoted is None]
     chosen = found.get("rows", [name for name in ours if rows[name].in_paper])
-    seeds = dict(_row_and_seeds(row, found["seeds"], where) for row in chosen)
-    if unknown := [row for row in seeds if row not in ours]:
-        raise DataError(f"{where}: row {unknown[0]!r} is not one of {', '.join(ours)}")
-    if len(seeds) < len(chosen):
-        raise DataError(f"{where}: a row is named twice")
-    planned = []
-    for row, its_seeds in seeds.items():
-        both = (*rows[row].overrides, *found["overrides"])
-        config = _row_config(both, f"{where}, row {row}")
-        planned.append(PlannedRow(rows[row], both, its_seeds, config, settings(asdict(config))))
-    return Protocol(name, kind, found["title"], tuple(planned))
-
-
-def _row_and_seeds(entry: Any, seeds: list[int], where: str) -> tuple[str, tuple[int, ...]]:
-    """A row's name, or ``{name: its own seeds}``."""
-    if isinstance(entry, dict) and len(entry) == 1:
-        ((entry, own),) = entry.items()
-        seeds = _checked({"seeds": own}, f"{where}, row {entry}", {"seeds": _SEEDS})["seeds"]
-    if not isinstance(entry, str):
-        raise DataError(f"{where}: rows: {entry!r} is neither a row nor {{row: [seeds]}}")
-    return entry, tuple(seeds)
+    planned: dict[str, PlannedRow] = {}
+    for entry in chosen:
+        keys = {"seeds": _SEEDS, "overrides": _TEXTS}
+        own = _checked(entry, where, {"row": _TEXT}, keys) if isinstance(entry, dict) else {}
+        row = own.get("row", entry)
+        if row not in ours:
+            raise DataError(f"{where}: row {row!r} is not one of {', '.join(ours)}")
+        if row in planned:
+            raise DataError(f"{where}: row {row} is named twice")
+        every = (*rows[row].overrides, *found["overrides"], *own.get("overrides", ()))
+        config = _row_config(every, f"{where}, row {row}")
+        seeds = tuple(own.get("seeds", found["seeds"]))
+        planned[row] = PlannedRow(rows[row], every, seeds, config, settings(asdict(config)))
+    return Protocol(name, kind, found["title"], tuple(planned.values()))
 
 
 def _row_config(overrides: tuple[str, ...], where: str) -> TrainConfig:

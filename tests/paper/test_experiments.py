@@ -22,12 +22,16 @@ def test_rows_and_protocols_together_are_what_train_is_given(experiment_folder):
         experiment.protocol("gpu")
 
 
-def test_a_row_may_have_seeds_of_its_own_and_not_be_in_the_papers_table(experiment_folder):
+def test_a_row_may_have_seeds_and_overrides_of_its_own_and_not_be_in_the_papers_table(
+    experiment_folder,
+):
     path = experiment_folder / "runs.yaml"
     ablation = (
         '  - {row: sum, label: "sum", paper: false, overrides: [block=p2sc2, block.merge=sum]}'
     )
-    text = path.read_text().replace("rows: [3d, p2sc2]", "rows: [3d, {sum: [7]}]")
+    text = path.read_text().replace(
+        "rows: [3d, p2sc2]", "rows: [3d, {row: sum, seeds: [7], overrides: [recipe.batch_size=3]}]"
+    )
     path.write_text(text.replace("  - {row: other", f"{ablation}\n  - {{row: other"))
     paper, cpu = read_experiment(experiment_folder).protocols
     assert [planned.row.name for planned in paper.rows] == ["3d", "p2sc2"]
@@ -35,6 +39,7 @@ def test_a_row_may_have_seeds_of_its_own_and_not_be_in_the_papers_table(experime
         ("3d", (0, 1)),
         ("sum", (7,)),
     ]
+    assert [planned.config.recipe.batch_size for planned in cpu.rows] == [2, 3]
     table, reduced = tables_of(experiment_folder)
     assert [line.row.name for line in table.lines] == ["3d", "p2sc2", "other"]
     assert [line.row.name for line in reduced.lines] == ["3d", "sum"]
@@ -52,8 +57,12 @@ def test_a_row_may_have_seeds_of_its_own_and_not_be_in_the_papers_table(experime
         ("rows: [3d, p2sc2]", "rows: [3d, p9]", "protocol cpu: row 'p9' is not one of 3d, p2sc2"),
         ("rows: [3d, p2sc2]", "rows: [3d, 3d]", "named twice"),
         ("rows: [3d, p2sc2]", "rows: [3d, other]", "row 'other' is not one of"),
-        ("rows: [3d, p2sc2]", "rows: [3d, 3]", "3 is neither a row nor"),
-        ("rows: [3d, p2sc2]", "rows: [{3d: [1, 1]}]", "row 3d: seeds must be a list of different"),
+        ("rows: [3d, p2sc2]", "rows: [3d, 3]", "row 3 is not one of"),
+        (
+            "rows: [3d, p2sc2]",
+            "rows: [{row: 3d, seeds: [1, 1]}]",
+            "cpu: seeds must be a list of different",
+        ),
         ('quoted: "quoted"}', "quoted: x, paper: 1}", "paper must be true or false, not 1"),
         ("seeds: [0, 1]\nreduced", "seeds: [0, 0]\nreduced", "seeds must be a list of different"),
         ("seeds: [0, 1]\nreduced", "seeds: []\nreduced", "seeds must be"),
