@@ -63,6 +63,8 @@ def read_curve(metrics_csv: Path, column: str, *, required: bool = True) -> _Cur
                     values[int(row["step"])] = float(row[column])
     except FileNotFoundError as error:
         raise DataError(f"{metrics_csv} does not exist; has the run begun to train?") from error
+    except OSError as error:
+        raise DataError(f"{metrics_csv} cannot be read ({error.strerror})") from error
     except (TypeError, ValueError) as error:
         if isinstance(error, DataError):
             raise
