@@ -9,6 +9,7 @@ become MathML, which browsers draw without a script.
 """
 
 import html
+import json
 import posixpath
 import re
 from collections.abc import Callable
@@ -37,11 +38,12 @@ TITLES = {"deviations.md": "Deviations from the paper"}
 MODULES = ("block", "networks", "conversion", "accounting", "decomposition", "metrics")
 
 WHOLE = {"README.md": "index.md", "data/README.md": "data/README.md"}
+WHOLE |= {"docs/tutorial.ipynb": "tutorial.md", "CONTRIBUTING.md": "contributing.md"}
 WHOLE |= {
     f"experiments/{n}/README.md": f"experiments/{n}/README.md"
     for n in ("speed", "conversion", "malis", "table-4b", "table-5d", "table-6d")
 }
-"""Repository files outside ``docs/`` that are pages as they are → their place in the site."""
+"""Repository files that are pages as they are → their place in the site."""
 
 _FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
@@ -53,6 +55,25 @@ _ASSETS = {".png", ".csv", ".yaml", ".json", ".cff", ""}
 def slug(title: str) -> str:
     """The anchor of a heading, as GitHub and mkdocs both make it of letters, digits and spaces."""
     return re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-")
+
+
+def text_of(source: str) -> str:
+    """The Markdown of a repository file; of a notebook its cells and what they gave."""
+    text = (PROJECT / source).read_text(encoding="utf-8")
+    if not source.endswith(".ipynb"):
+        return text
+    parts = []
+    for cell in json.loads(text)["cells"]:
+        content = "".join(cell["source"])
+        parts.append(content if cell["cell_type"] == "markdown" else f"```python\n{content}\n```")
+        for output in cell.get("outputs", ()):
+            if "text" in output:
+                parts.append(f"```text\n{''.join(output['text']).rstrip()}\n```")
+            if drawn := output.get("data", {}).get("image/png"):
+                parts.append(
+                    f"![What the cell draws](data:image/png;base64,{''.join(drawn).strip()})"
+                )
+    return "\n\n".join(parts) + "\n"
 
 
 def section(text: str, title: str) -> str:
@@ -169,14 +190,14 @@ def on_files(files: Any, config: Any) -> Any:
     from mkdocs.structure.files import File
 
     made = {page: assembled(page) for page in SECTIONS}
-    made |= {page: (PROJECT / source).read_text("utf-8") for source, page in WHOLE.items()}
+    made |= {page: text_of(source) for source, page in WHOLE.items()}
     made |= {f"reference/{name}.md": reference(name) for name in ("psc", *_modules())}
     made["reference/configuration.md"] = configuration_page()
     for page, text in made.items():
         files.append(File.generated(config, page, content=text))
     shown: set[str] = set()
     for source, page in places().items():
-        relinked((PROJECT / source).read_text(encoding="utf-8"), source, page, shown.add)
+        relinked(text_of(source), source, page, shown.add)
     for path in sorted(shown):
         place = path.removeprefix("docs/")
         if files.get_file_from_path(place) is None:
