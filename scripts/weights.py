@@ -58,7 +58,7 @@ python scripts/segment.py weights={name} input=em.h5 output=neurons
 | attribution | {attribution}; {citation} |
 | licence | of the data CC BY, of the weights too, with this attribution |
 | trained on | {train} |
-| training | {iterations:,} iterations of {batch_size} patches, {precision}, seed {seed}, commit `{commit}`{dirty} |
+| training | {iterations:,} iterations of {batch_size} patches, Adam at {rate:g}, {precision}, seed {seed}, commit `{commit}`{dirty} |
 | weights | those of the lowest validation loss, after {best:,} iterations |
 | input | one channel, voxels of {voxel_size} nm (z, y, x), {grey_type} whose {grey_range} become 0 and 1 |
 | output | logits of three affinities: with the neighbour before along z, y, x |
@@ -189,6 +189,7 @@ def _card(record: Record, source: str) -> dict[str, Any]:
         "parameters": record.parameters,
         "iterations": record.iterations,
         "batch_size": record.config["recipe"]["batch_size"],
+        "rate": record.config["recipe"]["optimizer"]["learning_rate"],
         "precision": record.config["trainer"]["precision"],
         "seed": record.seed,
         "commit": record.git["commit"],
