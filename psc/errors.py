@@ -18,6 +18,8 @@ EXTRAS = {
     "mri": ["nibabel", "monai"],
     "video": ["decord", "av"],
     "viewer": ["neuroglancer"],
+    "onnx": ["onnx", "onnxscript", "onnxruntime"],
+    "nnunet": ["nnunetv2"],
 }
 """Extra → packages that come with it, by the names that are imported; as in pyproject.toml."""
 

@@ -102,6 +102,9 @@ def test_the_core_needs_torch_and_numpy_only_and_every_extra_is_known():
     # Names that are imported, in the messages, are those of the packages that the extra brings.
     names = metadata.packages_distributions()
     for extra, packages in EXTRAS.items():
+        if extra == "nnunet":  # too large to be part of dev: often not installed
+            assert brought[extra] == set(packages)
+            continue
         for package in set(packages) - {"yaml", "markupsafe", "distributed", "hydra_plugins"}:
             assert package in names, package
             assert brought[extra] & {name.lower() for name in names[package]}, (extra, package)

@@ -17,7 +17,8 @@ NAMES += (
     "large-volumes",
     "paper",
     "conventions",
-)  # your-own-data, theory, … have tests of their own
+    "monai-torchvision",
+)  # nnunet, your-own-data, theory, … have tests of their own
 PAGES = ("README.md", *(f"docs/{name}.md" for name in NAMES))
 TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)

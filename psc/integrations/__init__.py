@@ -1,0 +1,1 @@
+"""P_mSC_n inside of programs of others."""
