@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from psc import make_unit
 from psc.conversion import SeparableConv3d
 from psc.errors import ConfigError
 
@@ -98,6 +99,12 @@ def test_both_families_of_plans_are_built_supervised_and_not(family, trainer, co
     assert {len(block.widths) for block in made} == {trainer.m}
     left = [p for p in network.modules() if isinstance(p, nn.Conv3d) and p.kernel_size == (3,) * 3]
     assert not left
+    for block in made:  # M is that of the paper's U-Net
+        unit = make_unit(m=trainer.m, n=block.n)
+        as_published = unit(
+            block.in_channels, block.out_channels, depth=block.n, width_limit=block.out_channels
+        )
+        assert set(block.widths) == {as_published.blocks[0].width}
     # nnU-Net's own initialisation, and the plan's non-linearity after each 2D convolution
     for block in made:
         assert sum(isinstance(part, nn.LeakyReLU) for part in block.modules()) == (

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from psc.accounting.forward import meta_copy
+from psc.block.block import PUBLISHED_MAXIMUM_WIDTH, stream_width
 from psc.conversion import SeparableConv3d, convert
 from psc.errors import ConfigError, MissingPackageError, extra_needed
 
@@ -74,15 +75,16 @@ class PSCTrainer(nnUNetTrainer):  # type: ignore[misc]
                 "P_mSC_n has nothing to stand for, train without -tr, as nnU-Net does"
             )
         planned = configuration_manager.network_arch_init_kwargs
-        nonlinearity = pydoc.locate(planned.get("nonlin") or "torch.nn.LeakyReLU")
+        nonlinearity: Any = pydoc.locate(planned.get("nonlin") or "torch.nn.LeakyReLU")
         separate = partial(
             convert,
             m=cls.m,
             n=cls.n,
             init="random",
             kernel_sizes=[3],
+            width=partial(_width, cls.m),
             # As in the paper's block one follows each convolution: the plan's.
-            activation=partial(nonlinearity, **(planned.get("nonlin_kwargs") or {})),  # type: ignore[arg-type]
+            activation=partial(nonlinearity, **(planned.get("nonlin_kwargs") or {})),
         )
         runs = None
         if cls.n > 1:  # which convolutions follow each other; without computing or memory
@@ -102,6 +104,12 @@ class PSCTrainer(nnUNetTrainer):  # type: ignore[misc]
         before, after = done.report.parameters
         print(f"{cls.__name__}: {before:,} parameters as planned, {after:,} with P{cls.m}SC{cls.n}")
         return network
+
+
+def _width(m: int, name: str, layer: nn.Conv3d) -> int:
+    """M as in the paper's U-Net: Eq. 5, at most the channels of the level."""
+    most = min(layer.out_channels, PUBLISHED_MAXIMUM_WIDTH)
+    return stream_width(layer.in_channels, layer.out_channels, m, maximum=most)
 
 
 class nnUNetTrainerP1SC1(PSCTrainer):  # noqa: N801 - as nnU-Net's are named
