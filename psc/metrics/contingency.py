@@ -5,7 +5,7 @@ only one hash look-up is made per run. Memory grows with the number of distinct 
 the largest id: neuron ids of 2**60 cost what ids of 60 cost.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from psc.errors import DataError, extra_needed
 
 _Labels = npt.NDArray[np.integer[Any]]
 _LARGEST_LABEL = 2**64 - 1
+_PIECE = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,15 +82,15 @@ def contingency_table(
             " voxels: crop the larger one, or transpose if the axis orders differ"
         )
     with extra_needed():  # here: all that works on a table does without numba
-        from psc.metrics.counting import count_runs
+        from psc.metrics.counting import count_runs, empty_table
 
-    slots, counts, valid = count_runs(
-        *_in_memory_order(truth, predicted),
+    ignored = (
         _ignored_ids(ignore_truth, "ignore_truth"),
         _ignored_ids(ignore_predicted, "ignore_predicted"),
     )
-    if not valid:
-        raise DataError(_negative_message(truth, predicted))
+    slots, counts = empty_table()
+    for pieces in _pieces(*_in_memory_order(truth, predicted)):
+        slots, counts = count_runs(*map(_as_ids, pieces), *ignored, slots, counts)
     occupied = np.flatnonzero(counts)
     if occupied.size == 0:
         raise DataError(
@@ -110,7 +111,7 @@ def _segment_sizes(
 
 
 def _checked(labels: npt.NDArray[Any], name: str) -> _Labels:
-    """Refuse what is no label volume; bring it to the machine's byte order."""
+    """Refuse what is no label volume or has negative ids; bring it to the machine's byte order."""
     if labels.dtype.kind not in "iu":
         raise DataError(
             f"{name} must hold integer labels, found dtype {labels.dtype};"
@@ -122,6 +123,11 @@ def _checked(labels: npt.NDArray[Any], name: str) -> _Labels:
         raise DataError(f"{name} is empty: shape {labels.shape}; give at least one voxel")
     if not labels.dtype.isnative:
         labels = labels.astype(labels.dtype.newbyteorder("="))
+    if labels.dtype.kind == "i" and labels.min() < 0:
+        raise DataError(
+            f"{name} holds negative labels, the lowest is {labels.min()}; labels are ids from 0 on:"
+            " give unknown voxels the label 0, or relabel"
+        )
     return labels
 
 
@@ -139,16 +145,27 @@ def _in_memory_order(truth: _Labels, predicted: _Labels) -> tuple[_Labels, _Labe
     return truth.reshape(missing + truth.shape), predicted.reshape(missing + predicted.shape)
 
 
+def _pieces(truth: _Labels, predicted: _Labels) -> Iterator[tuple[_Labels, _Labels]]:
+    """Both whole where they can be read as ids; else in parts, whose copies take little memory."""
+    if not (_needs_copy(truth) or _needs_copy(predicted)):
+        yield truth, predicted
+        return
+    for plane in range(truth.shape[0]):
+        for start in range(0, truth.shape[2], _PIECE):
+            part = (slice(plane, plane + 1), slice(None), slice(start, start + _PIECE))
+            yield truth[part], predicted[part]
+
+
+def _needs_copy(labels: _Labels) -> bool:
+    return labels.dtype.itemsize < 8 or not labels.flags.aligned
+
+
+def _as_ids(labels: _Labels) -> npt.NDArray[np.uint64]:
+    return labels.astype(np.uint64) if _needs_copy(labels) else labels.view(np.uint64)
+
+
 def _ignored_ids(labels: Sequence[int], name: str) -> npt.NDArray[np.uint64]:
     wrong = [label for label in labels if not 0 <= label <= _LARGEST_LABEL]
     if wrong:
         raise DataError(f"{name} must hold labels from 0 to 2**64 - 1, found {wrong}")
     return np.array(labels, dtype=np.uint64)
-
-
-def _negative_message(truth: _Labels, predicted: _Labels) -> str:
-    name, labels = ("truth", truth) if truth.min() < 0 else ("predicted", predicted)
-    return (
-        f"{name} holds negative labels, the lowest is {labels.min()}; labels are ids from 0 on:"
-        " give unknown voxels the label 0, or relabel"
-    )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from psc.errors import DataError
-from psc.metrics import contingency_table
+from psc.metrics import contingency, contingency_table
 
 
 def as_dict(table):
@@ -53,9 +53,21 @@ def test_sizes_belong_to_the_pairs():
     assert predicted_sizes.tolist() == [3, 2]
 
 
-@settings(deadline=None, max_examples=40)
+@pytest.fixture(scope="module", params=[contingency._PIECE, 3])
+def _piece(request):
+    """Also so small that volumes are converted in several pieces."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contingency, "_PIECE", request.param)
+        yield
+
+
+DTYPES = [(np.uint64, np.uint64), (np.int64, np.uint16), (np.int32, np.uint8)]
+
+
+@settings(deadline=None, max_examples=30)
 @given(data=st.data(), shape=hnp.array_shapes(min_dims=1, max_dims=3, max_side=6))
-@pytest.mark.parametrize("dtypes", [(np.uint64, np.uint64), (np.int32, np.uint8)], ids=str)
+@pytest.mark.parametrize("dtypes", DTYPES, ids=str)
+@pytest.mark.usefixtures("_piece")
 def test_equals_brute_force_in_any_memory_order(dtypes, data, shape):
     labels = [
         data.draw(hnp.arrays(dtype, shape, elements=st.integers(0, 4)), label=name)
@@ -138,6 +150,16 @@ def test_big_endian_and_read_only_labels():
     predicted.setflags(write=False)
 
     assert as_dict(contingency_table(truth, predicted)) == {(1, 3): 2, (2, 3): 1}
+
+
+def test_labels_that_lie_across_words():
+    packed = np.zeros((2, 3), dtype=[("kind", np.uint8), ("id", np.uint64)])  # nothing is aligned
+    packed["id"] = [[2**60, 1, 1], [0, 2**60, 1]]
+    assert not packed["id"].flags.aligned
+
+    table = contingency_table(packed["id"], packed["id"])
+
+    assert as_dict(table) == {(1, 1): 3, (2**60, 2**60): 2}
 
 
 def test_inputs_are_left_as_they_are():
