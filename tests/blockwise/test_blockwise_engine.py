@@ -3,7 +3,6 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-import dask
 import pytest
 
 from psc.blockwise.engine import Engine, Ledger, Stage, open_engine
@@ -71,14 +70,11 @@ def test_a_dead_workers_block_is_given_to_another(two_workers, case):
     assert "2-1" in attempts(folder)
 
 
-def test_a_block_that_kills_every_worker_is_given_up(case):
+def test_a_block_that_kills_every_worker_is_given_up(two_workers, case, monkeypatch):
     folder, ledger = case
-    with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        open_engine(2, progress=False) as engine,
-        pytest.raises(DataError, match="workers died on the same block again and again"),
-    ):
-        engine.run("work", Touch(folder, deadly=2, deaths=99), BLOCKS, ledger)
+    monkeypatch.setattr(two_workers.client.cluster.scheduler, "allowed_failures", 0)
+    with pytest.raises(DataError, match="workers died on the same block again and again"):
+        two_workers.run("work", Touch(folder, deadly=2, deaths=99), BLOCKS, ledger)
     assert 2 not in ledger.done("work")
 
 

@@ -1,8 +1,6 @@
 import hashlib
 import json
-import signal
-import subprocess
-import sys
+import multiprocessing
 import time
 from dataclasses import dataclass, field
 
@@ -121,43 +119,25 @@ def test_two_processes_do_the_same_as_one(small_case, options, tmp_path, two_wor
     assert len(one) > 30
 
 
-PROGRAM = """
-import sys, time
-import numpy as np
-from pathlib import Path
-from psc.blockwise.engine import Engine
-from psc.blockwise.grid import Grid
-from psc.blockwise.pipeline import BlockwiseOptions, segment_blockwise
-from psc.em.watershed import SegmentationOptions
-
-affinities = np.load(sys.argv[1])
-
-def slowly(box):
-    time.sleep(0.3)
-    return affinities[(slice(None), *box)]
-
-options = BlockwiseOptions(
-    segmentation=SegmentationOptions(scoring="hist_quant_50"), threshold=0.4, context=16, levels=4
-)
-grid = Grid((24, 24, 24), (12, 12, 12))
-segment_blockwise(slowly, {}, grid, options, Path(sys.argv[2]), engine=Engine(progress=False))
-"""
-
-
 def test_kill_minus_9_and_start_again_gives_the_same_bytes(small_case, options, tmp_path):
     source, grid = small_case
     segment_blockwise(source, {}, grid, options(), tmp_path / "whole", engine=HERE)
-    np.save(tmp_path / "affinities.npy", source.affinities)
     output = tmp_path / "killed"
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(tmp_path / "affinities.npy"), str(output)]
+
+    def slowly(box):
+        time.sleep(0.3)
+        return source(box)
+
+    process = multiprocessing.get_context("fork").Process(
+        target=lambda: segment_blockwise(slowly, {}, grid, options(), output, engine=HERE)
     )
+    process.start()
     markers = output / "work" / "done" / "affinities"
     while len(list(markers.glob("[0-9]*.json"))) < 3:
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     done = {int(path.stem) for path in markers.glob("[0-9]*.json")}
     assert 3 <= len(done) < len(grid)
     again = Counted(source.affinities)

@@ -16,7 +16,7 @@ from psc.volumes.tiling import predict_volume, tile_sizes
 @pytest.fixture(scope="module", params=["valid", "same"])
 def network(request):
     torch.manual_seed(1)
-    built = UNet(make_unit("psc", m=2, n=1), base_width=4, growth=2, depth=1, padding=request.param)
+    built = UNet(make_unit("psc", m=2, n=1), base_width=2, growth=1, depth=1, padding=request.param)
     for parameter in built.parameters():  # so that affinities are not all one half
         parameter.data.mul_(2)
     return built.eval()
@@ -24,9 +24,9 @@ def network(request):
 
 @settings(max_examples=6)
 @given(
-    st.tuples(*[st.integers(1, 40)] * 3),
-    st.tuples(*[st.integers(1, 30)] * 3),
-    st.integers(0, 30),
+    st.tuples(*[st.integers(1, 24)] * 3),
+    st.tuples(*[st.integers(1, 18)] * 3),
+    st.integers(0, 12),
 )
 def test_blocks_give_the_affinities_of_the_whole_volume(
     network, tmp_path_factory, shape, wanted, larger
