@@ -1,15 +1,23 @@
 """Every file of configs/ composes and builds; what cannot work is refused before any data."""
 
+import copy
+import functools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from psc import PSCBlock
 from psc.config import choices, compose
-from psc.config.compose import CONFIG_DIRECTORY
+from psc.config.checks import check_train
+from psc.config.compose import CONFIG_DIRECTORY, register, to_typed
 from psc.errors import CheckpointError, ConfigError
 from psc.networks.build import (
     build_network,
@@ -23,15 +31,21 @@ def names(group):
     return sorted(path.stem for path in (CONFIG_DIRECTORY / group).glob("*.yaml"))
 
 
+@functools.cache
+def chosen(group, name):
+    """The part of a configuration that one choice makes; a network's two do not know each other."""
+    return getattr(compose_account([f"{group}={name}"]), group)
+
+
 TRAINABLE = sorted(path.name for path in (CONFIG_DIRECTORY / "recipe").iterdir())
 
 
 @pytest.mark.parametrize("block", names("block"))
 @pytest.mark.parametrize("backbone", names("backbone"))
 def test_every_network_of_the_grid_runs_at_the_papers_size(backbone, block):
-    config = compose_account([f"backbone={backbone}", f"block={block}"])
-    network = build_network_on_meta(config.backbone, config.block)
-    shape = paper_input_shape(config.backbone, network)
+    config = chosen("backbone", backbone)
+    network = build_network_on_meta(config, chosen("block", block))
+    shape = paper_input_shape(config, network)
     with torch.no_grad():
         y = network(torch.zeros(shape, device="meta"))
     if backbone == "unet":  # valid sizes are far apart where n is 3: 46 comes after 44
@@ -49,12 +63,16 @@ SMALL = {
 }
 
 
+@functools.cache
+def small(backbone):
+    return compose_account([f"backbone={backbone}", *SMALL[backbone]]).backbone
+
+
 @pytest.mark.parametrize("block", names("block"))
-@pytest.mark.parametrize("backbone", names("backbone"))
+@pytest.mark.parametrize("backbone", sorted(SMALL.keys() - {"resnet34"}))  # resnet18, but longer
 def test_every_network_of_the_grid_runs_forward_and_backward_on_the_cpu(backbone, block):
-    config = compose_account([f"backbone={backbone}", f"block={block}", *SMALL[backbone]])
-    network = build_network(config.backbone, config.block)
-    y = network(torch.randn(2, config.backbone.in_channels, 16, 16, 16))
+    network = build_network(small(backbone), chosen("block", block))
+    y = network(torch.randn(2, small(backbone).in_channels, 16, 16, 16))
     assert y.isfinite().all()
     y.square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
@@ -86,9 +104,16 @@ def test_every_recipe_composes(backbone, budget):
 
 
 @pytest.mark.parametrize("backbone", TRAINABLE)
+def test_every_block_composes_into_what_trains(backbone):
+    config = compose([f"backbone={backbone}"])
+    for block in names("block"):
+        check_train(replace(config, block=chosen("block", block)))
+
+
 @pytest.mark.parametrize("block", names("block"))
-def test_every_block_composes_into_what_trains(backbone, block):
-    assert compose([f"backbone={backbone}", f"block={block}"]).block.name in (block, "p2sc2")
+def test_a_block_is_the_same_for_training_and_account(block):
+    assert compose([f"block={block}"]).block == chosen("block", block)
+    assert chosen("block", block).name in (block, "p2sc2")
 
 
 @pytest.mark.parametrize(
@@ -179,6 +204,28 @@ def test_the_command_line_wins_over_the_budget():
     assert (config.backbone.base_width, config.recipe.iterations) == (12, 7)
 
 
+@functools.cache
+def choices_composed(*overrides):
+    register()
+    with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        return hydra_compose("train", overrides=list(overrides))
+
+
+def compose_again(overrides):
+    """``compose``, but the choices of files are composed once for all tests."""
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    values = [override for override in parsed if "." in override.key_or_group]
+    files = [override.input_line for override in parsed if override not in values]
+    config = copy.deepcopy(choices_composed(*files))
+    ConfigLoaderImpl._apply_overrides_to_config(values, config)  # as Hydra does in the end
+    return to_typed(config)
+
+
+def test_composing_again_is_composing():
+    for overrides in ([], ["backbone=densenet", "block.m=1", "recipe.schedule={name: constant}"]):
+        assert compose_again(overrides) == compose(overrides)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -251,7 +298,7 @@ def test_the_command_line_wins_over_the_budget():
 )
 def test_impossible_values_are_refused_with_what_is_allowed(overrides, message):
     with pytest.raises(ConfigError, match=message):
-        compose(overrides)
+        compose_again(overrides)
 
 
 @pytest.mark.parametrize(
