@@ -126,15 +126,13 @@ def test_receptive_field_is_the_widest_that_a_gradient_reaches(block, depth, pad
     for parameter in network.parameters():
         parameter.data.abs_()
     size = 24 * network.period if padding == "same" else network.input_size_for(network.period)
-    shape = (1, 1, size, size, size)
-    x = torch.rand(shape, dtype=torch.float64, requires_grad=True)
+    others = 2 * network.period if padding == "same" else size  # the span is looked for along x
+    x = torch.rand((1, 1, others, others, size), dtype=torch.float64, requires_grad=True)
     y = network(x)
     spans = []
     for shift in range(network.period):
-        centre = (y.shape[-1] - network.period) // 2 + shift
-        (gradient,) = torch.autograd.grad(
-            y[0, :, centre, centre, centre].sum(), x, retain_graph=True
-        )
+        z, y_, x_ = ((n - network.period) // 2 + shift for n in y.shape[2:])
+        (gradient,) = torch.autograd.grad(y[0, :, z, y_, x_].sum(), x, retain_graph=True)
         spans.append(int((gradient[0, 0] != 0).any(0).any(0).sum()))
     assert max(spans) == network.receptive_field
 

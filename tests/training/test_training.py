@@ -176,7 +176,7 @@ def test_max_minutes_ends_a_run_early_with_a_complete_record(tiny_run):
         tiny_run,
         "recipe.iterations=100000",
         "recipe.validate_every=100000",
-        "recipe.max_minutes=0.05",
+        "recipe.max_minutes=0.005",
     )
     assert 0 < record.iterations < 100_000
     assert record.metrics["test"]["total"] > 0
