@@ -72,6 +72,26 @@ def nearest(missing: Path, most: int = 5) -> str:
     return f"{folder} holds {', '.join(close) or 'nothing'}{more}"
 
 
+def locate(path: str) -> Path:
+    """A configured path: ``$VARIABLE`` expanded, relative ones tried from the project too."""
+    expanded = os.path.expandvars(path)
+    if "$" in expanded:
+        raise DataError(f"{path}: the environment variable is not set; export it, or give a path")
+    found = Path(expanded).expanduser()
+    if found.is_absolute() or found.exists() or matching(found):
+        return found
+    if (PROJECT / found).exists():
+        return PROJECT / found
+    return WORKPLACE / found if (WORKPLACE / found.parts[0]).exists() else found
+
+
+def matching(pattern: Path) -> list[str]:
+    """Paths that a pattern with * stands for, in natural order."""
+    folder = next(place for place in (pattern, *pattern.parents) if "*" not in str(place))
+    parts = str(pattern.relative_to(folder))
+    return sorted(map(str, folder.glob(parts)) if "*" in parts else (), key=natural_order)
+
+
 def natural_order(name: str) -> list[tuple[int, str]]:
     """Sort key that puts ``slice.10`` after ``slice.9``: digit runs count as numbers."""
     return [

@@ -13,7 +13,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from psc.em.data import REAL, SYNTHETIC
 from psc.errors import ConfigError, DataError
 from psc.paper.curves import (
     VALIDATION_ACCURACY,
@@ -38,7 +37,7 @@ from psc.paper.pictures import (
 )
 from psc.paper.style import COLUMN_WIDTH, page_style, save_figure
 from psc.paper.text import block_label
-from psc.training.records import FILE_NAME, read_record
+from psc.training.records import FILE_NAME, REAL, SYNTHETIC, read_record
 
 BLOCKS = ("3d", "p2sc2")
 """The networks that Figure 4a compares."""

@@ -37,7 +37,7 @@ def settings(config: Mapping[str, Any]) -> Settings:
     Neither where files lie counts nor what only changes how fast a result is there.
     """
     without = {*_PLACES, "fold"}  # the folds of a cross-validation are one experiment
-    if "images" in config["dataset"]:  # of one's own: psc.mri.own
+    if "images" in config["dataset"]:  # of one's own: psc.mri.finding
         without |= {"images", "labels"}
     dataset = {key: value for key, value in config["dataset"].items() if key not in without}
     for part in _SLABS:  # which part of a volume counts, where its file lies does not

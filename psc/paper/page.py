@@ -16,12 +16,10 @@ from urllib.parse import quote
 
 from markupsafe import Markup, escape
 
-from psc.em.data import REAL, SAMPLE
-from psc.em.data import SYNTHETIC as SYNTHETIC_DATA
 from psc.files import PROJECT
 from psc.paper import evidence
 from psc.paper.account import NOTE, Accounts, compared, network_cost, shown_input, verdicts
-from psc.paper.experiments import REDUCED, SYNTHETIC, read_experiment, table_names
+from psc.paper.experiments import REDUCED, SYNTHETIC, table_names
 from psc.paper.figures import MadeFigure
 from psc.paper.published import SIZES, UNKNOWN
 from psc.paper.table import (
@@ -36,7 +34,8 @@ from psc.paper.table import (
 )
 from psc.paper.text import billions, block_label, markdown_table, percent, render_html
 from psc.training.provenance import code_version, git_state
-from psc.training.records import FILE_NAME, Record, read_record
+from psc.training.records import FILE_NAME, REAL, SAMPLE, Record, read_record
+from psc.training.records import SYNTHETIC as SYNTHETIC_DATA
 
 PAGE = "index.html"
 
@@ -445,12 +444,7 @@ def _readable(words: str) -> str:
 README_FIGURES = ("figure-1", "figure-4a", "figure-5", "figure-6")
 """Those that it, or the page of results, shows."""
 
-README_PLACES = {
-    "STATUS": "README.md",
-    "RESULTS": "docs/results.md",
-    "RATES": "docs/results.md",
-    "COSTS": "docs/reproduce.md",
-}
+README_PLACES = {"STATUS": "README.md", "RESULTS": "docs/results.md", "COSTS": "docs/reproduce.md"}
 """Part → the file that holds it, beside the README."""
 
 
@@ -460,7 +454,6 @@ def readme_parts(root: Path) -> Mapping[str, str]:
     return {
         "STATUS": _status_markdown(experiments),
         "RESULTS": _results_markdown(experiments),
-        "RATES": _rates_markdown(root),
         "COSTS": _costs_markdown(experiments),
     }
 
@@ -481,21 +474,9 @@ def _results_markdown(experiments: Experiments) -> str:
             header, *rows = results(table)
             title = f"**{table.experiment.title}.** {table.heading}."
             parts += [title, markdown_table(header, rows)]
-            header, *rows = differences(table)
-            if any(len(line.seeds) >= evidence.RUNS for line in table.lines) and rows:
-                parts += [markdown_table(header, rows), evidence.NOTE]
     if not parts:
         return "Nothing has been run yet."
     return "\n\n".join([WARNINGS[REDUCED], *parts])
-
-
-def _rates_markdown(root: Path) -> str:
-    parts = []
-    for name in table_names(root):
-        if (root / name / "tuning").is_dir():
-            header, *rows = evidence.learning_rates(root / name / "tuning")
-            parts += [f"**{read_experiment(root / name).title}**", markdown_table(header, rows)]
-    return "\n\n".join(parts) or "None was tuned yet."
 
 
 def _costs_markdown(experiments: Experiments) -> str:

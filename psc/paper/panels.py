@@ -19,12 +19,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Ellipse, Patch
 
 from psc.config.compose import from_plain
-from psc.em.data import SYNTHETIC, locate
 from psc.em.labels import relabel_consecutive
 from psc.em.pictures import (
     assign_colours,
     disagreement,
-    grey_image,
     match_labels,
     overlay,
     region_ellipse,
@@ -32,7 +30,9 @@ from psc.em.pictures import (
     worst_slice,
 )
 from psc.errors import ConfigError, DataError
-from psc.mri.data import Subject, find_subjects, prepare_synthetic, read_configured
+from psc.files import locate
+from psc.mri.data import Subject, prepare_synthetic, read_configured
+from psc.mri.finding import find_subjects
 from psc.mri.nifti import check_same_space, read_nifti
 from psc.mri.pictures import tissue_colour
 from psc.mri.settings import IBSRConfig
@@ -57,8 +57,9 @@ from psc.paper.style import (
     save_figure,
     show_image,
 )
-from psc.training.records import FILE_NAME
+from psc.training.records import FILE_NAME, SYNTHETIC
 from psc.volumes import output
+from psc.volumes.intensity import grey_image
 
 _Labels = npt.NDArray[np.integer[Any]]
 

@@ -17,13 +17,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from psc.em.data import SAMPLE
 from psc.errors import ConfigError, DataError
 from psc.files import replacing
 from psc.paper.groups import Group, comparable
 from psc.paper.measures import Measures, measures_of
 from psc.paper.text import block_label
-from psc.training.records import FILE_NAME, SEAL, Record, read_record, seal_of
+from psc.training.records import FILE_NAME, SAMPLE, SEAL, Record, read_record, seal_of
 
 PIXELS = "slices.npz"
 PROVENANCE = "provenance.json"

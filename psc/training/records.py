@@ -23,6 +23,9 @@ SCHEMA_VERSION = 2
 SEAL = "seal"
 """Key of the seal in the file."""
 
+REAL, SAMPLE, SYNTHETIC, OWN = "real", "real sample", "synthetic", "own"
+"""Kinds of data; only the first may fill a cell of the paper's tables."""
+
 
 @dataclass(frozen=True)
 class Record:

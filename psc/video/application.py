@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from psc.config.schema import TrainConfig
-from psc.em.data import REAL, SAMPLE, SYNTHETIC, locate
 from psc.errors import ConfigError
-from psc.files import locked
+from psc.files import locate, locked
 from psc.training.application import Application
 from psc.training.data import TrainingData, loader
+from psc.training.records import REAL, SAMPLE, SYNTHETIC
 from psc.video.clips import EvaluationClips, TrainingClips
 from psc.video.data import ActionSplit, read_split
 from psc.video.preparation import prepare_videos

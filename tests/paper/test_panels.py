@@ -7,7 +7,8 @@ import tiny_brains
 from matplotlib.patches import Ellipse
 
 from psc.errors import ConfigError, DataError
-from psc.mri.data import find_subjects, read_subject
+from psc.mri.data import read_subject
+from psc.mri.finding import find_subjects
 from psc.mri.nifti import write_nifti
 from psc.paper.panels import (
     PUBLISHABLE,
@@ -153,7 +154,7 @@ def write_run(folder, subject, block, labels):
     if labels is not None:
         (run / "evaluation").mkdir()
         place = run / "evaluation" / f"{SUBJECT}_tissues.nii.gz"
-        write_nifti(place, labels, like=subject.native, dtype=np.uint8)
+        write_nifti(place, labels.astype(np.uint8), like=subject.native)
     return run
 
 
