@@ -3,46 +3,39 @@
 Subjects are in memory, and so is all that is needed to draw from them: no patch reads a file.
 """
 
-import itertools
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import ndimage
-from torch.utils.data import Dataset
 
 from psc.errors import ConfigError, DataError
 from psc.mri.augmentation import Pose, TissueAugmentation
 from psc.mri.data import Subject
 from psc.mri.tissues import BACKGROUND
+from psc.volumes.patches import (
+    ChosenPatches,
+    Patch,
+    RandomPatches,
+    grid_starts,
+    read_padded,
+    size3,
+)
 from psc.volumes.resampling import affine_sources, sample_linear, sample_nearest
-from psc.volumes.tiling import Size3 as Triple
-from psc.volumes.tiling import size_triple
+from psc.volumes.tiling import Size3, size_triple
 
 _Labels = npt.NDArray[np.uint8]
-_ScalarT = TypeVar("_ScalarT", bound=np.generic)
 
 
-class TissuePatches(Dataset[dict[str, torch.Tensor]]):
-    """Random patches with their tissue labels.
+class TissuePatches(RandomPatches):
+    """Random patches with their tissue labels; subjects are equally likely, whatever their size.
 
-    Patch i is a function of (seed, i) and of nothing else, as those of ``psc.em.data``: a resumed
-    run goes on with the patches it would have seen. Position and augmentation are drawn apart:
-    another augmentation sees the same places.
-
-    A patch is centred on a voxel of the brain with probability ``foreground_share``, else on any
-    voxel of the volume; then it is shifted into the volume. Along an axis that is shorter than the
-    patch, all of the volume is in the patch, and background fills the rest.
-
-    Args:
-        subjects: with labels; equally likely, whatever their size.
-        patch_size: one number or (D, H, W), in voxels.
-        seed: seed of all randomness.
-        length: how many patches there are.
-        foreground_share: 0 to 1; the paper does not say which it used.
-        augmentation: None for plain crops.
+    A patch is centred on a voxel of the brain with probability ``foreground_share`` (the paper does
+    not say which it used), else on any voxel of the volume; then it is shifted into the volume.
+    Along an axis that is shorter than the patch, all of the volume is in the patch, and background
+    fills the rest. Position and augmentation are drawn apart: another augmentation sees the same
+    places.
 
     Items are dictionaries of tensors: ``image`` float32 (1, D, H, W) and ``labels`` uint8
     (D, H, W), values of ``psc.mri.tissues``.
@@ -58,13 +51,7 @@ class TissuePatches(Dataset[dict[str, torch.Tensor]]):
         foreground_share: float = 1.0,
         augmentation: TissueAugmentation | None = None,
     ) -> None:
-        if length < 1 or seed < 0:
-            raise ConfigError(f"need length >= 1 and seed >= 0, found {length} and {seed}")
-        if not 0 <= foreground_share <= 1:
-            raise ConfigError(
-                f"foreground_share is the share of patches centred on the brain: set it to 0 to 1,"
-                f" found {foreground_share}"
-            )
+        super().__init__(seed, length)
         self.patch_size = size_triple(patch_size, "patch_size")
         self._labelled = _labelled(subjects)
         # Positions in C order, whatever the order in memory; int32 up to 2³¹ voxels.
@@ -72,44 +59,30 @@ class TissuePatches(Dataset[dict[str, torch.Tensor]]):
             np.flatnonzero(subject.brain).astype(np.min_scalar_type(-subject.brain.size))
             for subject in subjects
         ]
-        self._seed, self._length = seed, length
         self._foreground_share, self._augmentation = foreground_share, augmentation
 
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """Patch ``index``, always the same."""
-        if not 0 <= index < self._length:
-            raise IndexError(f"patch {index} of {self._length}")
-        rng = np.random.default_rng([self._seed, index])
+    def draw(self, rng: np.random.Generator) -> Patch:
+        """See ``RandomPatches``."""
         which = int(rng.integers(len(self._labelled)))
         subject, labels = self._labelled[which]
-        shape = subject.image.shape
         if rng.random() < self._foreground_share:
             brain = self._brains[which]
-            centre = np.unravel_index(brain[rng.integers(len(brain))], shape)
+            position = brain[rng.integers(len(brain))]
         else:
-            centre = np.unravel_index(rng.integers(subject.image.size), shape)
-        d, h, w = (
-            _shift_inside(int(voxel) - part // 2, part, whole)
-            for voxel, part, whole in zip(centre, self.patch_size, shape, strict=True)
+            position = rng.integers(subject.image.size)
+        centre = np.unravel_index(position, subject.image.shape)
+        corner = (
+            int(voxel) - part // 2 for voxel, part in zip(centre, self.patch_size, strict=True)
         )
-        return _cut(subject, labels, (d, h, w), self.patch_size, self._augmentation, rng)
+        start = _shifted_inside(corner, self.patch_size, subject.image.shape)
+        return _cut(subject, labels, start, self.patch_size, self._augmentation, rng)
 
 
-class GridPatches(Dataset[dict[str, torch.Tensor]]):
-    """Plain patches on a regular grid that covers the bounding box of every subject's brain.
+class GridPatches(ChosenPatches):
+    """Plain patches on a regular grid over the box of every subject's brain (``grid_starts``).
 
-    Along an axis on which the brain is longer than the patch, patches are spread evenly and may
-    overlap; along another there is one, centred on the brain and shifted into the volume. Subjects
-    follow each other.
-
-    Args:
-        subjects: with labels.
-        patch_size: as for ``TissuePatches``.
-        maximum: if the grid has more patches, this many, evenly chosen over all subjects: the
-            middle ones of as many parts; None = all.
+    They are shifted into the volume; subjects follow each other. If the grid has more patches than
+    ``maximum``, this many are evenly chosen over all subjects: the middle ones of as many parts.
 
     Items are as those of ``TissuePatches``.
     """
@@ -121,61 +94,31 @@ class GridPatches(Dataset[dict[str, torch.Tensor]]):
         patch_size: int | Sequence[int],
         maximum: int | None = None,
     ) -> None:
-        if maximum is not None and maximum < 1:
-            raise ConfigError(f"maximum must be at least 1 patch, found {maximum}")
-        self.patch_size = size_triple(patch_size, "patch_size")
-        grid = [
-            (subject, labels, start)
-            for subject, labels in _labelled(subjects)
-            for start in _grid_starts(subject.brain, self.patch_size)
-        ]
+        size = size_triple(patch_size, "patch_size")
+        grid = []
+        for subject, labels in _labelled(subjects):
+            (box,) = ndimage.find_objects(subject.brain.astype(np.uint8))
+            for start in grid_starts(box, size):
+                inside = _shifted_inside(start, size, subject.image.shape)
+                grid.append((subject, labels, inside, size))
         chosen = min(len(grid), maximum or len(grid))
-        self._patches = [grid[(2 * i + 1) * len(grid) // (2 * chosen)] for i in range(chosen)]
-
-    def __len__(self) -> int:
-        return len(self._patches)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """Patch ``index`` of the grid."""
-        if not 0 <= index < len(self._patches):
-            raise IndexError(f"patch {index} of {len(self._patches)}")
-        return _cut(*self._patches[index], self.patch_size)
-
-
-def read_padded(
-    volume: npt.NDArray[_ScalarT], start: Triple, shape: Triple, fill: float
-) -> npt.NDArray[_ScalarT]:
-    """A window of an array (D, H, W), continued beyond its border by a constant.
-
-    ``start`` may be negative, or beyond the array. A view where the window is inside, else a copy.
-    """
-    box = tuple(slice(max(a, 0), max(a + n, 0)) for a, n in zip(start, shape, strict=True))
-    inside = volume[box]
-    if inside.shape == tuple(shape):
-        return inside
-    window = np.full(shape, fill, dtype=volume.dtype)
-    first = (max(-a, 0) for a in start)
-    window[tuple(slice(a, a + n) for a, n in zip(first, inside.shape, strict=True))] = inside
-    return window
+        places = [grid[(2 * i + 1) * len(grid) // (2 * chosen)] for i in range(chosen)]
+        super().__init__(places, _cut)
 
 
 def read_turned(
     image: npt.NDArray[np.float32],
     labels: _Labels,
-    start: Triple,
-    shape: Triple,
+    start: Size3,
+    shape: Size3,
     matrix: npt.NDArray[np.float64],
     background: float,
 ) -> tuple[npt.NDArray[np.float32], _Labels]:
     """A window that is turned about its centre, filled from whatever the volume has there.
 
-    Args:
-        image: (D, H, W), interpolated linearly; ``background`` outside.
-        labels: of the same shape, those of the nearest voxel; ``BACKGROUND`` outside.
-        start: first voxel that the window would have if it were not turned.
-        shape: size of the window.
-        matrix: (3, 3), from distances to the window's centre to those of the sources, in voxels.
-        background: value of what lies outside.
+    The image is interpolated linearly, labels are the nearest voxel's; beyond them are
+    ``background`` and ``BACKGROUND``. ``start`` is the first voxel if nothing is turned; ``matrix``
+    (3, 3) leads from distances to the window's centre to those of the sources, in voxels.
     """
     middle = (np.asarray(shape) - 1) / 2
     centre = np.asarray(start) + middle
@@ -195,11 +138,11 @@ def read_turned(
 def _cut(
     subject: Subject,
     labels: _Labels,
-    start: Triple,
-    size: Triple,
+    start: Size3,
+    size: Size3,
     augmentation: TissueAugmentation | None = None,
     rng: np.random.Generator | None = None,
-) -> dict[str, torch.Tensor]:
+) -> Patch:
     """One item; augmented if an augmentation and its source of randomness are given."""
     pose = Pose()
     if augmentation is not None and rng is not None:
@@ -233,20 +176,9 @@ def _labelled(subjects: Sequence[Subject]) -> list[tuple[Subject, _Labels]]:
     return pairs
 
 
-def _grid_starts(brain: npt.NDArray[np.bool_], size: Triple) -> list[Triple]:
-    axes = []
-    (box,) = ndimage.find_objects(brain.astype(np.uint8))
-    for side, part, whole in zip(box, size, brain.shape, strict=True):
-        low, high = side.start, side.stop
-        if high - low > part:
-            count = -(-(high - low) // part)
-            axes.append(np.linspace(low, high - part, count).round().astype(int).tolist())
-        else:
-            axes.append([_shift_inside((low + high - part) // 2, part, whole)])
-    return list(itertools.product(*axes))
-
-
-def _shift_inside(start: int, part: int, whole: int) -> int:
+def _shifted_inside(start: Iterable[int], size: Size3, shape: Sequence[int]) -> Size3:
     """The nearest start at which the window is inside the volume, or the volume in the window."""
-    low, high = sorted((0, whole - part))
-    return min(max(start, low), high)
+    return size3(
+        min(max(first, min(0, whole - part)), max(0, whole - part))
+        for first, part, whole in zip(start, size, shape, strict=True)
+    )
