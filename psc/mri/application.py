@@ -10,7 +10,7 @@ from psc.config.schema import TrainConfig
 from psc.errors import ConfigError
 from psc.mri.data import prepare_synthetic, read_cohort
 from psc.mri.patches import GridPatches, TissuePatches
-from psc.mri.settings import IBSRConfig, OwnMRIConfig, TissueRecipeConfig
+from psc.mri.settings import IBSRConfig, SubjectsConfig, TissueRecipeConfig
 from psc.mri.task import TissueTask
 from psc.mri.testing import evaluate_tissues
 from psc.training.application import Application
@@ -23,7 +23,7 @@ class TissueApplication(Application):
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
         dataset = config.dataset
-        if not isinstance(dataset, IBSRConfig | OwnMRIConfig):
+        if not isinstance(dataset, SubjectsConfig):
             raise ConfigError(f"dataset={dataset.name} cannot be read as brain volumes")
         assert isinstance(config.recipe, TissueRecipeConfig)  # psc.config.checks
         self._recipe = config.recipe

@@ -11,21 +11,19 @@ ones can be approximated: unlabelled voxels inside the brain become fluid.
 """
 
 import logging
-import re
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import yaml
 
-from psc.em.data import REAL, SAMPLE, SYNTHETIC, locate
 from psc.errors import ConfigError, DataError
-from psc.files import entries, locked
+from psc.files import locate, locked
 from psc.mri.brain import Brain, find_brain
+from psc.mri.finding import GETTING_IBSR, SubjectFiles, find_own_subjects, find_subjects
 from psc.mri.nifti import (
     LINEAR,
     NEAREST,
@@ -38,130 +36,20 @@ from psc.mri.nifti import (
     resized_affine,
     to_voxel_size,
 )
-from psc.mri.own import find_own_subjects
-from psc.mri.settings import IBSRConfig, OwnMRIConfig
+from psc.mri.settings import IBSRConfig, OwnMRIConfig, SubjectsConfig
 from psc.mri.synthetic import write_synthetic_brains
 from psc.mri.tissues import BACKGROUND, CSF, IBSR, TissueCodes
+from psc.training.records import OWN, REAL, SAMPLE, SYNTHETIC
 
 LabelKind = Literal["filled", "unfilled", "given"]
 """Which labels a subject gets: of one of IBSR's kinds, or those that it has, as they are."""
 
-GETTING_IBSR = (
-    "IBSR is given out after registration at https://www.nitrc.org/projects/ibsr: fetch the"
-    " skull-stripped NIfTI files of IBSR V2.0, then run make data-ibsr ARGS=ARCHIVE"
-)
-RECOGNISED_NAMES = (
-    "IBSR_01_ana_strip.nii.gz (image), IBSR_01_segTRI_fill_ana.nii.gz (filled labels) and"
-    " IBSR_01_segTRI_ana.nii.gz (unfilled labels), as from NITRC, or IBSR_01.nii.gz and"
-    " IBSR_01_seg.nii.gz (unfilled labels)"
-)
-
 _Labels = npt.NDArray[np.uint8]
-_NAME = re.compile(
-    r"(?P<prefix>[a-z]+)_(?P<number>[0-9]{2,})(?P<role>_[a-z_]+)?\.nii(\.gz)?", re.ASCII | re.I
-)
-_IMAGE, _FILLED, _UNFILLED, _WITH_SKULL = "image", "filled labels", "unfilled labels", "with skull"
-_ROLES = {  # what follows the subject's name, without case; all else is somebody else's file
-    "": _IMAGE,
-    "_ana_strip": _IMAGE,
-    "_segtri_fill_ana": _FILLED,
-    "_segtri_ana": _UNFILLED,
-    "_seg": _UNFILLED,
-    "_ana": _WITH_SKULL,
-}
-OWN = "own"
-"""Kind of data that is none of the paper's."""
-
 _PARTS = ("train", "validation", "test")
 _KEYS = ("description", *_PARTS)
 _LEAST_DEVIATION = 1e-6  # relative to the mean; rounding alone makes less
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SubjectFiles:
-    """Files of one subject: a skull-stripped T1 volume, and labels of either kind if any."""
-
-    name: str  # IBSR_01, …
-    image: Path
-    filled: Path | None = None  # segTRI_fill_ana
-    unfilled: Path | None = None  # segTRI_ana, or _seg in course copies
-
-
-def find_subjects(folder: Path, *more: Path) -> dict[str, SubjectFiles]:
-    """Find the subjects below a folder, or below several that complete each other.
-
-    Recognised are ``RECOGNISED_NAMES`` with any prefix of letters and two digits or more, without
-    regard to case, as .nii and as .nii.gz. Everything else is ignored, and so is what is hidden.
-    Links to folders are followed. Labels without an image are left out, which the log says.
-
-    Returns:
-        Files by subject, sorted by name: ``PREFIX_NN``, in capitals, with leading zeros as two
-        digits need them (IBSR_001 is IBSR_01).
-    """
-    subjects: dict[str, dict[str, Path]] = {}
-    for place in (folder, *more):
-        for path in _files_below(place):
-            match = _NAME.fullmatch(path.name)
-            role = _ROLES.get((match["role"] or "").lower()) if match else None
-            if match is None or role is None:
-                continue
-            name = f"{match['prefix'].upper()}_{int(match['number']):02d}"
-            other = subjects.setdefault(name, {}).setdefault(role, path)
-            if other != path and role != _WITH_SKULL:
-                raise DataError(
-                    f"{name} has two files of one kind ({role}): {other} and {path}; move away the"
-                    " one that is not to be used"
-                )
-    found = {
-        name: SubjectFiles(name, files[_IMAGE], files.get(_FILLED), files.get(_UNFILLED))
-        for name, files in sorted(subjects.items())
-        if _IMAGE in files
-    }
-    if not found:
-        raise _nothing_found(", ".join(map(str, (folder, *more))), subjects)
-    for name in sorted(subjects.keys() - found.keys()):
-        files = ", ".join(path.name for path in subjects[name].values())
-        log.warning("%s is left out: it has %s, but no stripped volume", name, files)
-    return found
-
-
-def _files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """All files below a folder, in order; ``above`` guards against links in circles.
-
-    A link that leads nowhere is a file here: reading it says that it is missing.
-    """
-    real = folder.resolve()
-    if real in above:
-        return
-    try:
-        inside = entries(folder)
-    except OSError as error:
-        raise DataError(
-            f"{folder} cannot be searched for subjects ({error.strerror}); correct the path."
-            f" Recognised are {RECOGNISED_NAMES}. {GETTING_IBSR}"
-        ) from error
-    for path in inside:
-        if path.is_dir():
-            yield from _files_below(path, (*above, real))
-        else:
-            yield path
-
-
-def _nothing_found(where: str, subjects: Mapping[str, Mapping[str, Path]]) -> DataError:
-    files = [(role, path) for roles in subjects.values() for role, path in sorted(roles.items())]
-    with_skull = [path for role, path in files if role == _WITH_SKULL]
-    if with_skull:
-        what = (
-            f": T1 volumes with the skull only ({with_skull[0].name}, …). The stripped ones are"
-            " needed"
-        )
-    elif files:
-        what = f": labels only ({files[0][1].name}, …), no image"
-    else:
-        what = " holds no subject"
-    return DataError(f"{where}{what}. Recognised are {RECOGNISED_NAMES}. {GETTING_IBSR}")
 
 
 @dataclass(frozen=True)
@@ -244,15 +132,11 @@ def k_fold(
     every fold refuses alike.
     """
     names = sorted(subjects)
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise ConfigError(f"subjects {', '.join(twice)} are given twice; give each once")
     if not 2 <= folds <= len(names):
         raise ConfigError(
             f"folds is {folds}; it must be at least 2, and at most the number of subjects,"
             f" {len(names)}"
         )
-    if not 0 <= fold < folds:
-        raise ConfigError(f"fold is {fold}, but folds is {folds}; choose 0 to {folds - 1}")
     room = len(names) + (-len(names) // folds) - 1  # one subject at least trains
     if not 1 <= validation <= room:
         raise ConfigError(
@@ -500,21 +384,24 @@ def prepare_synthetic(config: IBSRConfig) -> None:
         write_synthetic_brains(folder, config.synthetic)
 
 
-def read_cohort(config: IBSRConfig | OwnMRIConfig) -> Cohort:
+def read_cohort(config: SubjectsConfig) -> Cohort:
     """Read every subject of the split once, and say what was done to its labels."""
+    codes, kind, getting = IBSR, SAMPLE if getattr(config, "sample", False) else REAL, GETTING_IBSR
     if isinstance(config, OwnMRIConfig):
-        return _read_own(config)
-    found = find_subjects(locate(config.folder))
-    labelled = [name for name, files in found.items() if files.filled or files.unfilled]
-    split = _folds(config, labelled) or read_split(locate(config.split))
-    require_present(split, found)
+        found, kind, getting = find_own_subjects(config), OWN, ""
+        codes = TissueCodes.of(config.values())
+    else:
+        assert isinstance(config, IBSRConfig)
+        found = find_subjects(locate(config.folder))
+        if config.synthetic is not None:
+            kind = SYNTHETIC
+    split = _split(config, found)
+    require_present(split, found, getting)
     train, validation, test = (
-        tuple(read_configured(found[name], config) for name in part)
+        tuple(read_configured(found[name], config, codes) for name in part)
         for part in split.parts.values()
     )
-    synthetic = config.synthetic is not None
-    kind = SYNTHETIC if synthetic else SAMPLE if config.sample else REAL
-    cohort = Cohort(train, validation, test, split, kind, IBSR)
+    cohort = Cohort(train, validation, test, split, kind, codes)
     if filled := [subject for subject in cohort.subjects if subject.became_fluid]:
         log.warning(
             "dataset.labels=filled: unlabelled brain voxels became CSF in %d of %d subjects: %s;"
@@ -526,34 +413,19 @@ def read_cohort(config: IBSRConfig | OwnMRIConfig) -> Cohort:
     return cohort
 
 
-def _read_own(config: OwnMRIConfig) -> Cohort:
-    found, codes = find_own_subjects(config), TissueCodes.of(config.values())
-    split = _folds(config, found) or (
-        _listed_split(config.split, found)
-        if isinstance(config.split, dict)
-        else read_split(locate(str(config.split)))
-    )
-    require_present(split, found, getting="")
-
-    def subject(name: str) -> Subject:
-        image, labels = found[name]
-        return read_subject(
-            SubjectFiles(name, image, unfilled=labels),
-            codes=codes,
-            voxel_size=config.voxel_size,
-            brain_above=config.brain_above,
+def _split(config: SubjectsConfig, found: Mapping[str, SubjectFiles]) -> SubjectSplit:
+    """A fold of those that have labels, the configuration's lists, or those of a file."""
+    if config.folds is not None:
+        return k_fold(
+            [name for name, files in found.items() if files.filled or files.unfilled],
+            folds=config.folds,
+            fold=config.fold,
+            validation=config.validation_subjects,
+            seed=config.fold_seed,
         )
-
-    train, validation, test = (tuple(map(subject, part)) for part in split.parts.values())
-    return Cohort(train, validation, test, split, OWN, codes)
-
-
-def _folds(config: IBSRConfig | OwnMRIConfig, subjects: Collection[str]) -> SubjectSplit | None:
-    """The split of a cross-validation, where one is asked for."""
-    if config.folds is None:
-        return None
-    folds, fold, validation = config.folds, config.fold, config.validation_subjects
-    return k_fold(subjects, folds=folds, fold=fold, validation=validation, seed=config.fold_seed)
+    if isinstance(config.split, dict):
+        return _listed_split(config.split, found)
+    return read_split(locate(str(config.split)))
 
 
 def _listed_split(given: Mapping[str, Any], subjects: Collection[str]) -> SubjectSplit:
@@ -568,13 +440,19 @@ def _listed_split(given: Mapping[str, Any], subjects: Collection[str]) -> Subjec
     return SubjectSplit(train, validation, test, "dataset.split")
 
 
-def read_configured(files: SubjectFiles, config: IBSRConfig) -> Subject:
-    """A subject as a data set's configuration wants it; phantoms and recordings are not mixed."""
-    labels = next(kind for kind in get_args(LabelKind) if kind == config.labels)
+def read_configured(
+    files: SubjectFiles, config: SubjectsConfig, codes: TissueCodes = IBSR
+) -> Subject:
+    """A subject as a data set's configuration wants it; phantoms and IBSR are not mixed."""
+    labels: Any = config.labels if isinstance(config, IBSRConfig) else "given"
     subject = read_subject(
-        files, labels=labels, voxel_size=config.voxel_size, brain_above=config.brain_above
+        files,
+        codes=codes,
+        labels=labels,
+        voxel_size=config.voxel_size,
+        brain_above=config.brain_above,
     )
-    if subject.synthetic != (config.synthetic is not None):
+    if isinstance(config, IBSRConfig) and subject.synthetic != (config.synthetic is not None):
         raise DataError(
             f"{files.image} is {'a' if subject.synthetic else 'no'} phantom, but dataset="
             f"{config.name} is {'for recordings' if subject.synthetic else 'synthetic'}; correct "

@@ -4,14 +4,14 @@ The array that the rest of the library sees always runs to the subject's right, 
 superior (RAS). nibabel interprets headers and orientations (https://nifti.nimh.nih.gov, NIfTI-1 and
 NIfTI-2). Ours is what it leaves open: a packed file is unpacked whole, so that its checksum is
 compared; what contradicts itself is refused; and what is written into the space of another file
-has that file's header byte by byte, extensions and scaling included.
+has that file's header byte by byte, extensions included.
 """
 
 import gzip
 import hashlib
 import logging
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil, prod
 from pathlib import Path
 from typing import Any, Literal
@@ -113,24 +113,13 @@ def read_nifti(path: Path) -> NiftiVolume:
     return NiftiVolume(path, data, affine, (x, y, z), description, record, form)
 
 
-def write_nifti(
-    path: Path,
-    data: npt.NDArray[Any],
-    *,
-    like: NiftiVolume,
-    dtype: npt.DTypeLike | None = None,
-) -> None:
-    """Write an array into the space of another file, atomically.
+def write_nifti(path: Path, data: npt.NDArray[Any], *, like: NiftiVolume) -> None:
+    """Write an array, unscaled and in its own dtype, into the space of another file, atomically.
 
     Shape with its trailing axes of one, order of axes, affine, units, codes, description and
-    extensions are those of ``like``'s file, byte by byte. The same content makes the same file: no
-    time and no name go into a gzip.
-
-    ``data`` is on the grid of ``like.data``. Without ``dtype`` it gets the file's own dtype and
-    scaling, so that what was read is written back exactly; values between two steps are rounded.
-    (Exact for integers while they, and intercept over slope, are below 2^50; scaled floats come
-    back within their rounding.) With one, as np.uint8 for labels, nothing is scaled, and the
-    header's display range is reset. Files named .nii.gz are packed.
+    extensions are those of ``like``'s file, byte by byte; the display range is reset. The same
+    content makes the same file: no time and no name go into a gzip. ``data`` is on the grid of
+    ``like.data``. Files named .nii.gz are packed.
     """
     from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
 
@@ -141,12 +130,19 @@ def write_nifti(
         )
     if not path.name.lower().endswith(ENDINGS):
         raise DataError(f"{path}: the name must end with {' or '.join(ENDINGS)}; rename it")
+    if not _is_real(data.dtype) or data.dtype == np.float16:
+        raise DataError(
+            f"{path}: {data.dtype} cannot be written as NIfTI; choose uint8, int16 or float32"
+        )
     _check_finite(data, path)
-    form = like.form if dtype is None else _with_dtype(like.form, np.dtype(dtype), path)
-    stored = _unscaled(data, form, path, may_round=dtype is None)
-    back = ornt_transform(axcodes2ornt("RAS"), form.orientation)  # type: ignore[no-untyped-call]
-    grid = apply_orientation(stored, back)  # type: ignore[no-untyped-call]
-    content = form.prefix + grid.tobytes(order="F")
+    form = like.form
+    header = type(form.header)(form.prefix[: form.header.sizeof_hdr], check=False)
+    header.set_data_dtype(data.dtype)
+    header["scl_slope"], header["scl_inter"] = 1, 0
+    header["cal_min"], header["cal_max"] = 0, 0
+    turn = ornt_transform(axcodes2ornt("RAS"), form.orientation)  # type: ignore[no-untyped-call]
+    grid = apply_orientation(data.astype(header.get_data_dtype()), turn)  # type: ignore[no-untyped-call]
+    content = header.binaryblock + form.prefix[header.sizeof_hdr :] + grid.tobytes(order="F")
     if path.name.lower().endswith(".gz"):
         content = gzip.compress(content, compresslevel=6, mtime=0)
     try:
@@ -314,46 +310,6 @@ def _check_voxels(dtype: np.dtype[Any], shape: tuple[int, ...], path: Path) -> N
             f"{path} has shape {shape}: several volumes or channels where one is expected; extract"
             " the one that is meant, for example with fslroi"
         )
-
-
-def _with_dtype(form: StoredForm, dtype: np.dtype[Any], path: Path) -> StoredForm:
-    """The same space for values of another dtype, without scaling and with no display range."""
-    if not _is_real(dtype) or dtype == np.float16:
-        raise DataError(
-            f"{path}: {dtype.name} cannot be written as NIfTI; choose uint8, int16 or float32"
-        )
-    header = type(form.header)(form.prefix[: form.header.sizeof_hdr], check=False)
-    header.set_data_dtype(dtype)
-    header["scl_slope"], header["scl_inter"] = 1, 0
-    header["cal_min"], header["cal_max"] = 0, 0
-    prefix = header.binaryblock + form.prefix[header.sizeof_hdr :]
-    return replace(form, header=header, prefix=prefix, slope=1.0, intercept=0.0)
-
-
-def _unscaled(
-    data: npt.NDArray[Any], form: StoredForm, path: Path, *, may_round: bool
-) -> npt.NDArray[Any]:
-    """The numbers that the file stores for ``data``."""
-    values = (data.astype(np.float64) - form.intercept) / form.slope if form.is_scaled else data
-    is_integer = form.dtype.kind in "iu"
-    if is_integer and values.dtype.kind == "f":
-        rounded = np.rint(values)
-        if not may_round and (fractions := int(np.count_nonzero(rounded != values))):
-            raise DataError(
-                f"{path}: {fractions} values are no integers, but {form.dtype.name} was asked for;"
-                " round them first, or write floats"
-            )
-        values = rounded
-    bounds: Any = np.iinfo(form.dtype) if is_integer else np.finfo(form.dtype)
-    # As Python numbers: compared as floats, 2^63 would pass for the largest int64.
-    number = int if is_integer else float
-    if number(values.min()) < number(bounds.min) or number(values.max()) > number(bounds.max):
-        raise DataError(
-            f"{path}: values from {values.min():g} to {values.max():g} do not fit into"
-            f" {form.dtype.name} with slope {form.slope:g} and intercept {form.intercept:g}; choose"
-            " a wider dtype"
-        )
-    return values.astype(form.dtype)
 
 
 def _check_finite(data: npt.NDArray[Any], path: Path) -> None:

@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from psc.errors import ConfigError, DataError
+from psc.errors import DataError
 from psc.files import replacing
 from psc.metrics.tissues import TissueScore, TissueScores
 from psc.mri.tissues import TISSUES
@@ -43,6 +43,7 @@ from psc.paper.style import (
     page_style,
     save_png,
 )
+from psc.volumes.intensity import grey_image, grey_range
 
 NETWORK = "network"
 """The method of rows that are not a baseline's."""
@@ -95,33 +96,22 @@ def slices_figure(
     labels: _Labels,
     prediction: _Labels,
     voxel_size: Sequence[float],
-    path: Path | str,
+    path: Path,
     *,
     tissues: Mapping[str, int] = TISSUES,
-    centre: tuple[int, int, int] | None = None,
     title: str = "",
 ) -> None:
     """Axial, coronal and sagittal slice: T1 | truth | prediction | where they differ.
 
     All panels have the same scale, in mm; only what is around the labels is shown. Volumes are
-    (D, H, W) in RAS order, intensities of any range. The slices pass through the voxel ``centre``,
-    by default the middle of the box around everything that truth or prediction labels.
+    (D, H, W) in RAS order, intensities of any range, voxels in mm. The slices pass through the
+    middle of the box around everything that truth or prediction labels.
     """
     path = checked_png(path)
-    shapes = {v.shape for v in (image, labels, prediction)}
-    if image.ndim != 3 or len(shapes) > 1:
-        raise DataError(
-            "image, labels and prediction must have one shape (D, H, W), found"
-            f" {image.shape}, {labels.shape} and {prediction.shape}; bring them to one grid"
-        )
-    if len(voxel_size) != 3 or not all(0 < size < np.inf for size in voxel_size):
-        raise DataError(f"voxel_size must be three positive numbers in mm, found {voxel_size}")
     occupied = bounding_box((labels != 0) | (prediction != 0))
     if occupied is None:
         raise DataError("neither truth nor prediction holds a tissue; nothing to show")
-    middle = centre or tuple((side.start + side.stop - 1) // 2 for side in occupied)
-    if not all(0 <= at < size for at, size in zip(middle, image.shape, strict=True)):
-        raise ConfigError(f"centre must be a voxel of the volume {image.shape}, found {centre}")
+    middle = [(side.start + side.stop - 1) // 2 for side in occupied]
     box, extents = [], []
     for side, size, length in zip(occupied, voxel_size, image.shape, strict=True):
         around = round(_AROUND_BRAIN / size)
@@ -133,11 +123,13 @@ def slices_figure(
         where = tuple(middle[axis] if other == axis else box[other] for other in range(3))
         return np.asarray(volume[where].T[::-1])
 
-    grey = _grey_images([section(image, axis) for _, axis, _ in _PLANES])
+    sections = [section(image, axis) for _, axis, _ in _PLANES]
+    bounds = grey_range(np.concatenate([part.ravel() for part in sections]))
     with page_style():
         lines = len(tissues) // _LEGEND_COLUMNS
         figure, panels = _panels(extents, title, _BELOW + lines * _LEGEND_LINE)
-        for (name, axis, letters), row, t1 in zip(_PLANES, panels, grey, strict=True):
+        for (name, axis, letters), row, part in zip(_PLANES, panels, sections, strict=True):
+            t1 = np.repeat(grey_image(part, bounds)[..., None], 3, axis=-1)
             true, predicted = section(labels, axis), section(prediction, axis)
             different = np.where((true != predicted)[..., None], DIFFERENCE_COLOUR, t1)
             width, height = (extents[other] for other in range(3) if other != axis)
@@ -164,15 +156,6 @@ def slices_figure(
             alignment="center",
         )
         save_png(figure, path)
-
-
-def _grey_images(sections: Sequence[npt.NDArray[Any]]) -> list[_Image]:
-    """Slices as red, green and blue in [0, 1], all with the same two half per cents clipped."""
-    together = np.concatenate([section.ravel() for section in sections]).astype(np.float32)
-    low, high = (float(value) for value in np.percentile(together, [0.5, 99.5]))
-    scale = 1 / (high - low) if high > low else 1.0
-    grey = [np.clip((section.astype(np.float32) - low) * scale, 0, 1) for section in sections]
-    return [np.repeat(section[..., None], 3, axis=-1) for section in grey]
 
 
 def _paint(labels: _Labels, tissues: Mapping[str, int]) -> _Image:
@@ -229,7 +212,7 @@ class SubjectScores:
 
 
 def write_subject_scores(path: Path, rows: Sequence[SubjectScores]) -> None:
-    """Write one row per subject and method as CSV; all of the same tissues.
+    """Write one row per subject and method as CSV, at least one; all of the same tissues.
 
     Columns: subject, part, method; then those of ``TissueScores.as_row``, unrounded, and empty
     where a measure is not defined.
@@ -238,21 +221,13 @@ def write_subject_scores(path: Path, rows: Sequence[SubjectScores]) -> None:
         {"subject": row.subject, "part": row.part, "method": row.method} | row.scores.as_row()
         for row in rows
     ]
-    if not table:
-        raise DataError(f"no scores to write into {path}; score at least one subject")
-    for row, line in zip(rows, table, strict=True):
-        if line.keys() != table[0].keys():
-            raise DataError(
-                f"{row.subject} ({row.method}) was scored on {', '.join(row.scores.tissues)}, but"
-                f" {rows[0].subject} on {', '.join(rows[0].scores.tissues)}; score all on the same"
-            )
     with replacing(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(table[0]))
         writer.writeheader()
         writer.writerows(table)
 
 
-def scores_figure(rows: Sequence[SubjectScores], path: Path | str, *, title: str = "") -> None:
+def scores_figure(rows: Sequence[SubjectScores], path: Path, *, title: str = "") -> None:
     """Box plot of Dice per tissue, the methods side by side, every subject a point.
 
     Boxes are quartiles and medians, whiskers the range, drawn from five subjects on. Above each
@@ -287,7 +262,7 @@ def scores_figure(rows: Sequence[SubjectScores], path: Path | str, *, title: str
         save_png(figure, path)
 
 
-def volumes_figure(rows: Sequence[SubjectScores], path: Path | str, *, title: str = "") -> None:
+def volumes_figure(rows: Sequence[SubjectScores], path: Path, *, title: str = "") -> None:
     """Tissue volumes of every subject, predicted minus true against their mean, in ml.
 
     After Bland and Altman (Lancet 1986): with three or more subjects a solid line is the mean
@@ -323,25 +298,10 @@ def volumes_figure(rows: Sequence[SubjectScores], path: Path | str, *, title: st
 
 def _by_method(rows: Sequence[SubjectScores]) -> dict[str, list[Mapping[str, TissueScore]]]:
     """Scores of each method, in the order of the subjects' names."""
-    if not rows:
-        raise DataError("no scores to draw; score at least one subject")
-    parts = {row.part for row in rows}
-    tissues = {tuple(row.scores.tissues) for row in rows}
-    if len(parts) > 1 or len(tissues) > 1:
-        raise DataError(
-            f"scores of the parts {sorted(parts)} on the tissues {sorted(tissues)} in one figure;"
-            " draw those of one part, on the same tissues"
-        )
     by_method: dict[str, dict[str, Mapping[str, TissueScore]]] = {}
     for row in rows:
-        subjects = by_method.setdefault(row.method, {})
-        if row.subject in subjects:
-            raise DataError(f"{row.subject} has two rows of scores by {row.method}; keep one")
-        subjects[row.subject] = row.scores.tissues
-    return {
-        method: [scores for _, scores in sorted(subjects.items())]
-        for method, subjects in by_method.items()
-    }
+        by_method.setdefault(row.method, {})[row.subject] = row.scores.tissues
+    return {method: [of[subject] for subject in sorted(of)] for method, of in by_method.items()}
 
 
 def _shown(

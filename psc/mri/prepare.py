@@ -28,7 +28,8 @@ from psc.files import (
     require_free_space,
     sha256_of,
 )
-from psc.mri.data import RECOGNISED_NAMES, LabelKind, SubjectFiles, find_subjects, read_subject
+from psc.mri.data import LabelKind, read_subject
+from psc.mri.finding import RECOGNISED_NAMES, SubjectFiles, find_subjects
 from psc.mri.nifti import VoxelSize
 from psc.paper.text import aligned
 

@@ -9,10 +9,10 @@ from tqdm import tqdm
 
 from psc.config.schema import SegmentConfig
 from psc.errors import CheckpointError, ConfigError, DataError
-from psc.mri.data import SubjectFiles, read_subject
+from psc.mri.data import read_subject
+from psc.mri.finding import SubjectFiles, find_images
 from psc.mri.nifti import ENDINGS, write_nifti
-from psc.mri.own import find_images
-from psc.mri.settings import SUBJECT, IBSRConfig, OwnMRIConfig, TissueRecipeConfig
+from psc.mri.settings import SUBJECT, OwnMRIConfig, SubjectsConfig, TissueRecipeConfig
 from psc.mri.testing import predict_tissues
 from psc.mri.tissues import IBSR, TissueCodes
 from psc.training.checkpoints import Checkpoint
@@ -68,7 +68,7 @@ def segment_tissues(config: SegmentConfig, checkpoints: Sequence[Checkpoint]) ->
             with arithmetic(precision, device):
                 labels = codes.written(predict_tissues(networks, subject, device=device))
             target.parent.mkdir(parents=True, exist_ok=True)
-            write_nifti(target, labels, like=subject.native, dtype=labels.dtype)
+            write_nifti(target, labels, like=subject.native)
         except DataError as error:
             if not several:
                 raise
@@ -84,7 +84,7 @@ def segment_tissues(config: SegmentConfig, checkpoints: Sequence[Checkpoint]) ->
     return output
 
 
-def _common(checkpoints: Sequence[Checkpoint]) -> tuple[IBSRConfig | OwnMRIConfig, TissueCodes]:
+def _common(checkpoints: Sequence[Checkpoint]) -> tuple[SubjectsConfig, TissueCodes]:
     """Data set and label values of all checkpoints; refused if they label differently."""
     found = []
     for checkpoint in checkpoints:
@@ -95,7 +95,7 @@ def _common(checkpoints: Sequence[Checkpoint]) -> tuple[IBSRConfig | OwnMRIConfi
                 "tissues; for neurons output=… is a folder, and videos are evaluated by evaluate.py"
             )
         dataset = trained.dataset
-        assert isinstance(dataset, IBSRConfig | OwnMRIConfig)  # psc.config.checks
+        assert isinstance(dataset, SubjectsConfig)  # psc.config.checks
         codes = IBSR
         if isinstance(dataset, OwnMRIConfig):
             codes = TissueCodes.of(dataset.values())

@@ -39,33 +39,52 @@ class SyntheticBrainsConfig:
 
 
 @dataclass
-class IBSRConfig(DatasetConfig):
+class SubjectsConfig(DatasetConfig):
+    """Volumes of subjects, with labels of tissues; what IBSR and a user's own have in common."""
+
+    split: Any = MISSING  # who trains, validates and tests
+    folds: int | None = None
+    """Cross-validation instead of a split: cut the labelled subjects into this many test parts."""
+    fold: int = 0  # number of the test part, from 0
+    validation_subjects: int = 1
+    """Of a cross-validation, to choose the checkpoint by."""
+    fold_seed: int = 0
+    """Of the order of the subjects, which are cut in that order."""
+    voxel_size: list[float] | None = None
+    """Resample to so many mm (right, anterior, superior); null: as the files are."""
+    brain_above: float | None = None
+    """Brighter voxels are brain; null: those that differ from the background."""
+
+    def __post_init__(self) -> None:
+        voxel = self.voxel_size
+        if voxel is not None and not (len(voxel) == 3 and min(voxel) > 0):
+            raise ConfigError(f"voxel_size={voxel}: must be three positive mm, or null")
+        if self.folds is not None:
+            at_least(self, 2, "folds")
+            at_least(self, 1, "validation_subjects")
+            if not 0 <= self.fold < self.folds:
+                raise ConfigError(f"fold={self.fold}: must lie in [0, {self.folds}), the folds")
+
+
+@dataclass
+class IBSRConfig(SubjectsConfig):
     """T1 volumes with tissue labels, one folder of NIfTI files: ``psc.mri``."""
 
     folder: str = MISSING  # of the subjects' folders or files
     split: str = MISSING
     """File that says which subjects train, validate and test."""
-    folds: int | None = None
-    """Cross-validation instead of the file: cut the labelled subjects into this many test parts."""
-    fold: int = 0  # number of the test part, from 0
     validation_subjects: int = 2
     """Of a cross-validation; the file has its own."""
-    fold_seed: int = 0  # of the order in which subjects are cut
     labels: str = "given"
     """given: as they are in their files; filled, unfilled: IBSR's kinds, see ``psc.mri.data``."""
-    voxel_size: list[float] | None = None
-    """Resample to so many mm (right, anterior, superior); null: as the files are."""
-    brain_above: float | None = None
-    """Brighter voxels are brain; null: those that differ from the background."""
     synthetic: SyntheticBrainsConfig | None = None
     """Made where folder says, if nothing is there; null: never."""
     sample: bool = False
     """A real but small sample: its records go into the tables of reduced protocols only."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self, "labels", ("given", "filled", "unfilled"))
-        check_voxel_size(self)
-        check_folds(self)
 
     def outputs(self) -> tuple[str, ...]:
         """Background and the tissues."""
@@ -73,8 +92,8 @@ class IBSRConfig(DatasetConfig):
 
 
 @dataclass
-class OwnMRIConfig(DatasetConfig):
-    """Volumes of one channel with labels of any tissues, wherever they lie: ``psc.mri.own``."""
+class OwnMRIConfig(SubjectsConfig):
+    """Volumes of one channel with labels of any tissues, wherever they lie: ``psc.mri.finding``."""
 
     folder: str | None = None
     """Data set in the layout of BIDS, or a raw one of nnU-Net; else where patterns begin."""
@@ -89,18 +108,8 @@ class OwnMRIConfig(DatasetConfig):
     subjects: list[str] | None = None
     """Those to use; null: all that are found."""
     split: Any = None
-    """{validation: [names], test: [names]}, all others train; or a YAML file like data/splits/."""
-    folds: int | None = None
-    """Cross-validation: cut the subjects into this many test parts; null: 5, if split is null."""
-    fold: int = 0  # number of the test part, from 0
-    validation_subjects: int = 1
-    """Of a cross-validation, to choose the checkpoint by."""
-    fold_seed: int = 0
-    """Of the order of the subjects, which are cut in that order."""
-    voxel_size: list[float] | None = None
-    """Resample to so many mm (right, anterior, superior); null: as the files are."""
-    brain_above: float | None = None
-    """Brighter voxels are brain; null: those that differ from the background."""
+    """{validation: [names], test: [names]}, all others train; or a YAML file like data/splits/;
+    null: 5 folds."""
 
     def __post_init__(self) -> None:
         if self.folder is None and (self.images is None or self.labels is None):
@@ -114,14 +123,13 @@ class OwnMRIConfig(DatasetConfig):
         if self.label_values is None:
             self.label_values = _values_of_nnunet(self.folder)
         self.values()  # refused if wrong
-        check_voxel_size(self)
         if self.split is None and self.folds is None:
             self.folds = 5
         if self.split is not None and (self.folds is not None or self.fold != 0):
             raise ConfigError("split, folds and fold: give either a split or folds of all subjects")
         if not (self.split is None or isinstance(self.split, str | dict)):
             raise ConfigError(f"split={self.split}: must be {{validation: [], test: []}} or a file")
-        check_folds(self)
+        super().__post_init__()
 
     def values(self) -> dict[str, tuple[int, ...]]:
         """``label_values`` with a list for every tissue."""
@@ -168,22 +176,6 @@ def _values_of_nnunet(folder: str | None) -> dict[str, Any]:
         return {re.sub(r"[^A-Za-z0-9_-]", "_", name): value for name, value in labels.items()}
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise ConfigError(f"{path} cannot be read as nnU-Net's ({error!r})") from error
-
-
-def check_voxel_size(config: Any) -> None:
-    """Refuse what is no size in mm."""
-    voxel = config.voxel_size
-    if voxel is not None and not (len(voxel) == 3 and min(voxel) > 0):
-        raise ConfigError(f"voxel_size={voxel}: must be three positive mm, or null")
-
-
-def check_folds(config: Any) -> None:
-    """Refuse a fold that there is not."""
-    if config.folds is not None:
-        at_least(config, 2, "folds")
-        at_least(config, 1, "validation_subjects")
-        if not 0 <= config.fold < config.folds:
-            raise ConfigError(f"fold={config.fold}: must lie in [0, {config.folds}), the folds")
 
 
 @dataclass

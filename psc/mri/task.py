@@ -54,17 +54,9 @@ LOSSES: dict[str, Loss] = {
 
 
 class TissueTask(Task):
-    """Trains a network that maps T1 volumes to logits of background and tissues.
+    """Trains a network that maps T1 (N, 1, D, H, W) to logits (N, 1 + tissues, D, H, W).
 
-    Args:
-        network: (N, 1, D, H, W) → logits (N, 1 + tissues, D, H, W).
-        recipe: loss, optimiser and schedule.
-        tissues: class of each by name: 1, 2, …
-        iterations: length of the training, for schedules that end.
-        channels_last: keep tensors as channels_last_3d, the layout that convolutions prefer.
-
-    Batches are dictionaries of ``psc.mri.patches``: image float32 (N, 1, D, H, W), labels
-    uint8 (N, D, H, W).
+    ``tissues`` has the class of each by name: 1, 2, … Batches are those of ``psc.mri.patches``.
 
     Logged: train/loss, validation/loss and validation/dice_<tissue>, the Dice coefficient over all
     validation patches together. The test protocol scores whole subjects instead.

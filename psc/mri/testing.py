@@ -60,15 +60,9 @@ def predict_probabilities(
     is that of the whole volume: what each window says near its faces counts little. Networks with a
     small receptive field are better served by ``psc.volumes.tiling``, whose tiles join exactly.
 
-    Args:
-        network: (N, 1, s, s, s) float32 → logits (N, C, s, s, s); in evaluation mode.
-        image: float32 (D, H, W).
-        recipe: has the windows' size, overlap, blending, and how many go at once.
-        background: what a volume smaller than a window is padded with.
-        device: where the network is. Only windows go there; sum and weights stay in main memory.
-
-    Returns:
-        float32 (C, D, H, W), summing to 1 at every voxel.
+    The network, in evaluation mode, maps (N, 1, s, s, s) to logits (N, C, s, s, s); the image is
+    (D, H, W), padded with ``background`` where it is smaller than a window; the result (C, D, H, W)
+    sums to 1 at every voxel. Only windows go to the device.
     """
     from monai.inferers.utils import sliding_window_inference
 
@@ -234,7 +228,7 @@ def _number(value: float | None) -> str:
 
 
 def _summary(rows: Sequence[SubjectScores], part: str) -> dict[str, Any]:
-    return summarise([row.scores for row in rows if row.part == part]).as_row()
+    return summarise([row.scores for row in rows if row.part == part])
 
 
 def _write_prediction(
@@ -242,7 +236,7 @@ def _write_prediction(
 ) -> None:
     written = codes.written(prediction)
     path = folder / f"{subject.name}_tissues.nii.gz"
-    write_nifti(path, written, like=subject.native, dtype=written.dtype)
+    write_nifti(path, written, like=subject.native)
     assert subject.native_labels is not None
     slices_figure(
         subject.native.data,

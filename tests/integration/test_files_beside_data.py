@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from psc.mri.data import find_subjects
+from psc.mri.finding import find_subjects
 from psc.paper.groups import finished_runs
 from psc.video.preparation import prepare_videos
 from psc.video.synthetic import write_avi

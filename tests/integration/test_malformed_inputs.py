@@ -26,8 +26,8 @@ from psc.conversion.conversion import ConversionArguments
 from psc.download.archives import unpack
 from psc.download.download import source_files
 from psc.errors import PSCError
-from psc.mri.data import find_subjects
 from psc.mri.data import read_split as read_subjects
+from psc.mri.finding import find_subjects
 from psc.mri.nifti import read_nifti
 from psc.paper.compare import compare_runs
 from psc.training.checkpoints import initial_weights, read_checkpoint

@@ -10,7 +10,8 @@ from tiny_brains import labels_of
 
 from psc.errors import DataError
 from psc.mri.brain import find_brain
-from psc.mri.data import SubjectFiles, read_subject
+from psc.mri.data import read_subject
+from psc.mri.finding import SubjectFiles
 from psc.mri.nifti import read_nifti
 
 LABELS = labels_of(1)

@@ -16,7 +16,8 @@ import pytest
 from psc.errors import DataError
 from psc.files import try_lock
 from psc.mri import prepare as preparation
-from psc.mri.data import SubjectFiles, find_subjects, read_split, require_present
+from psc.mri.data import read_split, require_present
+from psc.mri.finding import SubjectFiles, find_subjects
 from psc.mri.prepare import EXPECTED, incomplete, prepare_ibsr, table, verify
 
 SPLIT = Path(__file__).parents[2] / "data" / "splits" / "ibsr.yaml"

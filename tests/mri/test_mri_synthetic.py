@@ -11,7 +11,8 @@ from scipy import ndimage
 from psc.errors import ConfigError, DataError
 from psc.mri import synthetic
 from psc.mri.baseline import METHODS, segment_by_intensity
-from psc.mri.data import find_subjects, read_subject
+from psc.mri.data import read_subject
+from psc.mri.finding import find_subjects
 from psc.mri.settings import SyntheticBrainsConfig as SyntheticBrains
 from psc.mri.synthetic import MARKER, Phantom, write_synthetic_brains
 from psc.mri.tissues import BACKGROUND, CSF, GM, TISSUES, WM

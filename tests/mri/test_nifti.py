@@ -1,4 +1,4 @@
-"""NIfTI as nibabel reads it, written back byte by byte; what is refused; grids of other voxels."""
+"""NIfTI as nibabel reads it, written into its space; what is refused; grids of other voxels."""
 
 import contextlib
 import errno
@@ -46,6 +46,16 @@ def voxel_sizes(affine):
     return np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
 
 
+OF_VALUES = {"datatype", "bitpix", "cal_min", "cal_max", "scl_slope", "scl_inter"}
+"""Fields of a header that change with the values; all others stay."""
+
+
+def changed(before, after):
+    """Fields of two files' headers that differ."""
+    one, other = before.header, after.header
+    return {name for name in one if one[name].tobytes() != other[name].tobytes()}
+
+
 def is_clear(affine):
     """Whether every axis points to one RAS axis clearly more than to the others."""
     towards = np.sort(np.abs(affine[:3, :3]) / voxel_sizes(affine), axis=0)
@@ -54,7 +64,7 @@ def is_clear(affine):
 
 @st.composite
 def files(draw):
-    """Name, content, and whether the way back has no rounding at all."""
+    """Name and content."""
     dtype = np.dtype(draw(st.sampled_from(DTYPES)))
     spatial = draw(st.tuples(*[st.integers(1, 5)] * 3))
     shape = (*spatial, *[1] * draw(st.integers(0, 4)))
@@ -69,9 +79,6 @@ def files(draw):
             [(np.nan, np.nan), (0, 7), (1, 0), (1, -1024), (0.1, 0), (-2.5, 3e4), (3e-5, 0.7)]
         )
     )
-    scaled = bool(slope) and np.isfinite(slope) and (slope, intercept) != (1, 0)
-    if scaled and dtype.itemsize == 8:
-        raw = (raw % 2**40).astype(dtype)  # what float64 holds exactly after scaling
     rotation = draw(
         st.one_of(
             st.none(),
@@ -90,14 +97,14 @@ def files(draw):
         form=draw(st.sampled_from(["sform", "qform", "both", "neither"])),
         cal_max=draw(st.sampled_from([0, 173])),
     )
-    return draw(st.sampled_from(["v.nii", "v.nii.gz"])), content, dtype.kind != "f" or not scaled
+    return draw(st.sampled_from(["v.nii", "v.nii.gz"])), content
 
 
 class TestRoundTrip:
     @settings(max_examples=80)
     @given(files())
     def test_any_file_is_read_as_nibabel_does_and_written_back(self, tmp_path_factory, file):
-        name, content, exact = file
+        name, content = file
         folder = tmp_path_factory.getbasetemp() / "round"
         folder.mkdir(exist_ok=True)
         path = put(folder / name, content)
@@ -118,13 +125,13 @@ class TestRoundTrip:
         np.testing.assert_allclose(volume.voxel_size, voxel_sizes(oracle.affine), rtol=1e-6)
 
         write_nifti(folder / f"back_{name}", volume.data, like=volume)
-        written = unpacked(folder / f"back_{name}")
-        if exact:
-            assert written == content  # header, extensions and voxels
-        else:
-            again = nibabel.load(folder / f"back_{name}")
-            assert written[:348] == content[:348]
-            np.testing.assert_allclose(again.get_fdata(), loaded.get_fdata(), rtol=1e-6, atol=1e-9)
+        again = nibabel.load(folder / f"back_{name}")
+        stored = loaded.dataobj.get_unscaled()
+        if (slope, intercept) != (1, 0):
+            stored = stored.astype(np.float64) * slope + intercept
+        np.testing.assert_array_equal(again.dataobj.get_unscaled(), stored)
+        np.testing.assert_array_equal(again.affine, loaded.affine)
+        assert changed(loaded, again) <= OF_VALUES
 
     @pytest.mark.parametrize("axcodes", AXCODES)
     def test_every_voxel_stays_where_it_is(self, tmp_path, axcodes):
@@ -153,7 +160,11 @@ class TestRoundTrip:
         )
         volume = read_nifti(put(tmp_path / "a.nii.gz", content))
         write_nifti(tmp_path / "b.nii.gz", volume.data, like=volume)
-        assert unpacked(tmp_path / "b.nii.gz") == content
+        assert unpacked(tmp_path / "b.nii.gz")[348:] == content[348:]
+        assert (
+            changed(nibabel.load(tmp_path / "a.nii.gz"), nibabel.load(tmp_path / "b.nii.gz"))
+            <= OF_VALUES
+        )
         (extension,) = nibabel.load(tmp_path / "b.nii.gz").header.extensions
         assert extension.get_content() == b"keep me!" * 3
 
@@ -174,7 +185,9 @@ class TestRoundTrip:
             np.testing.assert_array_equal(volume.data, np.asarray(loaded.dataobj)[..., 0])
             np.testing.assert_array_equal(volume.affine, loaded.affine)
             write_nifti(tmp_path / "back.nii.gz", volume.data, like=volume)
-            assert unpacked(tmp_path / "back.nii.gz") == unpacked(path)
+            again = nibabel.load(tmp_path / "back.nii.gz")
+            assert changed(loaded, again) <= OF_VALUES
+            np.testing.assert_array_equal(np.asarray(again.dataobj), np.asarray(loaded.dataobj))
 
 
 class TestRead:
@@ -322,7 +335,9 @@ def test_what_is_not_used_refuses_no_file(tmp_path, case, name):
     np.testing.assert_array_equal(volume.data, loaded.get_fdata())
     np.testing.assert_array_equal(volume.affine, loaded.affine)
     write_nifti(tmp_path / f"back_{name}", volume.data, like=volume)
-    assert unpacked(tmp_path / f"back_{name}") + b"and more behind it" == unpacked(path)
+    again = nibabel.load(tmp_path / f"back_{name}")
+    np.testing.assert_array_equal(again.get_fdata(), loaded.get_fdata())
+    assert changed(loaded, again) <= OF_VALUES
 
 
 class TestRefused:
@@ -401,15 +416,13 @@ class TestWrite:
     @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
     def test_other_values_in_the_space_of_the_image(self, tmp_path, volume, dtype):
         labels = (volume.data % 4).astype(dtype)
-        write_nifti(tmp_path / "labels.nii.gz", labels, like=volume, dtype=dtype)
+        write_nifti(tmp_path / "labels.nii.gz", labels, like=volume)
         image, written = nibabel.load(volume.path), nibabel.load(tmp_path / "labels.nii.gz")
         np.testing.assert_array_equal(written.dataobj, np.asarray(image.dataobj) % 4)
         assert written.dataobj.dtype == dtype
         np.testing.assert_array_equal(written.affine, image.affine)
         assert written.shape == image.shape
-        before, after = image.header, written.header
-        changed = {name for name in before if before[name].tobytes() != after[name].tobytes()}
-        assert changed <= {"datatype", "bitpix", "cal_max", "scl_slope", "scl_inter"}
+        assert changed(image, written) <= OF_VALUES
         assert written.header["cal_max"] == 0
         assert written.header.get_slope_inter() in ((1, 0), (None, None))
         assert written.header.extensions == image.header.extensions
@@ -418,35 +431,23 @@ class TestWrite:
         content = stored_bytes(numbered(), slope=0.01, intercept=-7)
         like = read_nifti(put(tmp_path / "v.nii", content))
         labels = (numbered() % 4).astype(np.uint8)
-        write_nifti(tmp_path / "l.nii", labels, like=like, dtype=np.uint8)
+        write_nifti(tmp_path / "l.nii", labels, like=like)
         np.testing.assert_array_equal(nibabel.load(tmp_path / "l.nii").get_fdata(), labels)
 
-    def test_values_between_two_steps_are_rounded(self, tmp_path):
-        content = stored_bytes(numbered(), slope=0.5, intercept=1)
-        like = read_nifti(put(tmp_path / "v.nii", content))
-        write_nifti(tmp_path / "w.nii", like.data + 0.2, like=like)
-        np.testing.assert_array_equal(read_nifti(tmp_path / "w.nii").data, like.data)
-
     @pytest.mark.parametrize(
-        ("values", "dtype", "message"),
+        ("values", "message"),
         [
-            (np.full(SHAPE, 0.5), np.uint8, "60 values are no integers, but uint8"),
-            (np.full(SHAPE, 256), np.uint8, "256 to 256 do not fit into uint8"),
-            (np.full(SHAPE, -1), np.uint8, "do not fit into uint8"),
-            (np.full(SHAPE, 40000), None, "do not fit into int16"),
-            (np.full(SHAPE, 2.0**63), np.int64, "do not fit into int64"),
-            (np.full(SHAPE, 1e39), np.float32, "do not fit into float32"),
-            (np.full(SHAPE, np.nan), np.float32, "60 voxels are NaN"),
-            (np.full(SHAPE, 1), np.bool_, "bool cannot be written as NIfTI"),
-            (np.full(SHAPE, 1), np.float16, "float16 cannot be written as NIfTI"),
-            (np.full(SHAPE, 1), np.longdouble, "cannot be written as NIfTI"),
-            (np.full((4, 4, 4), 1), None, r"\(4, 4, 4\) cannot be written into the space of"),
+            (np.full(SHAPE, np.nan), "60 voxels are NaN"),
+            (np.full(SHAPE, 1, np.bool_), "bool cannot be written as NIfTI"),
+            (np.full(SHAPE, 1, np.float16), "float16 cannot be written as NIfTI"),
+            (np.full(SHAPE, 1, np.longdouble), "cannot be written as NIfTI"),
+            (np.full((4, 4, 4), 1), r"\(4, 4, 4\) cannot be written into the space of"),
         ],
     )
-    def test_refused_values(self, tmp_path, values, dtype, message):
+    def test_refused_values(self, tmp_path, values, message):
         like = read_nifti(put(tmp_path / "v.nii", stored_bytes(numbered())))
         with pytest.raises(DataError, match=message):
-            write_nifti(tmp_path / "w.nii", values, like=like, dtype=dtype)
+            write_nifti(tmp_path / "w.nii", values, like=like)
         assert not (tmp_path / "w.nii").exists()
 
     @pytest.mark.parametrize("name", ["w.mgz", "w", "w.gz", "w.hdr"])

@@ -14,8 +14,8 @@ from psc.config import compose
 from psc.config.compose import from_plain
 from psc.config.schema import SegmentConfig
 from psc.errors import CheckpointError, ConfigError, DataError
-from psc.mri.data import find_subjects, read_cohort
-from psc.mri.own import find_images, find_own_subjects
+from psc.mri.data import read_cohort
+from psc.mri.finding import find_images, find_own_subjects, find_subjects
 from psc.mri.settings import OwnMRIConfig
 from psc.mri.tissues import IBSR, TissueCodes
 from psc.training.folder import run_name
@@ -36,7 +36,7 @@ def config(folder=None, **keys):
 
 def found(folder, **keys):
     return {
-        name: tuple(path.relative_to(folder).as_posix() for path in files)
+        name: tuple(p.relative_to(folder).as_posix() for p in (files.image, files.unfilled))
         for name, files in find_own_subjects(config(folder, **keys)).items()
     }
 
@@ -90,9 +90,9 @@ class TestFiles:
         names = {"a", "b_7"}
         assert set(found(tmp_path, images=images, labels=labels)) == names
         anywhere = config(images=f"{tmp_path}/{images}", labels=f"{tmp_path}/{labels}")
-        for name, (image, label) in find_own_subjects(anywhere).items():
-            assert image == tmp_path / images.format(subject=name)
-            assert label == tmp_path / labels.format(subject=name).replace("*", "me")
+        for name, files in find_own_subjects(anywhere).items():
+            assert files.image == tmp_path / images.format(subject=name)
+            assert files.unfilled == tmp_path / labels.format(subject=name).replace("*", "me")
 
     @pytest.mark.parametrize(
         ("files", "keys", "message"),

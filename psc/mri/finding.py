@@ -1,4 +1,4 @@
-"""Files of other data sets than IBSR: by patterns, in BIDS's layout, or in nnU-Net's.
+"""Which files are whose: IBSR's by their names; others by patterns, in BIDS's layout, or nnU-Net's.
 
 A pattern is a path with ``{subject}`` in it, any number of times, and ``*`` for whatever may
 differ beside; relative ones begin at the data set's folder. BIDS (https://bids.neuroimaging.io)
@@ -10,17 +10,39 @@ beside the image or below ``derivatives``. A raw data set of nnU-Net (Isensee et
 import glob
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 
-from psc.em.data import locate
 from psc.errors import DataError
-from psc.files import entries
+from psc.files import entries, locate
 from psc.mri.nifti import ENDINGS
 from psc.mri.settings import DATASET_JSON, SUBJECT, OwnMRIConfig
 
+GETTING_IBSR = (
+    "IBSR is given out after registration at https://www.nitrc.org/projects/ibsr: fetch the"
+    " skull-stripped NIfTI files of IBSR V2.0, then run make data-ibsr ARGS=ARCHIVE"
+)
+RECOGNISED_NAMES = (
+    "IBSR_01_ana_strip.nii.gz (image), IBSR_01_segTRI_fill_ana.nii.gz (filled labels) and"
+    " IBSR_01_segTRI_ana.nii.gz (unfilled labels), as from NITRC, or IBSR_01.nii.gz and"
+    " IBSR_01_seg.nii.gz (unfilled labels)"
+)
+
+_NAME = re.compile(
+    r"(?P<prefix>[a-z]+)_(?P<number>[0-9]{2,})(?P<role>_[a-z_]+)?\.nii(\.gz)?", re.ASCII | re.I
+)
+_IMAGE, _FILLED, _UNFILLED, _WITH_SKULL = "image", "filled labels", "unfilled labels", "with skull"
+_ROLES = {  # what follows the subject's name, without case; all else is somebody else's file
+    "": _IMAGE,
+    "_ana_strip": _IMAGE,
+    "_segtri_fill_ana": _FILLED,
+    "_segtri_ana": _UNFILLED,
+    "_seg": _UNFILLED,
+    "_ana": _WITH_SKULL,
+}
 _SESSIONS = ("{subject}/anat/{subject}*", "{subject}/ses-*/anat/{subject}*")
 _BIDS_IMAGES = [f"{place}_T1w{ending}" for place in _SESSIONS for ending in ENDINGS]
 _BIDS_LABELS = [
@@ -34,8 +56,96 @@ _MOST_SEARCHED = 20_000  # files, for those that a pattern nearly matches
 log = logging.getLogger(__name__)
 
 
-def find_own_subjects(config: OwnMRIConfig) -> dict[str, tuple[Path, Path]]:
-    """Image and labels of every subject that the configuration means, by name.
+@dataclass(frozen=True)
+class SubjectFiles:
+    """Files of one subject: a skull-stripped T1 volume, and labels of either kind if any."""
+
+    name: str  # IBSR_01, …
+    image: Path
+    filled: Path | None = None  # segTRI_fill_ana
+    unfilled: Path | None = None  # segTRI_ana, or _seg in course copies
+
+
+def find_subjects(folder: Path, *more: Path) -> dict[str, SubjectFiles]:
+    """Find the subjects below a folder, or below several that complete each other.
+
+    Recognised are ``RECOGNISED_NAMES`` with any prefix of letters and two digits or more, without
+    regard to case, as .nii and as .nii.gz. Everything else is ignored, and so is what is hidden.
+    Links to folders are followed. Labels without an image are left out, which the log says.
+
+    Returns:
+        Files by subject, sorted by name: ``PREFIX_NN``, in capitals, with leading zeros as two
+        digits need them (IBSR_001 is IBSR_01).
+    """
+    subjects: dict[str, dict[str, Path]] = {}
+    for place in (folder, *more):
+        for path in _files_below(place):
+            match = _NAME.fullmatch(path.name)
+            role = _ROLES.get((match["role"] or "").lower()) if match else None
+            if match is None or role is None:
+                continue
+            name = f"{match['prefix'].upper()}_{int(match['number']):02d}"
+            other = subjects.setdefault(name, {}).setdefault(role, path)
+            if other != path and role != _WITH_SKULL:
+                raise DataError(
+                    f"{name} has two files of one kind ({role}): {other} and {path}; move away the"
+                    " one that is not to be used"
+                )
+    found = {
+        name: SubjectFiles(name, files[_IMAGE], files.get(_FILLED), files.get(_UNFILLED))
+        for name, files in sorted(subjects.items())
+        if _IMAGE in files
+    }
+    if not found:
+        raise _nothing_found(", ".join(map(str, (folder, *more))), subjects)
+    for name in sorted(subjects.keys() - found.keys()):
+        files = ", ".join(path.name for path in subjects[name].values())
+        log.warning("%s is left out: it has %s, but no stripped volume", name, files)
+    return found
+
+
+def _files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """All files below a folder, in order; ``above`` guards against links in circles.
+
+    A link that leads nowhere is a file here: reading it says that it is missing.
+    """
+    real = folder.resolve()
+    if real in above:
+        return
+    try:
+        inside = entries(folder)
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot be searched for subjects ({error.strerror}); correct the path."
+            f" Recognised are {RECOGNISED_NAMES}. {GETTING_IBSR}"
+        ) from error
+    for path in inside:
+        if path.is_dir():
+            yield from _files_below(path, (*above, real))
+        else:
+            yield path
+
+
+def _nothing_found(where: str, subjects: Mapping[str, Mapping[str, Path]]) -> DataError:
+    files = [(role, path) for roles in subjects.values() for role, path in sorted(roles.items())]
+    with_skull = [path for role, path in files if role == _WITH_SKULL]
+    if with_skull:
+        what = (
+            f": T1 volumes with the skull only ({with_skull[0].name}, …). The stripped ones are"
+            " needed"
+        )
+    elif files:
+        what = f": labels only ({files[0][1].name}, …), no image"
+    else:
+        what = " holds no subject"
+    return DataError(f"{where}{what}. Recognised are {RECOGNISED_NAMES}. {GETTING_IBSR}")
+
+
+# Any other data set -------------------------------------------------------------------------------
+
+
+def find_own_subjects(config: OwnMRIConfig) -> dict[str, SubjectFiles]:
+    """Files of every subject that the configuration means, by name; labels stay as they are.
 
     Refused: patterns that match nothing, several files of one kind for a subject, a subject
     without labels, subjects that are named and not there.
@@ -68,7 +178,10 @@ def find_own_subjects(config: OwnMRIConfig) -> dict[str, tuple[Path, Path]]:
         )
     if surplus := sorted(found_labels.keys() - found_images.keys()):
         log.warning("left out, as they have labels but no image: %s", ", ".join(surplus))
-    return {name: (found_images[name][0], found_labels[name][0]) for name in names}
+    return {
+        name: SubjectFiles(name, found_images[name][0], unfilled=found_labels[name][0])
+        for name in names
+    }
 
 
 def find_images(place: str) -> dict[str, Path]:
