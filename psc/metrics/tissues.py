@@ -46,7 +46,8 @@ class TissueScores:
     @property
     def dice_mean(self) -> float:
         """Mean Dice of the tissues that truth or prediction has; nan if there are none."""
-        return _spread([score.dice for score in self.tissues.values()]).mean
+        known = [s.dice for s in self.tissues.values() if not math.isnan(s.dice)]
+        return mean(known) if known else math.nan
 
     @property
     def missed(self) -> int:
@@ -71,43 +72,8 @@ class TissueScores:
 
     def as_row(self) -> dict[str, float | int | None]:
         """A row of a table: ``values`` with None for nan, then the counts missed and invented."""
-        return _without_nan(self.values()) | {"missed": self.missed, "invented": self.invented}
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean and sample standard deviation (n − 1) of a measure over ``count`` subjects that have it.
-
-    nan where there are none, the deviation for fewer than two.
-    """
-
-    mean: float
-    sd: float
-    count: int
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Scores over subjects; those that miss or invent a tissue are in its means all the same."""
-
-    subjects: int
-    measures: Mapping[str, Spread]  # by flat name (``dice_csf``, …, ``dice_mean``)
-    missed: Mapping[str, int]  # by tissue, in how many subjects
-    invented: Mapping[str, int]
-
-    def as_row(self) -> dict[str, float | int | None]:
-        """Flat numbers for a record, None for nan.
-
-        ``dice_csf`` (the mean), ``dice_csf_sd``, …; ``missed_csf``, ``invented_csf``, …;
-        ``missed`` and ``invented`` over all tissues; ``subjects``.
-        """
-        row: dict[str, float | int | None] = {}
-        for name, spread in self.measures.items():
-            row |= _without_nan({name: spread.mean, f"{name}_sd": spread.sd})
-        for kind, counts in (("missed", self.missed), ("invented", self.invented)):
-            row |= {f"{kind}_{tissue}": count for tissue, count in counts.items()}
-            row[kind] = sum(counts.values())
-        return row | {"subjects": self.subjects}
+        row = {name: None if math.isnan(v) else v for name, v in self.values().items()}
+        return row | {"missed": self.missed, "invented": self.invented}
 
 
 def tissue_scores(
@@ -144,8 +110,12 @@ def tissue_scores(
     return TissueScores(scores)
 
 
-def summarise(subjects: Sequence[TissueScores]) -> Summary:
-    """Mean and sample standard deviation of every measure over subjects, of the same tissues.
+def summarise(subjects: Sequence[TissueScores]) -> dict[str, float | int | None]:
+    """Scores over subjects, of the same tissues, as flat numbers for a record; None for nan.
+
+    ``dice_csf`` is the mean of a measure, ``dice_csf_sd`` its sample standard deviation (n − 1);
+    ``missed_csf`` and ``invented_csf`` are in how many subjects, ``missed`` and ``invented`` over
+    all tissues; ``subjects`` is how many there are.
 
     A tissue that was missed or invented stays in the means; one that truth and prediction both
     lack has no score, and that subject is left out of that tissue's means.
@@ -160,25 +130,17 @@ def summarise(subjects: Sequence[TissueScores]) -> Summary:
                 f" {', '.join(scores.tissues)}; score all with the same ones"
             )
     rows = [scores.values() for scores in subjects]
-    return Summary(
-        subjects=len(subjects),
-        measures={name: _spread([row[name] for row in rows]) for name in rows[0]},
-        missed={name: sum(s.tissues[name].missed for s in subjects) for name in tissues},
-        invented={name: sum(s.tissues[name].invented for s in subjects) for name in tissues},
-    )
-
-
-def _spread(values: Sequence[float]) -> Spread:
-    known = [value for value in values if not math.isnan(value)]
-    return Spread(
-        mean=mean(known) if known else math.nan,
-        sd=stdev(known) if len(known) > 1 else math.nan,
-        count=len(known),
-    )
-
-
-def _without_nan(values: Mapping[str, float]) -> dict[str, float | int | None]:
-    return {name: None if math.isnan(value) else value for name, value in values.items()}
+    found: dict[str, float | int | None] = {}
+    for name in rows[0]:
+        known = [row[name] for row in rows if not math.isnan(row[name])]
+        found[name] = mean(known) if known else None
+        found[f"{name}_sd"] = stdev(known) if len(known) > 1 else None
+    for kind in ("missed", "invented"):
+        counts = {
+            f"{kind}_{t}": sum(getattr(s.tissues[t], kind) for s in subjects) for t in tissues
+        }
+        found |= counts | {kind: sum(counts.values())}
+    return found | {"subjects": len(subjects)}
 
 
 def confusion(labels: _Labels, prediction: _Labels, classes: int) -> npt.NDArray[np.int64]:
