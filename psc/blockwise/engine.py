@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from psc.blockwise.grid import Block
 from psc.errors import ConfigError, DataError
-from psc.files import entries, replacing
+from psc.files import entries, write_json
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -88,7 +88,7 @@ class Ledger:
                     " overwrite=true to do it again"
                 )
             self._remove(stages)
-        _write(self.folder / _DESCRIPTION, {"stages": described})
+        write_json({"stages": described}, self.folder / _DESCRIPTION)
 
     def done(self, stage: str) -> dict[int, dict[str, int]]:
         """What the finished blocks of a stage reported, by the block's index."""
@@ -101,11 +101,11 @@ class Ledger:
 
     def mark(self, stage: str, index: int, report: dict[str, int]) -> None:
         """Note, after its data are written, that a block is finished."""
-        _write(self.folder / _MARKERS / stage / f"{index}.json", report)
+        write_json(report, self.folder / _MARKERS / stage / f"{index}.json")
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Note that everything is done."""
-        _write(self.folder / _SUMMARY, summary)
+        write_json(summary, self.folder / _SUMMARY)
 
     def _description(self) -> list[dict[str, Any]] | None:
         try:
@@ -129,11 +129,6 @@ class Ledger:
                 shutil.rmtree(product)
             else:
                 product.unlink(missing_ok=True)
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    with replacing(path) as partial_file:
-        partial_file.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def _described(stages: Sequence[Stage]) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from numba import njit
 
 from psc.em.labels import relabel_consecutive
-from psc.em.settings import SegmentationOptions
+from psc.em.settings import SegmentationConfig
 from psc.errors import ConfigError, DataError
 
 _UInt8 = npt.NDArray[np.uint8]
@@ -60,11 +60,8 @@ def region_graph(
 ) -> BlockGraph:
     """Touching fragments, from the faces between voxels and their predecessors.
 
-    Args:
-        affinities: uint8 (3, D, H, W), channels z, y, x; channel a at v belongs to the face of v
-            and its predecessor along a.
-        fragments: uint64 (D, H, W); 0 is no fragment.
-        start: the first voxel (z, y, x) whose faces count; earlier ones are predecessors only.
+    Affinities are (3, D, H, W), fragments (D, H, W), 0 none. ``start``: the first voxel whose faces
+    count; earlier ones are predecessors only.
     """
     dense, originals = relabel_consecutive(fragments)
     order = np.argsort(originals)  # 0 stays first
@@ -117,10 +114,7 @@ def joined_pairs(first_view: _UInt64, second_view: _UInt64) -> _UInt64:
     beyond it. Where they agree about a fragment they found the one that the whole volume would
     have: two fragments are joined if on the two planes next to the face they share more than half
     of the voxels that either has (intersection over union above 1/2: each has one partner at most).
-
-    Args:
-        first_view: ids that the block before the face gave to the voxels near it, 0 = none.
-        second_view: the ids that the block after it gave to the same voxels.
+    The views are the ids that the blocks before and after the face gave to these voxels, 0 = none.
     """
     first_ids, first = np.unique(first_view, return_inverse=True)
     second_ids, second = np.unique(second_view, return_inverse=True)
@@ -380,7 +374,7 @@ def merge_regions(
         (threshold, segment of every fragment, uint64 (N), ids 1..K in order of their first
         fragment), in ascending order of threshold.
     """
-    ascending = SegmentationOptions(scoring=scoring, thresholds=thresholds).ascending
+    ascending = SegmentationConfig(scoring=scoring, thresholds=list(thresholds)).ascending
     quantile, highest_only = _meaning(scoring)
     edges = int(graph.sizes[0])
     if highest_only:

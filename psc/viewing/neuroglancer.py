@@ -26,6 +26,7 @@ from psc.viewing.scene import (
     Scene,
     Voxels,
 )
+from psc.volumes.intensity import grey_range
 
 SPLITS, MERGES = "worst splits", "worst merges"
 
@@ -143,7 +144,9 @@ def _layer(neuroglancer: Any, space: Any, layer: Layer, scene: Scene) -> Any:
         )
         look: dict[str, Any] = {"shader": _AFFINITY_SHADER}
         if not coloured:
-            black_white = {"range": _grey_range(layer.voxels, scene)}
+            z = scene.start[0]
+            low, high = grey_range(layer.voxels[(slice(z, z + 1), *scene.box[1:])])
+            black_white = {"range": [low, max(high, low + 1e-3)]}
             look = {"shader_controls": {"normalized": black_white}}
         return neuroglancer.ImageLayer(source=source, opacity=1.0, **look)
     meshed = _has_meshes(layer)
@@ -174,14 +177,6 @@ def _highlighted(name: str, scene: Scene) -> list[int]:
     if (worst.kind == "split") == (name == TRUTH):
         return [worst.label]
     return [piece.label for piece in worst.pieces[:_HIGHLIGHTED_PIECES]]
-
-
-def _grey_range(voxels: Voxels, scene: Scene) -> list[float]:
-    """Black and white: the darkest and brightest half per cent of a section clipped."""
-    z = scene.start[0]
-    section = voxels[slice(z, z + 1), slice(0, scene.shape[1]), slice(0, scene.shape[2])]
-    low, high = (float(value) for value in np.percentile(section, [0.5, 99.5]))
-    return [low, max(high, low + 1e-3)]
 
 
 class _Converted:

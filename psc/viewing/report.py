@@ -35,6 +35,7 @@ from psc.paper.style import (
 )
 from psc.paper.text import render_html
 from psc.viewing.scene import AFFINITIES, RAW, SEGMENTATION, TRUTH, Layer, Scene
+from psc.volumes.intensity import grey_image, grey_range
 from psc.volumes.tiling import Size3
 
 PLANES = ("xy", "xz", "yz")
@@ -44,7 +45,6 @@ _Box = tuple[slice, ...]
 
 _LARGEST_SLICE = 640  # pixels along an axis; every n-th voxel beyond
 _CLOSE_UP = 128  # extent in the smallest voxel size
-_CLIPPED = (0.5, 99.5)  # per cent of grey values that become black and white
 _CHARACTERS = 118  # on a line of the PNG
 
 
@@ -204,9 +204,7 @@ def _grey(scene: Scene, box: _Box, axis: int) -> npt.NDArray[np.float32]:
     if RAW in scene.layers:
         layer = scene.layers[RAW]
         whole = _section(layer, _thin(scene.box, axis, box[axis].start), axis)
-        low, high = (float(value) for value in np.percentile(whole, _CLIPPED))
-        grey = _section(layer, box, axis).astype(np.float32) - low
-        return np.clip(grey / (high - low), 0, 1) if high > low else np.zeros_like(grey)
+        return grey_image(_section(layer, box, axis), grey_range(whole))
     if AFFINITIES in scene.layers:
         affinities = _section(scene.layers[AFFINITIES], box, axis)
         mean: npt.NDArray[np.float32] = affinities.mean(axis=0, dtype=np.float32)

@@ -15,7 +15,6 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import zarr
 
 from psc.blockwise import images
 from psc.em.bodies import BodyError, body_errors
@@ -25,7 +24,7 @@ from psc.paper.measures import measures_of
 from psc.training.provenance import code_version
 from psc.training.records import FILE_NAME, Record, read_record
 from psc.volumes import output
-from psc.volumes.containers import HDF5
+from psc.volumes.containers import HDF5, Zarr
 from psc.volumes.reading import Volume, fingerprint, open_volume
 from psc.volumes.tiling import Size3
 
@@ -243,10 +242,8 @@ def is_blockwise_output(folder: Path) -> bool:
 def open_blockwise_output(folder: Path, raw: Path | None, raw_key: str | None) -> Scene:
     """Open an output without reading its voxels.
 
-    Args:
-        folder: of the output.
-        raw: the volume that was segmented; None: where the output says that it was.
-        raw_key: the dataset within it, where it is not recognised.
+    ``raw`` is the volume that was segmented (None: where the output says that it was), ``raw_key``
+    the dataset within it, where it is not recognised.
     """
     try:
         summary = json.loads((folder / _SUMMARY).read_text())
@@ -260,28 +257,30 @@ def open_blockwise_output(folder: Path, raw: Path | None, raw_key: str | None) -
         raise DataError(f"{folder / _SUMMARY} is damaged ({error}); segment again") from error
     if not isinstance(summary, dict):
         raise DataError(f"{folder / _SUMMARY} is damaged (it holds no names); segment again")
-    below = []
-    if raw is not None:
+    if raw is None:
+        grey = _segmented_volume(summary, stages)
+    else:
         grey = open_volume(raw, raw_key, missing_chunks="fill", setting="raw_key")
-        below = [Layer(RAW, "grey", grey)]
-    elif (grey_there := _segmented_volume(summary, stages)) is not None:
-        below = [Layer(RAW, "grey", grey_there)]
+    fragments, segments = (
+        open_volume(folder / name, labels=True, missing_chunks="fill")
+        for name in (images.FRAGMENTS, images.SEGMENTATION)
+    )
     layers = [
-        *below,
+        *([] if grey is None else [Layer(RAW, "grey", grey)]),
         Layer(AFFINITIES, "affinities", _Affinities(folder / images.AFFINITIES)),
-        Layer(FRAGMENTS, "labels", _Stored(folder / images.FRAGMENTS)),
-        Layer(SEGMENTATION, "labels", _Stored(folder / images.SEGMENTATION)),
+        Layer(FRAGMENTS, "labels", fragments),
+        Layer(SEGMENTATION, "labels", segments),
     ]
-    if below and layers[0].voxels.shape != layers[-1].voxels.shape:
+    if grey is not None and grey.shape != segments.shape:
         raise ConfigError(
-            f"raw={raw} has {layers[0].voxels.shape} voxels and {folder} {layers[-1].voxels.shape};"
-            " give the volume that was segmented"
+            f"raw={raw} has {grey.shape} voxels and {folder} {segments.shape}; give the volume that"
+            " was segmented"
         )
     return Scene(
         title=folder.resolve().name,
         path=folder,
         layers={layer.name: layer for layer in layers},
-        voxel_size=open_volume(folder / images.SEGMENTATION, labels=True).voxel_size,
+        voxel_size=segments.voxel_size,
         facts={name: str(value) for name, value in summary.items()},
     )
 
@@ -302,35 +301,15 @@ def _segmented_volume(summary: dict[str, Any], stages: list[dict[str, Any]]) -> 
     return None
 
 
-class _Stored:
-    """An array of the output at its finest; what is unreadable says which file it is of."""
+class _Affinities:
+    """Stored 0..255 as affinities in [0, 1], read where somebody looks."""
 
     def __init__(self, store: Path) -> None:
-        self._path = store / _FINEST
-        try:
-            self._array: Any = zarr.open_array(str(self._path), mode="r")
-        except Exception as error:  # zarr has a dozen ways to say it
-            raise DataError(
-                f"{self._path} is missing or damaged ({error}); segment again with overwrite=true"
-            ) from error
-        self.shape: tuple[int, ...] = tuple(self._array.shape)
-        self.dtype: np.dtype[Any] = np.dtype(self._array.dtype)
-
-    def __getitem__(self, index: Any, /) -> npt.NDArray[Any]:
-        try:
-            return np.asarray(self._array[index])
-        except Exception as error:  # codecs raise what they like
-            raise DataError(
-                f"{self._path} is damaged at {index} ({error}); segment again with overwrite=true"
-            ) from error
-
-
-class _Affinities(_Stored):
-    """Stored 0..255 as affinities in [0, 1]."""
-
-    def __init__(self, store: Path) -> None:
-        super().__init__(store)
-        self.dtype = np.dtype(np.float32)
+        self._source = Zarr(store, "fill").open(_FINEST)
+        self.shape, self.dtype = self._source.shape, np.dtype(np.float32)
 
     def __getitem__(self, index: Any, /) -> npt.NDArray[np.float32]:
-        return images.dequantised(super().__getitem__(index))
+        """All three of a box: slices along the last three axes."""
+        box = zip(index[-3:], self.shape[1:], strict=True)
+        parts = (slice(*part.indices(size)[:2]) for part, size in box)
+        return images.dequantised(self._source.read((slice(0, 3), *parts)))

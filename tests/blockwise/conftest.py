@@ -12,7 +12,7 @@ from psc.blockwise.grid import Grid
 from psc.blockwise.images import dequantised, quantised
 from psc.blockwise.pipeline import BlockwiseOptions
 from psc.em.affinities import affinities_from_labels
-from psc.em.settings import SegmentationOptions
+from psc.em.settings import SegmentationConfig
 from psc.em.synthetic import synthetic_fibsem
 
 
@@ -49,7 +49,7 @@ def neuropil(noisy_affinities) -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture
 def options() -> Callable[..., BlockwiseOptions]:
     def make(threshold: float = 0.4, scoring: str = "hist_quant_50", **changes) -> BlockwiseOptions:
-        segmentation = SegmentationOptions(scoring=scoring)
+        segmentation = SegmentationConfig(scoring=scoring)
         return BlockwiseOptions(segmentation=segmentation, threshold=threshold, **changes)
 
     return make

@@ -15,10 +15,9 @@ from psc.blockwise import engine as engine_module
 from psc.blockwise.engine import Engine
 from psc.blockwise.grid import Grid
 from psc.blockwise.images import StoredArray, dequantised, quantised
-from psc.blockwise.pipeline import BlockwiseOptions, segment_blockwise
-from psc.blockwise.stages import halved_mode
-from psc.em.settings import SegmentationOptions
-from psc.em.watershed import agglomerate, seeded_watershed
+from psc.blockwise.pipeline import BlockwiseOptions, halved_mode, segment_blockwise
+from psc.em.settings import SegmentationConfig
+from psc.em.watershed import agglomerate, fragments_of
 from psc.errors import ConfigError, DataError
 from psc.metrics import segmentation_scores
 
@@ -54,7 +53,7 @@ def vi(one, two):
 @pytest.mark.parametrize("scoring", ["hist_quant_50", "mean", "aff75_his256"])
 def test_seams_leave_no_trace(neuropil, options, tmp_path, scoring):
     labels, affinities = neuropil
-    fragments = seeded_watershed(affinities)
+    fragments = fragments_of(affinities, SegmentationConfig())
     ((_, expected),) = agglomerate(affinities, fragments, [0.4], scoring=scoring)
     grid = Grid(labels.shape, (40, 40, 40))
     result = segment_blockwise(
@@ -73,7 +72,7 @@ def test_seams_leave_no_trace(neuropil, options, tmp_path, scoring):
 def test_one_block_gives_the_very_segmentation_of_the_whole(neuropil, options, tmp_path, scoring):
     _, affinities = neuropil
     part = affinities[:, :40, :41, :39]
-    fragments = seeded_watershed(part)
+    fragments = fragments_of(part, SegmentationConfig())
     ((_, expected),) = agglomerate(part, fragments, [0.3], scoring=scoring)
     result = segment_blockwise(  # smaller than one block
         FromArray(part),
@@ -94,14 +93,14 @@ def test_any_shape_and_block_size_gives_the_same_up_to_little(
 ):
     _, affinities = neuropil
     part = np.ascontiguousarray(affinities[(slice(None), *whole(shape))])
-    fragments = seeded_watershed(part)
+    fragments = fragments_of(part, SegmentationConfig())
     ((_, expected),) = agglomerate(part, fragments, [0.5], scoring="hist_quant_50")
     result = segment_blockwise(
         FromArray(part),
         {},
         Grid(shape, core),
         BlockwiseOptions(
-            segmentation=SegmentationOptions(scoring="hist_quant_50"), threshold=0.5, context=24
+            segmentation=SegmentationConfig(scoring="hist_quant_50"), threshold=0.5, context=24
         ),
         tmp_path_factory.mktemp("random") / "out",
         engine=HERE,

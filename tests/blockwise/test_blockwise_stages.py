@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from psc.block.unit import make_unit
 from psc.blockwise.grid import Grid, block_size
 from psc.blockwise.images import create_image, dequantised, quantised
-from psc.blockwise.stages import AffinityStage, LoadedNetwork, NetworkAffinities, halved_mode
+from psc.blockwise.pipeline import Job, LoadedNetwork, NetworkAffinities, halved_mode
 from psc.networks.unet import UNet
 from psc.volumes.intensity import scale_intensity
 from psc.volumes.tiling import predict_volume, tile_sizes
@@ -48,9 +48,9 @@ def test_blocks_give_the_affinities_of_the_whole_volume(
     source = NetworkAffinities(raw, lambda: loaded, **tiles)
     folder = tmp_path_factory.mktemp("affinities") / "a.zarr"
     (target,) = create_image(folder, [grid], np.uint8, voxel_size=None, channels=3)
-    stage = AffinityStage(source, target)
+    job = Job(folder, [grid], None, source, target, None, [])
     for block in grid:
-        stage(block)
+        job.write_affinities(block)
     found = target.read(tuple(slice(0, n) for n in shape))
     assert found.std() > 0 or found.size < 9
     # The last block may end in another tile than the volume's, and sums be rounded otherwise.

@@ -10,7 +10,7 @@ import zarr
 from psc.blockwise.engine import open_engine
 from psc.blockwise.grid import Grid
 from psc.blockwise.pipeline import BlockwiseOptions, segment_blockwise
-from psc.em.settings import SegmentationOptions
+from psc.em.settings import SegmentationConfig
 from psc.errors import ConfigError, DataError
 from psc.viewing.scene import is_blockwise_output, open_blockwise_output
 from psc.volumes.reading import fingerprint, open_volume
@@ -31,7 +31,7 @@ class Known:
 @pytest.fixture
 def written(tmp_path):
     folder = tmp_path / "neurons"
-    options = BlockwiseOptions(segmentation=SegmentationOptions(), threshold=0.5, context=2)
+    options = BlockwiseOptions(segmentation=SegmentationConfig(), threshold=0.5, context=2)
     with open_engine(1, None, progress=False) as engine:
         segment_blockwise(
             Known(),
