@@ -55,33 +55,26 @@ class Deformation:
     def __post_init__(self) -> None:
         if len(self.spacing) != 3 or any(step < 1 or step != int(step) for step in self.spacing):
             raise ConfigError(
-                f"spacing={list(self.spacing)}: must be three whole numbers of voxels (z, y, x), at"
-                " least 1"
+                f"spacing={list(self.spacing)}: must be three whole numbers of voxels (z, y, x) ≥ 1"
             )
         if len(self.jitter) != 3 or not all(0 <= most < math.inf for most in self.jitter):
             raise ConfigError(
-                f"jitter={list(self.jitter)}: must be three finite distances in voxels (z, y, x),"
-                " at least 0"
+                f"jitter={list(self.jitter)}: must be three finite numbers of voxels (z, y, x) ≥ 0"
             )
         for most, step in zip(self.jitter, self.spacing, strict=True):
             if most > _LARGEST_JITTER * step:
                 raise ConfigError(
-                    f"jitter={self.jitter}: more than {_LARGEST_JITTER} of"
-                    f" spacing={self.spacing} can fold the tissue; use less jitter or a wider"
-                    " spacing"
+                    f"jitter={self.jitter}: more than {_LARGEST_JITTER} of spacing={self.spacing}"
+                    " can fold the tissue"
                 )
         if not 0 <= self.rotation <= 180:
             raise ConfigError(f"rotation={self.rotation}: must be 0 to 180 degrees")
         if self.offset < 1 or self.offset != int(self.offset):
-            raise ConfigError(
-                f"offset={self.offset}: must be a whole number of voxels, at least 1; slip=0 and"
-                " shift=0 leave sections in place"
-            )
+            raise ConfigError(f"offset={self.offset}: must be a whole number of voxels ≥ 1")
         share(self, "slip", "shift")
         if self.slip + self.shift > 1:
             raise ConfigError(
-                f"slip={self.slip}: must not exceed 1 together with shift={self.shift}; a section"
-                " does one or the other"
+                f"slip={self.slip}: must not exceed 1 together with shift={self.shift}"
             )
 
     @property

@@ -17,7 +17,6 @@ import hashlib
 import itertools
 import logging
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,17 +30,16 @@ from psc.em.labels import relabel_consecutive
 from psc.em.settings import FibsemConfig, SlabConfig
 from psc.em.synthetic import write_synthetic_volume
 from psc.errors import ConfigError, DataError
-from psc.files import PROJECT, WORKPLACE, entries, natural_order, nearest
+from psc.files import entries, locate, matching, nearest
+from psc.training.records import REAL, SAMPLE, SYNTHETIC
 from psc.volumes.containers import MissingChunks, Zarr
 from psc.volumes.intensity import full_scale, settled_range
 from psc.volumes.metadata import Triple
+from psc.volumes.patches import size3
 from psc.volumes.reading import OWN_LABELS, FileRecord, Volume, open_container, open_volume, sample
 from psc.volumes.tiling import Size3
 
 log = logging.getLogger(__name__)
-
-REAL, SAMPLE, SYNTHETIC = "real", "real sample", "synthetic"
-"""Kinds of data; only the first may fill a cell of the paper's tables."""
 
 _RAW_FILES = ("grayscale_maps.h5", "raw.h5")
 _RAW_FOLDER = "grayscale_maps"
@@ -58,23 +56,16 @@ class LabelledVolume:
 
     raw: npt.NDArray[Any]
     """Grey values (D, H, W), in the file's dtype: where labels are, and some context around."""
-    labels: npt.NDArray[np.uint64] | None
-    """Instance ids (d, h, w), 0 = background or unknown; None if there are none."""
+    labels: npt.NDArray[np.uint64]  # instance ids (d, h, w), 0 = background or unknown
     voxel_size: Triple | None
     name: str  # for records and messages
     synthetic: bool  # the file says that it was generated
     files: tuple[FileRecord, ...]  # every file that was read
     offset: Triple | None = None  # where the file's first voxel lies
     start: Size3 = (0, 0, 0)  # voxel of the file at which raw begins
-    margin: Size3 = (0, 0, 0)  # voxels of raw before the labels
+    first: Size3 = (0, 0, 0)  # voxel of the file at which the labels begin
     source: str = ""  # file and dataset of raw
     said: tuple[str, ...] = ()  # what was read and what it is taken for, a line each
-
-    @property
-    def first(self) -> Size3:
-        """Voxel of the file at which the labels begin."""
-        z, y, x = (a + b for a, b in zip(self.start, self.margin, strict=True))
-        return z, y, x
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,18 +82,12 @@ class Region:
     raw_context: bool = True
 
     def __post_init__(self) -> None:
-        low, high = self.volume.first[0], self.volume.first[0] + self._labelled[0]
+        low, high = self.volume.first[0], self.volume.first[0] + len(self.volume.labels)
         if not low <= self.start < self.stop <= high:
             raise ConfigError(
                 f"{self.volume.name}: slab z = {self.start} to {self.z_stop} is empty or not"
                 f" inside the volume; give {low} <= start < stop <= {high}"
             )
-
-    @property
-    def _labelled(self) -> Size3:
-        labels = self.volume.labels
-        depth, height, width = (self.volume.raw if labels is None else labels).shape
-        return depth, height, width
 
     @property
     def start(self) -> int:
@@ -112,12 +97,13 @@ class Region:
     @property
     def stop(self) -> int:
         """One after the last section, as a number."""
-        return self.volume.first[0] + self._labelled[0] if self.z_stop is None else self.z_stop
+        end = self.volume.first[0] + len(self.volume.labels)
+        return end if self.z_stop is None else self.z_stop
 
     @property
     def shape(self) -> Size3:
         """Shape of the slab in voxels (z, y, x)."""
-        return self.stop - self.start, *self._labelled[1:]
+        return size3(self.labels.shape)
 
     @property
     def first(self) -> Size3:
@@ -139,7 +125,6 @@ class Region:
     @property
     def labels(self) -> npt.NDArray[np.uint64]:
         """Its labels (D, H, W), with the file's ids: pieces that connect outside stay one body."""
-        assert self.volume.labels is not None  # read_splits refuses volumes without
         first = self.volume.first[0]
         return self.volume.labels[self.start - first : self.stop - first]
 
@@ -180,19 +165,6 @@ class Splits:
             slabs = ", ".join(map(str, part))
             lines.append(f"{name}: {slabs} (sections along z), {voxels:,} voxels with labels")
         return lines
-
-
-def locate(path: str) -> Path:
-    """A configured path: ``$VARIABLE`` expanded, relative ones tried from the project too."""
-    expanded = os.path.expandvars(path)
-    if "$" in expanded:
-        raise DataError(f"{path}: the environment variable is not set; export it, or give a path")
-    found = Path(expanded).expanduser()
-    if found.is_absolute() or found.exists() or _matching(found):
-        return found
-    if (PROJECT / found).exists():
-        return PROJECT / found
-    return WORKPLACE / found if (WORKPLACE / found.parts[0]).exists() else found
 
 
 def prepare_synthetic(config: FibsemConfig) -> None:
@@ -240,7 +212,7 @@ def read_splits(config: FibsemConfig) -> Splits:
 
 def _cut(volume: LabelledVolume, shares: Sequence[float]) -> list[tuple[int, int]]:
     """Sections of the three parts of a volume, in this order along z."""
-    sections = len(volume.raw if volume.labels is None else volume.labels)
+    sections = len(volume.labels)
     ends = [round(sections * end) for end in itertools.accumulate(shares, initial=0.0)]
     if len(set(ends)) < len(ends):
         raise DataError(
@@ -261,7 +233,7 @@ def _expanded(slab: SlabConfig) -> list[SlabConfig]:
     pattern = locate(slab.raw)
     found: list[SlabConfig] = []
     regex = re.compile(re.escape(str(pattern)).replace(r"\*", "([^/]*)"))
-    there = _matching(pattern)
+    there = matching(pattern)
     for path in there:
         names = regex.fullmatch(path)
         labels, stars = slab.labels, (slab.labels or "").count("*")
@@ -277,13 +249,6 @@ def _expanded(slab: SlabConfig) -> list[SlabConfig]:
     if not found:
         raise DataError(f"{slab.raw} matches nothing; {nearest(pattern)}")
     return found
-
-
-def _matching(pattern: Path) -> list[str]:
-    """Paths that a pattern with * stands for, in natural order."""
-    folder = next(place for place in (pattern, *pattern.parents) if "*" not in str(place))
-    parts = str(pattern.relative_to(folder))
-    return sorted(map(str, folder.glob(parts)) if "*" in parts else (), key=natural_order)
 
 
 def _read(slab: SlabConfig, config: FibsemConfig) -> LabelledVolume:
@@ -302,16 +267,11 @@ def _read(slab: SlabConfig, config: FibsemConfig) -> LabelledVolume:
         labels_offset=slab.labels_offset,
         missing_chunks=config.missing_chunks,  # type: ignore[arg-type]  # read_volume checks it
     )
-    if volume.labels is None:
-        raise DataError(
-            f"{raw} has no labels; set dataset.*.labels and labels_key to where they are"
-        )
     return _settled(volume, config)
 
 
 def _settled(volume: LabelledVolume, config: FibsemConfig) -> LabelledVolume:
     """With the data set's voxel size where the file has none; says what everything is taken for."""
-    assert volume.labels is not None
     name, said = volume.name, list(volume.said)
     _, bodies = relabel_consecutive(volume.labels)
     unknown = 1 - np.count_nonzero(volume.labels) / volume.labels.size
@@ -397,7 +357,6 @@ def read_volume(
     raw_key: str | None = None,
     labels_key: str | None = None,
     labels_offset: Sequence[int] | None = None,
-    read_labels: bool = True,
     missing_chunks: MissingChunks = "refuse",
 ) -> LabelledVolume:
     """Read a volume into memory; of raw with labels of a part, that part and context around it.
@@ -411,43 +370,34 @@ def read_volume(
         labels_key: the same for the labels.
         labels_offset: voxel (z, y, x) of raw at which the labels begin; None: as their file says,
             by CREMI's attribute ``offset`` or a translation of OME-Zarr, else at the first one.
-        read_labels: False leaves labels unread even where there are some.
         missing_chunks: see ``psc.volumes.reading.open_volume``.
-
-    Raises:
-        DataError: a file is missing, damaged or not what it should be; raw and labels do not lie in
-            the same place; raw is not finite; labels are not integers or negative; a supervoxel has
-            no body.
     """
     source = _source_of(raw)
     grey = open_volume(source, raw_key, missing_chunks=missing_chunks, setting="raw_key")
-    truth = _labels_of(raw, source, labels, labels_key, missing_chunks) if read_labels else None
-    parts = [grey] if truth is None else [grey, truth]
+    truth = _labels_of(raw, source, labels, labels_key, missing_chunks)
+    parts = [grey, truth]
     said = [note for part in parts for note in part.notes]
     shape = " × ".join(map(str, grey.shape))
     voxels = next((part for part in parts if part.voxel_size), None)
     size = "" if voxels is None else f", {_nm(voxels.voxel_size)} ({voxels.voxel_size_source})"
     said.append(f"{grey.where}: {shape} voxels (z, y, x) of {grey.dtype}{size}")
-    read, margin, labelled = tuple(slice(0, n) for n in grey.shape), (0, 0, 0), None
-    if truth is not None:
-        box = _box_of(grey, truth, labels_offset)
-        near = [(max(0, b.start - _CONTEXT), b.stop + _CONTEXT) for b in box]
-        read = tuple(slice(a, min(b, n)) for (a, b), n in zip(near, grey.shape, strict=True))
-        z, y, x = (b.start - part.start for b, part in zip(box, read, strict=True))
-        margin = z, y, x
-        labelled, note = _bodies(truth)
-        said += [f"{truth.where}: labels of {_span(box)}", *note]
-    z, y, x = (part.start for part in read)
+    box = _box_of(grey, truth, labels_offset)
+    read = tuple(
+        slice(max(0, b.start - _CONTEXT), min(b.stop + _CONTEXT, n))
+        for b, n in zip(box, grey.shape, strict=True)
+    )
+    bodies, notes = _bodies(truth)
+    said += [f"{truth.where}: labels of {_span(box)}", *notes]
     return LabelledVolume(
         raw=_finite(grey, read),
-        labels=labelled,
+        labels=bodies,
         voxel_size=None if voxels is None else voxels.voxel_size,
         name=raw.parent.name if raw.name in _RAW_FILES else raw.stem,
         synthetic=any(bool(part.attribute("synthetic")) for part in parts),
         files=tuple(p.file_record() for p in {tuple(p.files()): p for p in parts}.values()),
-        offset=grey.offset or (None if parts[-1].offset is None else (0.0, 0.0, 0.0)),
-        start=(z, y, x),
-        margin=margin,
+        offset=grey.offset or (None if truth.offset is None else (0.0, 0.0, 0.0)),
+        start=size3(part.start for part in read),
+        first=size3(part.start for part in box),
         source=grey.where,
         said=tuple(said),
     )
@@ -480,8 +430,8 @@ def _source_of(raw: Path) -> Path:
 
 def _labels_of(
     raw: Path, source: Path, labels: Path | None, key: str | None, missing: MissingChunks
-) -> Volume | None:
-    """The labels that were given, else those that the layout of ``raw`` has, if any."""
+) -> Volume:
+    """The labels that were given, else those that the layout of ``raw`` has."""
     if labels is None and raw.is_dir() and (raw / _LABELS_FILE).exists():
         labels = raw / _LABELS_FILE
     if labels is None and (container := open_container(source.absolute())) is not None:
@@ -492,7 +442,7 @@ def _labels_of(
         return open_volume(labels, key, labels=True, missing_chunks=missing, setting="labels_key")
     if key:
         raise DataError(f"{raw}: labels_key is {key!r}, but no labels file was given")
-    return None
+    raise DataError(f"{raw} has no labels; set dataset.*.labels and labels_key to where they are")
 
 
 def _box_of(raw: Volume, labels: Volume, given: Sequence[int] | None) -> list[slice]:

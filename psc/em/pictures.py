@@ -12,15 +12,14 @@ inside one cell, and a merge as one colour across two. Segments that touch get d
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.patches import Ellipse
+from numpy.lib.stride_tricks import sliding_window_view
 
 from psc.em.labels import pieces_of, relabel_consecutive
 from psc.errors import ConfigError, DataError
@@ -29,15 +28,18 @@ from psc.paper.style import (
     GAP,
     add_scale_bar,
     checked_png,
+    outline,
     page_style,
     row_of_panels,
     save_png,
     show_image,
 )
+from psc.volumes.intensity import grey_image
+from psc.volumes.metadata import Triple
 
 Colour = tuple[float, float, float]
 _Labels = npt.NDArray[np.integer[Any]]
-_VoxelSize = float | tuple[float, float, float]
+Box = tuple[slice, ...]
 
 # Chosen by farthest-point search for the largest CIEDE2000 distance between any two of them as seen
 # with normal vision, protanopia and deuteranopia (simulated); the smallest of all is about 15.
@@ -52,7 +54,7 @@ PALETTE: tuple[Colour, ...] = tuple(
 # Segments this many pixels apart look as if they touched: membranes are often labelled 0.
 _TOUCHING_PIXELS = (1, 2, 4)
 _COLOUR_BAR_WIDTH = 0.42  # inches, numbers included
-_REGION_EXTENT = 0.2  # of the slice's shorter side
+_REGIONS, _REGION_EXTENT = 3, 0.2  # ellipses at most; of the slice's shorter side
 _OPACITY = 0.5  # of label colours over the raw image
 
 
@@ -60,93 +62,63 @@ def segmentation_figure(
     raw: npt.NDArray[Any],
     truth: _Labels,
     predictions: Mapping[str, _Labels],
-    path: Path | str,
+    path: Path,
     *,
-    voxel_size_nm: _VoxelSize | None = None,
-    captions: Mapping[str, str] | None = None,
-    slice_index: int | None = None,
-    regions: int = 3,
+    voxel_size_nm: Triple | None = None,
 ) -> None:
-    """One row of panels: raw | ground truth | each prediction, of one slice of a volume.
+    """One row of panels: raw | ground truth | each prediction by name, of one slice of a volume.
 
-    In each prediction, dotted ellipses mark where the slice holds most of the volume's variation
-    of information.
-
-    Args:
-        raw: grey values (D, H, W), any real dtype and range.
-        truth: integer labels (D, H, W), 0 = unknown.
-        predictions: integer labels (D, H, W) by name, at least one; names become titles.
-        path: the PNG to write.
-        voxel_size_nm: nanometres, one number or (z, y, x); a scale bar is drawn where it is given.
-        captions: second line of a prediction's title, by name. By default its VI over the volume.
-        slice_index: z of the slice; by default the one with most disagreement, summed over
-            predictions.
-        regions: ellipses in each prediction, at most; 0 for none.
+    Volumes are (D, H, W); the slice is the one with most disagreement, summed over predictions. In
+    each prediction, dotted ellipses mark where the slice holds most of the volume's variation of
+    information; its title says the volume's. A scale bar is drawn where ``voxel_size_nm`` (z, y, x)
+    is given.
     """
     path = checked_png(path)
     _check_volumes(raw, {"truth": truth, **predictions})
     if not predictions:
         raise ConfigError("a segmentation figure needs at least one prediction")
-    if captions is not None and not set(captions) <= set(predictions):
-        raise ConfigError(f"captions for {sorted(captions)}, predictions {sorted(predictions)}")
     maps = {name: disagreement(truth, labels) for name, labels in predictions.items()}
-    if slice_index is None:
-        slice_index = worst_slice(np.sum([m.total for m in maps.values()], axis=0))
-    z = _checked_slice(slice_index, raw)
-
+    z = worst_slice(np.sum([m.total for m in maps.values()], axis=0))
     matched = {name: match_labels(truth, labels)[z] for name, labels in predictions.items()}
     colours = assign_colours([truth[z], *matched.values()])
-    size = _voxel_size(voxel_size_nm)
+    _, *size = voxel_size_nm or (1.0, 1.0, 1.0)
     with page_style():
-        figure, panels = row_of_panels(2 + len(matched), raw.shape[1:], size[1:], title_lines=2)
+        figure, panels = row_of_panels(
+            2 + len(matched), raw.shape[1:], (size[0], size[1]), title_lines=2
+        )
         grey = grey_image(raw[z])
         show_image(panels[0], grey, ["raw", f"z = {z}"])
         show_image(panels[1], overlay(grey, truth[z], colours), ["ground truth", ""])
         for panel, (name, labels) in zip(panels[2:], matched.items(), strict=True):
             vi = f"VI split {maps[name].vi_split:.2f}, merge {maps[name].vi_merge:.2f}"
-            subtitle = vi if captions is None else captions.get(name, "")
-            show_image(panel, overlay(grey, labels, colours), [name, subtitle])
-            if regions > 0:
-                _circle(panel, maps[name].total[z], regions)
+            show_image(panel, overlay(grey, labels, colours), [name, vi])
+            _circle(panel, maps[name].total[z])
         if voxel_size_nm is not None:
-            add_scale_bar(panels[0], raw.shape[2] * size[2])
+            add_scale_bar(panels[0], raw.shape[2] * size[1])
         save_png(figure, path)
 
 
 def affinity_figure(
     raw: npt.NDArray[Any],
     affinities: npt.NDArray[np.floating[Any]],
-    path: Path | str,
+    path: Path,
     *,
-    voxel_size_nm: _VoxelSize | None = None,
-    slice_index: int | None = None,
+    voxel_size_nm: Triple | None = None,
 ) -> None:
-    """One row of panels: raw | affinity along z | along y | along x, of one slice of a volume.
+    """One row of panels: raw | affinity along z | along y | along x, of the middle slice.
 
-    Args:
-        raw: grey values (D, H, W), any real dtype and range.
-        affinities: (3, D, H, W) in [0, 1], channels z, y, x.
-        path: the PNG to write.
-        voxel_size_nm: nanometres, one number or (z, y, x); a scale bar is drawn where it is given.
-        slice_index: z of the slice; by default the middle one.
+    ``raw`` is (D, H, W), ``affinities`` (3, D, H, W) in [0, 1]; ``voxel_size_nm`` as above.
     """
     path = checked_png(path)
-    if affinities.ndim != 4 or affinities.shape[0] != 3:
-        raise DataError(f"affinities must have shape (3, D, H, W), found {affinities.shape}")
     _check_volumes(raw, {"affinities": affinities[0]})
-    z = _checked_slice(raw.shape[0] // 2 if slice_index is None else slice_index, raw)
-    section = np.asarray(affinities[:, z], dtype=np.float32)
-    if not (section.min() >= 0 and section.max() <= 1):
-        raise DataError(
-            f"affinities must be in [0, 1], found {section.min():g} to {section.max():g} in slice"
-            f" {z}; apply the sigmoid first"
-        )
-    size = _voxel_size(voxel_size_nm)
+    z = len(raw) // 2
+    _, *size = voxel_size_nm or (1.0, 1.0, 1.0)
     with page_style():
         figure, panels = row_of_panels(
-            4, raw.shape[1:], size[1:], title_lines=1, right=_COLOUR_BAR_WIDTH
+            4, raw.shape[1:], (size[0], size[1]), title_lines=1, right=_COLOUR_BAR_WIDTH
         )
         show_image(panels[0], grey_image(raw[z]), [f"raw, z = {z}"])
+        section = np.asarray(affinities[:, z], dtype=np.float32)
         for panel, image, axis in zip(panels[1:], section, "zyx", strict=True):
             show_image(panel, image, [f"affinity along {axis}"], cmap="cividis")
         box = panels[-1].get_position()
@@ -154,7 +126,7 @@ def affinity_figure(
         bar = figure.add_axes((box.x1 + GAP / width, box.y0, 0.08 / width, box.height))
         figure.colorbar(panels[-1].images[0], cax=bar, ticks=[0, 0.5, 1])
         if voxel_size_nm is not None:
-            add_scale_bar(panels[0], raw.shape[2] * size[2])
+            add_scale_bar(panels[0], raw.shape[2] * size[1])
         save_png(figure, path)
 
 
@@ -166,31 +138,13 @@ def _check_volumes(raw: npt.NDArray[Any], others: Mapping[str, npt.NDArray[Any]]
             raise DataError(f"{name} has shape {volume.shape}, raw {raw.shape}; crop one to match")
 
 
-def _checked_slice(index: int, raw: npt.NDArray[Any]) -> int:
-    if not 0 <= index < len(raw):
-        raise ConfigError(f"slice_index must be from 0 to {len(raw) - 1}, found {index}")
-    return index
-
-
-def _voxel_size(voxel_size_nm: _VoxelSize | None) -> tuple[float, float, float]:
-    """Voxel size (z, y, x); cubes of side 1 where it is unknown."""
-    if voxel_size_nm is None:
-        return (1.0, 1.0, 1.0)
-    size = np.broadcast_to(np.asarray(voxel_size_nm, dtype=np.float64), 3)
-    if not (np.isfinite(size).all() and (size > 0).all()):
-        raise ConfigError(f"voxel_size_nm must be positive, found {voxel_size_nm}")
-    return (float(size[0]), float(size[1]), float(size[2]))
-
-
-def _circle(panel: Axes, bits: npt.NDArray[np.float32], count: int) -> None:
+def _circle(panel: Axes, bits: npt.NDArray[np.float32]) -> None:
     extent = max(1, round(_REGION_EXTENT * min(bits.shape)))
-    for region in worst_regions(bits, (extent, extent), count):
+    for region in worst_regions(bits, (extent, extent), _REGIONS):
         (row, column), (rows, columns) = region_ellipse(bits, region)
-        ellipse = Ellipse(
-            (column, row), 2 * columns, 2 * rows, fill=False, edgecolor="white", linewidth=1.2
-        )
-        ellipse.set_linestyle((0, (1.2, 0.9)))
-        ellipse.set_path_effects([patheffects.withStroke(linewidth=2.4, foreground="black")])
+        ellipse = Ellipse((column, row), 2 * columns, 2 * rows, fill=False, linewidth=1.2)
+        ellipse.set(edgecolor="white", linestyle=(0, (1.2, 0.9)))
+        outline(ellipse, 2.4)
         panel.add_patch(ellipse)
 
 
@@ -218,20 +172,6 @@ class Disagreement:
         return float(self.merge.sum(dtype=np.float64) / np.count_nonzero(self.known))
 
 
-@dataclass(frozen=True)
-class Region:
-    """A box of voxels: its first index along each axis, the one after its last, and its bits."""
-
-    start: tuple[int, ...]
-    stop: tuple[int, ...]
-    bits: float
-
-    @property
-    def slices(self) -> tuple[slice, ...]:
-        """Index of the box in an array of the same axes."""
-        return tuple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
-
-
 def disagreement(truth: _Labels, predicted: _Labels) -> Disagreement:
     """Spread VI split and VI merge over the voxels that cause them.
 
@@ -251,7 +191,7 @@ def disagreement(truth: _Labels, predicted: _Labels) -> Disagreement:
 
 def worst_regions(
     bits: npt.NDArray[np.floating[Any]], size: Sequence[int], count: int
-) -> list[Region]:
+) -> list[Box]:
     """Boxes that hold the most disagreement, at most so many, none overlapping another.
 
     Greedy: the worst box, then the worst of those that do not touch it, and so on. Boxes without
@@ -259,22 +199,16 @@ def worst_regions(
     ``size`` is a box's extent along each axis, cut to the array's.
     """
     extent = tuple(min(s, n) for s, n in zip(size, bits.shape, strict=True))
-    sums = _box_sums(bits, extent)  # indexed by a box's start
-    regions: list[Region] = []
-    while len(regions) < count:
-        start = tuple(int(i) for i in np.unravel_index(np.argmax(sums), sums.shape))
-        stop = tuple(a + e for a, e in zip(start, extent, strict=True))
-        region = Region(start, stop, 0.0)
-        # Summed again from the voxels: differences of running sums leave rounding errors.
-        total = float(bits[region.slices].sum(dtype=np.float64))
-        if total == 0 or np.isneginf(sums[start]):
-            break
-        regions.append(Region(start, stop, total))
-        overlapping = tuple(
-            slice(max(0, a - e + 1), a + e) for a, e in zip(start, extent, strict=True)
-        )
-        sums[overlapping] = -np.inf
-    return regions
+    sums = bits.astype(np.float64)  # then: over the box that starts at each voxel
+    for axis, length in enumerate(extent):
+        sums = sliding_window_view(sums, length, axis).sum(axis=-1)
+    boxes: list[Box] = []
+    while len(boxes) < count and sums.max() > 0:
+        start = np.unravel_index(np.argmax(sums), sums.shape)
+        places = [(int(a), e) for a, e in zip(start, extent, strict=True)]
+        boxes.append(tuple(slice(a, a + e) for a, e in places))
+        sums[tuple(slice(max(0, a - e + 1), a + e) for a, e in places)] = 0
+    return boxes
 
 
 def worst_slice(bits: npt.NDArray[np.floating[Any]]) -> int:
@@ -283,41 +217,24 @@ def worst_slice(bits: npt.NDArray[np.floating[Any]]) -> int:
 
 
 def region_ellipse(
-    bits: npt.NDArray[np.floating[Any]], region: Region
+    bits: npt.NDArray[np.floating[Any]], region: Box
 ) -> tuple[tuple[float, float], tuple[float, float]]:
     """Centre and radii (rows, columns) of the upright ellipse around the bits in a box of a slice.
 
     The centre is their mean position; the radii are two and a half of their standard deviations,
     but no less than a quarter of the box, and no more than the ellipse through its corners.
     """
-    inside = bits[region.slices].astype(np.float64)
+    inside = bits[region].astype(np.float64)
     centre, radii = [], []
-    for axis in range(2):
+    for axis, side in enumerate(region):
         weight = inside.sum(axis=1 - axis)
-        position = np.arange(region.start[axis], region.stop[axis])
+        position = np.arange(side.start, side.stop)
         mean = float(np.average(position, weights=weight))
         spread = float(np.sqrt(np.average((position - mean) ** 2, weights=weight)))
-        extent = region.stop[axis] - region.start[axis]
+        extent = side.stop - side.start
         centre.append(mean)
         radii.append(float(np.clip(2.5 * spread, extent / 4, extent / np.sqrt(2))))
     return (centre[0], centre[1]), (radii[0], radii[1])
-
-
-def _box_sums(
-    bits: npt.NDArray[np.floating[Any]], extent: tuple[int, ...]
-) -> npt.NDArray[np.float64]:
-    """Sum over the box that starts at each voxel, for the starts whose box fits."""
-    padded = [(1, 0)] * bits.ndim
-    integral = np.pad(bits.astype(np.float64), padded)
-    for axis in range(bits.ndim):
-        np.cumsum(integral, axis=axis, out=integral)
-    sums = np.zeros(tuple(n - e + 1 for n, e in zip(bits.shape, extent, strict=True)))
-    for corner in product((0, 1), repeat=bits.ndim):  # inclusion and exclusion
-        window = tuple(
-            slice(c * e, c * e + n) for c, e, n in zip(corner, extent, sums.shape, strict=True)
-        )
-        sums += (-1) ** (bits.ndim - sum(corner)) * integral[window]
-    return sums
 
 
 def match_labels(truth: _Labels, predicted: _Labels) -> npt.NDArray[np.uint64]:
@@ -380,17 +297,6 @@ def assign_colours(images: Sequence[_Labels]) -> dict[int, Colour]:
     return {label: PALETTE[colour] for label, colour in chosen.items()}
 
 
-def colour_image(labels: _Labels, colours: Mapping[int, Colour]) -> npt.NDArray[np.float32]:
-    """Labels (H, W) as float32 (H, W, 4): red, green, blue, opacity; label 0 is transparent."""
-    _check_image(labels)
-    ids, index = np.unique(labels, return_inverse=True)
-    missing = [i for i in ids.tolist() if i != 0 and i not in colours]
-    if missing:
-        raise DataError(f"no colour for the labels {missing[:5]}; assign them from all images")
-    table = np.array([(*colours[i], 1.0) if i else (0.0,) * 4 for i in ids.tolist()], np.float32)
-    return table[index.reshape(labels.shape)]
-
-
 def _check_image(image: _Labels) -> None:
     if image.ndim != 2 or image.dtype.kind not in "iu":
         raise DataError(
@@ -411,23 +317,19 @@ def _touching(image: _Labels) -> set[tuple[int, int]]:
     return pairs
 
 
-def grey_image(section: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """A slice (H, W) as float32 in [0, 1], its darkest and brightest half per cent clipped."""
-    grey = section.astype(np.float32)
-    low, high = (float(value) for value in np.percentile(grey, [0.5, 99.5]))
-    grey -= low
-    if high > low:
-        grey /= high - low
-    return np.clip(grey, 0, 1)
-
-
 def overlay(
     grey: npt.NDArray[np.float32],
     labels: npt.NDArray[np.integer[Any]],
     colours: Mapping[int, Colour],
 ) -> npt.NDArray[np.float32]:
     """Labels in their colours over a grey image (H, W), float32 (H, W, 3)."""
-    paint = colour_image(labels, colours)
-    opacity = _OPACITY * paint[..., 3:]
+    _check_image(labels)
+    ids, index = np.unique(labels, return_inverse=True)
+    # 0 is not painted: its grey values stay.
+    table = np.array(
+        [(*colours[i], _OPACITY) if i else (0.0,) * 4 for i in ids.tolist()], np.float32
+    )
+    paint = table[index.reshape(labels.shape)]
+    opacity = paint[..., 3:]
     blended: npt.NDArray[np.float32] = (1 - opacity) * grey[..., None] + opacity * paint[..., :3]
     return blended

@@ -4,8 +4,8 @@ import json
 import logging
 import multiprocessing
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,12 @@ import torch
 
 from psc.blockwise.engine import open_engine
 from psc.blockwise.grid import Grid, block_size
-from psc.blockwise.pipeline import BlockwiseOptions, segment_blockwise
-from psc.blockwise.stages import LoadedNetwork, NetworkAffinities
+from psc.blockwise.pipeline import (
+    BlockwiseOptions,
+    LoadedNetwork,
+    NetworkAffinities,
+    segment_blockwise,
+)
 from psc.config.schema import DenseNetConfig, SegmentConfig, TrainConfig, UNetConfig
 from psc.em.settings import FibsemConfig
 from psc.em.testing import prediction_tiles
@@ -35,30 +39,18 @@ _AFFINITIES = 3
 _Triple = tuple[float, float, float]
 
 
-@dataclass(frozen=True)
-class CheckpointNetwork:
-    """The network of a checkpoint, loaded once in each process that asks for it."""
-
-    path: Path  # seen by all workers
-    accelerator: str  # see psc.training.hardware.inference_device
-    precision: str  # see psc.training.hardware.arithmetic
-
-    def __call__(self) -> LoadedNetwork:
-        """The network, in evaluation mode, with the sigmoid behind it."""
-        return _loaded(self)
-
-
 @lru_cache(maxsize=1)
-def _loaded(source: CheckpointNetwork) -> LoadedNetwork:
+def _loaded(path: Path, accelerator: str, precision: str) -> LoadedNetwork:
+    """The network of a checkpoint with the sigmoid behind it, loaded once in each process."""
     if multiprocessing.parent_process() is not None:
         claim_gpu()  # one of several processes on this machine
-    device = inference_device(source.accelerator)
-    network = read_checkpoint(source.path).network()
+    device = inference_device(accelerator)
+    network = read_checkpoint(path).network()
     assert isinstance(network, VolumeNetwork)
     tiled = network.to(device).eval().unpadded()
 
     def predict(raw: torch.Tensor) -> torch.Tensor:
-        with arithmetic(source.precision, device):
+        with arithmetic(precision, device):
             return torch.sigmoid(tiled(raw).float())
 
     return LoadedNetwork(predict, device)
@@ -70,7 +62,7 @@ def segment_neurons(config: SegmentConfig, checkpoint: Checkpoint) -> Path:
     _check_network(trained, checkpoint.path)
     trained = replace(trained, segmentation=trained.segmentation.changed(config.segmentation))
     options = BlockwiseOptions(
-        segmentation=trained.segmentation.options,
+        segmentation=trained.segmentation,
         threshold=_threshold(config, checkpoint),
         context=config.context,
         levels=config.levels,
@@ -197,7 +189,7 @@ def _affinities(
         log.warning("%s", note)
     return NetworkAffinities(
         volume,
-        CheckpointNetwork(checkpoint.path.resolve(), config.accelerator, precision),
+        partial(_loaded, checkpoint.path.resolve(), config.accelerator, precision),
         tile_input,
         tile_output,
         tiled.period,

@@ -3,7 +3,6 @@
 Sizes are in voxels, intensities in [0, 1] after scaling.
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -220,8 +219,8 @@ large ones of the seeded watershed a single high affinity would suffice to merge
 
 
 @dataclass(kw_only=True)
-class SegmentationOptions:
-    """How affinities become a segmentation; see ``psc.em.watershed``."""
+class SegmentationConfig:
+    """How affinities are predicted, and become neurons: ``psc.em.watershed``."""
 
     fragments: str = "seeded"  # or waterz
     boundary_threshold: float = 0.5  # of the seeded watershed, a mean affinity
@@ -229,18 +228,24 @@ class SegmentationOptions:
     minimum_seed_distance: int = 1  # of the seeded watershed, voxels
     low: float = 0.0001  # of waterz's watershed, an affinity
     high: float = 0.9999  # of waterz's watershed, an affinity
-    scoring: str = "mean"
+    scoring: str = "hist_quant_50"
     """A key of ``SCORING_FUNCTIONS``. The published aff50_his256 goes with the fragments "waterz";
     with "seeded" use one that looks at all affinities."""
-    thresholds: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    thresholds: list[float] = field(
+        default_factory=lambda: [round(0.05 * i, 2) for i in range(1, 20)]
+    )
     """Of the agglomeration, to try: scores 1 - affinity."""
+    tile_input: int | None = None
+    """Edge of the largest cube that fits into memory at once, in voxels; tiles of other forms have
+    no more voxels. null: of four times the voxels of a training patch."""
+    batch_size: int = 1  # tiles that are predicted at once
 
     def __post_init__(self) -> None:
         require(self, "fragments", ("seeded", "waterz"))
         require(self, "scoring", SCORING_FUNCTIONS)
         share(self, "boundary_threshold")
         at_least(self, 0, "seed_smoothing")
-        at_least(self, 1, "minimum_seed_distance")
+        at_least(self, 1, "minimum_seed_distance", "batch_size")
         if not 0 <= self.low < self.high <= 1:
             raise ConfigError(
                 f"low={self.low}, high={self.high}: waterz's watershed needs affinities 0 <= low < "
@@ -258,31 +263,6 @@ class SegmentationOptions:
     def ascending(self) -> tuple[float, ...]:
         """The thresholds in ascending order, each once."""
         return tuple(sorted({float(threshold) for threshold in self.thresholds}))
-
-
-@dataclass(kw_only=True)
-class SegmentationConfig(SegmentationOptions):
-    """Affinities to neurons: how they are predicted and segmented."""
-
-    scoring: str = "hist_quant_50"
-    thresholds: list[float] = field(
-        default_factory=lambda: [round(0.05 * i, 2) for i in range(1, 20)]
-    )
-    tile_input: int | None = None
-    """Edge of the largest cube that fits into memory at once, in voxels; tiles of other forms have
-    no more voxels. null: of four times the voxels of a training patch."""
-    batch_size: int = 1  # tiles that are predicted at once
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 1, "batch_size")
-
-    @property
-    def options(self) -> SegmentationOptions:
-        """Without what concerns prediction."""
-        return SegmentationOptions(
-            **{f.name: getattr(self, f.name) for f in fields(SegmentationOptions)}
-        )
 
     def changed(self, changes: Any) -> "SegmentationConfig":
         """With what of ``SegmentationChanges`` is not null."""

@@ -141,7 +141,9 @@ def malis_weights(
             f"normalization must be one of {', '.join(MALIS_NORMALIZATIONS)}; found"
             f" {normalization!r}"
         )
-    _check_shapes(affinities, labels, mask)
+    sizes = {len(part) for part in (affinities, labels, mask) if part is not None}
+    if len(sizes) > 1:
+        raise DataError(f"affinities, labels and mask are of {sizes} samples; give as many of each")
     on_gpu = affinities.is_cuda
     weights = torch.empty((2, *affinities.shape), dtype=torch.float32, pin_memory=on_gpu)
     reads = [
@@ -161,25 +163,6 @@ def malis_weights(
         tasks = [(side, n) for n in range(len(graphs)) for side in (0, 1)]
         list(pool.map(count, tasks))
     return weights.to(affinities.device, affinities.dtype, non_blocking=on_gpu)
-
-
-def _check_shapes(affinities: Tensor, labels: Tensor, mask: Tensor | None) -> None:
-    if affinities.ndim != 5 or affinities.shape[1] != 3 or affinities.numel() == 0:
-        raise DataError(
-            "affinities must have shape (N, 3, D, H, W), channels z, y, x, with voxels in it;"
-            f" found {tuple(affinities.shape)}"
-        )
-    expected = (len(affinities), *affinities.shape[2:])
-    if tuple(labels.shape) != expected:
-        raise DataError(
-            f"labels must have shape {expected}, that of the network's output; found"
-            f" {tuple(labels.shape)}"
-        )
-    if mask is not None and (mask.shape != affinities.shape or mask.dtype != torch.bool):
-        raise DataError(
-            f"the mask must be bool of shape {tuple(affinities.shape)}, found {mask.dtype} of shape"
-            f" {tuple(mask.shape)}"
-        )
 
 
 def _begin_reading(

@@ -7,7 +7,7 @@ scored in exactly the same way.
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ from psc.em.affinities import intensity_affinities
 from psc.em.bodies import body_errors, write_body_errors
 from psc.em.data import Region, Splits
 from psc.em.pictures import affinity_figure, segmentation_figure
-from psc.em.settings import AffinityRecipeConfig, FibsemConfig, SegmentationOptions
+from psc.em.settings import AffinityRecipeConfig, FibsemConfig, SegmentationConfig
 from psc.em.watershed import segment, threshold_scores
-from psc.metrics import segmentation_scores
+from psc.metrics import SegmentationScores, segmentation_scores
 from psc.networks.geometry import VolumeNetwork
 from psc.paper.curves import threshold_figure
 from psc.training.provenance import git_state
@@ -146,21 +146,14 @@ def predict_affinities(
 
 
 def run_protocol(
-    affinities_of: Callable[[Region], _Affinities], splits: Splits, options: SegmentationOptions
+    affinities_of: Callable[[Region], _Affinities], splits: Splits, options: SegmentationConfig
 ) -> Outcome:
     """Choose the threshold on the validation regions, segment and score the test regions.
 
     Several regions count by their voxels.
     """
-    sweeps, sizes = [], []
-    for region in splits.validation:
-        truth = region.labels
-        sweeps.append(threshold_scores(affinities_of(region), truth, options))
-        sizes.append(int(np.count_nonzero(truth)))
-    sweep = [
-        {"threshold": scores[0].threshold, **_average([asdict(s) for s in scores], sizes)}
-        for scores in zip(*sweeps, strict=True)
-    ]
+    sweeps = [threshold_scores(affinities_of(r), r.labels, options) for r in splits.validation]
+    sweep = [{"threshold": t, **_average([of[t] for of in sweeps])} for t in sweeps[0]]
     best = min(sweep, key=lambda scores: (scores["total"], scores["threshold"]))
     affinities, segmentations, scores = [], [], []
     for region in splits.test:
@@ -168,19 +161,20 @@ def run_protocol(
         _, segmentation = next(segment(affinities[-1], options, [best["threshold"]]))
         segmentations.append(segmentation)
         scores.append(segmentation_scores(region.labels, segmentation))
-    test = _average([s._asdict() for s in scores], [s.voxels for s in scores])
     chosen = {name: best[name] for name in _SCORES}
-    return Outcome(best["threshold"], chosen, test, sweep, segmentations, affinities)
+    threshold = best["threshold"]
+    return Outcome(threshold, chosen, _average(scores), sweep, segmentations, affinities)
 
 
-def _average(scores: Sequence[dict[str, Any]], sizes: Sequence[int]) -> _Scores:
+def _average(scores: Sequence[SegmentationScores]) -> _Scores:
+    sizes = [score.voxels for score in scores]
     return {
-        name: float(np.average([score[name] for score in scores], weights=sizes))
+        name: float(np.average([getattr(score, name) for score in scores], weights=sizes))
         for name in _SCORES
     }
 
 
-def _baseline(splits: Splits, options: SegmentationOptions) -> tuple[Outcome, float]:
+def _baseline(splits: Splits, options: SegmentationConfig) -> tuple[Outcome, float]:
     """The better of the baseline's smoothings, by the validation part."""
 
     def outcome(sigma: float) -> Outcome:

@@ -18,7 +18,6 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -29,9 +28,9 @@ from scipy import ndimage
 
 from psc.em.affinities import checked_affinities, neighbours
 from psc.em.labels import relabel_consecutive
-from psc.em.settings import SCORING_FUNCTIONS, SegmentationOptions
+from psc.em.settings import SCORING_FUNCTIONS, SegmentationConfig
 from psc.errors import DataError
-from psc.metrics import segmentation_scores
+from psc.metrics import SegmentationScores, segmentation_scores
 
 log = logging.getLogger(__name__)
 
@@ -47,20 +46,9 @@ _watershed: Callable[..., npt.NDArray[np.int32]] = skimage.segmentation.watershe
 _QUEUE_BINS = 256
 
 
-@dataclass(frozen=True)
-class ThresholdScore:
-    """What a segmentation at one threshold is worth: VI in bits, and the adapted Rand error."""
-
-    threshold: float
-    split: float
-    merge: float
-    total: float
-    adapted_rand_error: float
-
-
 def threshold_scores(
-    affinities: npt.NDArray[Any], truth: npt.NDArray[np.integer[Any]], options: SegmentationOptions
-) -> list[ThresholdScore]:
+    affinities: npt.NDArray[Any], truth: npt.NDArray[np.integer[Any]], options: SegmentationConfig
+) -> dict[float, SegmentationScores]:
     """Score every threshold of the options on a validation volume, in ascending order.
 
     Never on the volume that is reported: its score would then be that of a threshold which was
@@ -71,25 +59,18 @@ def threshold_scores(
             f"truth has shape {np.shape(truth)}, affinities {np.shape(affinities)}; they must cover"
             " the same voxels: crop the truth to the region that was predicted"
         )
-    scores = []
-    for threshold, segmentation in segment(affinities, options):
-        s = segmentation_scores(truth, segmentation)
-        scores.append(ThresholdScore(threshold, s.split, s.merge, s.total, s.adapted_rand_error))
-    return scores
+    return {t: segmentation_scores(truth, s) for t, s in segment(affinities, options)}
 
 
 def segment(
     affinities: npt.NDArray[Any],
-    options: SegmentationOptions,
+    options: SegmentationConfig,
     thresholds: Sequence[float] | None = None,
 ) -> Iterator[tuple[float, _UInt64]]:
     """Segment a volume: fragments once, at the call, then agglomeration up to each threshold.
 
     ``thresholds`` take the place of those of the options, such as the one that validation chose.
-
-    Returns:
-        Iterator of (threshold, segmentation uint64 (D, H, W)), in ascending order of threshold;
-        every voxel has a positive id.
+    Yields (threshold, segmentation) as ``agglomerate`` does; every voxel has a positive id.
     """
     chosen = options.thresholds if thresholds is None else thresholds
     return agglomerate(
@@ -97,55 +78,27 @@ def segment(
     )
 
 
-def fragments_of(affinities: npt.NDArray[Any], options: SegmentationOptions) -> _UInt64:
-    """Fragments uint64 (D, H, W) of affinities (3, D, H, W), as the options say."""
-    if options.fragments == "waterz":
-        return waterz_watershed(affinities, options.low, options.high)
-    return seeded_watershed(
-        affinities,
-        boundary_threshold=options.boundary_threshold,
-        seed_smoothing=options.seed_smoothing,
-        minimum_seed_distance=options.minimum_seed_distance,
-    )
+def fragments_of(affinities: npt.NDArray[Any], options: SegmentationConfig) -> _UInt64:
+    """Fragments uint64 (D, H, W) of affinities (3, D, H, W), ids 1..N, as the options say."""
+    watershed = waterz_watershed if options.fragments == "waterz" else seeded_watershed
+    return watershed(checked_affinities(affinities), options)
 
 
-def seeded_watershed(
-    affinities: npt.NDArray[Any],
-    *,
-    boundary_threshold: float = 0.5,
-    seed_smoothing: float = 1.0,
-    minimum_seed_distance: int = 1,
-) -> _UInt64:
+def seeded_watershed(affinities: _Float32, options: SegmentationConfig) -> _UInt64:
     """Watershed of the mean affinity, from seeds far away from any boundary.
 
-    Voxels whose mean affinity exceeds the threshold are interior; seeds are the maxima of the
-    smoothed distance to the boundary (a plateau is one seed); the mean affinity is then flooded
-    from its high values down. Deterministic, and every voxel gets a fragment.
+    Voxels whose mean affinity exceeds ``boundary_threshold`` are interior; seeds are the maxima of
+    the distance to the boundary, smoothed by ``seed_smoothing``, among voxels up to
+    ``minimum_seed_distance`` away along each axis (a plateau is one seed); the mean affinity is
+    then flooded from its high values down. Deterministic, and every voxel gets a fragment. True
+    affinities (0 and 1) need a threshold above 5/6, which is what a flat boundary leaves to the
+    voxels at either side; a network's boundaries are wider and lower.
 
     Without any boundary, or without any interior (such as affinities that are all 0, what an
     untrained network may say), there is nothing to tell objects apart: one fragment covers all.
-
-    Args:
-        affinities: (3, D, H, W) in [0, 1], channels z, y, x.
-        boundary_threshold: mean affinity in [0, 1] up to which a voxel is boundary. True
-            affinities (0 and 1) need more than 5/6, which is what a flat boundary leaves to the
-            voxels at either side; a network's boundaries are wider and lower.
-        seed_smoothing: standard deviation in voxels of the Gaussian on the distance; 0 = none.
-            Larger gives fewer fragments.
-        minimum_seed_distance: a seed is the maximum of the voxels up to so many away along each
-            axis; at least 1. Larger gives fewer fragments.
-
-    Returns:
-        uint64 (D, H, W), ids 1..N.
     """
-    affinities = checked_affinities(affinities)
-    SegmentationOptions(  # refuses what cannot work
-        boundary_threshold=boundary_threshold,
-        seed_smoothing=seed_smoothing,
-        minimum_seed_distance=minimum_seed_distance,
-    )
     mean = voxel_affinities(affinities)
-    interior = mean > boundary_threshold
+    interior = mean > options.boundary_threshold
     if interior.all() or not interior.any():
         return np.ones(mean.shape, dtype=np.uint64)
     fast = _bioimage_cpp()
@@ -153,9 +106,9 @@ def seeded_watershed(
         distance = ndimage.distance_transform_edt(interior).astype(np.float32)
     else:
         distance = fast.distance.distance_transform(interior)
-    if seed_smoothing > 0:
-        ndimage.gaussian_filter(distance, seed_smoothing, output=distance)
-    highest = ndimage.maximum_filter(distance, size=2 * minimum_seed_distance + 1)
+    if options.seed_smoothing > 0:
+        ndimage.gaussian_filter(distance, options.seed_smoothing, output=distance)
+    highest = ndimage.maximum_filter(distance, size=2 * options.minimum_seed_distance + 1)
     peaks = (distance == highest) & interior
     if fast is None:
         seeds, _ = ndimage.label(peaks, structure=np.ones((3, 3, 3), dtype=np.bool_))
@@ -194,9 +147,7 @@ def voxel_affinities(affinities: _Float32) -> _Float32:
     return np.divide(total, edges, out=np.ones_like(total), where=edges > 0)
 
 
-def waterz_watershed(
-    affinities: npt.NDArray[Any], low: float = 0.0001, high: float = 0.9999
-) -> _UInt64:
+def waterz_watershed(affinities: _Float32, options: SegmentationConfig) -> _UInt64:
     """Fragments by waterz's own watershed, which follows the strongest affinity of each voxel.
 
     A voxel without any affinity above ``low`` is background to waterz (label 0). Here it becomes a
@@ -204,16 +155,14 @@ def waterz_watershed(
     fragments as voxels.
 
     Voxels with an affinity of at least ``high`` are in one fragment, unconditionally: slightly too
-    low, and one fragment percolates through the volume. Ids are 1..N.
+    low, and one fragment percolates through the volume.
     """
     import waterz  # here, so that a machine without it can still train
 
-    affinities = checked_affinities(affinities)
-    SegmentationOptions(low=low, high=high)  # refuses what cannot work
     with silent_stdout():
         # No score, 1 - mean affinity, is below a negative threshold: nothing is agglomerated.
         steps: Iterator[Any] = waterz.agglomerate(
-            affinities, [-1.0], aff_threshold_low=low, aff_threshold_high=high
+            affinities, [-1.0], aff_threshold_low=options.low, aff_threshold_high=options.high
         )
         fragments: _UInt64 = next(steps)
     background = fragments == 0
@@ -236,11 +185,9 @@ def agglomerate(
     while it works, but not in between.
 
     Args:
-        affinities: float (3, D, H, W) in [0, 1], channels z, y, x; channel a at v is the affinity
-            of v and its predecessor along a. The first plane of each channel is not used.
+        affinities: (3, D, H, W) in [0, 1]. The first plane of each channel is not used.
         fragments: integer (D, H, W), not changed. 0 is background: it is never merged.
-        thresholds: scores in [0, 1]; two regions merge if their score 1 - q is below. A higher
-            threshold merges more.
+        thresholds: two regions merge if their score 1 - q is below.
         scoring: a key of ``SCORING_FUNCTIONS``.
 
     Yields:
@@ -253,7 +200,7 @@ def agglomerate(
             f"fragments must have the shape of the affinities {affinities.shape[1:]}, found"
             f" {np.shape(fragments)}"
         )
-    ascending = SegmentationOptions(scoring=scoring, thresholds=thresholds).ascending
+    ascending = SegmentationConfig(scoring=scoring, thresholds=list(thresholds)).ascending
     return _merge_steps(affinities, fragments, ascending, SCORING_FUNCTIONS[scoring])
 
 

@@ -27,19 +27,10 @@ def full_scale(dtype: np.dtype[Any]) -> float:
 def scale_intensity(
     raw: npt.NDArray[Any], intensity_range: Sequence[float] | None = None
 ) -> npt.NDArray[np.float32]:
-    """Grey values as float32 in [0, 1].
+    """Grey values as float32 in [0, 1], of the same shape, in C order, never a view of ``raw``.
 
-    Args:
-        raw: grey values of any shape. uint8 is divided by 255 and uint16 by 65535; floats must lie
-            in [0, 1] already.
-        intensity_range: grey values that become 0 and 1, for any dtype; beyond them is clipped.
-
-    Returns:
-        float32, same shape, in C order, never a view of ``raw``.
-
-    Raises:
-        DataError: the dtype needs a range, or floats lie outside [0, 1] and no range is given.
-        ConfigError: the range is not increasing.
+    The values ``intensity_range`` become 0 and 1, and beyond them is clipped. Without it uint8 is
+    divided by 255 and uint16 by 65535; floats must lie in [0, 1] already.
     """
     scaled = np.empty(raw.shape, dtype=np.float32)
     if intensity_range is not None:
@@ -78,16 +69,9 @@ def settled_range(
 ) -> tuple[Range | None, str]:
     """Which grey values become 0 and 1, checked against some of them.
 
-    Args:
-        samples: grey values, at least one array, of the file and dataset ``where``.
-        given: what the user says by the key ``setting``, which counts.
-        trained: what the network was trained with, which counts otherwise.
-        where: for messages.
-        setting: for messages.
-        strict: whether values that do not fit what was not said by the user are refused.
-
-    Returns:
-        The range, None where the type says it; and a line if the values do not fit it.
+    What the user has ``given`` by the key ``setting`` counts, else what the network was ``trained``
+    with, else the type's own range. If values of ``where`` do not fit what the user did not say,
+    that is refused (``strict``), or a line beside the range; this is None where the type says it.
     """
     parts = [part for part in samples if part.size]
     dtype = parts[0].dtype
@@ -124,3 +108,16 @@ def settled_range(
         if strict and (trained or dtype != np.uint8):
             raise DataError(problem)
     return ((float(low), float(high)) if chosen else None), problem
+
+
+def grey_range(values: npt.NDArray[Any]) -> Range:
+    """What becomes black and white in a picture: beyond are half a per cent each."""
+    low, high = np.percentile(values, [0.5, 99.5])
+    return float(low), float(high)
+
+
+def grey_image(values: npt.NDArray[Any], bounds: Range | None = None) -> npt.NDArray[np.float32]:
+    """Values of a picture as float32 in [0, 1], by default between their own ``grey_range``."""
+    low, high = bounds or grey_range(values)
+    grey: npt.NDArray[np.float32] = (values.astype(np.float32) - low) / ((high - low) or 1.0)
+    return np.clip(grey, 0, 1)

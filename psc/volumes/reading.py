@@ -120,13 +120,6 @@ def open_volume(
         missing_chunks: what a chunk of a Zarr array means that is not there: "fill" = the array's
             fill value, as writers leave out empty chunks; "refuse" = an incomplete copy.
         setting: what the user calls ``key``, for messages.
-
-    Returns:
-        The volume.
-
-    Raises:
-        DataError: it is missing, damaged or not a volume of numbers.
-        ConfigError: a key is given for images, or ``missing_chunks`` is unknown.
     """
     if missing_chunks not in ("fill", "refuse"):
         raise ConfigError(f"missing_chunks={missing_chunks}: allowed are fill, refuse")

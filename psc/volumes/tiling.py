@@ -83,9 +83,6 @@ def tile_sizes(
     Returns:
         (tile_input, tile_output): sizes along z, y, x of a tile's input, and of its prediction
         without the margins.
-
-    Raises:
-        ConfigError: no tile up to the maximum can cover the region.
     """
     choices = [_tile_choices(network, size, 2 * maximum_input, margin) for size in region_shape]
     best: tuple[int, int, tuple[_Choice, ...]] | None = None

@@ -23,7 +23,7 @@ from psc.blockwise.engine import open_engine
 from psc.blockwise.grid import Box, Grid
 from psc.blockwise.pipeline import BlockwiseOptions, segment_blockwise
 from psc.em.affinities import affinities_from_labels
-from psc.em.settings import SegmentationOptions
+from psc.em.settings import SegmentationConfig
 from psc.em.synthetic import grow_bodies
 from psc.errors import ConfigError
 from psc.paper.style import PAGE_WIDTH, checked_png, page_style, save_png
@@ -108,7 +108,8 @@ class _Task:
     output: Path
 
     def __call__(self) -> None:
-        options = BlockwiseOptions(segmentation=SegmentationOptions(), threshold=_THRESHOLD)
+        segmentation = SegmentationConfig(scoring="mean")
+        options = BlockwiseOptions(segmentation=segmentation, threshold=_THRESHOLD)
         with open_engine(self.workers) as engine:
             segment_blockwise(
                 _ReflectedAffinities(self.affinities),

@@ -17,12 +17,12 @@ from psc.em.data import (
     Region,
     bodies_from_supervoxels,
     check_disjoint,
-    locate,
     prepare_synthetic,
     read_splits,
     read_volume,
 )
 from psc.errors import ConfigError, DataError
+from psc.files import locate
 from psc.training.folder import config_hash
 
 RNG = np.random.default_rng(0)
@@ -137,7 +137,6 @@ class TestLayouts:
 
     def test_slices_of_grey_values_and_of_labels(self, tmp_path):
         folder = write_pngs(tmp_path / "slices")
-        assert read_volume(folder).labels is None
         truth = write(tmp_path / "gt.h5", mine=LABELS, yours=LABELS)
         volume = read_volume(folder, truth, labels_key="mine")
         np.testing.assert_array_equal(volume.labels, LABELS)
@@ -189,13 +188,6 @@ class TestLayouts:
         volume = read_volume(tmp_path / "v", labels_key="proofread")
         np.testing.assert_array_equal(volume.labels, LABELS)
 
-    def test_labels_are_optional(self, tmp_path):
-        assert read_volume(write(tmp_path / "raw.h5", raw=RAW)).labels is None
-        path = cremi(tmp_path / "a.h5")
-        volume = read_volume(path, tmp_path / "none.h5", read_labels=False)
-        assert volume.labels is None
-        assert volume.files == (record(path),)
-
     def test_synthetic_files_say_so(self, tmp_path):
         marked = cremi(tmp_path / "a.h5", file_attributes={"synthetic": True})
         assert read_volume(marked).synthetic
@@ -204,7 +196,8 @@ class TestLayouts:
 
     @pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.float32, np.float64])
     def test_raw_keeps_its_dtype(self, tmp_path, dtype):
-        volume = read_volume(write(tmp_path / "a.h5", raw=RAW.astype(dtype)))
+        path = write(tmp_path / "a.h5", raw=RAW.astype(dtype), labels=LABELS)
+        volume = read_volume(path)
         assert volume.raw.dtype == dtype
         np.testing.assert_array_equal(volume.raw, RAW)
 
@@ -246,7 +239,7 @@ class TestLabelsOfAPart:
         monkeypatch.setattr("psc.em.data._CONTEXT", 1)
         volume = read_volume(*self.files(tmp_path, (40, 8, 0)))
         np.testing.assert_array_equal(volume.raw, RAW[:4, 1:6, :5])
-        assert (volume.start, volume.margin) == ((0, 1, 0), (1, 1, 0))
+        assert (volume.start, volume.first) == ((0, 1, 0), (1, 2, 0))
         np.testing.assert_array_equal(Region(volume, 2).raw, RAW[2:3, 2:5, :4])
 
     def test_the_user_may_say_where_they_are(self, tmp_path):
@@ -321,7 +314,7 @@ class TestErrors:
         raw = RAW.astype(np.float32)
         raw[3, 2, 1] = value
         with pytest.raises(DataError, match="NaN or infinity in slice z = 3"):
-            read_volume(write(tmp_path / "raw.h5", raw=raw))
+            read_volume(write(tmp_path / "raw.h5", raw=raw, labels=LABELS))
 
     def test_raw_is_a_mask(self, tmp_path):
         with pytest.raises(DataError, match="holds bool"):
@@ -336,7 +329,7 @@ class TestErrors:
             read_volume(raw, path)
 
     def test_several_recognised_keys(self, tmp_path):
-        path = write(tmp_path / "a.h5", raw=RAW, stack=RAW)
+        path = write(tmp_path / "a.h5", raw=RAW, stack=RAW, labels=LABELS)
         with pytest.raises(DataError, match="raw and stack could be meant; set raw_key"):
             read_volume(path)
         assert read_volume(path, raw_key="raw").raw.shape == RAW.shape
@@ -384,9 +377,10 @@ class TestErrors:
             read_volume(folder)
         zarr.create_array(str(tmp_path / "em.zarr"), data=RAW, chunks=(2, 6, 5))
         (tmp_path / "em.zarr/c/1/0/0").unlink()
+        files = tmp_path / "em.zarr", write(tmp_path / "gt.h5", labels=LABELS)
         with pytest.raises(DataError, match="is missing; copy it"):
-            read_volume(tmp_path / "em.zarr")
-        filled = read_volume(tmp_path / "em.zarr", missing_chunks="fill")
+            read_volume(*files)
+        filled = read_volume(*files, missing_chunks="fill")
         assert not filled.raw[2:].any()
 
 
@@ -467,7 +461,8 @@ class TestRegions:
     def test_a_copy_under_another_name_is_found(self, make_volume):
         volume = make_volume(name="fib")
         # As if slices 6 to 15 had been saved as a file of their own, in another memory order.
-        part = replace(volume, raw=np.asfortranarray(volume.raw[6:16]), labels=None, name="copy")
+        raw, labels = np.asfortranarray(volume.raw[6:16]), volume.labels[6:16]
+        part = replace(volume, raw=raw, labels=labels, name="copy")
         check_disjoint({"train": [Region(volume, 0, 6)], "test": [Region(part)]})
         with pytest.raises(ConfigError, match=r"2 slices in common \(z = 6 to 7 of fib\)"):
             check_disjoint({"train": [Region(volume, 0, 8)], "test": [Region(part)]})

@@ -7,9 +7,9 @@ from psc.blockwise.images import dequantised, quantised
 from psc.config import compose
 from psc.config.schema import SegmentConfig
 from psc.em.data import Region, read_volume
-from psc.em.settings import SegmentationChanges
+from psc.em.settings import SegmentationChanges, SegmentationConfig
 from psc.em.testing import predict_affinities
-from psc.em.watershed import seeded_watershed
+from psc.em.watershed import fragments_of
 from psc.errors import CheckpointError, ConfigError, DataError
 from psc.networks.build import build_network
 from psc.training.checkpoints import CONFIG_KEY, read_checkpoint
@@ -56,7 +56,7 @@ def test_a_volume_is_segmented_as_the_evaluation_would(finished_run, config, tin
     assert segmentation.min() == 1
     scale = group.attrs["ome"]["multiscales"][0]["datasets"][0]["coordinateTransformations"][0]
     assert scale["scale"] == [8.0, 8.0, 8.0]
-    assert seeded_watershed(dequantised(affinities)).shape == segmentation.shape
+    assert fragments_of(dequantised(affinities), SegmentationConfig()).shape == segmentation.shape
 
 
 def test_an_existing_output_is_refused_and_replaced_when_asked(config, tmp_path):

@@ -428,7 +428,8 @@ def test_threads_change_nothing():
     ("change", "error", "message"),
     [
         ({"labels": torch.ones((2, *SHAPE))}, DataError, "labels must be integers"),
-        ({"labels": torch.ones((2, 3, 4, 4), dtype=int)}, DataError, r"shape \(2, 3, 4, 5\)"),
+        ({"labels": torch.ones((2, 3, 4, 4), dtype=int)}, DataError, r"have shape \(3, 4, 4\)"),
+        ({"labels": torch.ones((3, *SHAPE), dtype=int)}, DataError, "of {2, 3} samples"),
         ({"labels": -torch.ones((2, *SHAPE), dtype=int)}, DataError, "must not be negative"),
         ({"mask": torch.ones((2, 3, *SHAPE))}, DataError, "mask must be bool"),
         ({"mask": torch.ones((2, *SHAPE), dtype=bool)}, DataError, "mask must be bool"),

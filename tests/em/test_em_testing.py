@@ -5,7 +5,7 @@ import pytest
 
 from psc.em.affinities import affinities_from_labels
 from psc.em.data import Region, Splits, read_volume
-from psc.em.settings import SegmentationOptions
+from psc.em.settings import SegmentationConfig
 from psc.em.testing import run_protocol
 from psc.metrics import segmentation_scores
 
@@ -14,7 +14,7 @@ def test_several_regions_count_by_their_voxels(tiny_volume):
     volume = read_volume(tiny_volume)
     regions = [Region(volume, 0, 12), Region(volume, 12, 20), Region(volume, 20, 48)]
     splits = Splits((), tuple(regions[:1]), tuple(regions[1:]), "real", ())
-    options = SegmentationOptions(
+    options = SegmentationConfig(
         fragments="waterz", high=0.999, scoring="mean", thresholds=(0.3, 0.6)
     )
     rng = np.random.default_rng(0)

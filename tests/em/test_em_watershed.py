@@ -14,18 +14,31 @@ import pytest
 from psc.em import watershed as module
 from psc.em.affinities import affinities_from_labels, intensity_affinities
 from psc.em.labels import split_disconnected
-from psc.em.settings import SCORING_FUNCTIONS, SegmentationOptions
+from psc.em.settings import SCORING_FUNCTIONS, SegmentationConfig
 from psc.em.watershed import (
     agglomerate,
-    seeded_watershed,
+    fragments_of,
     segment,
     silent_stdout,
     threshold_scores,
     voxel_affinities,
-    waterz_watershed,
 )
 from psc.errors import ConfigError, DataError
 from psc.metrics import segmentation_scores
+
+
+def settings(**changes):
+    nine = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+    return SegmentationConfig(**{"scoring": "mean", "thresholds": nine} | changes)
+
+
+def seeded_watershed(affinities, **options):
+    return fragments_of(affinities, settings(**options))
+
+
+def waterz_watershed(affinities, **options):
+    return fragments_of(affinities, settings(fragments="waterz", **options))
+
 
 BOTH = pytest.mark.parametrize("watershed", [seeded_watershed, waterz_watershed])
 
@@ -70,7 +83,7 @@ def test_two_libraries_agree_about_real_neuropil(without_bioimage_cpp):
     def results():
         return seeded_watershed(affinities), *dict(segment(affinities, options)).values()
 
-    options = SegmentationOptions()
+    options = settings()
     fast = results()
     without_bioimage_cpp()
     slow = results()
@@ -210,27 +223,6 @@ def test_refuses_what_are_no_affinities(watershed):
         watershed(np.full((3, 4, 4, 4), np.nan, np.float32))
     with pytest.raises(DataError, match=r"\(4, 4, 4\)"):
         watershed(np.zeros((4, 4, 4), np.float32))
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"boundary_threshold": 1.5},
-        {"boundary_threshold": float("nan")},
-        {"seed_smoothing": -1.0},
-        {"seed_smoothing": float("inf")},
-        {"minimum_seed_distance": 0},
-    ],
-)
-def test_refuses_impossible_seed_options(options):
-    with pytest.raises(ConfigError, match=next(iter(options))):
-        seeded_watershed(random_affinities(), **options)
-
-
-@pytest.mark.parametrize(("low", "high"), [(0.5, 0.5), (-0.1, 0.9), (0.1, 1.1)])
-def test_refuses_impossible_watershed_options(low, high):
-    with pytest.raises(ConfigError, match=f"low={low}, high={high}"):
-        waterz_watershed(random_affinities(), low, high)
 
 
 def test_waterz_watershed_is_silent(capfd):
@@ -398,8 +390,9 @@ except ImportError:
     assert result.stdout.strip() == "pipeline without waterz", result.stderr
 
 
-def best(scores):
-    return min(scores, key=lambda score: (score.total, score.threshold))
+def best(sweep):
+    """Threshold and scores."""
+    return min(sweep.items(), key=lambda item: (item[1].total, item[0]))
 
 
 BOTH_FRAGMENTS = pytest.mark.parametrize("fragments", ["seeded", "waterz"])
@@ -409,40 +402,40 @@ BOTH_FRAGMENTS = pytest.mark.parametrize("fragments", ["seeded", "waterz"])
 def test_pipeline_recovers_blobs(fragments, blobs, smooth_affinities):
     truth = blobs((36, 40, 44), 12)
     scoring = "aff50_his256" if fragments == "waterz" else "mean"
-    options = SegmentationOptions(fragments=fragments, scoring=scoring)
+    options = settings(fragments=fragments, scoring=scoring)
     sweep = threshold_scores(smooth_affinities(truth), truth, options)
-    assert best(sweep).total < 0.2
-    assert [score.threshold for score in sweep] == list(options.thresholds)
+    assert best(sweep)[1].total < 0.2
+    assert list(sweep) == options.thresholds
 
 
 def test_scores_are_those_of_the_segmentations(blobs):
     # Without evidence of a boundary there is one segment: no split, and the truth's entropy lost.
     truth = blobs((12, 12, 12), 4)
-    options = SegmentationOptions(thresholds=(0.3, 0.6))
+    options = settings(thresholds=(0.3, 0.6))
     sweep = threshold_scores(np.ones((3, 12, 12, 12), np.float32), truth, options)
     share = np.bincount(truth.ravel())[1:] / truth.size
     entropy = -(share * np.log2(share)).sum()
-    for score in sweep:
+    for score in sweep.values():
         assert score.split == pytest.approx(0)
         assert score.merge == pytest.approx(entropy)
         assert score.total == pytest.approx(entropy)
         assert 0 < score.adapted_rand_error < 1
-    assert best(sweep).threshold == 0.3
+    assert best(sweep)[0] == 0.3
 
 
 def test_unknown_truth_is_not_scored(blobs, smooth_affinities):
     truth = blobs((24, 24, 24), 6)
-    options = SegmentationOptions(thresholds=(0.5,))
+    options = settings(thresholds=(0.5,))
     affinities = smooth_affinities(truth)
     affinities[:, :12] = 1  # nonsense where the truth is then unknown
     known = np.where(np.arange(24)[:, None, None] < 12, 0, truth)
-    all_scored = best(threshold_scores(affinities, truth, options))
-    assert best(threshold_scores(affinities, known, options)).merge < all_scored.merge / 2
+    _, all_scored = best(threshold_scores(affinities, truth, options))
+    assert best(threshold_scores(affinities, known, options))[1].merge < all_scored.merge / 2
 
 
 def test_given_thresholds_replace_those_of_the_options(blobs, smooth_affinities):
     affinities = smooth_affinities(blobs((16, 16, 16), 4))
-    options = SegmentationOptions(thresholds=(0.1, 0.2))
+    options = settings(thresholds=(0.1, 0.2))
     assert [t for t, _ in segment(affinities, options)] == [0.1, 0.2]
     ((threshold, segmentation),) = segment(affinities, options, [0.7])
     assert threshold == 0.7
@@ -454,7 +447,7 @@ def test_options_reach_the_watershed(blobs, smooth_affinities):
     affinities = smooth_affinities(blobs((16, 16, 16), 6))
 
     def segments(**options):
-        ((_, segmentation),) = segment(affinities, SegmentationOptions(**options), [0.0])
+        ((_, segmentation),) = segment(affinities, settings(**options), [0.0])
         return np.unique(segmentation).size
 
     default = segments()
@@ -469,9 +462,14 @@ def test_options_reach_the_watershed(blobs, smooth_affinities):
     [
         ({"fragments": "mutex"}, "fragments=mutex"),
         ({"boundary_threshold": 2.0}, "boundary_threshold"),
+        ({"boundary_threshold": float("nan")}, "boundary_threshold"),
         ({"seed_smoothing": -0.5}, "seed_smoothing"),
+        ({"seed_smoothing": float("inf")}, "seed_smoothing"),
         ({"minimum_seed_distance": 0}, "minimum_seed_distance"),
         ({"low": 0.9, "high": 0.1}, "low=0.9, high=0.1"),
+        ({"low": 0.5, "high": 0.5}, "low=0.5, high=0.5"),
+        ({"low": -0.1, "high": 0.9}, "low=-0.1"),
+        ({"low": 0.1, "high": 1.1}, "high=1.1"),
         ({"scoring": "median"}, "scoring=median"),
         ({"thresholds": ()}, "at least one"),
         ({"thresholds": (0.5, 1.5)}, "1.5"),
@@ -479,12 +477,12 @@ def test_options_reach_the_watershed(blobs, smooth_affinities):
 )
 def test_refuses_impossible_options_at_once(options, message):
     with pytest.raises(ConfigError, match=message):
-        SegmentationOptions(**options)
+        settings(**options)
 
 
 @BOTH_FRAGMENTS
 def test_refuses_broken_volumes(fragments):
-    options = SegmentationOptions(fragments=fragments)
+    options = settings(fragments=fragments)
     with pytest.raises(DataError, match="voxels in it"):
         segment(np.zeros((3, 0, 4, 4), np.float32), options)
     with pytest.raises(DataError, match="nan"):
@@ -493,19 +491,17 @@ def test_refuses_broken_volumes(fragments):
 
 def test_refuses_a_truth_of_another_shape():
     with pytest.raises(DataError, match="crop the truth"):
-        threshold_scores(
-            np.ones((3, 4, 4, 4), np.float32), np.ones((5, 4, 4), int), SegmentationOptions()
-        )
+        threshold_scores(np.ones((3, 4, 4, 4), np.float32), np.ones((5, 4, 4), int), settings())
 
 
 @BOTH_FRAGMENTS
 def test_all_zero_affinities_do_not_crash(fragments, blobs):
     truth = blobs((8, 8, 8), 3)
-    options = SegmentationOptions(fragments=fragments)
+    options = settings(fragments=fragments)
     sweep = threshold_scores(np.zeros((3, 8, 8, 8), np.float32), truth, options)
     # One object (seeded) or one per voxel (waterz), as documented.
-    assert (best(sweep).split == 0) == (fragments == "seeded")
-    assert (best(sweep).merge == 0) == (fragments == "waterz")
+    assert (best(sweep)[1].split == 0) == (fragments == "seeded")
+    assert (best(sweep)[1].merge == 0) == (fragments == "waterz")
 
 
 # Writes in all ways there are: Python, a handle kept from before (as logging does), the C library
@@ -577,7 +573,7 @@ def test_no_file_descriptor_leaks():
 
 def assert_recovered(labels: np.ndarray, scoring: str) -> None:
     affinities, _ = affinities_from_labels(labels, zero_label="boundary")
-    options = SegmentationOptions(fragments="waterz", scoring=scoring, thresholds=(0.1, 0.5, 0.9))
+    options = settings(fragments="waterz", scoring=scoring, thresholds=(0.1, 0.5, 0.9))
     for threshold, segmentation in segment(affinities, options):
         scores = segmentation_scores(labels, segmentation)
         assert scores.split == scores.merge == 0, threshold
@@ -602,7 +598,7 @@ def test_perfect_affinities_and_seeds(blobs):
     # A flat boundary leaves a mean affinity of 5/6 at either side: the threshold must exceed it.
     labels = blobs((32, 32, 32), 8)
     affinities, _ = affinities_from_labels(labels, zero_label="boundary")
-    options = SegmentationOptions(boundary_threshold=0.9, scoring="hist_quant_50")
+    options = settings(boundary_threshold=0.9, scoring="hist_quant_50")
     ((_, segmentation),) = segment(affinities, options, [0.5])
     scores = segmentation_scores(labels, segmentation)
     assert scores.total < 0.35
