@@ -27,33 +27,16 @@ PAPER_INPUT_SIZE = 64
 
 
 def build_unit(block: BlockConfig) -> UnitFactory:
-    """The unit factory of a block's configuration.
-
-    Raises:
-        ConfigError: for an unknown kind or an impossible (m, n).
-    """
-    if block.kind == "conv3d":
-        return make_unit("conv3d")
-    if block.kind != "psc" or block.m is None or block.n is None:
-        raise ConfigError(f"block.kind={block.kind}, m={block.m}, n={block.n} is not a block")
-    return make_unit(
-        "psc",
-        m=block.m,
-        n=block.n,
-        maximum_width=block.maximum_width,
-        width_divisor=block.width_divisor,
-        merge="sum" if block.merge == "sum" else "concatenate",
-    )
+    """The unit factory of a block's configuration."""
+    arguments = asdict(block)
+    del arguments["name"]
+    return make_unit(**arguments)
 
 
 def build_network(backbone: BackboneConfig, block: BlockConfig) -> Network:
     """The network of a backbone's and a block's configuration.
 
     Freshly initialised, or with the weights that ``backbone.weights`` names.
-
-    Raises:
-        ConfigError: for a backbone that does not exist, or sizes that cannot work.
-        CheckpointError: for weights that cannot be read or are another network's.
     """
     arguments = asdict(backbone)
     name, weights = arguments.pop("name"), arguments.pop("weights", None)

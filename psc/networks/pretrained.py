@@ -44,19 +44,11 @@ def load_weights(network: nn.Module, path: Path) -> None:
 def load_torchvision_weights(
     network: nn.Module, state: Mapping[str, Tensor], source: str
 ) -> list[str]:
-    """Copy weights into a network, after every tensor has been compared.
+    """Copy weights into a network, if everything fits; ``source`` names them in messages.
 
-    Args:
-        network: changed only if everything fits.
-        state: in our naming, or, for a ResNet, torchvision's in the order of its modules.
-        source: where the weights come from, for messages.
-
-    Returns:
-        Names of the parameters that keep their initialisation: a ResNet's classifier's where
-        ``state`` has another number of classes, else none.
-
-    Raises:
-        CheckpointError: naming the first tensor that is missing, surplus or another.
+    ``state`` is in our naming, or, for a ResNet, torchvision's in the order of its modules. Returns
+    the parameters that keep their initialisation: a ResNet's classifier's where ``state`` has
+    another number of classes, else none.
     """
     video = isinstance(network, ResNet)
     remedy = f"{TORCHVISION}; {OURS}" if video else OURS
@@ -112,12 +104,7 @@ def _has_other_classes(
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a state dict onto the CPU: a bare one, or the network's of a training checkpoint.
 
-    Args:
-        path: a file of safetensors, or one that ``torch.save`` wrote, of which only tensors and
-            plain containers are read.
-
-    Raises:
-        CheckpointError: if the file is missing, damaged, or holds no state dict.
+    Of what ``torch.save`` wrote only tensors and plain containers are read; also safetensors.
     """
     if not path.is_file():
         raise CheckpointError(
