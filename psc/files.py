@@ -99,12 +99,17 @@ def natural_order(name: str) -> list[tuple[int, str]]:
     ]
 
 
+def write_text(text: str, path: Path) -> Path:
+    """Write text, whole or not at all; returns the path."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
+
+
 def write_json(content: Any, path: Path) -> Path:
     """Write JSON, whole or not at all; returns the path."""
-    with replacing(path) as temporary:
-        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
-    return path
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    return write_text(text + "\n", path)
 
 
 def sha256_of(path: Path) -> str:

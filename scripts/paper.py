@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from psc.errors import DataError, PSCError
-from psc.files import replacing
+from psc.files import write_text
 from psc.paper.experiments import EXPERIMENTS, SYNTHETIC, chosen_tables, read_experiment
 from psc.paper.launch import collect, launch, launches
 from psc.paper.table import Table, tables_of, to_markdown, write_tables
@@ -178,9 +178,7 @@ def _page(arguments: argparse.Namespace, made: Sequence[Sequence[Table]]) -> Non
     print(*(path for paths in plots.values() for path in paths), sep="\n", file=sys.stderr)
     places = {"folder": arguments.experiments, "page_folder": arguments.output, "plots": plots}
     content = page_html(made, drawn, paper_accounts(), page_origin(), **places)
-    with replacing(arguments.output / PAGE) as unfinished:
-        unfinished.write_text(content, encoding="utf-8")
-    print(arguments.output / PAGE, file=sys.stderr)
+    print(write_text(content, arguments.output / PAGE), file=sys.stderr)
     _complain(drawn)
 
 

@@ -247,7 +247,7 @@ def report(folder: Path) -> None:
     """Print the table as Markdown and draw curves.png: a panel per network, one scale for all."""
     outcomes = read_outcomes(folder)
     head = ("start", "parameters", "loss before", "VI before", "loss after", "VI after", "seeds")
-    print(markdown_table(head, [outcome.row() for outcome in outcomes.values()]))
+    print(markdown_table([head, *(outcome.row() for outcome in outcomes.values())]))
     with page_style():
         figure = Figure(figsize=(PAGE_WIDTH, 2.4), layout="constrained")
         all_axes = figure.subplots(1, len(PANELS), sharey=True, squeeze=False)[0]

@@ -22,10 +22,10 @@ from psc.accounting import Account, ActivationMemory, Layer, account, activation
 from psc.block.convolution import AXES
 from psc.config.checks import check_network
 from psc.config.compose import CONFIG_DIRECTORY, from_plain, register, typed_node
-from psc.config.schema import AccountConfig, BackboneConfig, BlockConfig, TrainConfig
+from psc.config.schema import AccountConfig, TrainConfig
 from psc.errors import CheckpointError, ConfigError
 from psc.networks.build import build_network_on_meta, forward_flops, paper_input_shape
-from psc.paper.published import RELATIONS, Comparison, Network, Relation, compare
+from psc.paper.published import NOT_SAID, RELATIONS, SIZES, Network, Relation
 from psc.paper.text import aligned, billions, markdown_table
 from psc.training.records import Record
 
@@ -162,7 +162,7 @@ def network_account(config: AccountConfig) -> str:
     rows = [_row(layer) for layer in result.layers]
     facts = list(_facts(result, memory, comparison))
     if config.format == "markdown":
-        lines = [f"# {title}", "", markdown_table(COLUMNS, rows), ""]
+        lines = [f"# {title}", "", markdown_table([COLUMNS, *rows]), ""]
         return "\n".join(lines + [f"- {name}: {text}" for name, text in facts])
     width = max(len(name) for name, _ in facts) + 2
     lines = [title, "", aligned([COLUMNS, *rows], right=2), ""]
@@ -179,6 +179,29 @@ def input_shape(config: AccountConfig, network: nn.Module) -> tuple[int, ...]:
     return (config.batch_size, channels, *sizes)
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """A number of ours beside the published one."""
+
+    published: str | None  # as printed; None if nothing was
+    verdict: str  # ``Size.verdict``, ``Relation.verdict`` or ``NOT_SAID``
+    source: str | None  # of what was published
+
+
+def compare(network: Network, parameters: int) -> Comparison:
+    """Compare a network's size with what was published about it.
+
+    Where no number was published but a relation to another network, that is checked instead.
+    """
+    if (size := SIZES.get(network)) is not None:
+        return Comparison(str(size), size.verdict(parameters), size.source)
+    for relation in RELATIONS:
+        if relation.network == network:
+            verdict = relation.verdict(parameters, count_parameters(relation.other))
+            return Comparison(str(relation), verdict, relation.source)
+    return Comparison(None, NOT_SAID, None)
+
+
 def compare_with_published(config: AccountConfig, parameters: int) -> Comparison:
     """What was published about the network; nothing where it was changed on the command line."""
     network = (config.backbone.name, config.block.name)
@@ -188,25 +211,19 @@ def compare_with_published(config: AccountConfig, parameters: int) -> Comparison
     named = published_form(network)
     if (named.backbone, named.block) != (config.backbone, config.block):
         return Comparison(None, OTHER_FORM, None)
-    return compare(network, parameters, count_parameters)
+    return compare(network, parameters)
 
 
 def published_form(network: Network) -> AccountConfig:
     """The configuration of a backbone × block as its files have it."""
     backbone, block = network
-    return AccountConfig(backbone=backbone_config(backbone), block=block_config(block))
+    return AccountConfig(named_config("backbone", backbone), named_config("block", block))
 
 
 @cache
-def backbone_config(name: str) -> BackboneConfig:
-    """``configs/backbone/<name>.yaml``."""
-    return compose_account([f"backbone={name}"]).backbone
-
-
-@cache
-def block_config(name: str) -> BlockConfig:
-    """``configs/block/<name>.yaml``."""
-    return compose_account([f"block={name}"]).block
+def named_config(group: str, name: str) -> Any:
+    """``configs/<group>/<name>.yaml``, of "backbone" or "block"."""
+    return getattr(compose_account([f"{group}={name}"]), group)
 
 
 @cache
@@ -294,11 +311,6 @@ def paper_accounts() -> dict[Network, Account]:
     return accounts
 
 
-def compared(accounts: Accounts, network: Network) -> Comparison:
-    """One of them beside what was published."""
-    return compare(network, accounts[network].parameters, lambda other: accounts[other].parameters)
-
-
 def verdicts(accounts: Accounts) -> list[tuple[Relation, str]]:
     """What the paper says of one network's size against another's, and whether ours bear it out."""
     return [
@@ -317,10 +329,12 @@ def shown_input(result: Account) -> str:
 
 def parameter_table(accounts: Accounts) -> str:
     """The table, and the relations that the paper states, as Markdown."""
-    rows = []
+    header = ("backbone", "block", "input", "parameters", "MACs", "published", "verdict")
+    sizes: list[tuple[str, ...]] = [header]
+    relations = [("the paper compares", "here")]
     for network, result in accounts.items():
-        comparison = compared(accounts, network)
-        rows.append(
+        comparison = compare(network, result.parameters)
+        sizes.append(
             (
                 *(f"`{name}`" for name in network),
                 shown_input(result),
@@ -330,11 +344,7 @@ def parameter_table(accounts: Accounts) -> str:
                 comparison.verdict,
             )
         )
-    relations = [
-        (f"{' '.join(relation.network)}: {relation} ({relation.source})", verdict)
-        for relation, verdict in verdicts(accounts)
-    ]
-    header = ("backbone", "block", "input", "parameters", "MACs", "published", "verdict")
-    tables = (header, rows), (("the paper compares", "here"), relations)
-    first, second = (markdown_table(*table) for table in tables)
-    return "\n\n".join((first, NOTE, second))
+    for relation, verdict in verdicts(accounts):
+        words = f"{' '.join(relation.network)}: {relation} ({relation.source})"
+        relations.append((words, verdict))
+    return "\n\n".join((markdown_table(sizes), NOTE, markdown_table(relations)))

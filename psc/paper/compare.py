@@ -15,15 +15,13 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import h5py
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
 
 from psc.em.pictures import segmentation_figure
-from psc.errors import DataError
-from psc.files import replacing
+from psc.files import write_text
 from psc.paper import evidence
 from psc.paper.account import Cost, recorded_cost
 from psc.paper.curves import (
@@ -45,6 +43,7 @@ from psc.paper.groups import (
 )
 from psc.paper.joined import joined_bodies
 from psc.paper.measures import AFFINITY, Measures, moments
+from psc.paper.pictures import read_volumes
 from psc.paper.style import (
     DASHED,
     PAGE_WIDTH,
@@ -76,8 +75,7 @@ def compare_runs(
     groups = group_records(list(runs.values()))
     costs = [recorded_cost(group.first) for group in groups]
     text = comparison_text(groups)
-    with replacing(into / "summary.md") as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+    write_text(text, into / "summary.md")
     write_csv(groups, costs, into / "summary.csv")
     rows = [dict(zip(group_names(some), some, strict=True)) for some in comparable(groups)]
     tradeoff_figure(rows, dict(zip(groups, costs, strict=True)), into / "tradeoff.png")
@@ -101,8 +99,8 @@ def comparison_text(groups: Sequence[Group]) -> str:
             for alike in comparable(some)
             for pair in zip(group_names(alike), alike, strict=True)
         ]
-        header, *rows = evidence.contrasts(named)
-        differences = f"{markdown_table(header, rows)}\n\n{evidence.NOTE}\n\n" if rows else ""
+        apart = evidence.contrasts(named)
+        differences = f"{markdown_table(apart)}\n\n{evidence.NOTE}\n\n" if apart[1:] else ""
         parts.append(f"{heading}{_table(measures, some)}\n\n{differences}{_notes(some)}\n")
     return "\n".join(parts)
 
@@ -153,14 +151,14 @@ def _table(measures: Measures, groups: Sequence[Group]) -> str:
         "seeds",
         *shown,
     )
-    rows: list[tuple[str, ...]] = []
+    rows: list[tuple[str, ...]] = [header]
     for together in comparable(groups):
         rows += [(*_row(group), *(of[group] for of in shown.values())) for group in together]
         scores = measures.floor(together[0].first)
         texts = (measures.text([scores[score.key]]) for score in measures.scores)
         floor = (measures.floor_name, "0", "0", *texts)
         rows.append((*floor, *[""] * (len(header) - len(floor))))
-    return markdown_table(header, rows)
+    return markdown_table(rows)
 
 
 def _row(group: Group) -> tuple[str, ...]:
@@ -193,8 +191,7 @@ def write_csv(groups: Sequence[Group], costs: Sequence[Cost], path: Path) -> Non
     """
     applications = by_application(groups)
     rows = [_csv_row(*pair, applications) for pair in zip(groups, costs, strict=True)]
-    with replacing(path) as unfinished:
-        unfinished.write_text(csv_text(rows), encoding="utf-8")
+    write_text(csv_text(rows), path)
 
 
 def _csv_row(group: Group, cost: Cost, applications: Iterable[Measures]) -> dict[str, Any]:
@@ -370,9 +367,7 @@ def _pictures(
     }
     if all(path.is_file() for paths in bodies.values() for path in paths):
         names.append("joined.md")
-        header, *rows = joined_bodies(bodies)
-        with replacing(into / names[-1]) as unfinished:
-            unfinished.write_text(markdown_table(header, rows), encoding="utf-8")
+        write_text(markdown_table(joined_bodies(bodies)), into / names[-1])
     return names
 
 
@@ -384,17 +379,11 @@ def _segmentations(runs: dict[str, Path], path: Path) -> bool:
         if not volumes.is_file():
             log.warning("no %s: %s is missing; evaluate.py writes it again", path.name, volumes)
             return False
-        try:
-            with h5py.File(volumes) as file:
-                predictions[name] = file[output.SEGMENTATION][:]
-                raw, truth = file[output.RAW][:], file[output.TRUTH][:]
-                baseline = file[output.BASELINE][:]
-                resolution = file[output.RAW].attrs.get("resolution")
-        except (OSError, KeyError) as error:
-            raise DataError(
-                f"{volumes} is damaged or of no evaluation ({error}); evaluate.py writes it again"
-            ) from error
+        keys = (output.SEGMENTATION, output.RAW, output.TRUTH, output.BASELINE)
+        found, attributes = read_volumes(volumes, *keys)
+        predictions[name], raw, truth, baseline = found.values()
     predictions[AFFINITY.floor_name] = baseline
+    resolution = attributes.get("resolution")
     size = None if resolution is None else tuple(np.asarray(resolution, dtype=float).tolist())
     segmentation_figure(raw, truth, predictions, path, voxel_size_nm=size)
     return True

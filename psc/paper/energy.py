@@ -51,15 +51,20 @@ def stream_errors(weight: Tensor, m: int) -> tuple[float, float]:
 
 def stream_error_table(layers: Mapping[str, Tensor], seed: int = 0) -> str:
     """Means over layers for m = 1, 2, 3, of the layers and of random normal ones, as Markdown."""
-    generator = torch.Generator().manual_seed(seed)
-    trained = list(layers.values())
-    random = [torch.randn(w.shape, generator=generator, dtype=torch.float64) for w in trained]
     rows = []
-    for label, weights in (("trained", trained), ("random", random)):
+    for label, weights in _and_random(layers, seed).items():
         for m in (1, 2, 3):
             errors = torch.tensor([stream_errors(weight, m) for weight in weights]).mean(0)
             rows.append((label, str(m), *(f"{float(error):.3f}" for error in errors)))
-    return markdown_table(("kernels", "m", "concatenated", "summed"), rows)
+    return markdown_table([("kernels", "m", "concatenated", "summed"), *rows])
+
+
+def _and_random(layers: Mapping[str, Tensor], seed: int) -> dict[str, list[Tensor]]:
+    """Trained kernels, and independent normal random numbers in the same shapes."""
+    generator = torch.Generator().manual_seed(seed)
+    trained = list(layers.values())
+    random = [torch.randn(w.shape, generator=generator, dtype=torch.float64) for w in trained]
+    return {"trained": trained, "random": random}
 
 
 @dataclass(frozen=True)
@@ -101,25 +106,21 @@ def kept_energy(weight: Tensor) -> KeptEnergy:
 @page_style()
 def energy_figure(
     trained: Mapping[str, Tensor], path: Path | str, seed: int = 0
-) -> dict[str, tuple[KeptEnergy, KeptEnergy]]:
+) -> dict[str, list[KeptEnergy]]:
     """Energy kept against terms per kernel (left) and against filters per layer (right).
 
-    Thin lines are layers, thick ones their means; trained kernels against independent normal random
-    numbers in the same shapes.
-    Returns the numbers drawn: by layer, of the trained and of the random kernels.
+    Thin lines are layers, thick ones their means. Returns the numbers drawn: of each layer, of the
+    trained and of random kernels.
     """
     path = checked_png(path)
     if not trained:
         raise ConfigError("the figure needs at least one layer with kernels of 3×3×3 and more")
-    generator = torch.Generator().manual_seed(seed)
-    numbers = {}
-    for name, weight in trained.items():
-        random = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
-        numbers[name] = (kept_energy(weight), kept_energy(random))
+    kernels = _and_random(trained, seed)
+    numbers = {label: [kept_energy(w) for w in weights] for label, weights in kernels.items()}
     figure = Figure(figsize=(PAGE_WIDTH, 2.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    for which, label, colour in ((1, "random", "0.45"), (0, "trained", VERMILLION)):
-        layers = [pair[which] for pair in numbers.values()]
+    for label, colour in (("random", "0.45"), ("trained", VERMILLION)):
+        layers = numbers[label]
         terms = np.arange(_TERMS + 1)
         _draw(left, terms, [of.any_orientation for of in layers], colour, label)
         depth = np.mean([of.along_depth for of in layers], 0)
@@ -148,12 +149,11 @@ def layers_of_checkpoints(paths: Sequence[Path]) -> dict[str, Tensor]:
     return layers
 
 
-def energy_table(numbers: Mapping[str, tuple[KeptEnergy, KeptEnergy]]) -> str:
+def energy_table(numbers: Mapping[str, Sequence[KeptEnergy]]) -> str:
     """Means over layers as a Markdown table: what the thick lines of the figure say."""
     at_eq5 = int(np.argmin(np.abs(_WIDTHS - 1)))
     rows = []
-    for which, label in enumerate(("trained", "random")):
-        layers = [pair[which] for pair in numbers.values()]
+    for label, layers in numbers.items():
         depth = np.mean([of.along_depth for of in layers], 0)
         greedy = np.mean([of.any_orientation for of in layers], 0)
         shared = float(np.mean([of.by_width[at_eq5] for of in layers]))
@@ -161,7 +161,7 @@ def energy_table(numbers: Mapping[str, tuple[KeptEnergy, KeptEnergy]]) -> str:
         values = [depth[1], greedy[1], depth[2], greedy[2], half, shared]
         rows.append((label, *(f"{100 * value:.1f} %" for value in values)))
     header = ("kernels", "1 term, D", "1 term, any", "2 terms, D", "2 terms, any")
-    return markdown_table((*header, "layer, M / 2", "layer, M of Eq. 5"), rows)
+    return markdown_table([(*header, "layer, M / 2", "layer, M of Eq. 5"), *rows])
 
 
 def _draw(axes: Axes, x: Any, layers: Sequence[Any], colour: str, label: str) -> None:
@@ -183,7 +183,7 @@ def main() -> None:
     except PSCError as error:
         sys.exit(f"error: {error}")
     print(energy_table(numbers), stream_error_table(layers, arguments.seed), sep="\n\n")
-    print(f"{len(numbers)} layers; {arguments.into}")
+    print(f"{len(layers)} layers; {arguments.into}")
 
 
 if __name__ == "__main__":

@@ -6,14 +6,18 @@ with replacement, and so are test subjects where the record has a score of each.
 ``RUNS`` pairs of runs no interval is given.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from psc.files import entries
+from psc.paper.curves import read_curve
 from psc.paper.groups import Group, comparable, precision, seed_and_fold
-from psc.training.records import Record
+from psc.training.records import Record, read_record
 
 RUNS = 3
 """Two runs say nothing of how a third would do."""
@@ -119,3 +123,29 @@ def _cells(group: Group, found: Difference) -> tuple[str, ...]:
     else:
         words = "better" if (high < 0) == measures.lower_is_better else "worse"
     return mean, f"{measures.change(low)} to {measures.change(high)}", seeds, words
+
+
+def learning_rates(tuning: Path) -> list[tuple[str, ...]]:
+    """A grid of the lowest validation loss of every block at every learning rate; a header first.
+
+    Each with the iteration where it was reached, the lowest of a block in bold; of the records in
+    ``tuning``, which are in no table: no test score has been looked at for a choice.
+    """
+    losses: dict[str, dict[float, tuple[float, int]]] = {}
+    for run in entries(tuning):
+        config = read_record(run).config
+        steps, curve = read_curve(run / "metrics.csv", "validation/loss")
+        lowest = float(curve.min()), int(steps[curve.argmin()]) + 1
+        of_block = losses.setdefault(config["block"]["name"], {})
+        of_block[config["recipe"]["optimizer"]["learning_rate"]] = lowest
+    rates = sorted({rate for found in losses.values() for rate in found})
+    grid: list[tuple[str, ...]] = [("block", *(f"rate {rate:g}" for rate in rates))]
+    for block, found in sorted(losses.items()):
+        best = min(found.values())
+        cells = []
+        for rate in rates:
+            loss, iteration = found.get(rate, (math.nan, 0))
+            text = f"{loss:.3f} ({iteration:,})" if iteration else "–"
+            cells.append(f"**{text}**" if (loss, iteration) == best else text)
+        grid.append((block, *cells))
+    return grid

@@ -18,7 +18,7 @@ from markupsafe import Markup, escape
 
 from psc.files import PROJECT
 from psc.paper import evidence
-from psc.paper.account import NOTE, Accounts, compared, network_cost, shown_input, verdicts
+from psc.paper.account import NOTE, Accounts, compare, network_cost, shown_input, verdicts
 from psc.paper.experiments import REDUCED, SYNTHETIC, table_names
 from psc.paper.figures import MadeFigure
 from psc.paper.published import SIZES, UNKNOWN
@@ -270,11 +270,11 @@ def _status(
         otherwise = states_at(others)
         add(first.experiment.name, first.experiment.title, *state_of(first), otherwise)
     for made in figures:
-        if made.figure.source is not None:
+        if made.figure.results:
             title = f"{_figure_name(made)}: {made.figure.title}"
             add(made.figure.name, title, *_figure_state(made))
     published = [n for n, size in SIZES.items() if n in accounts and not size.calibrated]
-    met = sum(compared(accounts, network).verdict == "match" for network in published)
+    met = sum(compare(n, accounts[n].parameters).verdict == "match" for n in published)
     relations = [verdict.startswith(("match", "agrees")) for _, verdict in verdicts(accounts)]
     words = (
         f"{met} of {len(published)} published numbers met exactly, as far as they are printed; "
@@ -424,7 +424,7 @@ def _sizes(accounts: Accounts) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
                 counts = ("parameters", "multiply_adds")
                 ratios = [getattr(found, count) / getattr(full, count) for count in counts]
                 changes = [percent(100 * (ratio - 1)) for ratio in ratios]
-            comparison = compared(accounts, network)
+            comparison = compare(network, found.parameters)
             sizes = (f"{found.parameters:,}", changes[0], billions(found.multiply_adds), changes[1])
             published = _readable(comparison.published or NOTHING), comparison.verdict
             grid.append((block_label(network[1]), shown_input(found), *sizes, *published))
@@ -444,7 +444,12 @@ def _readable(words: str) -> str:
 README_FIGURES = ("figure-1", "figure-4a", "figure-5", "figure-6")
 """Those that it, or the page of results, shows."""
 
-README_PLACES = {"STATUS": "README.md", "RESULTS": "docs/results.md", "COSTS": "docs/reproduce.md"}
+README_PLACES = {
+    "STATUS": "README.md",
+    "RESULTS": "docs/results.md",
+    "RATES": "docs/results.md",
+    "COSTS": "docs/reproduce.md",
+}
 """Part → the file that holds it, beside the README."""
 
 
@@ -454,34 +459,46 @@ def readme_parts(root: Path) -> Mapping[str, str]:
     return {
         "STATUS": _status_markdown(experiments),
         "RESULTS": _results_markdown(experiments),
+        "RATES": _rates_markdown(experiments),
         "COSTS": _costs_markdown(experiments),
     }
 
 
 def _status_markdown(experiments: Experiments) -> str:
-    rows = []
+    grid = [("table", "at the paper's protocol", "otherwise")]
     for paper, *others in experiments:
         state, words = state_of(paper)
         link = f"[{paper.experiment.title}](experiments/{paper.experiment.name}/README.md)"
-        rows.append((link, f"{state}: {words}", states_at(others)))
-    return markdown_table(("table", "at the paper's protocol", "otherwise"), rows)
+        grid.append((link, f"{state}: {words}", states_at(others)))
+    return markdown_table(grid)
 
 
 def _results_markdown(experiments: Experiments) -> str:
     parts = []
     for table in (table for tables in experiments for table in tables):
         if table.protocol.kind == REDUCED and any(line.runs for line in table.lines):
-            header, *rows = results(table)
             title = f"**{table.experiment.title}.** {table.heading}."
-            parts += [title, markdown_table(header, rows)]
+            parts += [title, markdown_table(results(table))]
+            apart = differences(table)
+            if any(len(line.seeds) >= evidence.RUNS for line in table.lines) and len(apart) > 1:
+                parts += [markdown_table(apart), evidence.NOTE]
     if not parts:
         return "Nothing has been run yet."
     return "\n\n".join([WARNINGS[REDUCED], *parts])
 
 
+def _rates_markdown(experiments: Experiments) -> str:
+    parts = []
+    for experiment in (tables[0].experiment for tables in experiments):
+        if (tuning := experiment.folder / "tuning").is_dir():
+            rates = evidence.learning_rates(tuning)
+            parts += [f"**{experiment.title}**", markdown_table(rates)]
+    return "\n\n".join(parts) or "None was tuned yet."
+
+
 def _costs_markdown(experiments: Experiments) -> str:
     """What one run of every row of every table takes, and how to read it."""
-    rows = []
+    grid = [("table", "row", "iterations × batch", "PFLOP", "measured rate", "extrapolated")]
     on_gpu = False
     for tables in experiments:
         experiment = tables[0].experiment
@@ -503,7 +520,7 @@ def _costs_markdown(experiments: Experiments) -> str:
             measured = [f"{rate:.0f} GFLOP/s, {device}" for device, rate in rates.items()]
             taken = [f"{h:.1f} hours" if h < 48 else f"{h / 24:,.0f} days" for h in hours]
             samples_of = f"{recipe.iterations:,} × {recipe.batch_size}"
-            rows.append(
+            grid.append(
                 (
                     *(experiment.name, planned.row.label, samples_of, f"{flops / 1e15:,.0f}"),
                     *("; ".join(measured) or "not measured", "; ".join(taken) or "unknown"),
@@ -515,8 +532,7 @@ def _costs_markdown(experiments: Experiments) -> str:
         " row at smaller protocols, the time the one divided by the other."
         f"{'' if on_gpu else ' No GPU has been measured.'}"
     )
-    header = ("table", "row", "iterations × batch", "PFLOP", "measured rate", "extrapolated")
-    return f"{markdown_table(header, rows)}\n\n{note}"
+    return f"{markdown_table(grid)}\n\n{note}"
 
 
 def _device(hardware: Mapping[str, Any]) -> str:

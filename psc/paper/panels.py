@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
@@ -44,6 +43,7 @@ from psc.paper.pictures import (
     check_free,
     data_note,
     read_runs,
+    read_volumes,
     run_entry,
     smallest,
     write_picture,
@@ -266,12 +266,12 @@ def _volume_names(runs: Sequence[Run]) -> list[str]:
 
 
 def _pick_of_volume(runs: Sequence[Run], name: str, attribution: str) -> tuple[float, Picture]:
-    volumes, attributes = _read_volumes(runs[0].folder / _VOLUMES / name)
+    volumes, attributes = read_volumes(runs[0].folder / _VOLUMES / name, *_PICTURED)
     raw, truth, first = (volumes[key] for key in _PICTURED)
     predictions = {runs[0].label: first}
     for run in runs[1:]:
         path = run.folder / _VOLUMES / name
-        other, _ = _read_volumes(path)
+        other, _ = read_volumes(path, *_PICTURED)
         if not all(np.array_equal(volumes[key], other[key]) for key in (output.RAW, output.TRUTH)):
             raise DataError(
                 f"{path} is not of the volume of {runs[0].record.run}; evaluate both on the same"
@@ -286,7 +286,7 @@ def _pick_of_volume(runs: Sequence[Run], name: str, attribution: str) -> tuple[f
     matched = [truth[z], *(match_labels(truth, labels)[z] for labels in predictions.values())]
     dense, _ = relabel_consecutive(np.stack(matched).astype(np.uint64))
     numbered = smallest(dense)
-    size, offset = attributes["resolution"], attributes["offset_voxels"]
+    size, offset = (attributes.get(key) for key in ("resolution", "offset_voxels"))
     in_file = None if offset is None else z + int(offset[0])
     about = _provenance(
         runs,
@@ -305,19 +305,6 @@ def _pick_of_volume(runs: Sequence[Run], name: str, attribution: str) -> tuple[f
         about,
     )
     return float(apart[z].sum(dtype=np.float64)), picture
-
-
-def _read_volumes(path: Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
-    """Raw, truth and segmentation, and the raw volume's resolution and offset, if any."""
-    try:
-        with h5py.File(path) as file:
-            volumes = {key: file[key][:] for key in _PICTURED}
-            attributes = file[output.RAW].attrs
-            return volumes, {key: attributes.get(key) for key in ("resolution", "offset_voxels")}
-    except (OSError, KeyError) as error:
-        raise DataError(
-            f"{path} is damaged or no evaluation's file ({error}); evaluate.py writes it again"
-        ) from error
 
 
 def _as_bytes(section: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import numpy.typing as npt
 
@@ -23,6 +24,7 @@ from psc.paper.groups import Group, comparable
 from psc.paper.measures import Measures, measures_of
 from psc.paper.text import block_label
 from psc.training.records import FILE_NAME, SAMPLE, SEAL, Record, read_record, seal_of
+from psc.volumes import output
 
 PIXELS = "slices.npz"
 PROVENANCE = "provenance.json"
@@ -92,6 +94,17 @@ def run_entry(run: Run, scores: Mapping[str, float]) -> dict[str, Any]:
         "parameters": record.parameters,
         "scores": dict(scores),
     }
+
+
+def read_volumes(path: Path, *names: str) -> tuple[dict[str, npt.NDArray[Any]], Mapping[str, Any]]:
+    """Volumes that an evaluation in EM has left, and the attributes of the raw one."""
+    try:
+        with h5py.File(path) as file:
+            return {name: file[name][:] for name in names}, dict(file[output.RAW].attrs)
+    except (OSError, KeyError) as error:
+        raise DataError(
+            f"{path} is damaged or no evaluation's file ({error}); evaluate.py writes it again"
+        ) from error
 
 
 def data_note(about: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ Figure 4b prints them. The tables of Figures 5d and 6d exist only as images.
 import csv
 import io
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -190,27 +190,3 @@ RELATIONS = (
     Relation(("densenet", "p2sc3"), ("densenet_bui", "3d"), -12, False, "Section 4.2"),
     Relation(("densenet", "p2sc2"), ("densenet", "p1sc1"), None, False, "Section 4.2"),
 )
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A number of ours beside the published one."""
-
-    published: str | None  # as printed; None if nothing was
-    verdict: str  # ``Size.verdict``, ``Relation.verdict`` or ``NOT_SAID``
-    source: str | None  # of what was published
-
-
-def compare(network: Network, parameters: int, count: Callable[[Network], int]) -> Comparison:
-    """Compare a network's size with what was published about it.
-
-    Where no number was published but a relation to another network, that is checked instead;
-    ``count`` gives the parameters that ours have of it.
-    """
-    if (size := SIZES.get(network)) is not None:
-        return Comparison(str(size), size.verdict(parameters), size.source)
-    for relation in RELATIONS:
-        if relation.network == network:
-            verdict = relation.verdict(parameters, count(relation.other))
-            return Comparison(str(relation), verdict, relation.source)
-    return Comparison(None, NOT_SAID, None)

@@ -13,7 +13,7 @@ from statistics import mean
 from typing import Any
 
 from psc.errors import DataError
-from psc.files import replacing
+from psc.files import write_text
 from psc.paper import evidence
 from psc.paper.account import Cost, network_cost
 from psc.paper.experiments import (
@@ -331,21 +331,16 @@ def to_markdown(tables: Sequence[Table]) -> str:
         parts.append(f"## {table.heading}")
         if table.protocol.kind in WARNINGS:
             parts.append(f"**{WARNINGS[table.protocol.kind]}**")
-        parts += [_markdown(results(table)), table.legend]
+        parts += [markdown_table(results(table)), table.legend]
         if len(stated := claims(table)) > 1:
-            parts.append(_markdown(stated))
+            parts.append(markdown_table(stated))
         if len(found := differences(table)) > 1:
-            parts += [_markdown(found), evidence.NOTE]
+            parts += [markdown_table(found), evidence.NOTE]
         if table.notes:
             parts.append("\n".join(f"- {note}" for note in table.notes))
         if len(found := origins(table)) > 1:
-            parts += ["Where these numbers come from:", _markdown(found)]
+            parts += ["Where these numbers come from:", markdown_table(found)]
     return "\n\n".join(parts) + "\n"
-
-
-def _markdown(grid: Grid) -> str:
-    header, *rows = [tuple(cell.replace("|", "\\|") for cell in line) for line in grid]
-    return markdown_table(header, rows)
 
 
 def to_latex(table: Table) -> str:
@@ -413,7 +408,4 @@ def write_tables(tables: Sequence[Table], folder: Path) -> list[Path]:
     for old in (*folder.glob(f"{name}-*.csv"), *folder.glob(f"{name}-*.tex")):
         if old.name not in contents:
             old.unlink()
-    for file_name, content in contents.items():
-        with replacing(folder / file_name) as unfinished:
-            unfinished.write_text(content, encoding="utf-8")
-    return [folder / file_name for file_name in contents]
+    return [write_text(content, folder / file) for file, content in contents.items()]

@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from psc.errors import DataError
-from psc.files import replacing
+from psc.files import write_text
 
 Cells = Sequence[str]
 
@@ -67,9 +67,10 @@ def block_label(name: str) -> str:
     return f"P{parts[1]}SC{parts[2]}".translate(subscripts) + parts[3].replace("_", " ")
 
 
-def markdown_table(header: Cells, rows: Sequence[Cells]) -> str:
-    """Cells as a Markdown table."""
-    lines = [header, ("---",) * len(header), *rows]
+def markdown_table(grid: Sequence[Cells]) -> str:
+    """Lines of cells, the header first, as a Markdown table."""
+    header, *rows = [[cell.replace("|", "\\|") for cell in line] for line in grid]
+    lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -154,6 +155,4 @@ def insert_between(path: Path, name: str, content: str) -> None:
     _, end, after = rest.partition(last)
     if not start or not end:
         raise DataError(f"{path} has no place for it; add the lines {first} and {last}")
-    with replacing(path) as unfinished:
-        written = f"{before}{first}\n\n{content}\n\n{last}{after}"
-        unfinished.write_text(written, encoding="utf-8")
+    write_text(f"{before}{first}\n\n{content}\n\n{last}{after}", path)

@@ -26,7 +26,7 @@ from psc.config.compose import CONFIG_DIRECTORY
 from psc.errors import ConfigError
 from psc.networks.build import build_unit
 from psc.networks.unet import LEAKY_SLOPE
-from psc.paper.account import backbone_config, block_config
+from psc.paper.account import named_config
 
 PEER = "3d"
 """The block of the original networks, with which all others are compared."""
@@ -47,7 +47,7 @@ def named(group: Literal["backbone", "block"], name: str) -> Any:
     known = sorted(path.stem for path in (CONFIG_DIRECTORY / group).glob("*.yaml"))
     if name not in known:
         raise ConfigError(f"{group} {name}: there are {', '.join(known)}")
-    return backbone_config(name) if group == "backbone" else block_config(name)
+    return named_config(group, name)
 
 
 def with_peer(blocks: Sequence[str]) -> list[str]:

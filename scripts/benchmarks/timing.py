@@ -7,10 +7,8 @@ included: with several threads they say what a call costs the machine, not how l
 """
 
 import contextlib
-import csv
 import ctypes
 import gc
-import io
 import json
 import math
 import os
@@ -31,8 +29,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from psc.errors import ConfigError
-from psc.files import replacing
-from psc.paper.text import markdown_table
+from psc.files import write_text
+from psc.paper.text import csv_text, markdown_table
 from psc.training.hardware import hardware
 
 Clock = Literal["cpu", "wall"]
@@ -78,12 +76,9 @@ def interleave(
 ) -> dict[Name, Timing]:
     """Run all contestants in turn, ``repeats`` rounds after one that warms up.
 
-    Args:
-        contestants: functions without arguments, by name. One that raises is out of the race and
-            gets the error as its ``failure``.
-        repeats: rounds that count.
-        finish: waits for what a call has only begun (kernels on a GPU); its time counts.
-        shortest: seconds that a measurement takes at least; short calls are repeated within it.
+    One that raises is out of the race and gets the error as its ``failure``. ``finish`` waits for
+    what a call has only begun (kernels on a GPU), whose time counts; short calls are repeated
+    within a measurement until it takes ``shortest`` seconds.
     """
     wait = finish or (lambda: None)
     calls: dict[Name, int] = {}
@@ -276,17 +271,12 @@ def arithmetic(precision: Precision, device: str) -> Iterator[None]:
 
 
 class Steps:
-    """A module and its input, in one layout and precision.
+    """A module and its input, on a device, in one layout and precision.
 
-    Both are built at the first call, so that a lack of memory is the failure of that call.
-
-    Args:
-        build: gives the module and its input, on the device.
-        layout: a name of ``LAYOUTS``; parameters and input get it.
-        precision: see ``arithmetic``. Backward runs under its flags too: they choose algorithms.
-        device: "cuda" or "cpu".
-        network: whether a training step ends with a step of Adam; its loss is then the mean square
-            of the result, which costs next to nothing. A part of a network has random gradients.
+    Both are built at the first call, so that a lack of memory is the failure of that call. Backward
+    runs under the flags of ``arithmetic`` too: they choose algorithms. The training step of a
+    ``network`` ends with a step of Adam; its loss is the mean square of the result, which costs
+    next to nothing. A part of a network has random gradients.
     """
 
     def __init__(
@@ -389,29 +379,26 @@ class Report:
             "environment": environment(),
             "tables": {name: list(rows) for name, rows in self.tables.items()},
         }
-        _write(path, json.dumps(content, indent=2) + "\n")
+        write_text(json.dumps(content, indent=2) + "\n", path)
 
     def write_csv(self, path: Path) -> None:
         """All tables in one file: the columns of all, empty where a table does not have them.
 
         Before them come the table's name and the processor or GPU.
         """
-        columns = ["table", "hardware"]
-        for rows in self.tables.values():
-            columns += [column for column in (rows[0] if rows else ()) if column not in columns]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        for name, rows in self.tables.items():
-            writer.writerows({"table": name, "hardware": self.hardware, **row} for row in rows)
-        _write(path, text.getvalue())
+        columns = dict.fromkeys(key for rows in self.tables.values() for row in rows for key in row)
+        before = {"table": "", "hardware": self.hardware, **columns}
+        rows = [
+            before | {"table": name} | row for name, some in self.tables.items() for row in some
+        ]
+        write_text(csv_text(rows), path)
 
     def write_markdown(self, path: Path) -> None:
         """The tables under one line about settings and machine."""
         found = environment()
         settings = ", ".join(f"{key} {_text(value)}" for key, value in self.settings.items())
         machine = f"{self.hardware}, {found['threads']} threads, torch {torch.__version__}"
-        _write(path, f"{machine}, {found['date']}; {settings}\n\n{self.as_markdown()}\n")
+        write_text(f"{machine}, {found['date']}; {settings}\n\n{self.as_markdown()}\n", path)
 
 
 def environment() -> dict[str, Any]:
@@ -439,7 +426,8 @@ def _markdown(rows: Sequence[Row]) -> str:
     if not rows:
         return "(nothing was measured)"
     header = [column.replace("_", " ") for column in rows[0]]
-    return markdown_table(header, [[_text(row[column]) for column in rows[0]] for row in rows])
+    lines = [[_text(row[column]) for column in rows[0]] for row in rows]
+    return markdown_table([header, *lines])
 
 
 def _text(value: Any) -> str:
@@ -448,8 +436,3 @@ def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     return str(value).replace("|", "/")
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")

@@ -118,9 +118,7 @@ def test_the_numbers_of_readme_6d_are_those_of_the_records():
 
 def test_no_row_of_table_4b_has_been_run():
     """Until UCF101 has been trained on: then its rows are checked as those above."""
-    experiment = read_experiment(EXPERIMENTS / "table-4b")
-    assert read_records(experiment) == ()
-    assert [len(protocol.rows) for protocol in experiment.protocols] == [5, 2, 3, 3, 3]
+    assert committed("table-4b") == []
 
 
 def test_the_readme_has_the_generated_parts():

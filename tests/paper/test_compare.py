@@ -9,7 +9,6 @@ from PIL import Image
 
 from psc.errors import DataError
 from psc.paper import compare as compare_module
-from psc.paper import style
 from psc.paper.account import Cost
 from psc.paper.compare import compare_runs, comparison_text, write_csv
 from psc.paper.groups import finished_runs, group_records
@@ -23,10 +22,8 @@ VIDEO_METRICS = """epoch,step,train/loss,train/error,validation/loss,validation/
 
 
 @pytest.fixture
-def folder_of(tmp_path, monkeypatch):
+def folder_of(tmp_path, coarse):
     """Write records as finished runs without their volumes; returns the folder of runs."""
-
-    monkeypatch.setattr(style, "DOTS_PER_INCH", 60)  # a fifth, and a fraction of the time
 
     def write(**records):
         for name, record in records.items():
@@ -75,7 +72,7 @@ def test_videos_have_no_segmentations_and_no_thresholds(folder_of, make_video_re
     _, files = compare_runs(folder_of(a=make_video_record(), b=make_video_record("p2sc2")))
     names = [path.name for path in files]
     assert names == ["summary.md", "summary.csv", "tradeoff.png", "learning.png", "curves.png"]
-    assert Image.open(files[-1]).size == (414, 144)
+    assert Image.open(files[-1]).size == (690, 240)
     assert sorted(p.name for p in files[0].parent.glob("*.png")) == sorted(names[2:])
 
 

@@ -44,7 +44,7 @@ def test_what_is_drawn_is_what_is_returned(monkeypatch, tmp_path):
     left, right = drawn[0].axes
     for axes, field in ((left, "any_orientation"), (right, "by_width")):
         lines = [tuple(line.get_ydata()) for line in axes.lines if line.get_linewidth() == 0.5]
-        expected = [getattr(pair[which], field) for which in (1, 0) for pair in numbers.values()]
+        expected = [getattr(of, field) for of in (*numbers["random"], *numbers["trained"])]
         assert lines == expected
     labels = [text.get_text() for text in left.get_legend().get_texts()]
     assert set(labels) >= {"trained", "random"}

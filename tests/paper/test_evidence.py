@@ -6,9 +6,10 @@ from itertools import product
 import numpy as np
 import pytest
 
-from psc.paper.evidence import contrasts, paired_difference
+from psc.paper.evidence import contrasts, learning_rates, paired_difference
 from psc.paper.groups import Group, group_records
 from psc.paper.measures import AFFINITY, TISSUE
+from psc.training.records import write_record
 
 
 def group(make, block, totals, first_seed=0, **changes):
@@ -137,3 +138,22 @@ def test_of_two_networks_with_3d_that_of_the_same_backbone_counts(make_record):
     assert [line[0].partition(",")[0] for line in (first,)] == ["bui − 3D"]
     assert second[0].startswith("(2,2) − 3D")
     assert second[1] == "−1.000"
+
+
+def test_learning_rates_are_compared_by_the_lowest_validation_loss(make_record, tmp_path):
+    for block, rate, losses in (
+        ("3d", 1e-3, (0.4, 0.3, 0.35)),
+        ("3d", 2e-3, (0.5, 0.45, 0.44)),
+        ("p2sc2", 2e-3, (0.3, 0.2, 0.1)),
+    ):
+        record = make_record(block)
+        record.config["recipe"] = {"optimizer": {"learning_rate": rate}}
+        folder = tmp_path / f"{block}-{rate}"
+        write_record(record, folder)
+        rows = [f"{step},{loss}" for step, loss in zip((9, 19, 29), losses, strict=True)]
+        (folder / "metrics.csv").write_text("\n".join(["step,validation/loss", *rows]))
+    assert learning_rates(tmp_path) == [
+        ("block", "rate 0.001", "rate 0.002"),
+        ("3d", "**0.300 (20)**", "0.440 (30)"),
+        ("p2sc2", "–", "**0.100 (30)**"),
+    ]

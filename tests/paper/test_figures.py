@@ -14,7 +14,6 @@ import pytest
 from matplotlib.figure import Figure
 
 from psc.errors import ConfigError, DataError
-from psc.paper import style
 from psc.paper.experiments import EXPERIMENTS
 from psc.paper.figures import (
     FIGURES,
@@ -34,9 +33,8 @@ spec.loader.exec_module(script)
 
 
 @pytest.fixture
-def experiments(tmp_path, monkeypatch):
-    """A folder with one picture, that of Figure 6; figures are drawn small, which is faster."""
-    monkeypatch.setattr(style, "DOTS_PER_INCH", 60)
+def experiments(tmp_path, coarse):
+    """A folder with one picture, that of Figure 6."""
     folder = tmp_path / "experiments"
     shutil.copytree(EXPERIMENTS / "figure-6", folder / "figure-6")
     return folder
@@ -87,17 +85,19 @@ def test_half_a_picture_is_damaged_not_missing(experiments, tmp_path, name):
 
 def test_figure_4a_is_left_out_with_one_of_its_records_and_refused_with_an_edited_one(tmp_path):
     shutil.copytree(EXPERIMENTS / "figure-4a", tmp_path / "figure-4a")
-    record, other = sorted(tmp_path.glob("figure-4a/synthetic/*/result.json"))
+    record, _ = sorted(tmp_path.glob("figure-4a/synthetic/*/result.json"))
     record.write_text(record.read_text().replace('"seed": 0', '"seed": 1'))
     made = make_figure(FIGURES["figure-4a"], tmp_path, tmp_path)
     assert "was edited by hand" in made.error
-    other.unlink()
+    record.unlink()
     assert make_figure(FIGURES["figure-4a"], tmp_path, tmp_path).missing is not None
 
 
-def test_drawings_need_no_experiments(tmp_path):
+def test_drawings_need_no_experiments(tmp_path, coarse):
     for name in ("figure-1", "figure-2", "figure-3"):
-        figure = replace(FIGURES[name], draw=lambda _: Figure())  # theirs: tests/paper/drawings
+        figure = replace(
+            FIGURES[name], draw=lambda _: (Figure(), None)
+        )  # theirs: tests/paper/drawings
         made = make_figure(figure, tmp_path / "nowhere", tmp_path / name)
         assert made.png.read_bytes().startswith(b"\x89PNG")
         assert made.source is None
@@ -105,7 +105,7 @@ def test_drawings_need_no_experiments(tmp_path):
 
 @pytest.mark.parametrize("name", ["figure-4a", "figure-5", "figure-6"])
 def test_the_source_is_what_the_committed_files_say(name):
-    source = FIGURES[name].source(EXPERIMENTS)
+    _, source = FIGURES[name].draw(EXPERIMENTS)
     assert all((EXPERIMENTS / file).is_file() for file in source.files)
     if name == "figure-4a":
         records = [read_record(EXPERIMENTS / file) for file in source.files]

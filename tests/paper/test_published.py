@@ -2,8 +2,8 @@
 
 import pytest
 
-from psc.paper.account import NETWORKS, count_parameters
-from psc.paper.published import CALIBRATED, NOT_SAID, RELATIONS, SIZES, compare
+from psc.paper.account import NETWORKS, compare, count_parameters
+from psc.paper.published import CALIBRATED, NOT_SAID, RELATIONS, SIZES
 
 LEVELS = (24, 72, 216, 648)
 
@@ -42,10 +42,6 @@ def test_the_authors_definitions_count_as_published(block, m, n, encoder, decode
     assert authors_count(m, n, encoder, decoder) == SIZES["unet", block].parameters
 
 
-def no_other(network):
-    raise AssertionError(f"{network} is not needed")
-
-
 @pytest.mark.parametrize(
     ("network", "published", "verdict"),
     [
@@ -69,7 +65,7 @@ def no_other(network):
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )
 def test_our_networks_beside_the_published_ones(network, published, verdict):
-    comparison = compare(network, count_parameters(network), count_parameters)
+    comparison = compare(network, count_parameters(network))
     assert (comparison.published, comparison.verdict) == (published, verdict)
     assert (comparison.source is None) == (published is None)
 
@@ -87,7 +83,7 @@ def test_our_networks_beside_the_published_ones(network, published, verdict):
     ],
 )
 def test_a_match_is_equality_at_the_printed_rounding(network, parameters, verdict):
-    assert compare(network, parameters, no_other).verdict == verdict
+    assert compare(network, parameters).verdict == verdict
 
 
 @pytest.mark.parametrize(
@@ -95,8 +91,8 @@ def test_a_match_is_equality_at_the_printed_rounding(network, parameters, verdic
     [(880, "match"), (884, "match"), (886, "−11.4 % instead of −12 %"), (1010, "+1.0 % instead")],
 )
 def test_a_relation_in_per_cent(parameters, verdict):
-    result = compare(("densenet", "p2sc3"), parameters, {("densenet_bui", "3d"): 1000}.__getitem__)
-    assert result.verdict.startswith(verdict)
+    (relation,) = (r for r in RELATIONS if r.network == ("densenet", "p2sc3"))
+    assert relation.verdict(parameters, 1000).startswith(verdict)
 
 
 @pytest.mark.parametrize(
@@ -104,8 +100,8 @@ def test_a_relation_in_per_cent(parameters, verdict):
     [(999, "agrees: −0.1 %"), (1000, "agrees"), (1100, "disagrees: +10.0 %")],
 )
 def test_a_relation_of_more_or_fewer(parameters, verdict):
-    result = compare(("densenet", "p2sc2"), parameters, {("densenet", "p1sc1"): 1000}.__getitem__)
-    assert result.verdict.startswith(verdict)
+    (relation,) = (r for r in RELATIONS if r.network == ("densenet", "p2sc2"))
+    assert relation.verdict(parameters, 1000).startswith(verdict)
 
 
 def test_only_the_calibrated_number_is_labelled_so():

@@ -9,7 +9,6 @@ from matplotlib.text import Text
 from PIL import Image
 
 from psc.errors import ConfigError
-from psc.paper import style
 from psc.paper.drawings.block_structure import block_figure
 from psc.paper.drawings.decomposition import decomposition_figure
 from psc.paper.drawings.networks import network_figure
@@ -56,12 +55,6 @@ def test_type_is_legible_and_neither_cut_nor_overlapping(figure):
             up = min(box.y1, its.y1) - max(box.y0, its.y0)
             # Boxes have room for letters that reach lower; half a point of that may be shared.
             assert min(across, up) < figure.dpi / 72 * 1.5, (one, other)
-
-
-@pytest.fixture
-def coarse(monkeypatch):
-    """A third of the resolution, which test_style.py looks at."""
-    monkeypatch.setattr(style, "DOTS_PER_INCH", 100)
 
 
 def test_both_files_are_written(figure, tmp_path, caplog, coarse):
