@@ -37,7 +37,6 @@ try:
         from hydra.core.hydra_config import HydraConfig
         from hydra.errors import HydraException as HydraException
         from hydra.types import RunMode
-        from omegaconf import MISSING as MISSING  # for programs, which import it from here
         from omegaconf import DictConfig as DictConfig
         from omegaconf import OmegaConf
         from omegaconf.errors import (

@@ -18,11 +18,11 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
-from convert import ConvertConfig
 from omegaconf import MISSING
 
 from psc.config import schema
 from psc.config.compose import CONFIG_DIRECTORY, TYPES
+from psc.conversion.checkpoints import ConvertConfig
 
 PROGRAMS = {
     "train.py": ("train", schema.TrainConfig),

@@ -11,72 +11,24 @@ skip) runs=[…] match_learning_rate=1e-3 accelerator=auto (or cpu, gpu) overwri
 """
 
 import sys
-from dataclasses import dataclass, fields
 from pathlib import Path
 
 from psc.cli import (
     EXIT_FAILURE,
-    MISSING,
     HydraException,
     OmegaConfBaseException,
     explain,
     from_arguments,
 )
-from psc.conversion.checkpoints import Correction, convert_checkpoint
-from psc.conversion.conversion import ConversionArguments
-from psc.conversion.factors import Initialisation
-from psc.errors import ConfigError, PSCError, refused_by_the_system
+from psc.conversion.checkpoints import ConvertConfig, convert_checkpoint
+from psc.errors import PSCError, refused_by_the_system
 from psc.files import write_json
 
 
-@dataclass
-class ConvertConfig(ConversionArguments):
-    """The command line.
-
-    Attributes:
-        checkpoint: of train.py.
-        output: the file to write.
-        report: a JSON file for what became of every layer, and the losses of matching.
-        init: "svd" or "random".
-        calibrate: on a batch of training data; null: where these are read in any case.
-        match_steps: of feature matching; 0: none.
-        match_learning_rate: its first learning rate.
-        accelerator: where to match.
-        overwrite: whether ``output`` may exist.
-    """
-
-    checkpoint: str = MISSING
-    output: str = MISSING
-    report: str | None = None
-    init: str = "svd"
-    calibrate: bool | None = None
-    match_steps: int = 0
-    match_learning_rate: float = 1e-3
-    accelerator: str = "auto"
-    overwrite: bool = False
-
-
 def main(arguments: list[str]) -> None:
-    """Read the command line, convert, print.
-
-    Raises:
-        PSCError: for whatever the user can change.
-    """
+    """Read the command line, convert, print."""
     config: ConvertConfig = from_arguments(ConvertConfig, arguments)
-    inits: dict[str, Initialisation] = {"svd": "svd", "random": "random"}
-    if config.init not in inits:
-        raise ConfigError(f"init must be one of {', '.join(inits)}; got {config.init!r}")
-    own = {field.name: getattr(config, field.name) for field in fields(ConversionArguments)}
-    report, losses = convert_checkpoint(
-        Path(config.checkpoint),
-        Path(config.output),
-        ConversionArguments(**own),
-        init=inits[config.init],
-        correction=Correction(
-            config.calibrate, config.match_steps, config.match_learning_rate, config.accelerator
-        ),
-        overwrite=config.overwrite,
-    )
+    report, losses = convert_checkpoint(config)
     print(report)
     if losses:
         print(f"feature matching: loss {losses[0]:.3g} → {losses[-1]:.3g}")

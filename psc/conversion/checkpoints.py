@@ -7,11 +7,12 @@ network again.
 
 import copy
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
+from omegaconf import MISSING
 from torch import Tensor, nn
 
 from psc.applications import build_application
@@ -30,47 +31,51 @@ from psc.training.checkpoints import (
 from psc.training.hardware import inference_device
 
 
-@dataclass(frozen=True)
-class Correction:
-    """What follows a conversion, on training data without their labels."""
+@dataclass
+class ConvertConfig(ConversionArguments):
+    """Everything that ``scripts/convert.py`` takes."""
 
-    calibrate: bool | None = None  # None: where training data are read in any case
-    steps: int = 0  # of feature matching
-    learning_rate: float = 1e-3
-    accelerator: str = "auto"  # "cpu" or "gpu"
+    checkpoint: str = MISSING  # of train.py
+    output: str = MISSING  # the file to write
+    report: str | None = None  # a JSON file for what became of every layer, and matching's losses
+    init: str = "svd"  # or "random"
+    calibrate: bool | None = None
+    """On a batch of training data, without labels; null: where these are read in any case."""
+    match_steps: int = 0  # of feature matching, on training data without labels; 0: none
+    match_learning_rate: float = 1e-3  # its first one
+    accelerator: str = "auto"  # where to match: "cpu" or "gpu"
+    overwrite: bool = False  # whether ``output`` may exist
 
 
-def convert_checkpoint(
-    source: Path,
-    output: Path,
-    arguments: ConversionArguments,
-    *,
-    init: Initialisation = "svd",
-    correction: Correction | None = None,
-    overwrite: bool = False,
-) -> tuple[ConversionReport, list[float]]:
+def convert_checkpoint(config: ConvertConfig) -> tuple[ConversionReport, list[float]]:
     """Write a checkpoint of ``block=3d``, converted; its report and the losses of matching.
 
     Where n > 1 (whose chains of layers one batch shows), and for any correction, the training data
     of the checkpoint's configuration are read.
     """
-    if output.exists() and not overwrite:
+    source, output, steps = Path(config.checkpoint), Path(config.output), config.match_steps
+    if config.init not in get_args(Initialisation):
+        known = ", ".join(get_args(Initialisation))
+        raise ConfigError(f"init must be one of {known}; got {config.init!r}")
+    if output.exists() and not config.overwrite:
         raise ConfigError(f"output={output} exists; give another file, or overwrite=true")
-    correction = correction or Correction()
-    if correction.steps < 0:
-        raise ConfigError(f"match_steps must not be negative, got {correction.steps}")
-    device = inference_device(correction.accelerator)
-    calibrates = correction.calibrate
+    if steps < 0:
+        raise ConfigError(f"match_steps must not be negative, got {steps}")
+    device = inference_device(config.accelerator)
+    calibrates = config.calibrate
     if calibrates is None:
-        calibrates = arguments.n > 1 or correction.steps > 0
-    corrects = calibrates or correction.steps > 0
+        calibrates = config.n > 1 or steps > 0
+    corrects = calibrates or steps > 0
     checkpoint = read_checkpoint(source)
     if checkpoint.conversion is not None:
         raise ConfigError(f"checkpoint={source} is converted already; convert the one it came from")
     trained, network = checkpoint.config, checkpoint.network()
     original = copy.deepcopy(network) if corrects else network
-    inputs = _inputs(trained, network) if arguments.n > 1 or corrects else iter(())
-    example = next(inputs) if arguments.n > 1 else None
+    inputs = _inputs(trained, network) if config.n > 1 or corrects else iter(())
+    example = next(inputs) if config.n > 1 else None
+    own = {field.name: getattr(config, field.name) for field in fields(ConversionArguments)}
+    arguments = ConversionArguments(**own)
+    init: Initialisation = "random" if config.init == "random" else "svd"
     conversion = arguments.apply(network, init, example, progress=True)
     report = conversion.report
     if not report.converted:
@@ -83,14 +88,12 @@ def convert_checkpoint(
     if calibrates:
         calibrate(original, conversion, next(batches))
     losses: list[float] = []
-    if correction.steps:
-        options: dict[str, Any] = {
-            "steps": correction.steps,
-            "learning_rate": correction.learning_rate,
-        }
-        losses = match_features(original, conversion, batches, **options, progress=True)
+    if steps:
+        rate = config.match_learning_rate
+        how: dict[str, Any] = {"steps": steps, "learning_rate": rate, "progress": True}
+        losses = match_features(original, conversion, batches, **how)
     network.cpu()
-    if arguments.n > 1:
+    if config.n > 1:
         arguments = replace(arguments, runs=[list(run) for run in report.runs])
     written = {
         "state_dict": {f"{NETWORK_PREFIX}{k}": v for k, v in network.state_dict().items()},

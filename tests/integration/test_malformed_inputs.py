@@ -21,8 +21,7 @@ import pytest
 import torch
 
 from psc.config.schema import EvaluateConfig, SegmentConfig, ViewConfig
-from psc.conversion.checkpoints import convert_checkpoint
-from psc.conversion.conversion import ConversionArguments
+from psc.conversion.checkpoints import ConvertConfig, convert_checkpoint
 from psc.download.archives import unpack
 from psc.download.download import source_files
 from psc.errors import PSCError
@@ -188,7 +187,9 @@ def test_commands_on_damaged_checkpoints(command, checkpoint, finished_run, tmp_
                 EvaluateConfig(str(p), output=str(output))
             ),
             "segment": lambda p=path: segment_file(SegmentConfig(str(p), "x.h5", str(output))),
-            "convert": lambda p=path: convert_checkpoint(p, output, ConversionArguments()),
+            "convert": lambda p=path: convert_checkpoint(
+                ConvertConfig(checkpoint=str(p), output=str(output))
+            ),
             "train": lambda p=path: initial_weights(
                 SimpleNamespace(
                     **vars(read_checkpoint(checkpoint).config) | {"initial_weights": str(p)}

@@ -14,12 +14,12 @@ from hydra import initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from psc.config.compose import CONFIG_DIRECTORY, register
+from psc.conversion.checkpoints import ConvertConfig
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 import configuration_keys  # noqa: E402
 import site_pages  # noqa: E402
-from convert import ConvertConfig  # noqa: E402
 
 SITE = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
 PARTS = [pages for part in SITE["nav"] for pages in part.values()]
