@@ -112,13 +112,9 @@ def places() -> dict[str, str]:
 def relinked(
     text: str, source: str, page: str, shown: Callable[[str], object] = lambda path: None
 ) -> str:
-    """The text of a repository file with links as they have to be in a page of the site.
+    """The text of a repository file, ``source``, with links as they have to be in a page.
 
-    Args:
-        text: Markdown, or a part of it.
-        source: the path of the file in the repository.
-        page: the path of the page in the site.
-        shown: told the repository path of every file that has to go along.
+    ``shown`` is told the repository path of every file that has to go along.
     """
     homes = places()
 

@@ -56,12 +56,7 @@ def register() -> None:
 def compose(overrides: Sequence[str] = ()) -> TrainConfig:
     """Compose configs/train.yaml as ``python train.py *overrides`` would.
 
-    Args:
-        overrides: as typed on the command line, e.g. ``["block=p1sc1", "seed=3"]``.
-
-    Raises:
-        ConfigError: if a value or a combination cannot work.
-        hydra.errors.HydraException: for an unknown group, choice or key.
+    ConfigError is raised if a value or a combination cannot work, Hydra's own for unknown keys.
     """
     register()
     with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
@@ -119,15 +114,7 @@ def refuse_unread(node: Container, key: str) -> None:
 
 
 def from_plain(plain: Mapping[str, Any], path: Path) -> TrainConfig:
-    """The typed configuration that a checkpoint holds.
-
-    Args:
-        plain: as ``dataclasses.asdict`` made it.
-        path: the checkpoint, for messages.
-
-    Raises:
-        CheckpointError: if it does not fit the schema of this version of the code.
-    """
+    """The typed configuration that a checkpoint holds, as ``dataclasses.asdict`` made it."""
     try:
         backbone, recipe, datasets = TYPES[plain["backbone"]["name"]]
         own = plain["dataset"].keys()

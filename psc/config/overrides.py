@@ -38,12 +38,8 @@ _OPTIONS = (
 def as_hydra_reads(arguments: Sequence[str], *programs: type) -> list[str]:
     """The arguments of a command line with every text quoted; given its result, the same again.
 
-    Args:
-        arguments: as the shell hands them over, Hydra's own options among them.
-        programs: dataclasses of what is taken; by default those of all programs of ``configs/``.
-
-    Raises:
-        ConfigError: for an argument that can be read in no way, with the spelling that can.
+    Hydra's own options may be among them. ``programs``: dataclasses of what is taken; by default
+    those of all programs of ``configs/``.
     """
     texts, others, entries = _kinds(programs or PROGRAMS)
     sweep = any(

@@ -37,9 +37,7 @@ class IterationProgress(Callback):
         self.iterations = iterations
         self._bar: Any = None
 
-    def on_train_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> None:
+    def on_train_start(self, trainer: lightning.Trainer, *_: Any) -> None:
         """Open the bar where the run starts or resumes."""
         if trainer.is_global_zero:
             self._bar = tqdm(
@@ -51,9 +49,7 @@ class IterationProgress(Callback):
                 smoothing=0.05,
             )
 
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
         """One iteration done."""
         if self._bar is None:
             return
@@ -70,9 +66,7 @@ class IterationProgress(Callback):
             )
         self._bar.update(1)
 
-    def teardown(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
-    ) -> None:
+    def teardown(self, trainer: lightning.Trainer, *_: Any) -> None:
         """Close the bar, also after an error."""
         if self._bar is not None:
             self._bar.close()
@@ -99,23 +93,17 @@ class Throughput(Callback):
     def _measures(self) -> bool:
         return self._seen >= WARM_UP_ITERATIONS and self.counted < MEASURED_ITERATIONS
 
-    def on_train_epoch_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> None:
+    def on_train_epoch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
         """The first wait after a validation is not the loader's steady state."""
         self._end = None
 
-    def on_train_batch_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any
-    ) -> None:
+    def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
         """A batch has arrived."""
         self._begin = time.perf_counter()
         if self._end is not None and self._measures:
             self.waiting += self._begin - self._end
 
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
         """A batch has been computed."""
         if self._measures:
             if torch.cuda.is_available():
@@ -165,9 +153,7 @@ class KeepCheckpoints(Callback):
     def __init__(self, folder: Path, every: int) -> None:
         self.folder, self.every = folder, every
 
-    def on_train_epoch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> None:
+    def on_train_epoch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
         """After the epoch's validation, as the best and the last one."""
         if trainer.global_step % self.every == 0:
             trainer.save_checkpoint(self.folder / f"{KEPT}{trainer.global_step:06d}.ckpt")
@@ -179,9 +165,7 @@ class StoreConfig(Callback):
     def __init__(self, plain: dict[str, Any], conversion: dict[str, Any] | None = None) -> None:
         self.plain, self.conversion = plain, conversion
 
-    def on_save_checkpoint(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: Any
-    ) -> None:
+    def on_save_checkpoint(self, trainer: lightning.Trainer, _: Any, checkpoint: Any) -> None:
         """Called by Lightning before it writes a checkpoint."""
         checkpoint[CONFIG_KEY] = self.plain
         if self.conversion is not None:

@@ -113,16 +113,11 @@ def _shipped_checkpoint(path: Path) -> "Checkpoint":
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A checkpoint that was read; what it lacks or what does not fit is refused when asked for.
+    """A checkpoint that was read; what it lacks or what does not fit is refused when asked for."""
 
-    Attributes:
-        path: its file, for messages.
-        content: Lightning's.
-        told: what weights that come with psc say of themselves, see ``psc.networks.shipped``.
-    """
-
-    path: Path
-    content: Mapping[str, Any]
+    path: Path  # its file, for messages
+    content: Mapping[str, Any]  # Lightning's
+    # what weights that come with psc say of themselves, see ``psc.networks.shipped``
     told: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
@@ -246,11 +241,7 @@ def resumed_step(
 ) -> int:
     """The iteration that a run continues at, after checking that the checkpoint fits it.
 
-    Args:
-        path: of the checkpoint; None begins at 0.
-        config: of the run.
-        network: that it trains; receives the checkpoint's weights.
-        conversion: how that network was converted, if it was.
+    Its network, converted so or not at all, receives the checkpoint's weights.
     """
     if path is None:
         return 0

@@ -50,12 +50,8 @@ def training_epochs(recipe: RecipeConfig) -> tuple[int, int]:
 class TrainingData(lightning.LightningDataModule):
     """Samples to train and to validate on, whatever the task, as batches.
 
-    Args:
-        training: an endless data set whose sample i is a function of i.
-        validation: a fixed one.
-        recipe: iterations, in ``epochs`` of ``iterations_per_epoch``, and batch size.
-        workers: processes per loader; 0 loads in the training process.
-        validation_batch_size: None: the recipe's.
+    The training's data set is endless, its sample i a function of i; the validation's is fixed.
+    ``workers`` are processes per loader; 0 loads in the training process.
     """
 
     def __init__(

@@ -23,16 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def evaluate_checkpoint(config: EvaluateConfig) -> Record:
-    """Run the test protocol on a trained checkpoint and record it.
-
-    Args:
-        config: the checkpoint, and what to change of the configuration that it holds.
-
-    Raises:
-        CheckpointError: if the checkpoint cannot be used.
-        ConfigError: if the output folder exists already, or a value cannot work.
-        DataError: if the data cannot be read.
-    """
+    """Run the test protocol on a trained checkpoint and record it."""
     checkpoint = read_checkpoint(Path(config.checkpoint))
     trained = checkpoint.config
     changed = replace(

@@ -62,13 +62,7 @@ def settled(trainer: TrainerConfig) -> TrainerConfig:
 
 
 def prediction_precision(asked: str | None, trained: str, device: torch.device) -> str:
-    """What to predict in: as asked, else as the network was trained, where the device can.
-
-    Args:
-        asked: "auto", "32-true" or "bf16-mixed"; None: as trained.
-        trained: precision of the network's training.
-        device: where to predict.
-    """
+    """What to predict in: as asked, or (None) as the network was trained where the device can."""
     if asked not in (None, "auto", FLOAT32, BF16):
         raise ConfigError(f"precision={asked}: allowed are auto, {FLOAT32}, {BF16}")
     able = computes_bf16(device.type)

@@ -35,11 +35,8 @@ class MetricsFile(Logger):
 
     Lightning's CSVLogger deletes an existing file when a run continues; this one goes on writing.
 
-    Args:
-        path: the file; created with its header if missing.
-        first_step: rows of an earlier attempt from this step on are dropped: a run that resumes at
-            step 300 computes steps 300, 301, … again.
-        measures: columns of this training beside ``COLUMNS``.
+    Rows of an earlier attempt from ``first_step`` on are dropped: a run that resumes at step 300
+    computes steps 300, 301, … again. ``measures`` are columns beside ``COLUMNS``.
     """
 
     def __init__(self, path: Path, first_step: int = 0, *, measures: Sequence[str] = ()) -> None:
@@ -111,11 +108,8 @@ def wandb_loggers(
 ) -> Iterator["list[WandbLogger]"]:
     """The logger of a run, in a list; none if not asked for. Finished however the run ends.
 
-    Args:
-        config: whether, which project, and the mode: auto is online with a login, else offline,
-            never a prompt; the group, by default the data set.
-        plain: the run's configuration.
-        folder: the run's folder; its name is the run's.
+    Its mode auto is online with a login, else offline, never a prompt; its group is by default the
+    data set.
     """
     if not config.wandb:
         yield []

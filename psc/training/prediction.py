@@ -14,20 +14,10 @@ from psc.training.checkpoints import read_checkpoint
 
 
 def segment_file(config: SegmentConfig) -> Path:
-    """Label volumes by what the checkpoint's network was trained for: tissues or neurons.
+    """Label volumes by what the checkpoint's network was trained for; returns what was written.
 
-    Args:
-        config: the checkpoint (for tissues: or several, an ensemble) or the weights that come with
-            psc, the input, where to write.
-
-    Returns:
-        The file or folder written.
-
-    Raises:
-        CheckpointError: if the checkpoint cannot be used, or its network labels no such volume.
-        ConfigError: if there are no weights of that name, the output exists or cannot be written
-            so, or an option cannot work.
-        DataError: if the volume cannot be read.
+    Neurons, or tissues, for which several checkpoints are an ensemble; or by weights that come with
+    psc.
     """
     if config.checkpoint is None:
         paths = [weights_file(config.weights or "")]

@@ -29,38 +29,22 @@ REAL, SAMPLE, SYNTHETIC, OWN = "real", "real sample", "synthetic", "own"
 
 @dataclass(frozen=True)
 class Record:
-    """One run's result with everything needed to trust or repeat it.
+    """One run's result with everything needed to trust or repeat it."""
 
-    Attributes:
-        run: name of the run folder.
-        config: the resolved configuration, plain containers.
-        metrics: numbers by name; VI in bits (see ``psc.metrics``).
-        parameters: learnable parameters of the network.
-        iterations: how many were trained (not how many were asked for).
-        wall_seconds: of the training, all attempts of a resumed run together, and of the
-            evaluation.
-        throughput: see ``psc.training.callbacks.Throughput``.
-        seed: of weights and patches.
-        data: kind ("real", "real sample" or "synthetic") and files with size and sha256.
-        git: commit and whether the checkout had changes.
-        versions: of Python and packages.
-        hardware: device, processor, cores.
-        finished: when, ISO 8601, UTC.
-    """
-
-    run: str
-    config: dict[str, Any]
-    metrics: dict[str, Any]
-    parameters: int
-    iterations: int
+    run: str  # name of the run folder
+    config: dict[str, Any]  # resolved, plain containers
+    metrics: dict[str, Any]  # numbers by name; VI in bits (see ``psc.metrics``)
+    parameters: int  # learnable ones of the network
+    iterations: int  # how many were trained, not how many were asked for
+    # of the training, all attempts of a resumed run together, and of the evaluation
     wall_seconds: dict[str, float]
-    throughput: dict[str, float | None]
-    seed: int
-    data: dict[str, Any]
-    git: dict[str, Any]
-    versions: dict[str, str | None]
-    hardware: dict[str, Any]
-    finished: str
+    throughput: dict[str, float | None]  # see ``psc.training.callbacks.Throughput``
+    seed: int  # of weights and patches
+    data: dict[str, Any]  # kind ("real", "real sample", "synthetic"); files with size and sha256
+    git: dict[str, Any]  # commit, and whether the checkout had changes
+    versions: dict[str, str | None]  # of Python and packages
+    hardware: dict[str, Any]  # device, processor, cores
+    finished: str  # when, ISO 8601, UTC
     schema_version: int = field(default=SCHEMA_VERSION)
 
     @property

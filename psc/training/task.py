@@ -16,11 +16,8 @@ from psc.training.settings import OptimizerConfig, RecipeConfig, ScheduleConfig
 class Task(lightning.LightningModule):
     """A network in training; subclasses say what a batch is and what it costs.
 
-    Args:
-        network: what is trained.
-        recipe: optimiser and schedule.
-        iterations: length of the training, for schedules that end.
-        channels_last: keep tensors as channels_last_3d, the layout that convolutions prefer.
+    ``iterations``: length of the training, for schedules that end; ``channels_last`` keeps tensors
+    as channels_last_3d, the layout that convolutions prefer.
     """
 
     def __init__(

@@ -57,17 +57,9 @@ log = logging.getLogger(__name__)
 
 
 def train(config: TrainConfig) -> Record | None:
-    """Train, evaluate and record one run.
+    """Train, evaluate and record one run of a checked configuration (``psc.config.compose``).
 
-    Args:
-        config: checked (``psc.config.compose``).
-
-    Returns:
-        The record; None on the processes of a distributed run other than the first.
-
-    Raises:
-        PSCError: for data, configuration or checkpoints that cannot work; or another process is
-            training this very run.
+    None on the processes of a distributed run other than the first.
     """
     config = replace(config, trainer=settled(config.trainer))
     every, interval = config.trainer.test_every, training_epochs(config.recipe)[1]

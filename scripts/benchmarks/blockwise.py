@@ -7,8 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -83,56 +82,40 @@ def run(
         for count in workers:
             first: Row | None = None
             for size in sorted(set(sizes)):
-                task = _Task(affinities, size, count, block_size, Path(scratch) / "output")
-                row = _measured(task)
+                row = _measured(affinities, size, count, block_size, Path(scratch) / "output")
                 grown = first and ratio(row["seconds"], first["seconds"])
                 row["growth"] = (
                     math.log(grown, (size / first["size"]) ** 3) if first and grown else None
                 )
                 first = first or row
                 rows.append(row)
-                shutil.rmtree(task.output)
+                shutil.rmtree(Path(scratch) / "output")
     if figure is not None:
         _draw(rows, figure)
     return Report({"after the network": rows})
 
 
-@dataclass(frozen=True)
-class _Task:
+def _segment(affinities: Path, size: int, workers: int, block_size: int, output: Path) -> None:
     """One segmentation, run in a process of its own so that its memory is nobody else's."""
-
-    affinities: Path
-    size: int
-    workers: int
-    block_size: int
-    output: Path
-
-    def __call__(self) -> None:
-        segmentation = SegmentationConfig(scoring="mean")
-        options = BlockwiseOptions(segmentation=segmentation, threshold=_THRESHOLD)
-        with open_engine(self.workers) as engine:
-            segment_blockwise(
-                _ReflectedAffinities(self.affinities),
-                {"input": "synthetic"},
-                Grid((self.size,) * 3, (self.block_size,) * 3),
-                options,
-                self.output,
-                engine=engine,
-            )
+    segmentation = SegmentationConfig(scoring="mean")
+    with open_engine(workers) as engine:
+        segment_blockwise(
+            partial(_reflected, affinities),
+            {"input": "synthetic"},
+            Grid((size,) * 3, (block_size,) * 3),
+            BlockwiseOptions(segmentation=segmentation, threshold=_THRESHOLD),
+            output,
+            engine=engine,
+        )
 
 
-@dataclass(frozen=True)
-class _ReflectedAffinities:
+def _reflected(piece: Path, box: Box) -> npt.NDArray[np.float32]:
     """Affinities of any box of a volume that repeats a piece, mirrored at its faces."""
-
-    piece: Path
-
-    def __call__(self, box: Box) -> npt.NDArray[np.float32]:
-        affinities = _mapped(self.piece)
-        for axis, part in enumerate(box, start=1):
-            indices = reflected_indices(part.start, part.stop, affinities.shape[axis])
-            affinities = np.take(affinities, indices, axis=axis)
-        return affinities
+    affinities = _mapped(piece)
+    for axis, part in enumerate(box, start=1):
+        indices = reflected_indices(part.start, part.stop, affinities.shape[axis])
+        affinities = np.take(affinities, indices, axis=axis)
+    return affinities
 
 
 @lru_cache(maxsize=1)
@@ -155,10 +138,12 @@ def _neuropil_affinities(size: int, seed: int) -> npt.NDArray[np.float32]:
     return result.astype(np.float32)
 
 
-def _measured(task: _Task) -> Row:
+def _measured(affinities: Path, size: int, workers: int, block_size: int, output: Path) -> Row:
     began = time.perf_counter()
     # spawn: a forked process would begin with this one's memory
-    process = multiprocessing.get_context("spawn").Process(target=task)
+    process = multiprocessing.get_context("spawn").Process(
+        target=_segment, args=(affinities, size, workers, block_size, output)
+    )
     process.start()
     largest = together = 0
     cpu: dict[int, float] = {}
@@ -175,12 +160,12 @@ def _measured(task: _Task) -> Row:
         process.join(_SAMPLING_SECONDS)
     seconds = time.perf_counter() - began
     if process.exitcode:
-        raise ConfigError(f"size {task.size} with {task.workers} workers failed; see above")
-    millions, cpu_seconds = task.size**3 / 1e6, sum(cpu.values())
-    summary = json.loads((task.output / "summary.json").read_text(encoding="utf-8"))
+        raise ConfigError(f"size {size} with {workers} workers failed; see above")
+    millions, cpu_seconds = size**3 / 1e6, sum(cpu.values())
+    summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
     return {
-        "size": task.size,
-        "workers": task.workers,
+        "size": size,
+        "workers": workers,
         "million_voxels": millions,
         "seconds": seconds,
         "seconds_per_million": seconds / millions,
@@ -188,7 +173,7 @@ def _measured(task: _Task) -> Row:
         "cpu_seconds_per_million": cpu_seconds / millions,
         "process_mb": largest / 1e6,
         "all_mb": together / 1e6,
-        "disk_mb": sum(f.stat().st_size for f in task.output.rglob("*") if f.is_file()) / 1e6,
+        "disk_mb": sum(f.stat().st_size for f in output.rglob("*") if f.is_file()) / 1e6,
         **{name: summary[name] for name in ("fragments", "segments")},
     }
 

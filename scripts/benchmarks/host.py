@@ -61,9 +61,7 @@ def metrics(*, size: int = 250, repeats: int = 5, seed: int = 0) -> Report:
 def label_volumes(size: int, seed: int) -> tuple[Labels, Labels]:
     """True and predicted segments: Voronoi cells; then cells merged, and some of those cut.
 
-    Returns:
-        truth: uint64 (size, size, size), 0 on both sides of every boundary.
-        predicted: the same shape and dtype, no 0.
+    Both are uint64 (size, size, size); 0 is on both sides of every true boundary, else nowhere.
     """
     rng = np.random.default_rng(seed)
     cells = max(2, round(size**3 / (250**3 / 3000)))
