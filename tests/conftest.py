@@ -1,13 +1,11 @@
-"""Shared fixtures: a tiny real HDF5 volume, and the overrides of a run that takes seconds."""
+"""Shared fixtures: a tiny real HDF5 volume, and the overrides of a run that takes seconds.
 
-import os
+What loads PyTorch is imported where it is used: of ``make test``'s processes one runs no test.
+"""
 
-from psc import machine
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-machine.set_up()  # before anything loads torch
-
+import gc
 import logging
+import os
 import runpy
 import sys
 from collections.abc import Callable
@@ -18,25 +16,41 @@ import h5py
 import hypothesis
 import numpy as np
 import pytest
-import torch
 from scipy import ndimage
+from started import Started
 
-from psc.config import compose
-from psc.em.affinities import affinities_from_labels
-from psc.em.data import LabelledVolume
-from psc.em.labels import split_disconnected
-from psc.training.training import train
+from psc import machine
 
-PROJECT = Path(__file__).parents[1]
-
-# Tests are many small computations: threads would only wait for each other.
-torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
+machine.set_up()  # before anything loads torch
+
+PROJECT = Path(__file__).parents[1]
 
 # No test asserts a time: on a busy machine any example may take long.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+
+def pytest_collection_modifyitems():
+    """Set up a process that runs tests, when it has loaded them all."""
+    import torch
+
+    from psc.paper import style
+
+    # Tests are many small computations: threads would only wait for each other.
+    torch.set_num_threads(1)
+    style.DOTS_PER_INCH = 100  # a ninth of the pixels that figures have
+    # Composing configurations makes many small objects: look for dead ones less often, and never
+    # among what libraries hold.
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
+@pytest.fixture
+def full_resolution(monkeypatch):
+    """Pictures as they are, for tests that measure them."""
+    monkeypatch.setattr("psc.paper.style.DOTS_PER_INCH", 300)
 
 
 @pytest.fixture(scope="session")
@@ -94,6 +108,9 @@ def tiny_run(tiny_volume, tmp_path):
 @pytest.fixture(scope="session")
 def finished_run(tiny_volume, tmp_path_factory):
     """Record, folder and overrides of a finished tiny run with P_2SC_2; not to be changed."""
+    from psc.config import compose
+    from psc.training.training import train
+
     output = tmp_path_factory.mktemp("finished") / "runs"
     overrides = [*overrides_of_a_tiny_run(tiny_volume, output), "block=p2sc2"]
     record = train(compose(overrides))
@@ -126,6 +143,20 @@ def program(monkeypatch, capfd):
 
 
 @pytest.fixture
+def start(tmp_path_factory):
+    """Function: a program in a process of its own (``Started``), which ends with the test."""
+    running, folder = [], tmp_path_factory.mktemp("output")
+
+    def begin(script, *arguments):
+        running.append(Started(folder / f"{len(running)}", script, *arguments))
+        return running[-1]
+
+    yield begin
+    for program in running:
+        program.kill()
+
+
+@pytest.fixture
 def sample_data():
     """Folder of the real sample data; the test is skipped where there is none."""
     folder = os.environ.get("PSC_SAMPLE_DATA")
@@ -140,6 +171,8 @@ def reach_of_gradient():
 
     By its gradient in float64; the module's weights are made positive, so that nothing cancels.
     """
+
+    import torch
 
     def reach(module, shape):
         for parameter in module.parameters():
@@ -165,12 +198,11 @@ def sample_em() -> Path:
 
 
 @pytest.fixture
-def make_volume() -> Callable[..., LabelledVolume]:
+def make_volume():
     """Volumes of random grey values and blocky labels without 0."""
+    from psc.em.data import LabelledVolume
 
-    def make(
-        shape=(20, 18, 16), *, seed=0, name="volume", dtype=np.uint8, **changes
-    ) -> LabelledVolume:
+    def make(shape=(20, 18, 16), *, seed=0, name="volume", dtype=np.uint8, **changes):
         rng = np.random.default_rng(seed)
         coarse = rng.integers(1, 9, [-(-size // 4) for size in shape], dtype=np.uint64)
         labels = np.kron(coarse, np.ones((4, 4, 4), np.uint64))
@@ -190,6 +222,7 @@ def make_volume() -> Callable[..., LabelledVolume]:
 @pytest.fixture(scope="session")
 def blobs() -> Callable[..., np.ndarray]:
     """Factory of Voronoi cells, ids 1..N, that fill a volume."""
+    from psc.em.labels import split_disconnected
 
     def make(shape: tuple[int, int, int], cells: int, seed: int = 0) -> np.ndarray:
         generator = np.random.default_rng(seed)
@@ -204,6 +237,7 @@ def blobs() -> Callable[..., np.ndarray]:
 @pytest.fixture(scope="session")
 def smooth_affinities() -> Callable[[np.ndarray], np.ndarray]:
     """What a good network says: low on both sides of a boundary, high two voxels away from it."""
+    from psc.em.affinities import affinities_from_labels
 
     def make(labels: np.ndarray) -> np.ndarray:
         true, mask = affinities_from_labels(labels, zero_label="boundary")

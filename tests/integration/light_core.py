@@ -9,6 +9,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
+PAGES = ("README.md", *(f"docs/{n}.md" for n in ("block", "convert", "networks", "conventions")))
+"""Whose examples run there, but for those of psc.metrics."""
 
 
 def closure(*names):

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,25 +13,11 @@ from psc.training.records import read_record
 PROJECT = Path(__file__).parents[2]
 
 
-def command(script, *arguments):
-    return [sys.executable, str(PROJECT / script), *arguments]
-
-
-def call(script, *arguments, **options):
-    return subprocess.run(
-        command(script, *arguments),
-        capture_output=True,
-        text=True,
-        cwd=options.pop("cwd", PROJECT),
-        timeout=300,
-        **options,
-    )
-
-
 def records(folder):
     return [read_record(path) for path in sorted(folder.glob("*/result.json"))]
 
 
+@pytest.mark.usefixtures("full_resolution")
 def test_multirun_leaves_one_record_per_run_and_compare_shows_them(program, tiny_run, tmp_path):
     result = program("train.py", "--multirun", *tiny_run, "block=3d,p1sc1")
     assert result.code == 0, result.errors
@@ -50,12 +35,12 @@ def test_multirun_leaves_one_record_per_run_and_compare_shows_them(program, tiny
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_network_and_then_another(tiny_run, tmp_path):
+def test_two_processes_train_one_network_and_then_another(start, tiny_run, tmp_path):
     distributed = ["trainer.devices=2", "trainer.strategy=ddp"]
     # By sweep=…, which the second process must not take for a sweep of its own
     sweep = ["sweep=mn", "block.m=1", "block.n=1", "seed=0,1"]
-    result = call("train.py", *tiny_run, *distributed, *sweep)
-    assert result.returncode == 0, result.stderr
+    result = start("train.py", *tiny_run, *distributed, *sweep)
+    assert result.wait() == 0, result.text
     found = records(tmp_path / "runs")
     assert [(record.seed, record.iterations) for record in found] == [(0, 6), (1, 6)]
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == sorted(
@@ -65,38 +50,18 @@ def test_two_processes_train_one_network_and_then_another(tiny_run, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_says_how_to_continue_and_does(tiny_run, tmp_path):
+def test_an_interrupted_run_says_how_to_continue_and_does(start, tiny_run, tmp_path):
     overrides = [*tiny_run, "recipe.iterations=20000"]
-    with subprocess.Popen(
-        command("train.py", *overrides),
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=PROJECT,
-        # A shell's background jobs ignore Ctrl-C, and their children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as process:
-        deadline = time.monotonic() + 120
-        while not list(tmp_path.rglob("last.ckpt")):
-            assert time.monotonic() < deadline
-            assert process.poll() is None, process.stderr.read()
-            time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert "resume=true" in errors
+    interrupted = start("train.py", *overrides)
+    interrupted.until(lambda: list(tmp_path.rglob("last.ckpt")))
+    os.kill(interrupted.pid, signal.SIGINT)
+    assert interrupted.wait() == 130
+    assert "resume=true" in interrupted.text
     (folder,) = (tmp_path / "runs").iterdir()
     assert not (folder / "result.json").exists()
     # As configured it would take minutes to finish; that it goes on from the checkpoint is enough.
-    with subprocess.Popen(
-        command("train.py", *overrides, "resume=true"),
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=PROJECT,
-        start_new_session=True,
-    ) as process:
-        line = next(line for line in process.stdout if "continues" in line)
-        os.killpg(process.pid, signal.SIGKILL)
-    assert str(folder / "checkpoints" / "last.ckpt") in line
+    resumed = start("train.py", *overrides, "resume=true")
+    resumed.until(lambda: f"continues {folder / 'checkpoints' / 'last.ckpt'}" in resumed.text)
 
 
 def test_help_shows_choices_and_examples(program):
@@ -126,7 +91,13 @@ def test_mistakes_end_with_one_message_and_no_traceback(program, line, tmp_path)
 
 def test_evaluate_names_a_missing_checkpoint(tmp_path):
     """In a process of its own: the exit code is what a shell sees."""
-    result = call("evaluate.py", f"checkpoint={tmp_path}/none.ckpt")
+    result = subprocess.run(
+        [sys.executable, "evaluate.py", f"checkpoint={tmp_path}/none.ckpt"],
+        capture_output=True,
+        text=True,
+        cwd=PROJECT,
+        timeout=300,
+    )
     assert result.returncode == 1
     assert "no checkpoint at" in result.stderr
     assert "Traceback" not in result.stderr

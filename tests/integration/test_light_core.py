@@ -8,13 +8,12 @@ import zipfile
 
 import pytest
 import torch
-from light_core import ROOT, link, run
+from light_core import PAGES, ROOT, link, run
 
 import psc
 from psc.config import compose
 from psc.errors import PSCError
 
-PAGES = ("README.md", *(f"docs/{n}.md" for n in ("block", "convert", "networks", "conventions")))
 TEXT = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
 EXAMPLES = re.findall(r"^```python\n(.*?)^```$", TEXT, flags=re.MULTILINE | re.DOTALL)
 

@@ -3,8 +3,6 @@
 import json
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel
@@ -29,20 +27,19 @@ SMALL = tiny_brains.overrides(".")
 SMALL = [key for key in SMALL if key.startswith(("backbone.", "recipe.", "trainer.", "budget="))]
 
 
-def typed(folder, command):
-    """Run a command in a folder, a training on a small network; returns what it printed."""
-    program, script, *arguments = shlex.split(command)
-    assert program == "python"
-    small = SMALL if script == "train.py" else []
-    result = subprocess.run(
-        [sys.executable, str(PROJECT / script), *arguments, *small],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout + result.stderr
+@pytest.fixture
+def typed(program, tmp_path):
+    """Function: run a command in tmp_path, a training on a small network; what it printed."""
+
+    def run(command):
+        python, script, *arguments = shlex.split(command)
+        assert python == "python"
+        small = SMALL if script == "train.py" else []
+        result = program(script, *arguments, *small, folder=tmp_path)
+        assert result.code == 0, result.errors
+        return result.output + result.errors
+
+    return run
 
 
 def values_of(path):
@@ -50,7 +47,7 @@ def values_of(path):
 
 
 @pytest.mark.slow
-def test_a_cross_validation_of_bids_its_table_and_the_ensemble(tmp_path):
+def test_a_cross_validation_of_bids_its_table_and_the_ensemble(typed, tmp_path):
     bids = write_bids(tmp_path)
     bids.rename(tmp_path / "my_brains")
     new = tmp_path / "new_brains"
@@ -60,7 +57,7 @@ def test_a_cross_validation_of_bids_its_table_and_the_ensemble(tmp_path):
         (new / f"patient{number}.nii.gz").write_bytes(source.read_bytes())
     train, compare, segment, *_ = COMMANDS
 
-    said = typed(tmp_path, train)
+    said = typed(train)
     assert "6 subjects: train 3 (" in said
     assert "on own_mri, fold 2 of 3" in said
     assert "labels as they are in their files; classes: 0 background, 10 csf" in said
@@ -78,7 +75,7 @@ def test_a_cross_validation_of_bids_its_table_and_the_ensemble(tmp_path):
             dice = 2 * (one & other).sum() / (one.sum() + other.sum())
             assert record.metrics["subjects"][name]["dice_wm"] == pytest.approx(dice)
 
-    table = typed(tmp_path, compare)
+    table = typed(compare)
     (row,) = [line for line in table.splitlines() if line.startswith("| p2sc2 |")]
     scores = {
         name: record.metrics["subjects"][name]["dice_wm"]
@@ -92,7 +89,7 @@ def test_a_cross_validation_of_bids_its_table_and_the_ensemble(tmp_path):
     assert "labels as they are in their files" in table
     assert (tmp_path / "runs" / "summary.md").read_text() in table
 
-    typed(tmp_path, segment)
+    typed(segment)
     for number in (1, 2):
         values = values_of(tmp_path / "tissues" / f"patient{number}_tissues.nii.gz")
         assert values.shape == values_of(new / f"patient{number}.nii.gz").shape
@@ -100,7 +97,7 @@ def test_a_cross_validation_of_bids_its_table_and_the_ensemble(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_nnunet_folder_and_files_by_pattern(tmp_path, monkeypatch):
+def test_an_nnunet_folder_and_files_by_pattern(typed, tmp_path, monkeypatch):
     bids = write_bids(tmp_path, subjects=4)
     raw = tmp_path / "Dataset001_Brains"
     for number in range(1, 5):
@@ -125,7 +122,7 @@ def test_an_nnunet_folder_and_files_by_pattern(tmp_path, monkeypatch):
     (raw / "dataset.json").write_text(json.dumps(description))
 
     nnunet, pattern = COMMANDS[3:]
-    assert "classes: 0 background, 10 CSF, 150 or 250 brain" in typed(tmp_path, nnunet)
+    assert "classes: 0 background, 10 CSF, 150 or 250 brain" in typed(nnunet)
     (run,) = (tmp_path / "runs").glob("own_mri-densenet-p2sc2-fold0-*")
     record = read_record(run)
     assert {"dice_CSF", "dice_brain", "dice_mean"} <= record.metrics["test"].keys()
