@@ -175,6 +175,7 @@ def test_trained_affinities_are_mostly_right():
         assert (high == np.moveaxis(same, axis, 0)).mean() > 0.85
 
 
+@pytest.mark.usefixtures("full_resolution")
 def test_blockwise(tmp_path):
     scratch = tmp_path / "scratch"
     scratch.mkdir()

@@ -23,6 +23,7 @@ def study():
     return module
 
 
+@pytest.mark.usefixtures("full_resolution")
 def test_a_start_is_converted_tested_trained_on_and_collected_once(
     study, program, tiny_run, tmp_path, monkeypatch, capfd
 ):

@@ -31,6 +31,7 @@ from psc.metrics import variation_of_information
 
 SIDE = 60  # pixels of a slice
 DEPTH = 5
+pytestmark = pytest.mark.usefixtures("full_resolution")
 
 
 @pytest.fixture(scope="module")

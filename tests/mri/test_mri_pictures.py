@@ -200,6 +200,7 @@ def test_panels_are_as_large_as_their_millimetres(drawn, brain):
     assert "5 mm" in [text.get_text() for text in figure.axes[0].texts]
 
 
+@pytest.mark.usefixtures("full_resolution")
 def test_a_picture_of_a_brain_is_written(brain, tmp_path):
     path = tmp_path / "slices.png"
     slices_figure(*brain, VOXEL, path, title="phantom: SYNTHETIC")

@@ -50,6 +50,7 @@ def test_what_is_drawn_is_what_is_returned(monkeypatch, tmp_path):
     assert set(labels) >= {"trained", "random"}
 
 
+@pytest.mark.usefixtures("full_resolution")
 def test_the_script_reads_a_checkpoint_and_prints_the_means(monkeypatch, tmp_path, capsys):
     layers = {
         "network.conv.weight": separable_along(0),

@@ -107,6 +107,7 @@ def test_what_cannot_be_compared_is_in_rows_of_its_own(panels, three, make_video
     assert axes[3].texts[0].xy[1] == pytest.approx(1 / 60)
 
 
+@pytest.mark.usefixtures("full_resolution")
 def test_the_file_is_a_page_wide(tmp_path, three):
     row, costs = three
     tradeoff_figure([row], costs, tmp_path / "tradeoff.png")

@@ -44,6 +44,7 @@ def test_only_png_is_written():
         checked_png("a/b.pdf")
 
 
+@pytest.mark.usefixtures("full_resolution")
 def test_a_figure_appears_complete_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "new" / "figure.png"
     save_png(Figure(figsize=(2, 1)), path)

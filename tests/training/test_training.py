@@ -76,12 +76,16 @@ def weights(folder, name="last.ckpt"):
     return read_checkpoint(folder / "checkpoints" / name).content["state_dict"]
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_does_not(tiny_run, tmp_path):
-    a, b = (run(tiny_run, f"output_directory={tmp_path}/runs/{i}") for i in "ab")
-    first, second = (weights(tmp_path / "runs" / i / r.run) for i, r in (("a", a), ("b", b)))
-    torch.testing.assert_close(first, second, rtol=0, atol=0)
-    c = run(tiny_run, "seed=1")
-    assert any(not torch.equal(first[k], v) for k, v in weights(folder_of(c, tmp_path)).items())
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(
+    finished_run, tiny_run, tmp_path
+):
+    first = weights(finished_run[1])
+    again, other = (
+        weights(folder_of(run(tiny_run, "block=p2sc2", f"seed={seed}"), tmp_path))
+        for seed in (0, 1)
+    )
+    torch.testing.assert_close(first, again, rtol=0, atol=0)
+    assert any(not torch.equal(first[k], v) for k, v in other.items())
 
 
 class KilledError(Exception):
@@ -89,10 +93,10 @@ class KilledError(Exception):
 
 
 def test_a_killed_run_resumes_to_the_very_weights_of_an_uninterrupted_one(
-    tiny_run, tmp_path, monkeypatch
+    finished_run, tiny_run, tmp_path, monkeypatch
 ):
-    whole = run(tiny_run, f"output_directory={tmp_path}/whole")
-    expected = weights(tmp_path / "whole" / whole.run)
+    whole, expected = finished_run[0], weights(finished_run[1])
+    tiny_run = [*tiny_run, "block=p2sc2"]
 
     counted = Throughput.on_train_batch_end
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from psc.config.schema import ViewConfig
 from psc.errors import ConfigError, DataError
+from psc.paper import style
 from psc.viewing import command
 from psc.viewing.command import view
 from psc.viewing.report import overview, report_html
@@ -78,7 +79,7 @@ def test_numbers_are_those_of_the_record(page, finished_run):
 
 def test_the_png_is_beside_it(page):
     with Image.open(page.with_suffix(".png")) as image:
-        assert image.width == 2070
+        assert image.width == 6.9 * style.DOTS_PER_INCH
         assert np.asarray(image.convert("L")).std() > 20
     assert sorted(path.name for path in page.parent.iterdir()) == ["report.html", "report.png"]
 
