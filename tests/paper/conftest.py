@@ -34,12 +34,6 @@ p2sc2,parameters,3d,-38,%,Section 0
 
 
 @pytest.fixture
-def coarse(monkeypatch):
-    """Figures of a third of the resolution, in a fraction of the time; test_style.py has all."""
-    monkeypatch.setattr("psc.paper.style.DOTS_PER_INCH", 100)
-
-
-@pytest.fixture
 def experiment_folder(tmp_path):
     """Its folder; runs.yaml and paper.csv may be changed."""
     folder = tmp_path / "table-0"

@@ -22,7 +22,7 @@ VIDEO_METRICS = """epoch,step,train/loss,train/error,validation/loss,validation/
 
 
 @pytest.fixture
-def folder_of(tmp_path, coarse):
+def folder_of(tmp_path):
     """Write records as finished runs without their volumes; returns the folder of runs."""
 
     def write(**records):

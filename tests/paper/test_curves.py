@@ -70,7 +70,7 @@ def test_a_missing_file_is_refused(tmp_path: Path):
         read_curve(tmp_path / "metrics.csv", "train/loss")
 
 
-def test_each_run_has_its_colour(metrics: Path, tmp_path: Path, coarse: None):
+def test_each_run_has_its_colour(metrics: Path, tmp_path: Path):
     one, two = tmp_path / "one.png", tmp_path / "two.png"
     other = tmp_path / "other.csv"
     other.write_text("step,train/loss\n0,0.5\n1,0.2\n2,0.1\n")  # no validation at all
@@ -155,7 +155,7 @@ def test_without_logged_errors_the_losses_remain(error_panel, caplog: pytest.Log
 SWEEP = [(0.1, 1.0, 0.1), (0.5, 0.3, 0.3), (0.9, 0.2, 1.1)]
 
 
-def test_the_threshold_figure_shows_every_sweep_whatever_its_order(tmp_path: Path, coarse: None):
+def test_the_threshold_figure_shows_every_sweep_whatever_its_order(tmp_path: Path):
     one, two, shuffled = (tmp_path / f"{name}.png" for name in ("one", "two", "shuffled"))
     threshold_figure({"3D": SWEEP}, one)
     threshold_figure({"3D": SWEEP, "P2SC2": [(t, s / 2, m / 2) for t, s, m in SWEEP]}, two)

@@ -33,7 +33,7 @@ spec.loader.exec_module(script)
 
 
 @pytest.fixture
-def experiments(tmp_path, coarse):
+def experiments(tmp_path):
     """A folder with one picture, that of Figure 6."""
     folder = tmp_path / "experiments"
     shutil.copytree(EXPERIMENTS / "figure-6", folder / "figure-6")
@@ -93,7 +93,7 @@ def test_figure_4a_is_left_out_with_one_of_its_records_and_refused_with_an_edite
     assert make_figure(FIGURES["figure-4a"], tmp_path, tmp_path).missing is not None
 
 
-def test_drawings_need_no_experiments(tmp_path, coarse):
+def test_drawings_need_no_experiments(tmp_path):
     for name in ("figure-1", "figure-2", "figure-3"):
         figure = replace(
             FIGURES[name], draw=lambda _: (Figure(), None)

@@ -109,7 +109,7 @@ def test_every_cell_and_record_is_there(experiment_folder, add_record):
         assert link[1:] in page.identifiers if link.startswith("#") else ":" not in link
 
 
-def test_plots_of_a_protocol_stand_in_its_box(experiment_folder, add_record, tmp_path, coarse):
+def test_plots_of_a_protocol_stand_in_its_box(experiment_folder, add_record, tmp_path):
     for seed in range(2):
         folder = add_record(seed=seed, wall_seconds={"training": 60.0}).parent
         (folder / "metrics.csv").write_text("step,seconds,validation/loss\n9,1.0,0.5\n")

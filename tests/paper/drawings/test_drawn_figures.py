@@ -57,7 +57,7 @@ def test_type_is_legible_and_neither_cut_nor_overlapping(figure):
             assert min(across, up) < figure.dpi / 72 * 1.5, (one, other)
 
 
-def test_both_files_are_written(figure, tmp_path, caplog, coarse):
+def test_both_files_are_written(figure, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         pdf, png = save_figure(figure, tmp_path / "new" / "folder", "figure")
     assert not caplog.records  # matplotlib would complain of a missing font
@@ -71,7 +71,7 @@ def test_both_files_are_written(figure, tmp_path, caplog, coarse):
         assert (border == 255).all()
 
 
-def test_the_same_drawing_is_the_same_bytes(tmp_path, coarse):
+def test_the_same_drawing_is_the_same_bytes(tmp_path):
     once, again = (
         save_figure(block_figure(blocks=[(2, 2)]), tmp_path / name, "figure") for name in "ab"
     )
