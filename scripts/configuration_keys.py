@@ -28,13 +28,18 @@ PROGRAMS = {
     "train.py": ("train", schema.TrainConfig),
     "evaluate.py": ("evaluate", schema.EvaluateConfig),
     "scripts/segment.py": ("segment", schema.SegmentConfig),
+    "scripts/classify.py": ("classify", schema.ClassifyConfig),
     "scripts/convert.py": ("", ConvertConfig),
     "scripts/account.py": ("account", schema.AccountConfig),
     "scripts/view.py": ("view", schema.ViewConfig),
 }
 """Program → the file of configs/ that says its defaults, and its type."""
 
-_COMMENTED = {"FibsemConfig": "dataset/own_em", "OwnMRIConfig": "dataset/own_mri"}
+_COMMENTED = {
+    "FibsemConfig": "dataset/own_em",
+    "OwnMRIConfig": "dataset/own_mri",
+    "OwnVideoConfig": "dataset/own_video",
+}
 _WORDS = {
     int: "integer",
     float: "number",

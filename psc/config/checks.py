@@ -21,7 +21,7 @@ from psc.errors import ConfigError, require_packages
 from psc.mri.settings import IBSRConfig, OwnMRIConfig, TissueRecipeConfig
 from psc.networks.build import build_network_on_meta
 from psc.networks.geometry import VolumeNetwork
-from psc.video.settings import UCF101Config, VideoRecipeConfig
+from psc.video.settings import OwnVideoConfig, UCF101Config, VideoRecipeConfig
 
 
 def check_train(config: TrainConfig) -> None:
@@ -78,14 +78,16 @@ def _check_affinities(config: TrainConfig, backbone: UNetConfig, network: nn.Mod
 def _check_video(config: TrainConfig, backbone: ResNetConfig) -> None:
     require_packages("av", "decord")
     dataset, recipe = config.dataset, config.recipe
-    if not isinstance(dataset, UCF101Config):
-        raise _other_data(config, "classifies videos", "ucf101")
+    if not isinstance(dataset, UCF101Config | OwnVideoConfig):
+        raise _other_data(config, "classifies videos", "ucf101", "own_video")
     if not isinstance(recipe, VideoRecipeConfig):
         raise _other_recipe(config)
-    if backbone.classes != dataset.classes or backbone.in_channels != 3:
+    named = dataset.outputs()
+    classes = dataset.classes if named is None else len(named)
+    if backbone.classes != classes or backbone.in_channels != 3:
         raise ConfigError(
             f"backbone.classes={backbone.classes}, in_channels={backbone.in_channels}: "
-            f"dataset={dataset.name} has {dataset.classes} classes and 3 colours"
+            f"dataset={dataset.name} has {classes} classes and 3 colours"
         )
     if recipe.batch_size == 1 and recipe.frames <= 8 and recipe.size <= 16:
         raise ConfigError(

@@ -22,13 +22,13 @@ from psc.errors import CheckpointError, ConfigError
 from psc.files import PROJECT
 from psc.mri.settings import IBSRConfig, OwnMRIConfig, TissueRecipeConfig
 from psc.training.settings import DatasetConfig, RecipeConfig
-from psc.video.settings import UCF101Config, VideoRecipeConfig
+from psc.video.settings import OwnVideoConfig, UCF101Config, VideoRecipeConfig
 
 CONFIG_DIRECTORY = PROJECT / "configs"
 
 _Parts = tuple[type[schema.BackboneConfig], type[RecipeConfig], tuple[type[DatasetConfig], ...]]
 _EM: _Parts = (UNetConfig, AffinityRecipeConfig, (FibsemConfig,))
-_VIDEO: _Parts = (ResNetConfig, VideoRecipeConfig, (UCF101Config,))
+_VIDEO: _Parts = (ResNetConfig, VideoRecipeConfig, (UCF101Config, OwnVideoConfig))
 _MRI: _Parts = (DenseNetConfig, TissueRecipeConfig, (IBSRConfig, OwnMRIConfig))
 TYPES = {
     "unet": _EM,
@@ -39,7 +39,7 @@ TYPES = {
 }
 """Backbone → types of its own, its recipe's and its data sets' configurations."""
 
-_PROGRAMS = ("Train", "Evaluate", "Segment", "Account", "View")
+_PROGRAMS = ("Train", "Evaluate", "Segment", "Classify", "Account", "View")
 
 
 @cache
@@ -78,9 +78,10 @@ def to_typed(config: DictConfig) -> TrainConfig:
     typed = typed_node(config)
     assert isinstance(typed, TrainConfig)
     backbone, outputs = typed.backbone, typed.dataset.outputs()
-    if isinstance(backbone, DenseNetConfig | ResNetConfig) and outputs is not None:
+    count = getattr(typed.dataset, "classes", None) if outputs is None else len(outputs)
+    if isinstance(backbone, DenseNetConfig | ResNetConfig) and count is not None:
         unsaid = backbone.classes == type(backbone).classes
-        backbone.classes = len(outputs) if unsaid else backbone.classes
+        backbone.classes = count if unsaid else backbone.classes
     # Not above: it builds networks, and a wrong key is to be refused before torch is loaded.
     from psc.config.checks import check_train
 

@@ -19,13 +19,23 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
-from psc.config.schema import AccountConfig, EvaluateConfig, SegmentConfig, TrainConfig, ViewConfig
+from psc.config.schema import (
+    AccountConfig,
+    ClassifyConfig,
+    EvaluateConfig,
+    SegmentConfig,
+    TrainConfig,
+    ViewConfig,
+)
 from psc.errors import ConfigError
 
-PROGRAMS = (TrainConfig, EvaluateConfig, SegmentConfig, AccountConfig, ViewConfig)
+PROGRAMS = (TrainConfig, EvaluateConfig, SegmentConfig, ClassifyConfig, AccountConfig, ViewConfig)
 
 _KEY = re.compile(r"(?:\+\+?|~)?[A-Za-z_][\w$@:/-]*(?:\.[\w$@:/-]+)*\Z", re.ASCII)
-_MIXED: dict[str, tuple[type, ...]] = {"resume": (bool, int, float), "checkpoint": (list,)}
+_MIXED: dict[str, tuple[type, ...]] = {
+    "resume": (bool, int, float),
+    "dataset.csv": (list, dict),
+}
 """Keys that hold text or something else, which Hydra tells by its look."""
 
 _OPTIONS = (

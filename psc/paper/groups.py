@@ -25,7 +25,7 @@ Settings = dict[str, Any]
 """Value by dotted key, such as ``recipe.iterations``."""
 
 _SLABS = ("train", "validation", "test")
-_PLACES = (*_SLABS, "videos", "lists", "prepared", "prepare", "folder")
+_PLACES = (*_SLABS, "videos", "lists", "prepared", "prepare", "folder", "csv")
 """Parts of a data set's configuration that say where it lies; what was read is in ``data``."""
 
 _TIME_LIMIT, _PRECISION = "recipe.max_minutes", "trainer.precision"

@@ -28,7 +28,7 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Record:
     trained = checkpoint.config
     changed = replace(
         trained,
-        dataset=config.dataset or trained.dataset,
+        dataset=(config.dataset or trained.dataset).fitted(trained.dataset),
         segmentation=trained.segmentation.changed(config.segmentation),
     )
     trained_on, asked = trained.dataset.outputs(), changed.dataset.outputs()

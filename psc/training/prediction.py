@@ -1,5 +1,6 @@
 """A trained network on a volume without labels: what ``scripts/segment.py`` does."""
 
+import csv
 import glob
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def segment_file(config: SegmentConfig) -> Path:
     if config.checkpoint is None:
         paths = [weights_file(config.weights or "")]
     else:
-        paths = _checkpoint_paths(config.checkpoint)
+        paths = checkpoint_paths(config.checkpoint)
     checkpoints = [read_checkpoint(path) for path in paths]
     nifti = Path(config.output).name.endswith(ENDINGS)
     if isinstance(checkpoints[0].config.recipe, AffinityRecipeConfig) and not nifti:
@@ -32,15 +33,20 @@ def segment_file(config: SegmentConfig) -> Path:
     return segment_tissues(config, checkpoints)
 
 
-def _checkpoint_paths(given: str) -> list[Path]:
-    """Files that a path, one with * in it, or [such, paths] names; each must match something."""
-    listed = given[:1] == "[" and given[-1:] == "]" and not Path(given).exists()
+def checkpoint_paths(given: str) -> list[Path]:
+    """Files that a path, one with * in it, or [such, paths] names; each must match something.
+
+    A path of a list that has a comma in it stands in single quotes.
+    """
+    names = [given]
+    if given[:1] == "[" and given[-1:] == "]" and not Path(given).exists():
+        names = next(csv.reader([given[1:-1]], quotechar="'", skipinitialspace=True), [])
     paths: list[Path] = []
-    for path in given[1:-1].split(",") if listed else [given]:
-        found = [path.strip()] if listed else [path]
-        if "*" in path and not Path(path).exists():
-            found = sorted(glob.glob(found[0]))  # noqa: PTH207  Path.glob takes no absolute ones
-        if not found:
-            raise CheckpointError(f"checkpoint={path}: nothing matches")
+    for name in map(str.strip, names):
+        found = [name]
+        if "*" in name and not Path(name).exists():
+            found = sorted(glob.glob(name))  # noqa: PTH207  Path.glob takes no absolute ones
+        if not name or not found:
+            raise CheckpointError(f"checkpoint={name or given}: nothing matches")
         paths += map(Path, found)
     return list(dict.fromkeys(paths))

@@ -67,6 +67,11 @@ class DatasetConfig:
         """What a network must tell apart, where the data set decides it; in the network's order."""
         return None
 
+    def fitted(self, trained: "DatasetConfig") -> "DatasetConfig":
+        """As a network that was trained on another data set can be evaluated on it."""
+        del trained
+        return self
+
 
 @dataclass
 class OptimizerConfig:

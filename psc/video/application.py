@@ -1,21 +1,25 @@
 """Action recognition from video (Section 4.1)."""
 
+import hashlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from psc.config.schema import TrainConfig
-from psc.errors import ConfigError
-from psc.files import locate, locked
+from psc.errors import ConfigError, DataError
+from psc.files import WORKPLACE, locate, locked
 from psc.training.application import Application
 from psc.training.data import TrainingData, loader
-from psc.training.records import REAL, SAMPLE, SYNTHETIC
+from psc.training.records import OWN, REAL, SAMPLE, SYNTHETIC
 from psc.video.clips import EvaluationClips, TrainingClips
-from psc.video.data import ActionSplit, read_split
-from psc.video.preparation import prepare_videos
-from psc.video.settings import UCF101Config, VideoRecipeConfig
+from psc.video.data import ActionSplit, first_of, read_split
+from psc.video.listing import check_sides, list_clips, split_clips
+from psc.video.preparation import prepare_clips, prepare_videos
+from psc.video.settings import OwnVideoConfig, UCF101Config, VideoRecipeConfig
 from psc.video.store import PreparationSettings, PreparedVideos
 from psc.video.synthetic import write_synthetic_videos
 from psc.video.task import ClassificationTask
@@ -23,36 +27,104 @@ from psc.video.testing import evaluate_videos
 
 
 class VideoApplication(Application):
-    """Reads prepared videos and the official split, trains on clips, tests on whole videos."""
+    """Reads prepared videos and a split, trains on clips, tests on whole videos."""
 
     measures = ("train/error", "validation/top1", "validation/top5")
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
-        if not isinstance(config.dataset, UCF101Config):
-            raise ConfigError(f"dataset={config.dataset.name} cannot be read as videos")
+        dataset = config.dataset
+        if not isinstance(dataset, UCF101Config | OwnVideoConfig):
+            raise ConfigError(f"dataset={dataset.name} cannot be read as videos")
         assert isinstance(config.recipe, VideoRecipeConfig)  # psc.config.checks
-        self._dataset, self._recipe = config.dataset, config.recipe
+        self._dataset, self._recipe = dataset, config.recipe
         self._clip_options: dict[str, Any] = {
             "frames": config.recipe.frames,
             "stride": config.recipe.temporal_stride,
             "size": config.recipe.size,
             "shuffle_frames": config.recipe.shuffle_frames,
         }
-        settings = PreparationSettings(short_side=config.dataset.short_side)
-        prepared = locate(config.dataset.prepared)
-        if config.dataset.prepare:
-            # One run at a time: those of a sweep that start together wait for the first.
-            with locked(prepared.with_name(f".{prepared.name}.preparation")):
-                _prepare(config.dataset, prepared, settings)
-        self._store = PreparedVideos(prepared, settings)
-        self._split = _read_split(config.dataset, self._store)
+        self._said: list[str] = []
+        if isinstance(dataset, OwnVideoConfig):
+            self._store, self._split = self._read_own(dataset)
+        else:
+            settings = PreparationSettings(short_side=dataset.short_side)
+            prepared = locate(dataset.prepared)
+            if dataset.prepare:
+                # One run at a time: those of a sweep that start together wait for the first.
+                with locked(prepared.with_name(f".{prepared.name}.preparation")):
+                    _prepare(dataset, prepared, settings)
+            self._store = PreparedVideos(prepared, settings)
+            self._split = _read_split(dataset, self._store)
         classes = getattr(config.backbone, "classes", None)
         if classes != len(self._split.classes):  # a checkpoint's network, on another data set
             raise ConfigError(
                 f"the network has {classes} classes, {self._split.description} has"
                 f" {len(self._split.classes)}; use the data set that it was trained for"
             )
+
+    def _read_own(self, dataset: OwnVideoConfig) -> tuple[PreparedVideos, ActionSplit]:
+        """List, split and prepare a user's clips; what is to be said of it is noted."""
+        classes = dataset.outputs()
+        found = list_clips(
+            dataset.folder, dataset.csv, classes=classes, allow_missing=dataset.allow_missing
+        )
+        split, notes = split_clips(found, classes, shares=dataset.shares, seed=dataset.split_seed)
+        root = found.root.resolve()
+        if dataset.prepared is None:
+            number = hashlib.sha256(str(root).encode()).hexdigest()[:8]
+            prepared = WORKPLACE / f"data/own_video/{root.name}-{number}-{dataset.short_side}"
+        else:
+            prepared = locate(dataset.prepared)
+        paths = {clip.name: clip.path for clip in found.clips}
+        settings = PreparationSettings(short_side=dataset.short_side)
+        quiet = not self.config.trainer.progress_bar
+        with (
+            tqdm(desc="preparing", total=len(paths), unit="clip", delay=1, disable=quiet) as bar,
+            locked(prepared.with_name(f".{prepared.name}.preparation")),
+        ):
+            prepare_clips(
+                paths,
+                found.root,
+                prepared,
+                settings,
+                on_progress=lambda done, _: bar.update(done - bar.n),
+            )
+        store = PreparedVideos(prepared, settings)
+        videos = {name: store.videos[name] for name in paths if name in store.videos}
+        unreadable = [
+            f"{name}: {store.unreadable[name].reason}" for name in paths if name not in videos
+        ]
+        if not videos:
+            raise DataError(f"{found.where}: no clip can be read: {first_of(unreadable, 3)}")
+        counts = Counter(clip.label for clip in found.clips if clip.name in videos)
+        lengths = sorted(video.frames for video in videos.values())
+        self._said += [
+            f"read: {found.where}: {len(videos)} clips of {lengths[0]} to {lengths[-1]} frames,"
+            f" {len(counts)} classes: {first_of([f'{c} {n}' for c, n in sorted(counts.items())])}"
+        ]
+        span = (self._recipe.frames - 1) * self._recipe.temporal_stride + 1
+        copies = _copies(split, store)
+        for listed, what in (
+            (found.left_out, "left out, no clips of a class"),
+            (found.missing, "left out, listed but not there"),
+            (unreadable, "left out, cannot be read"),
+            ([n for n, v in videos.items() if v.concealed], "frames are broken or without picture"),
+            ([n for n, v in videos.items() if v.frames < span], f"looped, shorter than {span}"),
+            (copies, "copies of one file in two parts, which makes scores too good"),
+        ):
+            if listed:
+                self._said.append(f"read: {what}: {len(listed)} ({first_of(listed, 3)})")
+        readable = split.only_present(videos, allow_missing=True)
+        check_sides(
+            readable,
+            f", as {len(unreadable)} cannot be read ({unreadable[0]})" if unreadable else "",
+        )
+        parts = ", ".join(f"{name} {len(part)}" for name, part in readable.parts.items())
+        self._said.append(f"split: {parts}; {split.description}")
+        self._said += [f"split: {note}" for note in notes]
+        self._said.append(f"decoded clips are kept in {prepared} (dataset.prepared)")
+        return store, readable
 
     def training_data(self, network: nn.Module, workers: int) -> TrainingData:
         """Random clips, and fixed ones to validate on."""
@@ -95,6 +167,8 @@ class VideoApplication(Application):
         metrics = {}
         for part in ("validation", "test"):
             videos = self._split.parts[part]
+            if not videos:  # of a user's, who only evaluates
+                continue
             clips = EvaluationClips(
                 self._store,
                 videos,
@@ -112,15 +186,33 @@ class VideoApplication(Application):
             )
         return metrics
 
+    def reads(self) -> list[str]:
+        """Of a user's clips: how many there are of what, what was left out, and the parts."""
+        return self._said
+
     def data_record(self) -> dict[str, Any]:
         """Kind, split and the prepared store."""
-        store = self._store.record()
-        kind = SYNTHETIC if store["synthetic"] else SAMPLE if self._dataset.sample else REAL
-        return {
-            "kind": kind,
-            "splits": self._split.record(),
-            "files": [{"name": str(self._dataset.prepared), **store}],
-        }
+        if isinstance(self._dataset, OwnVideoConfig):
+            listed = {video.key for part in self._split.parts.values() for video in part}
+            kind, name, store = OWN, self._split.description, self._store.record(listed)
+        else:
+            name, store = str(self._dataset.prepared), self._store.record()
+            kind = SAMPLE if self._dataset.sample else REAL
+            kind = SYNTHETIC if store["synthetic"] else kind
+        return {"kind": kind, "splits": self._split.record(), "files": [{"name": name, **store}]}
+
+
+def _copies(split: ActionSplit, store: PreparedVideos) -> list[str]:
+    """Clips whose very bytes stand in another part, too."""
+    first: dict[str, tuple[str, str]] = {}
+    found = []
+    for part, videos in split.parts.items():
+        for video in videos:
+            if video.key in store.videos:
+                one = first.setdefault(store.videos[video.key].sha256, (part, video.name))
+                if one[0] != part:
+                    found.append(f"{one[1]} and {video.name}")
+    return found
 
 
 def _prepare(config: UCF101Config, prepared: Path, settings: PreparationSettings) -> None:

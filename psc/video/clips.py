@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from psc.errors import ConfigError, DataError
 from psc.video.data import ListedVideo
-from psc.video.store import PreparedVideos
+from psc.video.store import Frames
 
 CLIPS_PER_VIDEO = 20
 """Clips that a test video's prediction is the mean of (Section 4.1)."""
@@ -42,7 +42,7 @@ class _Clips(Dataset[Clip]):
 
     def __init__(
         self,
-        store: PreparedVideos,
+        store: Frames,
         videos: Sequence[ListedVideo],
         *,
         frames: int = 64,
@@ -62,7 +62,7 @@ class _Clips(Dataset[Clip]):
         missing = [video.name for video in videos if video.key not in store.videos]
         if missing:
             raise DataError(
-                f"{store.folder} does not have {len(missing)} of {len(videos)} videos, the first is"
+                f"the store does not have {len(missing)} of {len(videos)} videos, the first is"
                 f" {missing[0]}; leave them out (ActionSplit.only_present) or prepare them"
             )
         for video in videos:
@@ -144,7 +144,7 @@ class TrainingClips(_Clips):
 
     def __init__(
         self,
-        store: PreparedVideos,
+        store: Frames,
         videos: Sequence[ListedVideo],
         *,
         seed: int,
@@ -194,7 +194,7 @@ class EvaluationClips(_Clips):
 
     def __init__(
         self,
-        store: PreparedVideos,
+        store: Frames,
         videos: Sequence[ListedVideo],
         *,
         clips_per_video: int = CLIPS_PER_VIDEO,

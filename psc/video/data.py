@@ -32,16 +32,20 @@ class VideoName(NamedTuple):
 
 @dataclass(frozen=True)
 class ListedVideo:
-    """A video of a list: its file name without ending, class (from 0) and group."""
+    """A video of a list: its file name without ending, class (from 0) and group.
+
+    One of a user's own has a ``path``, and a name that tells folders and endings apart.
+    """
 
     name: str
     label: int
-    group: int
+    group: int | str
+    path: Path | None = None
 
     @property
     def key(self) -> str:
         """Name of the video in a prepared store."""
-        return video_key(self.name)
+        return video_key(self.name) if self.path is None else self.name
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,9 @@ class ActionSplit:
             "split": self.description,
             "classes": len(self.classes),
             "videos": {name: len(part) for name, part in self.parts.items()},
-            "validation_groups": sorted({video.group for video in self.validation}),
+            "validation_groups": sorted(
+                {video.group for video in self.validation if isinstance(video.group, int)}
+            ),
             "missing_videos": len(self.missing),
         }
 
@@ -95,14 +101,14 @@ class ActionSplit:
             ]
             raise DataError(
                 f"{self.description}: {len(missing)} of {len(everything)} videos are missing:"
-                f" {_first(listed)}. Prepare them (scripts/data.py ucf101 reports what it could not"
-                " decode), or set dataset.allow_missing=true to go on without them"
+                f" {first_of(listed)}. Prepare them (scripts/data.py ucf101 reports what it could"
+                " not decode), or set dataset.allow_missing=true to go on without them"
             )
         kept = self._map(lambda video: video if video.key in available else None)
         for name in ("train", "test"):
-            if not kept.parts[name]:
+            if self.parts[name] and not kept.parts[name]:
                 raise DataError(
-                    f"{self.description}: none of the {name} videos is at hand"
+                    f"{self.description}: none of the {name} videos is at hand and readable"
                     f" ({len(self.parts[name])} are listed); prepare the data set first"
                 )
         return replace(kept, missing=(*self.missing, *(video.name for video in missing)))
@@ -178,7 +184,7 @@ def read_split(
     classes = read_classes(folder / "classInd.txt")
     listed = _read_list(folder / f"trainlist{number:02d}.txt", classes)
     test = _read_list(folder / f"testlist{number:02d}.txt", classes)
-    groups = sorted({video.group for video in listed})
+    groups = sorted({int(video.group) for video in listed})
     if not 0 <= validation_groups < len(groups):
         raise ConfigError(
             f"validation_groups must be from 0 to {len(groups) - 1}, for split {number} trains on"
@@ -199,18 +205,19 @@ def read_split(
 
 def check_groups_apart(split: ActionSplit) -> None:
     """Refuse a split in which a group of a class, or a video, stands in two parts."""
-    seen: dict[tuple[int, int], str] = {}
+    seen: dict[tuple[int, int | str], str] = {}
     shared = []
     for name, part in split.parts.items():
+        # A data set's groups are all numbers or all text.
         for label, group in sorted({(video.label, video.group) for video in part}):
             before = seen.setdefault((label, group), name)
             if before != name:
                 shared.append(f"{split.classes[label]} group {group} ({before}, {name})")
     if shared:
         raise DataError(
-            f"{split.description}: {len(shared)} groups stand on both sides: {_first(shared)}."
-            " Clips of a group are cut from one recording, so the result would be worthless; use"
-            " the official lists"
+            f"{split.description}: {len(shared)} groups stand on both sides: {first_of(shared)}."
+            " Clips of a group are cut from one recording, so the result would be worthless; keep"
+            " each in one part, as the official lists do"
         )
 
 
@@ -260,6 +267,7 @@ def _stem(name: str) -> str:
     return re.sub(r"\.avi$", "", PurePosixPath(name.replace("\\", "/")).name, flags=re.IGNORECASE)
 
 
-def _first(items: Sequence[str]) -> str:
+def first_of(items: Sequence[str], count: int = 10) -> str:
     """The first ten, and how many more there are."""
-    return ", ".join(items[:10]) + (f" and {len(items) - 10} more" if len(items) > 10 else "")
+    more = f" and {len(items) - count} more" if len(items) > count else ""
+    return ", ".join(items[:count]) + more

@@ -1,18 +1,22 @@
 """A film decoded as players show it: every frame, from the first to the last, on the film's clock.
 
-decord decodes, one picture after the other; asked for single ones of MPEG-4 in AVI with B-frames,
-the format of UCF101, it gives wrong ones. Where it refuses a film or finds fewer frames than are
-announced, PyAV decodes. A frame without a picture (an empty chunk of the file, which means "as
-before"; a picture that is not coded, or of which damage left nothing) then shows the picture before
-it once more, and is counted.
+decord decodes AVI, one picture after the other; asked for single ones of MPEG-4 in AVI with
+B-frames, the format of UCF101, it gives wrong ones. Where it refuses a film or finds fewer frames
+than are announced, PyAV decodes. A frame without a picture (an empty chunk of the file, which means
+"as before"; a picture that is not coded, or of which damage left nothing) then shows the picture
+before it once more, and is counted.
+
+Other containers are PyAV's: they may say how a film is to be turned, and number pictures by times.
 """
 
 import mmap
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,14 +31,14 @@ KERNEL = "bilinear, antialiased"
 TOLERATED_MISSING = 2
 """Frames that a damaged film may lack: better two frames less than a test video left out."""
 
-_MOST_BROKEN = 0.1  # of a whole film's chunks; with more it is damaged, however it is patched up
+_MOST_BROKEN = 0.1  # of a whole film's frames; with more it is damaged, however it is patched up
 _AT_ONCE = 32  # full-size frames in memory
 _FrameSize = Callable[[int, int], tuple[int, int]]
 
 
 @dataclass(frozen=True)
-class AviHeader:
-    """What an AVI file says of itself: number of frames (0: unknown), height and width (pixels)."""
+class Header:
+    """What a file says of itself: number of frames (0: unknown), height and width (pixels)."""
 
     frames: int
     height: int
@@ -53,30 +57,23 @@ class Video:
     concealed: int = 0
 
 
-def read_avi_header(path: Path) -> AviHeader:
-    """The main header of an AVI file, which stands at its very beginning."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(4096)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); check the path") from error
-    if not head:
-        raise DataError(f"{path} is empty (0 bytes); unpack or download it again")
-    if head[:4] != b"RIFF" or head[8:12] != b"AVI ":
-        raise DataError(
-            f"{path} is not an AVI file, whatever its name: it begins with {head[:12]!r}; unpack"
-            " the data set's own file again"
-        )
+def read_header(path: Path) -> Header:
+    """Of an AVI file its main header, which stands at its very beginning; else what PyAV says."""
+    head = _head(path)
+    if not _is_avi(head):
+        with _opened(path, 1, _foreign(head)) as (container, stream):
+            rate, seconds = stream.average_rate or 0, (container.duration or 0) / 1_000_000
+            return Header(stream.frames or round(seconds * rate), stream.height, stream.width)
     start = head.find(b"avih") + 8
     if start < 8 or len(head) < start + 40:
         raise DataError(f"{path} is cut off within its header; unpack or download it again")
     # dwTotalFrames, then three fields of no interest, dwWidth, dwHeight: little-endian 32 bits.
     frames, _, _, _, width, height = np.frombuffer(head[start + 16 : start + 40], "<u4").tolist()
-    return AviHeader(frames, height, width)
+    return Header(frames, height, width)
 
 
 def decode_video(path: Path, frame_size: _FrameSize | None = None) -> Video:
-    """Decode every frame of an AVI file, in order.
+    """Decode every frame of a film, in order.
 
     Args:
         path: the file.
@@ -85,13 +82,69 @@ def decode_video(path: Path, frame_size: _FrameSize | None = None) -> Video:
 
     Raises:
         DataError: an empty, foreign, truncated or damaged file. An intact one is never refused for
-            what its header announces; a damaged one may lack ``TOLERATED_MISSING`` frames.
+            what its header announces; a damaged AVI may lack ``TOLERATED_MISSING`` frames, one
+            of another container a tenth.
     """
-    announced = read_avi_header(path).frames
+    if not _is_avi(head := _head(path)):
+        return _by_time(path, frame_size, _foreign(head))
+    announced = read_header(path).frames
     video = _by_decord(path, frame_size)
     if video is not None and 0 < announced <= video.frames.shape[1]:
         return video
-    return _by_pyav(path, announced, frame_size)
+    return _by_chunk(path, announced, frame_size)
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); check the path") from error
+    if not head:
+        raise DataError(f"{path} is empty (0 bytes); unpack or download it again")
+    return head
+
+
+def _is_avi(head: bytes) -> bool:
+    return head[:4] == b"RIFF" and head[8:12] == b"AVI "
+
+
+def _foreign(head: bytes) -> str:
+    return f"; it begins with {head[:12]!r}: if it is a video at all, unpack or download it again"
+
+
+@contextmanager
+def _opened(path: Path, threads: int, remedy: str) -> Iterator[tuple[Any, Any]]:
+    """PyAV's container and stream of a film; what is none, or cannot be decoded, is refused."""
+    import av  # here: it is large, and only preparing a data set needs it
+    from av.stream import Disposition
+
+    try:
+        with av.open(str(path)) as container:
+            kind = container.format.name
+            stream: Any = container.streams.best("video")
+            if kind in ("tty", "image2") or kind.endswith("_pipe"):  # FFmpeg makes films of them
+                raise LookupError("it is text, or a single picture")
+            if stream is None or stream.disposition & Disposition.attached_pic:
+                raise LookupError("it has no pictures")
+            if stream.codec_context is None:
+                raise LookupError("its codec is unknown")
+            stream.thread_type, stream.codec_context.thread_count = "AUTO", threads
+            yield container, stream
+    except (av.FFmpegError, LookupError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: no frame can be decoded ({why}){remedy}") from error
+
+
+def _pictures(container: Any, stream: Any) -> Iterator[Any]:
+    """PyAV's, packet by packet; None for a packet that cannot be decoded."""
+    import av
+
+    for packet in container.demux(stream):
+        try:
+            yield from stream.codec_context.decode(packet)
+        except av.FFmpegError:
+            yield None
 
 
 def resize_frames(frames: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -120,38 +173,26 @@ def _by_decord(path: Path, frame_size: _FrameSize | None) -> Video | None:
         return None
 
 
-def _by_pyav(path: Path, announced: int, frame_size: _FrameSize | None) -> Video:
-    """The film as PyAV decodes it, packet by packet, with what is missing concealed."""
-    import av  # as decord
-
+def _by_chunk(path: Path, announced: int, frame_size: _FrameSize | None) -> Video:
+    """An AVI film as PyAV decodes it, packet by packet, with what is missing concealed."""
     times: list[int] = []  # of the pictures, in frames
     broken = 0  # packets
 
     def pictures() -> Iterator[npt.NDArray[np.uint8]]:
         nonlocal broken
         size = None
-        for packet in container.demux(stream):
-            try:
-                decoded = stream.codec_context.decode(packet)
-            except av.FFmpegError:
+        for picture in _pictures(container, stream):
+            if picture is None:
                 broken += 1
                 continue
-            for picture in decoded:
-                times.append(len(times) if picture.pts is None else picture.pts)
-                size = size or (picture.width, picture.height)
-                yield picture.reformat(*size, "rgb24").to_ndarray().astype(np.uint8, copy=False)
+            times.append(len(times) if picture.pts is None else picture.pts)
+            size = size or (picture.width, picture.height)
+            yield picture.reformat(*size, "rgb24").to_ndarray().astype(np.uint8, copy=False)
 
     chunks, whole = _chunks(path)
     again = "" if whole else "; unpack or download it again"
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            if stream.codec_context is None:
-                raise LookupError("its codec is unknown")
-            stream.codec_context.thread_count = 1
-            frames, fps = _frames(pictures(), frame_size), float(stream.average_rate or 0)
-    except (av.FFmpegError, LookupError) as error:
-        raise DataError(f"{path}: no frame can be decoded ({error}){again}") from error
+    with _opened(path, 1, again) as (container, stream):
+        frames, fps = _frames(pictures(), frame_size), float(stream.average_rate or 0)
     count = frames.shape[1]
     if not whole and announced - count > TOLERATED_MISSING:
         raise DataError(
@@ -174,6 +215,45 @@ def _by_pyav(path: Path, announced: int, frame_size: _FrameSize | None) -> Video
         before = np.searchsorted(shown, np.arange(slots), side="right") - 1
         frames = frames.take(before.clip(0), axis=1)
     return Video(frames, fps, concealed=slots - count)
+
+
+def _by_time(path: Path, frame_size: _FrameSize | None, remedy: str) -> Video:
+    """A film of another container, turned as it says; a broken picture is the one before it."""
+    broken, end = 0, 0.0  # pictures; seconds
+
+    def pictures() -> Iterator[npt.NDArray[np.uint8]]:
+        nonlocal broken, end
+        size, shown = None, None
+        for picture in _pictures(container, stream):
+            if picture is not None:
+                broken += picture.is_corrupt
+                end = max(end, picture.time or 0)
+                size = size or (picture.width, picture.height)
+                rgb = picture.reformat(*size, "rgb24").to_ndarray()
+                shown = np.rot90(rgb, picture.rotation // 90).astype(np.uint8, copy=False)
+            else:
+                broken += 1
+            if shown is not None:
+                yield shown
+
+    with _opened(path, 0, remedy) as (container, stream):
+        frames, fps = _frames(pictures(), frame_size), float(stream.average_rate or 0)
+        seconds = end - float((stream.start_time or 0) * stream.time_base) + 1 / (fps or 25)
+        # Matroska says it in a tag, "00:00:02.400000000".
+        tags = [value for name, value in stream.metadata.items() if name.startswith("DURATION")]
+        announced = float((stream.duration or 0) * stream.time_base)
+        if tags and not announced:
+            hours, minutes, rest = (float(part) for part in tags[0].split(":"))
+            announced = 3600 * hours + 60 * minutes + rest
+    if seconds < (1 - _MOST_BROKEN) * announced:
+        raise DataError(
+            f"{path} is truncated: it announces {announced:.1f} seconds, {seconds:.1f} could be"
+            f" decoded{remedy}"
+        )
+    count = frames.shape[1]
+    if broken > max(TOLERATED_MISSING, _MOST_BROKEN * count):
+        raise DataError(f"{path} is damaged: {broken} of its {count} frames are broken{remedy}")
+    return Video(frames, fps, concealed=broken)
 
 
 def _frames(

@@ -1,25 +1,28 @@
-"""From a folder of UCF101's AVI files to a prepared store: in parallel, resumable, nothing lost.
+"""From films to a prepared store: in parallel, resumable, nothing lost.
 
-The unit of work is a class: one process appends its new videos to its shard, then the index is
-replaced. Whatever interrupts this costs at most the classes in progress (seconds of work each).
+The unit of work is a shard, of UCF101 a class: one process appends its new videos, then the index
+is replaced. Whatever interrupts this costs at most the shards in progress (seconds of work each).
 """
 
+import hashlib
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from psc.errors import ConfigError, DataError
-from psc.files import entries, locked, require_free_space, sha256_of
+from psc.files import locked, require_free_space, sha256_of
 from psc.video.data import parse_name, video_key
-from psc.video.decoding import decode_video, read_avi_header
+from psc.video.decoding import decode_video, read_header
+from psc.video.listing import files_below
 from psc.video.store import (
     COLOURS,
     Index,
@@ -33,7 +36,8 @@ from psc.video.store import (
 SYNTHETIC_MARKER = "synthetic.json"
 """A folder of videos that holds a file of this name is a stand-in, and so is its store."""
 
-_Films = Mapping[str, Mapping[str, Path]]  # by class and key
+Films = Mapping[str, Mapping[str, Path]]
+"""By shard and key."""
 _Prepared = dict[str, PreparedVideo | UnreadableVideo]  # by key
 
 
@@ -79,21 +83,56 @@ def prepare_videos(
             another process is at it; the disk is full or cannot be written. Classes that are
             complete are kept.
     """
-    if workers < 1:
-        raise ConfigError(f"workers must be at least 1, found {workers}")
-    settings = settings or PreparationSettings()
     try:
         films, misnamed = _scan(folder)
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read ({error.strerror})") from error
-    missing = _missing_bytes(films, _begin(output, folder, films, settings))
+    return prepare_films(
+        films,
+        folder,
+        output,
+        settings,
+        synthetic=(folder / SYNTHETIC_MARKER).is_file(),
+        misnamed=misnamed,
+        workers=workers,
+        on_progress=on_progress,
+    )
+
+
+def prepare_clips(
+    clips: Mapping[str, Path], root: Path, output: Path, settings: PreparationSettings, **how: Any
+) -> PreparationReport:
+    """The same of files by key, wherever they lie; messages name them as seen from ``root``."""
+    films: dict[str, dict[str, Path]] = {}
+    for key, path in clips.items():  # small shards, one independent of what else is prepared
+        films.setdefault(hashlib.sha256(key.encode()).hexdigest()[:2], {})[key] = path
+    return prepare_films(films, root, output, settings, **how)
+
+
+def prepare_films(
+    films: Films,
+    folder: Path,
+    output: Path,
+    settings: PreparationSettings | None,
+    *,
+    synthetic: bool = False,
+    misnamed: Sequence[UnreadableVideo] = (),
+    workers: int = 1,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> PreparationReport:
+    """The same of films by shard and key."""
+    if workers < 1:
+        raise ConfigError(f"workers must be at least 1, found {workers}")
+    settings = settings or PreparationSettings()
+    missing = _missing_bytes(films, _begin(output, folder, films, settings, synthetic))
     require_free_space(output, missing, "The prepared store")
     new: _Prepared = {}
     done, total = len(misnamed), len(misnamed) + sum(map(len, films.values()))
     try:
         with locked(output / ".lock", f"{output} is being prepared"):
-            index = _begin(output, folder, films, settings)  # another may just have ended
-            for action, found in _prepared_classes(folder, films, output, index, workers):
+            # Another may just have ended.
+            index = _begin(output, folder, films, settings, synthetic)
+            for shard, found in _prepared_shards(folder, films, output, index, workers):
                 for key, video in found.items():
                     index.videos.pop(key, None)
                     index.unreadable.pop(key, None)
@@ -104,7 +143,7 @@ def prepare_videos(
                 if found:
                     index.write(output)
                 new |= found
-                done += len(films[action])
+                done += len(films[shard])
                 if on_progress is not None:
                     on_progress(done, total)
     except OSError as error:
@@ -124,7 +163,9 @@ def _scan(folder: Path) -> tuple[dict[str, dict[str, Path]], list[UnreadableVide
     classes: dict[str, dict[str, Path]] = {}
     keys: dict[str, Path] = {}
     misnamed = []
-    for path in _avi_files(folder):
+    for path in files_below(folder):
+        if path.suffix.casefold() != ".avi":
+            continue
         key = video_key(path.name)
         try:
             films = classes.setdefault(parse_name(path.name).action, {})
@@ -141,17 +182,10 @@ def _scan(folder: Path) -> tuple[dict[str, dict[str, Path]], list[UnreadableVide
     return classes, misnamed
 
 
-def _avi_files(folder: Path) -> Iterator[Path]:
-    for path in entries(folder):
-        if path.is_dir():
-            yield from _avi_files(path)
-        elif path.suffix.casefold() == ".avi":
-            yield path
-
-
-def _begin(output: Path, folder: Path, films: _Films, settings: PreparationSettings) -> Index:
+def _begin(
+    output: Path, folder: Path, films: Films, settings: PreparationSettings, synthetic: bool
+) -> Index:
     """What the store has already, if these videos may be added to it."""
-    synthetic = (folder / SYNTHETIC_MARKER).is_file()
     index = read_index(output, settings) or Index(settings, synthetic)
     if index.synthetic != synthetic:
         kinds = {True: "synthetic", False: "real"}
@@ -167,14 +201,14 @@ def _begin(output: Path, folder: Path, films: _Films, settings: PreparationSetti
     return index
 
 
-def _missing_bytes(films: _Films, index: Index) -> int:
+def _missing_bytes(films: Films, index: Index) -> int:
     """Size of the videos that the index does not have, by what the files' headers say."""
     total = 0
     for key, path in (item for files in films.values() for item in files.items()):
         if key in index.videos or key in index.unreadable:
             continue
         try:
-            header = read_avi_header(path)
+            header = read_header(path)
         except DataError:
             continue  # will be reported when it is decoded
         if min(header.height, header.width) > 0:
@@ -183,32 +217,32 @@ def _missing_bytes(films: _Films, index: Index) -> int:
     return total
 
 
-def _prepared_classes(
-    folder: Path, films: _Films, output: Path, index: Index, workers: int
+def _prepared_shards(
+    folder: Path, films: Films, output: Path, index: Index, workers: int
 ) -> Iterator[tuple[str, _Prepared]]:
-    """What is new of each class, the largest first, so that the last ones to end are small."""
+    """What is new of each shard, the largest first, so that the last ones to end are small."""
     known = {key: video.sha256 for key, video in (index.videos | index.unreadable).items()}
-    sizes = {a: sum(path.stat().st_size for path in files.values()) for a, files in films.items()}
+    sizes = {s: sum(path.stat().st_size for path in files.values()) for s, files in films.items()}
     jobs = {
-        action: partial(
-            _prepare_class,
-            shard_path(output, action),
-            max((v.end for v in index.videos.values() if v.action == action), default=0),
-            films[action],
-            {key: known[key] for key in films[action] if key in known},
+        shard: partial(
+            _prepare_shard,
+            shard_path(output, shard),
+            max((v.end for v in index.videos.values() if v.action == shard), default=0),
+            films[shard],
+            {key: known[key] for key in films[shard] if key in known},
             folder,
             index.settings,
         )
-        for action in sorted(films, key=lambda action: -sizes[action])
+        for shard in sorted(films, key=lambda shard: -sizes[shard])
     }
     if workers == 1:
-        yield from ((action, job()) for action, job in jobs.items())
+        yield from ((shard, job()) for shard, job in jobs.items())
         return
     # Fresh processes: decord and forked threads do not go together.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=_begin_worker)
     try:
-        submitted = {pool.submit(job): action for action, job in jobs.items()}
+        submitted = {pool.submit(job): shard for shard, job in jobs.items()}
         for future in as_completed(submitted):
             yield submitted[future], future.result()
     except BrokenProcessPool as error:
@@ -232,7 +266,7 @@ def _begin_worker() -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _prepare_class(
+def _prepare_shard(
     shard: Path,
     end: int,
     films: Mapping[str, Path],
@@ -240,7 +274,7 @@ def _prepare_class(
     root: Path,
     settings: PreparationSettings,
 ) -> _Prepared:
-    """Append what is new of a class to its shard, of which the first ``end`` bytes are known."""
+    """Append what is new to a shard, of which the first ``end`` bytes are known."""
     hashes = {key: _sha256(path) for key, path in films.items()}
     new = [key for key, sha256 in hashes.items() if not sha256 or known.get(key) != sha256]
     found: _Prepared = {}
@@ -249,16 +283,16 @@ def _prepare_class(
     with shard.open("ab") as out:
         out.truncate(end)  # behind it lies what an interrupted preparation wrote
         for key in new:
-            source = str(films[key].relative_to(root))
+            path = films[key]
+            source = str(path.relative_to(root) if path.is_relative_to(root) else path)
             try:
-                video = decode_video(films[key], settings.frame_size)
+                video = decode_video(path, settings.frame_size)
             except DataError as error:
                 found[key] = UnreadableVideo(source, hashes[key], str(error))
                 continue
             _, frames, height, width = video.frames.shape
             found[key] = PreparedVideo(
-                films[key].stem,
-                **parse_name(films[key].name)._asdict(),
+                action=shard.stem,
                 frames=frames,
                 height=height,
                 width=width,

@@ -1,9 +1,11 @@
 """What action recognition may be told (``psc.training.settings`` says how)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from omegaconf import MISSING
 
+from psc.errors import ConfigError
 from psc.training.settings import DatasetConfig, RecipeConfig, at_least, require, share
 
 
@@ -51,6 +53,69 @@ class UCF101Config(DatasetConfig):
         require(self, "split", (1, 2, 3))
         at_least(self, 2, "classes")
         at_least(self, 1, "validation_groups", "short_side")
+
+
+@dataclass
+class OwnVideoConfig(DatasetConfig):
+    """Clips in folders of classes, or listed by a CSV, wherever they lie: ``psc.video.listing``."""
+
+    folder: str | None = None
+    """One folder for each class below it; or where the paths of csv begin, null: in its folder."""
+    csv: Any = None
+    """With the columns path and label, perhaps group and part; or Kinetics's. Or a list of such,
+    or {train: a.csv, test: b.csv}."""
+    classes: list[str] | None = None
+    """In the network's order; null: all that are found, sorted."""
+    shares: list[float] = field(default_factory=lambda: [0.7, 0.1, 0.2])
+    """Of each class, to train, to choose the checkpoint, to test; if no part is given."""
+    split_seed: int = 0
+    """Of the random split."""
+    allow_missing: bool = False
+    """Go on without clips that a CSV lists and that are not there."""
+    prepared: str | None = None
+    """Store of the decoded clips, brought up to date when it is read; null: in data/own_video."""
+    short_side: int = 80
+    """Pixels that the shorter side of a frame is resized to."""
+
+    def __post_init__(self) -> None:
+        if self.folder is None and self.csv is None:
+            raise ConfigError(
+                "folder=null: give dataset.folder=…, which holds a folder for each class, or"
+                " dataset.csv=…"
+            )
+        tables = self.csv.values() if isinstance(self.csv, dict) else self.csv
+        tables = [tables] if isinstance(tables, str) else tables or []
+        parts = {"train", "validation", "test"}
+        if not all(isinstance(table, str) for table in tables) or (
+            isinstance(self.csv, dict) and not self.csv.keys() <= parts
+        ):
+            raise ConfigError(
+                f"csv={self.csv}: must be a file, [files], or {{train: file, test: file}}"
+            )
+        at_least(self, 0, "split_seed")
+        at_least(self, 1, "short_side")
+        shares = self.shares
+        if len(shares) != 3 or min(shares) < 0 or not abs(sum(shares) - 1) < 1e-6 or shares[2] == 0:
+            raise ConfigError(
+                f"shares={shares}: must be three from 0 to 1 that make 1 (train, validation, test)"
+            )
+        if self.classes is None:
+            from psc.video.listing import list_clips  # where files are read, here alone
+
+            found = list_clips(self.folder, self.csv, allow_missing=self.allow_missing)
+            self.classes = sorted({clip.label for clip in found.clips})
+        if len({name.casefold() for name in self.classes}) < max(2, len(self.classes)):
+            raise ConfigError(f"classes={self.classes}: must be two at least, each once")
+
+    def outputs(self) -> tuple[str, ...]:
+        """The classes."""
+        return tuple(self.classes or ())
+
+    def fitted(self, trained: DatasetConfig) -> DatasetConfig:
+        """With the trained classes, of which clips may have a part, and frames of their size."""
+        if isinstance(trained, OwnVideoConfig) and {*self.outputs()} <= {*trained.outputs()}:
+            return replace(self, classes=trained.classes, short_side=trained.short_side)
+        return self
 
 
 @dataclass

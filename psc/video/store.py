@@ -1,8 +1,9 @@
 """The prepared store: every video decoded and resized once, for random access during training.
 
-A folder with ``index.json``, which says what is where, and a file of bare bytes (a shard) for each
-class, in which the videos lie one behind another, each uint8 (3, T, H, W): the order that networks
-take, so a clip is three copies from a file that the system maps. UCF101 at 80 × 107 pixels: 64 GB.
+A folder with ``index.json``, which says what is where, and files of bare bytes (shards, of UCF101
+one for each class), in which the videos lie one behind another, each uint8 (3, T, H, W): the order
+that networks take, so a clip is three copies from a file that the system maps. UCF101 at 80 × 107
+pixels: 64 GB.
 
 Shards are only ever appended to, and bytes that the index does not name do not count. A video whose
 file has changed is appended anew; its old frames stay behind, unused.
@@ -10,9 +11,10 @@ file has changed is appended anew; its old frames stay behind, unused.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -73,16 +75,13 @@ class PreparationSettings:
 
 @dataclass(frozen=True)
 class PreparedVideo:
-    """A video of a store: what its name says, its frames and where they are, its source's hash.
+    """A video of a store: its frames and where they are, its source and that one's hash.
 
-    ``concealed`` frames show the picture before them again (``psc.video.decoding``); ``offset`` is
-    that of the first byte in the shard.
+    ``action`` names the shard, ``offset`` is that of the first byte in it; ``concealed`` frames
+    show the picture before them again (``psc.video.decoding``).
     """
 
-    name: str
     action: str
-    group: int
-    clip: int
     frames: int
     height: int
     width: int
@@ -151,8 +150,8 @@ def read_index(folder: Path, wanted: PreparationSettings | None = None) -> Index
         index = Index(
             PreparationSettings(**(settings | {"size": tuple(size) if size else None})),
             bool(values["synthetic"]),
-            {key: _of_its_types(PreparedVideo(**v)) for key, v in values["videos"].items()},
-            {key: _of_its_types(UnreadableVideo(**v)) for key, v in values["unreadable"].items()},
+            {key: _entry(PreparedVideo, v) for key, v in values["videos"].items()},
+            {key: _entry(UnreadableVideo, v) for key, v in values["unreadable"].items()},
         )
     except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise DataError(
@@ -166,17 +165,29 @@ def read_index(folder: Path, wanted: PreparationSettings | None = None) -> Index
     return index
 
 
-def _of_its_types(entry: _Entry) -> _Entry:
-    """An entry of the index, whose values JSON may give any type."""
+def _entry(kind: type[_Entry], values: dict[str, Any]) -> _Entry:
+    """An entry of the index, whose values JSON may give any type; earlier ones said more."""
+    entry = kind(**{field.name: values[field.name] for field in fields(kind)})
     for name, value in vars(entry).items():
-        kind = type(entry).__annotations__[name]
-        if type(value) is not kind and (kind, type(value)) != (float, int):
+        declared = kind.__annotations__[name]
+        if type(value) is not declared and (declared, type(value)) != (float, int):
             raise ValueError(f"{name} of a video is {value!r}")
     if isinstance(entry, PreparedVideo) and (
         min(entry.frames, entry.height, entry.width) < 1 or entry.offset < 0
     ):
-        raise ValueError(f"{entry.name} is said to have no frame")
+        raise ValueError(f"{entry.source} is said to have no frame")
     return entry
+
+
+class Frames(Protocol):
+    """What clips are cut from: videos by key, and their frames, uint8 (3, T, H, W)."""
+
+    @property
+    def videos(self) -> Mapping[str, PreparedVideo]:
+        """By key."""
+
+    def read(self, key: str, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        """Frames ``start`` to ``stop`` - 1."""
 
 
 class PreparedVideos:
@@ -214,7 +225,7 @@ class PreparedVideos:
         """Frames ``start`` to ``stop`` - 1 of a video: uint8 (3, stop - start, H, W), a copy."""
         video = self.videos[key]
         if not 0 <= start < stop <= video.frames:
-            raise IndexError(f"{video.name}: frames {start} to {stop} of {video.frames}")
+            raise IndexError(f"{key}: frames {start} to {stop} of {video.frames}")
         if video.action not in self._mapped:
             path = shard_path(self.folder, video.action)
             try:
@@ -224,16 +235,17 @@ class PreparedVideos:
         stored = self._mapped[video.action][video.offset : video.end]
         return stored.reshape(COLOURS, -1, video.height, video.width)[:, start:stop].copy()
 
-    def record(self) -> dict[str, Any]:
-        """What result.json says about the store; the hash stands for all videos and settings."""
-        contents = {key: (v.sha256, v.frames) for key, v in sorted(self.videos.items())}
+    def record(self, only: Collection[str] | None = None) -> dict[str, Any]:
+        """What result.json says about the store, or some of its videos; the hash stands for all."""
+        videos = {k: v for k, v in sorted(self.videos.items()) if only is None or k in only}
+        contents = {key: (video.sha256, video.frames) for key, video in videos.items()}
         text = json.dumps([asdict(self.settings), contents])
         return {
             "settings": asdict(self.settings),
             "synthetic": self.synthetic,
-            "videos": len(self.videos),
-            "frames": sum(video.frames for video in self.videos.values()),
-            "concealed_frames": sum(video.concealed for video in self.videos.values()),
+            "videos": len(videos),
+            "frames": sum(video.frames for video in videos.values()),
+            "concealed_frames": sum(video.concealed for video in videos.values()),
             "unreadable": len(self.unreadable),
             "sha256": hashlib.sha256(text.encode()).hexdigest(),
         }

@@ -109,6 +109,7 @@ def test_text_of_every_program(program, name):
     [
         ("densenet", ["dataset.folder", "dataset.split"]),
         ("densenet dataset=own_mri", ["dataset.images", "dataset.labels"]),
+        ("resnet18 dataset=own_video", ["dataset.folder", "dataset.csv", "dataset.prepared"]),
         ("resnet18", ["dataset.videos", "dataset.lists", "dataset.prepared", "backbone.weights"]),
     ],
 )
@@ -200,6 +201,7 @@ GIVEN = {
     "train": ["budget=quick", "dataset=fibsem_synthetic"],
     "evaluate": ["checkpoint=x", "dataset=fibsem_synthetic"],
     "segment": ["checkpoint=x", "input=x", "output=x"],
+    "classify": ["checkpoint=x", "input=x"],
     "view": ["run=x"],
     "account": [],
 }
@@ -208,6 +210,7 @@ BELOW = {
     "train": ["+recipe.lerning_rate=1", "++dataset.foo.bar=x", "+trainer.x={a:1}", "+block.k=3"],
     "evaluate": ["+dataset.foo=1", "+segmentation.foo=1"],
     "segment": ["+segmentation.foo=1", "+intensity.range=[0,1]"],
+    "classify": ["+top.k=1"],
     "account": ["+backbone.foo=1", "++block.foo=1"],
     "view": ["+report.html=x", "+raw.key=x"],
 }

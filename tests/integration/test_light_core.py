@@ -88,7 +88,8 @@ for bar in (lambda: psc.convert(network, progress=True), lambda: psc.metrics.ada
     assert "psc's extra train brings it" in lines[2]
 
 
-PROGRAMS = ["train", "evaluate", "segment", "view", "account", "convert", "compare", "data"]
+PROGRAMS = ["train", "evaluate", "segment", "classify", "view", "account"]
+PROGRAMS += ["convert", "compare", "data"]
 
 
 def test_every_program_says_in_one_line_what_it_lacks(wheel, light, tmp_path):

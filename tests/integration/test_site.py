@@ -83,13 +83,14 @@ def leaves(config: DictConfig, prefix: str = ""):
             yield f"{prefix}{key}"
 
 
-@pytest.mark.parametrize("program", ["train", "evaluate", "segment", "account", "view"])
+@pytest.mark.parametrize("program", ["train", "evaluate", "segment", "classify", "account", "view"])
 def test_every_key_that_a_program_takes_is_told(program: str):
     page = configuration_keys.configuration_page()
     told = re.findall(r"^\| `([\w.\[\]]+)` \|", page, re.MULTILINE)
     choices = [[]]
     if program == "train":
-        choices = [["backbone=resnet34"], ["backbone=unet", "dataset=own_em"]]
+        choices = [["backbone=resnet34"], ["backbone=resnet34", "dataset=own_video"]]
+        choices += [["backbone=unet", "dataset=own_em"]]
         choices += [["backbone=densenet"], ["backbone=densenet", "dataset=own_mri"]]
     register()
     for overrides in choices:

@@ -3,6 +3,7 @@
 import json
 import logging
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from psc.mri.finding import find_images, find_own_subjects, find_subjects
 from psc.mri.settings import OwnMRIConfig
 from psc.mri.tissues import IBSR, TissueCodes
 from psc.training.folder import run_name
-from psc.training.prediction import segment_file
+from psc.training.prediction import checkpoint_paths, segment_file
 
 
 def touch(folder, *names):
@@ -314,3 +315,20 @@ def test_an_ensemble_of_other_tissues_is_refused(tmp_path):
         segment_file(SegmentConfig(checkpoint=f"{tmp_path}/*.ckpt", **where))
     with pytest.raises(CheckpointError, match="nothing matches"):
         segment_file(SegmentConfig(checkpoint=f"{tmp_path}/no*.ckpt", **where))
+
+
+def test_names_of_several_checkpoints(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a,b.ckpt", "it's.ckpt", "fold=1.ckpt", "[x].ckpt", "1e3"):
+        Path(name).touch()
+    for given, names in {
+        "a,b.ckpt": ["a,b.ckpt"],
+        "[x].ckpt": ["[x].ckpt"],
+        "['a,b.ckpt', it's.ckpt,1e3]": ["a,b.ckpt", "it's.ckpt", "1e3"],
+        "[fold*.ckpt, fold=1.ckpt]": ["fold=1.ckpt"],
+        "gone, too.ckpt": ["gone, too.ckpt"],  # reading it says so
+    }.items():
+        assert checkpoint_paths(given) == [Path(name) for name in names]
+    for wrong in ("[]", "[a,,b]", "[1e3,]", "[none*]"):
+        with pytest.raises(CheckpointError, match="nothing matches"):
+            checkpoint_paths(wrong)

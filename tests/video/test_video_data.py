@@ -251,7 +251,7 @@ def test_a_missing_video_says_why_where_that_is_known():
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_a_split_with_nothing_left_is_no_split(part):
     rest = EVERYTHING - keys(getattr(WHOLE, part))
-    with pytest.raises(DataError, match=f"none of the {part} videos is at hand"):
+    with pytest.raises(DataError, match=f"none of the {part} videos is at hand and"):
         WHOLE.only_present(rest, allow_missing=True)
 
 

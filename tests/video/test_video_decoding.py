@@ -16,7 +16,7 @@ from video_oracle import (
 )
 
 from psc.errors import ConfigError, DataError
-from psc.video.decoding import decode_video, read_avi_header, resize_frames
+from psc.video.decoding import decode_video, read_header, resize_frames
 from psc.video.synthetic import write_avi
 
 # B-frames; B-frames and two key frames; 29.97 frames per second.
@@ -143,7 +143,7 @@ def test_frames_have_at_least_a_pixel(size):
 
 
 def test_header(film):
-    header = read_avi_header(film)
+    header = read_header(film)
     assert (header.frames, header.height, header.width) == (110, 120, 160)
 
 
@@ -255,7 +255,7 @@ def test_a_picture_that_is_not_coded_is_the_one_before(write, b_frames, count):
         content = not_coded(content, number)
     path.write_bytes(content)
     pictures = channels_first(pyav_frames(path))
-    assert (read_avi_header(path).frames, pictures.shape[1]) == (FRAMES, FRAMES - count)
+    assert (read_header(path).frames, pictures.shape[1]) == (FRAMES, FRAMES - count)
     video = decode_video(path)
     assert (video.frames.shape[1], video.concealed) == (FRAMES, count)
     again = (video.frames[:, 1:] == video.frames[:, :-1]).all(axis=(0, 2, 3))
@@ -284,7 +284,7 @@ def test_a_real_clip_of_which_a_chunk_is_lost_keeps_its_length(sample_data, tmp_
     content[start : start + size] = bytes(size)
     (tmp_path / "film.avi").write_bytes(content)
     video = decode_video(tmp_path / "film.avi", small)
-    assert video.frames.shape[1] == read_avi_header(path).frames
+    assert video.frames.shape[1] == read_header(path).frames
     assert 1 <= video.concealed <= 3
 
 
@@ -328,7 +328,7 @@ def damaged(content, name):
     ("name", "message"),
     [
         ("zero bytes", "is empty"),
-        ("text", r"not an AVI file, whatever its name: it begins with b'not a video"),
+        ("text", r"no frame can be decoded .*; it begins with b'not a video"),
         ("header only", "cut off within its header"),
         ("a few kilobytes", "damaged|truncated|no frame can be decoded"),
         ("truncated", r"truncated or damaged: its header announces 110 frames, \d+ could"),

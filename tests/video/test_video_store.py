@@ -22,7 +22,7 @@ def store(tmp_path):
 def test_videos_are_listed_by_key(store):
     assert set(store.videos) == {name.casefold() for name in LENGTHS}
     video = store.videos["v_handstandpushups_g02_c01"]
-    assert (video.name, video.frames, video.group) == ("v_HandStandPushups_g02_c01", 30, 2)
+    assert (video.action, video.frames) == ("HandStandPushups", 30)
     assert not store.synthetic
 
 
@@ -39,7 +39,7 @@ def test_any_run_of_frames(store, name, part):
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 0), (-1, 3), (5, 5), (6, 8)])
 def test_frames_that_a_video_does_not_have(store, start, stop):
-    with pytest.raises(IndexError, match=f"v_Archery_g01_c02: frames {start} to {stop} of 7"):
+    with pytest.raises(IndexError, match=f"v_archery_g01_c02: frames {start} to {stop} of 7"):
         store.read("v_archery_g01_c02", start, stop)
 
 

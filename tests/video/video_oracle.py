@@ -73,8 +73,7 @@ def write_numbered_store(folder, lengths, *, height=12, width=16):
         said = parse_name(name)
         with shard_path(folder, said.action).open("ab") as shard:
             index.videos[video_key(name)] = PreparedVideo(
-                name, said.action, said.group, said.clip, count, height, width, 25.0, 0,
-                f"{name}.avi", "0", shard.tell(),
+                said.action, count, height, width, 25.0, 0, f"{name}.avi", "0", shard.tell(),
             )  # fmt: skip
             shard.write(numbered_frames(count, height, width).tobytes())
     index.write(folder)

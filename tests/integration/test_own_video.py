@@ -1,0 +1,389 @@
+"""docs/your-own-data.md, video: every command as it is typed there; other layouts; bad input."""
+
+import csv
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from psc.config import compose
+from psc.errors import ConfigError, DataError
+from psc.training.records import read_record
+from psc.video.application import VideoApplication
+from psc.video.decoding import decode_video
+from psc.video.listing import list_clips, split_clips
+
+PROJECT = Path(__file__).parents[2]
+DOCUMENT = (PROJECT / "docs" / "your-own-data.md").read_text(encoding="utf-8")
+SECTION = re.split(r"^## ", DOCUMENT.split("\n## Video")[1], flags=re.MULTILINE)[0]
+COMMANDS = [
+    line
+    for code in re.findall(r"^```\n(.*?)^```$", SECTION, flags=re.MULTILINE | re.DOTALL)
+    for line in code.splitlines()
+]
+SMALL = [
+    "backbone.base_width=2",
+    "budget=quick",
+    "recipe.iterations=2",
+    "recipe.validate_every=2",
+    "recipe.batch_size=2",
+    "recipe.frames=4",
+    "recipe.size=16",
+    "recipe.test_clips=2",
+    "dataset.short_side=16",
+    "trainer.accelerator=cpu",
+    "trainer.progress_bar=false",
+]
+CODECS = {".mp4": "h264", ".mkv": "mpeg4", ".avi": "mpeg4", ".webm": "libvpx", ".mov": "mpeg4"}
+
+
+def film(path, frames=6, seed=0, codec=None, **options):
+    """Write a film of that many frames, with B-frames where its codec has any."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    picture = np.kron(rng.integers(0, 256, (4, 6, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream(codec or CODECS.get(path.suffix, "mpeg4"), rate=25)
+        stream.height, stream.width = picture.shape[:2]
+        stream.pix_fmt = "yuv420p"
+        for t in range(frames):
+            image = np.ascontiguousarray(np.roll(picture, 3 * t, axis=1))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def table(path, *lines):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def typed(folder, command, status=0):
+    """Run a command in a folder, a training on a small network; returns what it printed."""
+    program, script, *arguments = shlex.split(command)
+    assert program == "python"
+    small = [*SMALL, "dataset.prepared=prepared"] if script == "train.py" else []
+    result = subprocess.run(
+        [sys.executable, str(PROJECT / script), *arguments, *small],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert result.returncode == status, result.stderr
+    return result.stdout + result.stderr
+
+
+def rows(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Class folders as somebody has them: containers mixed, other files, a broken one."""
+    place = tmp_path_factory.mktemp("own_video")
+    endings = [".mp4", ".mkv", ".avi", ".webm", ".mov"]
+    for number, (label, i) in enumerate((c, i) for c in ("run", "walk", "sit") for i in range(5)):
+        film(place / f"clips/{label}/a {label}, {i}{endings[i]}", 3 if i == 0 else 6, number)
+    (place / "clips/run/notes.txt").write_text("sunny")
+    (place / "clips/walk/broken.mp4").write_bytes(b"\0\0\0\x20ftypisom" + bytes(300))
+    film(place / "new_clips/one.mp4", seed=50)
+    film(place / "new_clips/walk/two.mkv", seed=51)
+    (place / "new_clips/three.mov").write_bytes(b"no film at all")
+    return place
+
+
+@pytest.fixture(scope="module")
+def trained(place):
+    """What the first command of the document printed, and the run that it left."""
+    said = typed(place, COMMANDS[0])
+    (run,) = (place / "runs").glob("own_video-resnet18-p2sc2-seed0-*")
+    return said, run
+
+
+@pytest.mark.slow
+def test_class_folders_are_trained_on_and_nothing_is_left_out_silently(trained):
+    said, run = trained
+    assert "clips: 15 clips of 3 to 6 frames, 3 classes: run 5, sit 5, walk 5" in said
+    assert "left out, no clips of a class: 1 (run/notes.txt (no video))" in said
+    assert re.search(r"cannot be read: 1 \(walk/broken\.mp4: .*no frame can be decoded", said)
+    assert "looped, shorter than 4: 3 (" in said
+    assert "clips of one recording may stand in several parts" in said
+    record = read_record(run)
+    assert record.data["kind"] == "own"
+    assert sum(record.data["splits"]["videos"].values()) == 15
+    assert (record.data["splits"]["classes"], record.data["splits"]["missing_videos"]) == (3, 1)
+    assert record.config["dataset"]["classes"] == ["run", "sit", "walk"]
+    assert record.config["backbone"]["classes"] == 3
+    written = rows(run / "evaluation/predictions.csv")
+    assert sorted(row["class"] for row in written) == ["run", "sit", "walk"]
+    right = np.mean([row["class"] == row["predicted"] for row in written])
+    assert record.metrics["test"]["top1"] == pytest.approx(right)
+
+
+@pytest.mark.slow
+def test_its_table_and_classes_of_new_clips(trained, place):
+    _, run = trained
+    compare, classify = COMMANDS[1:3]
+    (row,) = [line for line in typed(place, compare).splitlines() if line.startswith("| p2sc2 |")]
+    assert f"{100 * read_record(run).metrics['test']['top1']:.1f}" in row
+
+    said = typed(place, classify.replace("<run>", run.name), status=1)
+    assert "1 of 3 clips could not be classified" in said
+    assert "three.mov: no frame can be decoded" in said
+    one, three, two = sorted(rows(place / "predictions.csv"), key=lambda row: row["path"])
+    assert (three["path"], three["class_1"]) == ("new_clips/three.mov", "")
+    assert "no frame can be decoded" in three["problem"]
+    assert (one["label"], two["label"]) == ("", "walk")
+    for row in (one, two):
+        assert sorted(row[f"class_{i}"] for i in (1, 2, 3)) == ["run", "sit", "walk"]
+        shares = [float(row[f"probability_{i}"]) for i in (1, 2, 3)]
+        assert shares == sorted(shares, reverse=True)
+        assert sum(shares) == pytest.approx(1, abs=1e-3)
+        assert row["problem"] == ""
+    # Without any of the data; what the test protocol predicted is predicted again.
+    tested = rows(run / "evaluation/predictions.csv")
+    table(place / "again.csv", "path", *(f'"clips/{row["video"]}"' for row in tested), "gone.mp4")
+    checkpoint = f"[{run}/checkpoints/best.ckpt, {run}/checkpoints/best.ckpt]"
+    again = f"python scripts/classify.py 'checkpoint={checkpoint}' input=again.csv top=1"
+    assert "gone.mp4: no such file" in typed(place, f"{again} output=again/out.csv", status=1)
+    found = rows(place / "again/out.csv")
+    assert [row["problem"] for row in found] == ["", "", "", "no such file"]
+    for row, before in zip(found, tested, strict=False):
+        assert (row["path"], row["class_1"]) == (f"clips/{before['video']}", before["predicted"])
+        assert float(row["probability_1"]) == pytest.approx(float(before["probability"]), abs=2e-4)
+    assert "exists; give another file" in typed(place, f"{again} output=again/out.csv", status=1)
+
+
+@pytest.mark.slow
+def test_other_clips_of_some_classes_are_evaluated_by_their_names(trained, place):
+    _, run = trained
+    film(place / "later/walk/x.avi", 9)
+    film(place / "later/sit/y.mp4", 9)
+    said = typed(place, COMMANDS[3].replace("<run>", run.name) + " dataset.prepared=later_prepared")
+    (folder,) = run.glob("evaluation-own_video-*")
+    assert str(folder.name) in said
+    metrics = read_record(folder).metrics
+    assert set(metrics) == {"test"}
+    assert [row["class"] for row in rows(folder / "predictions.csv")] == ["sit", "walk"]
+    (other,) = (place / "later_prepared").glob("index.json")
+    assert '"short_side": 16' in other.read_text()  # as it was trained
+    film(place / "strange/swim/y.mp4")
+    film(place / "strange/walk/y.mp4")
+    refused = "python evaluate.py checkpoint={} dataset=own_video dataset.folder=strange"
+    assert "swim" in typed(place, refused.format(run / "checkpoints/best.ckpt"), status=1)
+
+
+def described(tmp_path, *overrides):
+    """The split that a configuration means, and what is said."""
+    dataset = compose(["backbone=resnet18", "dataset=own_video", *overrides, *SMALL]).dataset
+    found = list_clips(
+        dataset.folder,
+        dataset.csv,
+        classes=dataset.classes,
+        allow_missing=dataset.allow_missing,
+    )
+    return split_clips(found, dataset.outputs(), shares=dataset.shares, seed=dataset.split_seed)
+
+
+def names(part):
+    return [video.name for video in part]
+
+
+def clips_of(tmp_path, **counts):
+    """Files that are listed and never opened."""
+    for label, count in counts.items():
+        for i in range(count):
+            path = tmp_path / "clips" / label / f"{i}.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    return f"dataset.folder={tmp_path / 'clips'}"
+
+
+def test_a_random_split_is_by_class_seeded_and_has_shares(tmp_path):
+    folder = clips_of(tmp_path, a=20, b=10, c=3)
+    split, said = described(tmp_path, folder)
+    counts = {
+        name: [Counter(v.label for v in part)[i] for i in range(3)]
+        for name, part in split.parts.items()
+    }
+    assert counts == {"train": [14, 7, 1], "validation": [2, 1, 1], "test": [4, 2, 1]}
+    assert "clips of one recording" in said[-1]
+    assert described(tmp_path, folder)[0] == split
+    assert described(tmp_path, folder, "dataset.split_seed=1")[0] != split
+    some, _ = described(tmp_path, folder, "dataset.shares=[0.5,0.2,0.3]", "dataset.classes=[b,a]")
+    assert (some.classes, len(some.test)) == (("b", "a"), 9)
+
+
+def test_groups_stay_together_and_parts_are_kept(tmp_path):
+    for i in range(12):
+        (tmp_path / f"{i}.mp4").touch()
+    grouped = [f"{i}.mp4,{'ab'[i % 2]},p{i // 2}" for i in range(12)]
+    path = table(tmp_path / "my clips.csv", "Path,Label,Group", *grouped)
+    split, said = described(tmp_path, f"dataset.csv={path}")
+    assert said == []
+    parts = [{video.group for video in part} for part in split.parts.values()]
+    assert [len(groups) for groups in parts] == [4, 1, 1]
+    assert sum(len(part) for part in split.parts.values()) == 12
+    parted = [f"{i}.mp4;{'ab'[i % 2]};{['training', 'val', 'test'][i // 2 % 3]}" for i in range(12)]
+    path = table(tmp_path / "parts.csv", "path;label;part", *parted)
+    split, said = described(tmp_path, f"dataset.csv={path}")
+    assert names(split.validation) == ["2.mp4", "3.mp4", "8.mp4", "9.mp4"]
+    assert said == []
+    both = [f"{line},{['train', 'test'][i % 4 // 2]}" for i, line in enumerate(grouped)]
+    both[4] = "4.mp4,a,p0,test"
+    path = table(tmp_path / "leak.csv", "path,label,group,part", *both)
+    with pytest.raises(DataError, match=r"a group p0 .*keep each in one part"):
+        described(tmp_path, f"dataset.csv={path}")
+
+
+def test_kinetics_as_it_is(tmp_path):
+    """A CSV for each split, files plain or below their label; what cannot be had any more."""
+    header = "label,youtube_id,time_start,time_end,split"
+    for name, split, ids in (("train", "train", range(8)), ("val", "validate", range(8, 12))):
+        lines = [f"{['air drumming', 'yoga'][i % 2]},-id_{i},{i},{i + 10},{split}" for i in ids]
+        table(tmp_path / f"{name}.csv", header, *lines)
+    for i in range(12):
+        below = ["air drumming/", "", "yoga/"][i % 2 * (1 + i % 3 % 2)]
+        path = tmp_path / "videos" / f"{below}-id_{i}_{i:06d}_{i + 10:06d}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    files = f"dataset.csv=[{tmp_path}/train.csv,{tmp_path}/val.csv]"
+    split, said = described(tmp_path, files, f"dataset.folder={tmp_path}/videos")
+    assert split.classes == ("air drumming", "yoga")
+    assert len(split.test) == 4  # those of val
+    assert (len(split.train), len(split.validation)) == (6, 2)
+    assert "validation clips are tested" in said[0]
+    path.unlink()
+    with pytest.raises(DataError, match=r"1 of 12 clips are not there: -id_11_000011_000021\.mp4"):
+        described(tmp_path, files, f"dataset.folder={tmp_path}/videos")
+    split, _ = described(
+        tmp_path, files, f"dataset.folder={tmp_path}/videos", "dataset.allow_missing=true"
+    )
+    assert (len(split.test), split.missing) == (3, ("-id_11_000011_000021.mp4",))
+    mapped = f"dataset.csv={{train: {tmp_path}/train.csv, test: {tmp_path}/val.csv}}"
+    split, _ = described(
+        tmp_path, mapped, f"dataset.folder={tmp_path}/videos", "dataset.allow_missing=true"
+    )
+    assert len(split.test) == 3
+
+
+def test_folders_of_parts(tmp_path):
+    for part, count in (("train", 4), ("val", 1), ("test", 2)):
+        for label in "ab":
+            for i in range(count):
+                path = tmp_path / "clips" / part / label / f"{i}.mp4"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+    split, said = described(tmp_path, f"dataset.folder={tmp_path}/clips")
+    assert [len(part) for part in split.parts.values()] == [8, 2, 4]
+    assert (split.classes, said) == (("a", "b"), [])
+
+
+BAD = {
+    "a class with few": ({"a": 5, "b": 1}, (), r"one side only: b \(1, none in test\)"),
+    "an empty class": ({"a": 5, "b": 0}, (), r"b holds no video; add clips"),
+    "a class that is none": ({"a": 5, "b": 4}, ("classes=[a,bb]",), "no clip of class bb.*mean b"),
+    "no class": ({}, (), "clips is empty|no such folder"),
+    "one class": ({"a": 5}, (), "must be two at least"),
+    "shares": ({"a": 5, "b": 4}, ("shares=[1,1,0]",), "must be three from 0 to 1"),
+    "two spellings": ({"a": 5, "A": 4}, (), "class A is spelled in two ways"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_folders(case, tmp_path):
+    counts, overrides, message = BAD[case]
+    folder = clips_of(tmp_path, **counts)
+    for label in counts:
+        (tmp_path / "clips" / label).mkdir(exist_ok=True)
+    with pytest.raises((ConfigError, DataError), match=message):
+        described(tmp_path, folder, *(f"dataset.{key}" for key in overrides))
+
+
+BAD_TABLES = {
+    "no header": (["0.mp4,a", "1.mp4,b"], r"must name the columns path, label .*'0\.mp4,a'"),
+    "no clip": (["path,label"], "lists no clip"),
+    "gone": (["path,label", "0.mp4,a", "00.mp4,b"], r"1 of 2 .*: 00\.mp4; .* holds 0\.mp4"),
+    "twice": (["path,label", "0.mp4,a", "./0.mp4,b"], r"line 3: .* stands in .*line 2 already"),
+    "no label": (["path,label", "0.mp4,"], "line 2 has no label"),
+    "part": (["path,label,part", "0.mp4,a,trian"], "line 2: part is 'trian'"),
+    "some parts": (["path,label,part", "0.mp4,a,train", "1.mp4,b,"], r"1 of 2 .*1\.mp4; say it"),
+    "comma": (["path,label", "0.mp4,a,b"], "more values than the 2 columns"),
+    "one side": (
+        ["path,label,part", "0.mp4,a,train", "1.mp4,b,test", "2.mp4,a,test"],
+        r"one side only: b \(1, none in train\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TABLES)
+def test_bad_tables(case, tmp_path):
+    lines, message = BAD_TABLES[case]
+    for i in range(4):
+        (tmp_path / f"{i}.mp4").touch()
+    path = table(tmp_path / "clips.csv", *lines)
+    with pytest.raises(DataError, match=message):
+        described(tmp_path, f"dataset.csv={path}")
+
+
+def test_clips_that_none_can_read_are_refused(tmp_path):
+    folder = clips_of(tmp_path, a=3, b=3)
+    config = compose(
+        ["backbone=resnet18", "dataset=own_video", folder, f"dataset.prepared={tmp_path}/p", *SMALL]
+    )
+    with pytest.raises(DataError, match=r"no clip can be read: a/0\.mp4: .* is empty"):
+        VideoApplication(config)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "fast.mp4", "a.mkv", "a.webm", "a.mov", "a.ts"])
+def test_other_containers_are_whole_or_refused(tmp_path, name):
+    """Every frame in order; cut off in the middle, none that announces its length is accepted."""
+    options = {"movflags": "faststart"} if name == "fast.mp4" else {}
+    path = film(tmp_path / name, 50, codec="mpeg2video" if name == "a.ts" else None, **options)
+    with av.open(str(path)) as container:
+        expected = np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
+    found = decode_video(path)
+    assert len(expected) == 50
+    assert np.array_equal(found.frames, expected.transpose(3, 0, 1, 2))
+    assert (found.fps, found.concealed) == (25, 0)
+    os.truncate(path, path.stat().st_size // 2)
+    if name != "a.ts":  # which has no length: half of it is a film
+        with pytest.raises(DataError, match=r"truncated|damaged|no frame can be decoded"):
+            decode_video(path)
+
+
+def test_a_film_is_turned_as_it_says(tmp_path):
+    """The matrix of a telephone that was held upright: a quarter turn clockwise."""
+    path = film(tmp_path / "a.mp4")
+    upright = decode_video(path).frames
+    content = path.read_bytes()
+    one, w = (1 << 16).to_bytes(4, "big"), (1 << 30).to_bytes(4, "big")
+    zero, minus = bytes(4), (-(1 << 16)).to_bytes(4, "big", signed=True)
+    head = content.index(b"tkhd")
+    start = content.index(one + zero * 3 + one + zero * 3 + w, head)
+    turned = zero + one + zero + minus + zero * 4 + w
+    path.write_bytes(content[:start] + turned + content[start + 36 :])
+    assert np.array_equal(decode_video(path).frames, np.rot90(upright, -1, (2, 3)))
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "picture.png"])
+def test_text_and_pictures_are_no_films(tmp_path, name):
+    from PIL import Image
+
+    path = tmp_path / name
+    if name.endswith("png"):
+        Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(path)
+    else:
+        path.write_text("sunny, little wind\n" * 20)
+    with pytest.raises(DataError, match="no frame can be decoded"):
+        decode_video(path)
