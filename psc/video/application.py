@@ -17,7 +17,7 @@ from psc.training.data import TrainingData, loader
 from psc.training.records import OWN, REAL, SAMPLE, SYNTHETIC
 from psc.video.clips import EvaluationClips, TrainingClips
 from psc.video.data import ActionSplit, first_of, read_split
-from psc.video.listing import check_sides, list_clips, split_clips
+from psc.video.listing import Listing, check_sides, list_clips, split_clips
 from psc.video.preparation import prepare_clips, prepare_videos
 from psc.video.settings import OwnVideoConfig, UCF101Config, VideoRecipeConfig
 from psc.video.store import PreparationSettings, PreparedVideos
@@ -70,60 +70,36 @@ class VideoApplication(Application):
             dataset.folder, dataset.csv, classes=classes, allow_missing=dataset.allow_missing
         )
         split, notes = split_clips(found, classes, shares=dataset.shares, seed=dataset.split_seed)
-        root = found.root.resolve()
-        if dataset.prepared is None:
-            number = hashlib.sha256(str(root).encode()).hexdigest()[:8]
-            prepared = WORKPLACE / f"data/own_video/{root.name}-{number}-{dataset.short_side}"
-        else:
-            prepared = locate(dataset.prepared)
-        paths = {clip.name: clip.path for clip in found.clips}
-        settings = PreparationSettings(short_side=dataset.short_side)
-        quiet = not self.config.trainer.progress_bar
-        with (
-            tqdm(desc="preparing", total=len(paths), unit="clip", delay=1, disable=quiet) as bar,
-            locked(prepared.with_name(f".{prepared.name}.preparation")),
-        ):
-            prepare_clips(
-                paths,
-                found.root,
-                prepared,
-                settings,
-                on_progress=lambda done, _: bar.update(done - bar.n),
-            )
-        store = PreparedVideos(prepared, settings)
-        videos = {name: store.videos[name] for name in paths if name in store.videos}
-        unreadable = [
-            f"{name}: {store.unreadable[name].reason}" for name in paths if name not in videos
-        ]
+        store = _prepare_own(dataset, found, quiet=not self.config.trainer.progress_bar)
+        names = [clip.name for clip in found.clips]
+        videos = {name: store.videos[name] for name in names if name in store.videos}
+        unreadable = [f"{n}: {store.unreadable[n].reason}" for n in names if n not in videos]
         if not videos:
             raise DataError(f"{found.where}: no clip can be read: {first_of(unreadable, 3)}")
+        readable = split.only_present(videos, allow_missing=True)
+        why = f", as {len(unreadable)} cannot be read ({unreadable[0]})" if unreadable else ""
+        check_sides(readable, why)
         counts = Counter(clip.label for clip in found.clips if clip.name in videos)
         lengths = sorted(video.frames for video in videos.values())
-        self._said += [
+        span = (self._recipe.frames - 1) * self._recipe.temporal_stride + 1
+        self._said = [
             f"read: {found.where}: {len(videos)} clips of {lengths[0]} to {lengths[-1]} frames,"
             f" {len(counts)} classes: {first_of([f'{c} {n}' for c, n in sorted(counts.items())])}"
         ]
-        span = (self._recipe.frames - 1) * self._recipe.temporal_stride + 1
-        copies = _copies(split, store)
         for listed, what in (
             (found.left_out, "left out, no clips of a class"),
             (found.missing, "left out, listed but not there"),
             (unreadable, "left out, cannot be read"),
             ([n for n, v in videos.items() if v.concealed], "frames are broken or without picture"),
             ([n for n, v in videos.items() if v.frames < span], f"looped, shorter than {span}"),
-            (copies, "copies of one file in two parts, which makes scores too good"),
+            (_copies(readable, store), "one file in two parts, which makes scores too good"),
         ):
             if listed:
                 self._said.append(f"read: {what}: {len(listed)} ({first_of(listed, 3)})")
-        readable = split.only_present(videos, allow_missing=True)
-        check_sides(
-            readable,
-            f", as {len(unreadable)} cannot be read ({unreadable[0]})" if unreadable else "",
-        )
         parts = ", ".join(f"{name} {len(part)}" for name, part in readable.parts.items())
         self._said.append(f"split: {parts}; {split.description}")
         self._said += [f"split: {note}" for note in notes]
-        self._said.append(f"decoded clips are kept in {prepared} (dataset.prepared)")
+        self._said.append(f"decoded clips are kept in {store.folder} (dataset.prepared)")
         return store, readable
 
     def training_data(self, network: nn.Module, workers: int) -> TrainingData:
@@ -202,16 +178,39 @@ class VideoApplication(Application):
         return {"kind": kind, "splits": self._split.record(), "files": [{"name": name, **store}]}
 
 
+def _prepare_own(dataset: OwnVideoConfig, found: Listing, *, quiet: bool) -> PreparedVideos:
+    """The store of a user's clips, brought up to date."""
+    if dataset.prepared is None:
+        root = found.root.resolve()
+        number = hashlib.sha256(str(root).encode()).hexdigest()[:8]
+        prepared = WORKPLACE / f"data/own_video/{root.name}-{number}-{dataset.short_side}"
+    else:
+        prepared = locate(dataset.prepared)
+    paths = {clip.name: clip.path for clip in found.clips}
+    settings = PreparationSettings(short_side=dataset.short_side)
+    with (
+        tqdm(desc="preparing", total=len(paths), unit="clip", delay=1, disable=quiet) as bar,
+        locked(prepared.with_name(f".{prepared.name}.preparation")),
+    ):
+        prepare_clips(
+            paths,
+            found.root,
+            prepared,
+            settings,
+            on_progress=lambda done, _: bar.update(done - bar.n),
+        )
+    return PreparedVideos(prepared, settings)
+
+
 def _copies(split: ActionSplit, store: PreparedVideos) -> list[str]:
     """Clips whose very bytes stand in another part, too."""
     first: dict[str, tuple[str, str]] = {}
     found = []
     for part, videos in split.parts.items():
         for video in videos:
-            if video.key in store.videos:
-                one = first.setdefault(store.videos[video.key].sha256, (part, video.name))
-                if one[0] != part:
-                    found.append(f"{one[1]} and {video.name}")
+            one = first.setdefault(store.videos[video.key].sha256, (part, video.name))
+            if one[0] != part:
+                found.append(f"{one[1]} and {video.name}")
     return found
 
 

@@ -66,6 +66,7 @@ def classify_clips(config: ClassifyConfig) -> Path:
     output = Path(config.output)
     if output.is_dir() or (output.exists() and not config.overwrite):
         raise ConfigError(f"output={output} exists; give another file, or overwrite=true")
+    output.parent.mkdir(parents=True, exist_ok=True)  # here: what cannot be written is told at once
     clips, missing, left_out = _inputs(config.input, classes)
     if left_out:
         log.warning("%d files are no video: %s", len(left_out), first_of(left_out, 3))
@@ -181,7 +182,11 @@ def _inputs(place: str, classes: Sequence[str]) -> tuple[list[Clip], list[str], 
         raise DataError(f"input={place}: no such file or folder; {nearest(path)}")
     files = list(files_below(path))
     clips = [
-        Clip(str(file), file, next((n for n in file.parts[::-1][1:] if n in classes), ""))
+        Clip(
+            str(file),
+            file,
+            next((n for n in file.relative_to(path.parent).parts[-2::-1] if n in classes), ""),
+        )
         for file in files
         if is_video(file)
     ]

@@ -132,8 +132,7 @@ def _in_folders(folder: Path, classes: Sequence[str] | None) -> Listing:
     places = [(path, "") for path in inside]
     if len(inside) > 1 and all(parts.values()):
         places = [(p, parts[above]) for above in inside for p in entries(above) if p.is_dir()]
-    below = {above for above, _ in places}
-    for above in {folder, *(path.parent for path in below)}:
+    for above in sorted({folder, *(path.parent for path, _ in places)}):
         loose = [path for path in entries(above) if path.is_file()]
         found.left_out += [
             f"{p.relative_to(folder)} ({'in no class folder' if is_video(p) else 'no video'})"
