@@ -6,6 +6,8 @@ a training that began with one) holds the configuration of the ORIGINAL network 
 its conversion; whatever reads checkpoints comes here, and need not know which kind it has.
 """
 
+import csv
+import glob
 import hashlib
 import json
 import os
@@ -65,6 +67,25 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"could not write {path}: {_first_line(error)}. Earlier checkpoints are intact; "
                 "free disk space, then continue with resume=true"
             ) from error
+
+
+def checkpoint_paths(given: str) -> list[Path]:
+    """Files that a path, one with * in it, or [such, paths] names; each must match something.
+
+    A path of a list that has a comma in it stands in single quotes.
+    """
+    names = [given]
+    if given[:1] == "[" and given[-1:] == "]" and not Path(given).exists():
+        names = next(csv.reader([given[1:-1]], quotechar="'", skipinitialspace=True), [])
+    paths: list[Path] = []
+    for name in map(str.strip, names):
+        found = [name]
+        if "*" in name and not Path(name).exists():
+            found = sorted(glob.glob(name))  # noqa: PTH207  Path.glob takes no absolute ones
+        if not name or not found:
+            raise CheckpointError(f"checkpoint={name or given}: nothing matches")
+        paths += map(Path, found)
+    return list(dict.fromkeys(paths))
 
 
 def read_checkpoint(path: Path) -> "Checkpoint":

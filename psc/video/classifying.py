@@ -15,10 +15,9 @@ from tqdm import tqdm
 from psc.config.schema import ClassifyConfig
 from psc.errors import CheckpointError, ConfigError, DataError
 from psc.files import locate, nearest, replacing
-from psc.training.checkpoints import Checkpoint, read_checkpoint
+from psc.training.checkpoints import Checkpoint, checkpoint_paths, read_checkpoint
 from psc.training.data import loader
 from psc.training.hardware import arithmetic, inference_device, prediction_precision
-from psc.training.prediction import checkpoint_paths
 from psc.video.clips import EvaluationClips
 from psc.video.data import ListedVideo, first_of, read_classes
 from psc.video.decoding import decode_video

@@ -19,8 +19,9 @@ from psc.mri.data import read_cohort
 from psc.mri.finding import find_images, find_own_subjects, find_subjects
 from psc.mri.settings import OwnMRIConfig
 from psc.mri.tissues import IBSR, TissueCodes
+from psc.training.checkpoints import checkpoint_paths
 from psc.training.folder import run_name
-from psc.training.prediction import checkpoint_paths, segment_file
+from psc.training.prediction import segment_file
 
 
 def touch(folder, *names):
