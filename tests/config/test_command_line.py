@@ -210,7 +210,7 @@ BELOW = {
     "train": ["+recipe.lerning_rate=1", "++dataset.foo.bar=x", "+trainer.x={a:1}", "+block.k=3"],
     "evaluate": ["+dataset.foo=1", "+segmentation.foo=1"],
     "segment": ["+segmentation.foo=1", "+intensity.range=[0,1]"],
-    "classify": ["+top.k=1"],
+    "classify": ["+labels.k=1"],
     "account": ["+backbone.foo=1", "++block.foo=1"],
     "view": ["+report.html=x", "+raw.key=x"],
 }
