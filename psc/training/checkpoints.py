@@ -76,7 +76,7 @@ def checkpoint_paths(given: str) -> list[Path]:
     """
     names = [given]
     if given[:1] == "[" and given[-1:] == "]" and not Path(given).exists():
-        names = next(csv.reader([given[1:-1]], quotechar="'", skipinitialspace=True), [])
+        names = next(csv.reader([given[1:-1]], quotechar="'", skipinitialspace=True)) or [""]
     paths: list[Path] = []
     for name in map(str.strip, names):
         found = [name]
