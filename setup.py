@@ -10,7 +10,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 HELD = ("configs", "data/splits", "data/sources.yaml", "train.py", "evaluate.py")
-PROGRAMS = ("account", "compare", "convert", "data", "segment", "view")
+PROGRAMS = ("account", "classify", "compare", "convert", "data", "segment", "view")
 
 
 class BuildWithProject(build_py):

@@ -28,6 +28,7 @@ PROGRAMS = {
     "train.py": ("train", schema.TrainConfig),
     "evaluate.py": ("evaluate", schema.EvaluateConfig),
     "scripts/segment.py": ("segment", schema.SegmentConfig),
+    "scripts/classify.py": ("classify", schema.ClassifyConfig),
     "scripts/convert.py": ("", ConvertConfig),
     "scripts/account.py": ("account", schema.AccountConfig),
     "scripts/view.py": ("view", schema.ViewConfig),

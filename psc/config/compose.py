@@ -39,7 +39,7 @@ TYPES = {
 }
 """Backbone → types of its own, its recipe's and its data sets' configurations."""
 
-_PROGRAMS = ("Train", "Evaluate", "Segment", "Account", "View")
+_PROGRAMS = ("Train", "Evaluate", "Segment", "Classify", "Account", "View")
 
 
 @cache

@@ -21,6 +21,7 @@ from hydra.errors import HydraException
 
 from psc.config.schema import (
     AccountConfig,
+    ClassifyConfig,
     EvaluateConfig,
     SegmentConfig,
     TrainConfig,
@@ -28,7 +29,7 @@ from psc.config.schema import (
 )
 from psc.errors import ConfigError
 
-PROGRAMS = (TrainConfig, EvaluateConfig, SegmentConfig, AccountConfig, ViewConfig)
+PROGRAMS = (TrainConfig, EvaluateConfig, SegmentConfig, ClassifyConfig, AccountConfig, ViewConfig)
 
 _KEY = re.compile(r"(?:\+\+?|~)?[A-Za-z_][\w$@:/-]*(?:\.[\w$@:/-]+)*\Z", re.ASCII)
 _MIXED: dict[str, tuple[type, ...]] = {

@@ -219,6 +219,22 @@ class SegmentConfig:
 
 
 @dataclass
+class ClassifyConfig:
+    """Everything that ``scripts/classify.py`` takes."""
+
+    checkpoint: str = MISSING
+    """A path, one with * in it, or [paths]: an ensemble."""
+    input: str = MISSING  # a clip, a folder of clips, or a CSV with a column path
+    output: str = "predictions.csv"  # the CSV to write
+    overwrite: bool = False  # replace it
+    top: int = 5  # classes of each clip, the most probable first
+    accelerator: str = "auto"  # what computes
+    precision: str | None = None
+    """32-true, bf16-mixed or auto; null: as the network was trained, where this machine can."""
+    progress: bool = True  # show a bar
+
+
+@dataclass
 class AccountConfig:
     """Everything that ``scripts/account.py`` takes; ``input_size`` null: the paper's."""
 

@@ -201,6 +201,7 @@ GIVEN = {
     "train": ["budget=quick", "dataset=fibsem_synthetic"],
     "evaluate": ["checkpoint=x", "dataset=fibsem_synthetic"],
     "segment": ["checkpoint=x", "input=x", "output=x"],
+    "classify": ["checkpoint=x", "input=x"],
     "view": ["run=x"],
     "account": [],
 }
@@ -209,6 +210,7 @@ BELOW = {
     "train": ["+recipe.lerning_rate=1", "++dataset.foo.bar=x", "+trainer.x={a:1}", "+block.k=3"],
     "evaluate": ["+dataset.foo=1", "+segmentation.foo=1"],
     "segment": ["+segmentation.foo=1", "+intensity.range=[0,1]"],
+    "classify": ["+labels.k=1"],
     "account": ["+backbone.foo=1", "++block.foo=1"],
     "view": ["+report.html=x", "+raw.key=x"],
 }

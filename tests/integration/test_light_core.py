@@ -88,7 +88,7 @@ for bar in (lambda: psc.convert(network, progress=True), lambda: psc.metrics.ada
     assert "psc's extra train brings it" in lines[2]
 
 
-PROGRAMS = ["train", "evaluate", "segment", "view", "account"]
+PROGRAMS = ["train", "evaluate", "segment", "classify", "view", "account"]
 PROGRAMS += ["convert", "compare", "data"]
 
 

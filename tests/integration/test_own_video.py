@@ -131,12 +131,37 @@ def test_class_folders_are_trained_on_and_nothing_is_left_out_silently(trained):
 
 
 @pytest.mark.slow
-def test_its_table(trained, place):
+def test_its_table_and_classes_of_new_clips(trained, place):
     _, run = trained
-    (row,) = [
-        line for line in typed(place, COMMANDS[1]).splitlines() if line.startswith("| p2sc2 |")
-    ]
+    compare, classify = COMMANDS[1:3]
+    (row,) = [line for line in typed(place, compare).splitlines() if line.startswith("| p2sc2 |")]
     assert f"{100 * read_record(run).metrics['test']['top1']:.1f}" in row
+
+    said = typed(place, classify.replace("<run>", run.name), status=1)
+    assert "1 of 3 clips could not be classified" in said
+    assert "three.mov: no frame can be decoded" in said
+    one, three, two = sorted(rows(place / "predictions.csv"), key=lambda row: row["path"])
+    assert (three["path"], three["class_1"]) == ("new_clips/three.mov", "")
+    assert "no frame can be decoded" in three["problem"]
+    assert (one["label"], two["label"]) == ("", "walk")
+    for row in (one, two):
+        assert sorted(row[f"class_{i}"] for i in (1, 2, 3)) == ["run", "sit", "walk"]
+        shares = [float(row[f"probability_{i}"]) for i in (1, 2, 3)]
+        assert shares == sorted(shares, reverse=True)
+        assert sum(shares) == pytest.approx(1, abs=1e-3)
+        assert row["problem"] == ""
+    # Without any of the data; what the test protocol predicted is predicted again.
+    tested = rows(run / "evaluation/predictions.csv")
+    table(place / "again.csv", "path", *(f'"clips/{row["video"]}"' for row in tested), "gone.mp4")
+    checkpoint = f"[{run}/checkpoints/best.ckpt, {run}/checkpoints/best.ckpt]"
+    again = f"python scripts/classify.py 'checkpoint={checkpoint}' input=again.csv top=1"
+    assert "gone.mp4: no such file" in typed(place, f"{again} output=again/out.csv", status=1)
+    found = rows(place / "again/out.csv")
+    assert [row["problem"] for row in found] == ["", "", "", "no such file"]
+    for row, before in zip(found, tested, strict=False):
+        assert (row["path"], row["class_1"]) == (f"clips/{before['video']}", before["predicted"])
+        assert float(row["probability_1"]) == pytest.approx(float(before["probability"]), abs=2e-4)
+    assert "exists; give another file" in typed(place, f"{again} output=again/out.csv", status=1)
 
 
 @pytest.mark.slow
@@ -144,7 +169,7 @@ def test_other_clips_of_some_classes_are_evaluated_by_their_names(trained, place
     _, run = trained
     film(place / "later/walk/x.avi", 9)
     film(place / "later/sit/y.mp4", 9)
-    said = typed(place, COMMANDS[2].replace("<run>", run.name) + " dataset.prepared=later_prepared")
+    said = typed(place, COMMANDS[3].replace("<run>", run.name) + " dataset.prepared=later_prepared")
     (folder,) = run.glob("evaluation-own_video-*")
     assert str(folder.name) in said
     metrics = read_record(folder).metrics

@@ -83,7 +83,7 @@ def leaves(config: DictConfig, prefix: str = ""):
             yield f"{prefix}{key}"
 
 
-@pytest.mark.parametrize("program", ["train", "evaluate", "segment", "account", "view"])
+@pytest.mark.parametrize("program", ["train", "evaluate", "segment", "classify", "account", "view"])
 def test_every_key_that_a_program_takes_is_told(program: str):
     page = configuration_keys.configuration_page()
     told = re.findall(r"^\| `([\w.\[\]]+)` \|", page, re.MULTILINE)

@@ -1,0 +1,196 @@
+"""Trained networks, one or an ensemble, on new clips: what ``scripts/classify.py`` does."""
+
+import csv
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from psc.config.schema import ClassifyConfig
+from psc.errors import CheckpointError, ConfigError, DataError
+from psc.files import locate, nearest, replacing
+from psc.training.checkpoints import Checkpoint, checkpoint_paths, read_checkpoint
+from psc.training.data import loader
+from psc.training.hardware import arithmetic, inference_device, prediction_precision
+from psc.video.clips import EvaluationClips
+from psc.video.data import ListedVideo, first_of, read_classes
+from psc.video.decoding import decode_video
+from psc.video.listing import Clip, files_below, is_video, read_tables
+from psc.video.settings import OwnVideoConfig, UCF101Config, VideoRecipeConfig
+from psc.video.store import PreparationSettings, PreparedVideo
+from psc.video.testing import predict_clips
+
+log = logging.getLogger(__name__)
+
+_TABLES = (".csv", ".tsv", ".txt")
+
+
+class _Decoded:
+    """A film in memory as ``EvaluationClips`` reads it."""
+
+    def __init__(self, frames: npt.NDArray[np.uint8]) -> None:
+        _, count, height, width = frames.shape
+        self.frames = frames
+        self.videos = {"": PreparedVideo("", count, height, width, 0, 0, "", "", 0)}
+
+    def read(self, key: str, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        return self.frames[:, start:stop]
+
+
+def classify_clips(config: ClassifyConfig) -> Path:
+    """Write the most probable classes of every clip, all its samples averaged, as in the test.
+
+    Args:
+        config: checkpoints, a file, folder or CSV of clips, where to write.
+
+    Returns:
+        The CSV: path, label if it is known, classes with their probabilities, and for a clip that
+        cannot be read the problem instead.
+
+    Raises:
+        CheckpointError: if a checkpoint cannot be used, or is of no network of videos.
+        ConfigError: if the output exists, or an option cannot work.
+        DataError: if there is no clip, or, once all is written, if some could not be read.
+    """
+    checkpoints = [read_checkpoint(path) for path in checkpoint_paths(config.checkpoint)]
+    classes, short_side, recipe = _common(checkpoints)
+    if config.top < 1:
+        raise ConfigError(f"top={config.top}: must be at least 1")
+    output = Path(config.output)
+    if output.is_dir() or (output.exists() and not config.overwrite):
+        raise ConfigError(f"output={output} exists; give another file, or overwrite=true")
+    output.parent.mkdir(parents=True, exist_ok=True)  # here: what cannot be written is told at once
+    clips, missing, left_out = _inputs(config.input, classes)
+    if left_out:
+        log.warning("%d files are no video: %s", len(left_out), first_of(left_out, 3))
+    device = inference_device(config.accelerator)
+    trained = checkpoints[0].config.trainer.precision
+    precision = prediction_precision(config.precision, trained, device)
+    networks = [checkpoint.network().to(device).eval() for checkpoint in checkpoints]
+    settings = PreparationSettings(short_side)
+    span = (recipe.frames - 1) * recipe.temporal_stride + 1
+    most = min(config.top, len(classes))
+    names = [f"{what}_{place}" for place in range(1, most + 1) for what in ("class", "probability")]
+    rows, problems, looped, right = [], [], 0, []
+    predicted: Counter[str] = Counter()
+    for clip in tqdm(clips, "classifying", unit="clip", disable=not config.progress):
+        try:
+            film = _Decoded(decode_video(clip.path, settings.frame_size).frames)
+        except DataError as error:
+            problems.append(str(error))
+            rows.append([clip.name, clip.label, *[""] * 2 * most, str(error)])
+            continue
+        looped += film.frames.shape[1] < span
+        with arithmetic(precision, device):
+            mean = np.mean([_probabilities(n, film, recipe, device) for n in networks], axis=0)
+        order = np.argsort(-mean, kind="stable")[:most]
+        best = [text for i in order for text in (classes[i], f"{mean[i]:.4f}")]
+        rows.append([clip.name, clip.label, *best, ""])
+        predicted[best[0]] += 1
+        right += [best[0] == clip.label] if clip.label in classes else []
+    for name in missing:
+        problems.append(f"{name}: no such file")
+        rows.append([name, "", *[""] * 2 * most, "no such file"])
+    with replacing(output) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["path", "label", *names, "problem"], *rows])
+    counts = first_of([f"{name} {count}" for name, count in predicted.most_common()])
+    log.info("%s: %d clips: %s", output, len(rows) - len(problems), counts or "none")
+    if looped:
+        log.info("looped: %d clips shorter than %d frames", looped, span)
+    if right:
+        share = 100 * sum(right) / len(right)
+        log.info("right: %.1f %% of %d clips whose class is known", share, len(right))
+    if problems:
+        listed = "".join(f"\n  {problem}" for problem in problems[:10])
+        raise DataError(
+            f"{len(problems)} of {len(rows)} clips could not be classified; column problem of"
+            f" {output} says why of each:{listed}"
+        )
+    return output
+
+
+def _probabilities(
+    network: nn.Module, film: _Decoded, recipe: VideoRecipeConfig, device: torch.device
+) -> npt.NDArray[np.float64]:
+    """Mean softmax (classes,) of the clips that the test protocol cuts."""
+    clips = EvaluationClips(
+        film,
+        [ListedVideo("", 0, "", Path())],
+        clips_per_video=recipe.test_clips,
+        frames=recipe.frames,
+        stride=recipe.temporal_stride,
+        size=recipe.size,
+        shuffle_frames=recipe.shuffle_frames,
+    )
+    batches = loader(clips, recipe.evaluation_batch_size, workers=0)
+    mean: npt.NDArray[np.float64] = predict_clips(network, batches, device)[0].mean(axis=0)
+    return mean
+
+
+def _common(checkpoints: Sequence[Checkpoint]) -> tuple[tuple[str, ...], int, VideoRecipeConfig]:
+    """Classes, size of frames, and how all checkpoints' clips are cut."""
+    found = []
+    for checkpoint in checkpoints:
+        trained = checkpoint.config
+        dataset, recipe = trained.dataset, trained.recipe
+        if not isinstance(recipe, VideoRecipeConfig):
+            raise CheckpointError(
+                f"{checkpoint.path} was trained with recipe={recipe.name}, which classifies no"
+                " videos; scripts/segment.py applies networks to volumes"
+            )
+        assert isinstance(dataset, UCF101Config | OwnVideoConfig)  # psc.config.checks
+        if isinstance(dataset, OwnVideoConfig):
+            classes = dataset.outputs()
+        elif dataset.shared_classes_only:
+            raise CheckpointError(
+                f"{checkpoint.path} was trained on a part of UCF101 and does not say which classes;"
+                " evaluate.py evaluates it"
+            )
+        else:
+            classes = read_classes(locate(dataset.lists) / "classInd.txt")
+        cut = recipe.frames, recipe.temporal_stride, recipe.size, recipe.test_clips
+        found.append((checkpoint.path, (classes, dataset.short_side, cut), recipe))
+    first, (classes, short_side, _), recipe = found[0]
+    for path, decides, _ in found[1:]:
+        if decides != found[0][1]:
+            raise CheckpointError(
+                f"{path} and {first} have other classes or clips ({decides} and {found[0][1]}); an"
+                " ensemble is of networks that were trained alike"
+            )
+    return classes, short_side, recipe
+
+
+def _inputs(place: str, classes: Sequence[str]) -> tuple[list[Clip], list[str], list[str]]:
+    """Clips by the paths that are written; those that are not there; files that are no video.
+
+    The label of a clip is its CSV's, or the class that a folder above it is named after.
+    """
+    path = Path(place).expanduser()
+    if path.is_file() and path.suffix.lower() in _TABLES:
+        listing = read_tables([("", path)], None, labelled=False)
+        return listing.clips, listing.missing, []
+    if path.is_file():
+        return [Clip(place, path, "")], [], []
+    if not path.is_dir():
+        raise DataError(f"input={place}: no such file or folder; {nearest(path)}")
+    files = list(files_below(path))
+    clips = [
+        Clip(
+            str(file),
+            file,
+            next((n for n in file.relative_to(path.parent).parts[-2::-1] if n in classes), ""),
+        )
+        for file in files
+        if is_video(file)
+    ]
+    left_out = [str(file) for file in files if not is_video(file)]
+    if not clips:
+        holds = f"; it holds {first_of(left_out, 3)}" if left_out else ""
+        raise DataError(f"input={place}: no video lies in this folder{holds}")
+    return clips, [], left_out
