@@ -168,7 +168,9 @@ def _by_decord(path: Path, frame_size: _FrameSize | None) -> Video | None:
         # One thread: processes share out the files. The tolerance is a share of the frames.
         reader = decord.VideoReader(str(path), decord.cpu(0), num_threads=1, fault_tol=1e-6)
         pictures = (reader.next().asnumpy() for _ in range(len(reader)))
-        return Video(_frames(pictures, frame_size), float(reader.get_avg_fps()))
+        frames = _frames(pictures, frame_size)
+        # It takes the bytes of a padded line, divided by the width, for the number of colours.
+        return Video(frames, float(reader.get_avg_fps())) if len(frames) == 3 else None
     except Exception:  # RuntimeError, AssertionError and two of its own without a common base
         return None
 

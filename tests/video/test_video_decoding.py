@@ -157,6 +157,7 @@ def test_header(film):
         {"numbers": range(5)},
         {"height": 33, "width": 35},
         {"height": 2, "width": 1000},
+        {"height": 32, "width": 48},  # decord gives four colours
         {"rate": 7},
     ],
     ids=str,
