@@ -92,7 +92,7 @@ def _common(checkpoints: Sequence[Checkpoint]) -> tuple[SubjectsConfig, TissueCo
         if not isinstance(trained.recipe, TissueRecipeConfig):
             raise CheckpointError(
                 f"{checkpoint.path} was trained with recipe={trained.recipe.name}, which labels no "
-                "tissues; for neurons output=… is a folder, and videos are evaluated by evaluate.py"
+                "tissues; for neurons output=… is a folder, and videos go to scripts/classify.py"
             )
         dataset = trained.dataset
         assert isinstance(dataset, SubjectsConfig)  # psc.config.checks

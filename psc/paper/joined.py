@@ -33,7 +33,7 @@ def joined_pairs(bodies_csv: Path) -> dict[_Pair, int]:
             for (one, some), (other, more) in combinations(large, 2):
                 pair = min(one, other), max(one, other)
                 found[pair] = max(found.get(pair, 0), min(some, more))
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, AttributeError, KeyError, ValueError) as error:
         raise DataError(
             f"{bodies_csv} is no table of bodies ({error}); evaluate.py writes it again"
         ) from error

@@ -36,6 +36,7 @@ def test_networks_are_told_apart_by_the_share_of_their_runs(table):
 
 
 def test_another_file_is_refused_by_name(tmp_path):
-    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(DataError, match=r"other\.csv is no table of bodies"):
-        joined_pairs(tmp_path / "other.csv")
+    for text in ("a,b\n1,2\n", "kind,largest_pieces\nmerge\n"):
+        (tmp_path / "other.csv").write_text(text)
+        with pytest.raises(DataError, match=r"other\.csv is no table of bodies"):
+            joined_pairs(tmp_path / "other.csv")
