@@ -413,7 +413,7 @@ def test_prepares_reports_and_fails_only_when_asked_to(films, tmp_path, capsys):
     with (output / "unreadable.csv").open(newline="", encoding="utf-8") as file:
         (row,) = csv.DictReader(file)
     assert row["source"] == "ClassA/v_ClassA_g02_c01.avi"
-    assert "not an AVI file" in row["reason"]
+    assert "no frame can be decoded" in row["reason"]
     assert PreparedVideos(output).read("v_classa_g01_c01", 0, FRAMES).shape == (3, 12, 24, 32)
 
     assert prepare(*options, "--strict") == 1

@@ -60,7 +60,7 @@ OTHERS = [  # than those that test_light_core.py runs, with less
 
 
 def test_every_python_example_says_what_comes_out():
-    assert all("assert " in code for code in PYTHON)
+    assert all("assert" in code for code in PYTHON)
 
 
 @pytest.mark.parametrize("code", OTHERS, ids=range(len(OTHERS)))
