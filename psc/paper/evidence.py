@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from psc.errors import DataError
 from psc.files import entries
 from psc.paper.curves import read_curve
 from psc.paper.groups import Group, comparable, precision, seed_and_fold
@@ -135,9 +136,12 @@ def learning_rates(tuning: Path) -> list[tuple[str, ...]]:
     for run in entries(tuning):
         config = read_record(run).config
         steps, curve = read_curve(run / "metrics.csv", "validation/loss")
-        lowest = float(curve.min()), int(steps[curve.argmin()]) + 1
+        curve = np.nan_to_num(curve, nan=np.inf)  # diverged: never the lowest
+        rate = config["recipe"]["optimizer"]["learning_rate"]
         of_block = losses.setdefault(config["block"]["name"], {})
-        of_block[config["recipe"]["optimizer"]["learning_rate"]] = lowest
+        if rate in of_block:
+            raise DataError(f"{run}: {tuning} has another run of this block and rate; delete one")
+        of_block[rate] = float(curve.min()), int(steps[curve.argmin()]) + 1
     rates = sorted({rate for found in losses.values() for rate in found})
     grid: list[tuple[str, ...]] = [("block", *(f"rate {rate:g}" for rate in rates))]
     for block, found in sorted(losses.items()):

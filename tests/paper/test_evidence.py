@@ -1,11 +1,14 @@
 """Paired differences: against numbers counted by hand, and against every bootstrap sample."""
 
+import math
+import shutil
 from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pytest
 
+from psc.errors import DataError
 from psc.paper.evidence import contrasts, learning_rates, paired_difference
 from psc.paper.groups import Group, group_records
 from psc.paper.measures import AFFINITY, TISSUE
@@ -144,6 +147,7 @@ def test_learning_rates_are_compared_by_the_lowest_validation_loss(make_record, 
     for block, rate, losses in (
         ("3d", 1e-3, (0.4, 0.3, 0.35)),
         ("3d", 2e-3, (0.5, 0.45, 0.44)),
+        ("3d", 4e-3, (math.nan, 0.7, math.nan)),
         ("p2sc2", 2e-3, (0.3, 0.2, 0.1)),
     ):
         record = make_record(block)
@@ -153,7 +157,10 @@ def test_learning_rates_are_compared_by_the_lowest_validation_loss(make_record, 
         rows = [f"{step},{loss}" for step, loss in zip((9, 19, 29), losses, strict=True)]
         (folder / "metrics.csv").write_text("\n".join(["step,validation/loss", *rows]))
     assert learning_rates(tmp_path) == [
-        ("block", "rate 0.001", "rate 0.002"),
-        ("3d", "**0.300 (20)**", "0.440 (30)"),
-        ("p2sc2", "–", "**0.100 (30)**"),
+        ("block", "rate 0.001", "rate 0.002", "rate 0.004"),
+        ("3d", "**0.300 (20)**", "0.440 (30)", "0.700 (20)"),
+        ("p2sc2", "–", "**0.100 (30)**", "–"),
     ]
+    shutil.copytree(tmp_path / "3d-0.001", tmp_path / "again")
+    with pytest.raises(DataError, match="has another run of this block and rate"):
+        learning_rates(tmp_path)
