@@ -256,7 +256,7 @@ def _kinetics_file(
     """The clip of a row of Kinetics: of several, that in the folder of its class."""
     try:
         start, end = (int(float(row[key])) for key in ("time_start", "time_end"))
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:  # no number, or inf
         raise DataError(f"{where}: time_start and time_end must be seconds") from error
     stem = f"{row['youtube_id']}_{start:06d}_{end:06d}"
     found = stems.get(stem, ())

@@ -387,3 +387,11 @@ def test_text_and_pictures_are_no_films(tmp_path, name):
         path.write_text("sunny, little wind\n" * 20)
     with pytest.raises(DataError, match="no frame can be decoded"):
         decode_video(path)
+
+
+@pytest.mark.parametrize("start", ["soon", "inf", "nan", ""])
+def test_a_time_that_is_no_number_of_seconds_is_named(tmp_path, start):
+    row = f"walk,abc,{start},10,train"
+    (tmp_path / "k.csv").write_text(f"label,youtube_id,time_start,time_end,split\n{row}\n")
+    with pytest.raises(DataError, match=r"k\.csv, line 2: time_start and time_end must be seconds"):
+        list_clips(None, str(tmp_path / "k.csv"))
