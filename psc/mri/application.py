@@ -37,7 +37,7 @@ class TissueApplication(Application):
         recipe = self._recipe
         return TrainingData(
             TissuePatches(
-                self._cohort.train,
+                self._cohort.parts["train"],
                 patch_size=recipe.patch_size,
                 seed=self.config.seed,
                 length=2**62,
@@ -45,7 +45,7 @@ class TissueApplication(Application):
                 augmentation=recipe.augmentation,
             ),
             GridPatches(
-                self._cohort.validation,
+                self._cohort.parts["validation"],
                 patch_size=recipe.patch_size,
                 maximum=recipe.validation_patches,
             ),
@@ -71,7 +71,7 @@ class TissueApplication(Application):
         del source  # NIfTI has no place for it; the labels lie beside the record
         return evaluate_tissues(
             network,
-            {"validation": self._cohort.validation, "test": self._cohort.test},
+            {part: self._cohort.parts[part] for part in ("validation", "test")},
             folder,
             codes=self._cohort.codes,
             recipe=self._recipe,

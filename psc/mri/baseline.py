@@ -1,29 +1,25 @@
 """Tissues by intensity alone: what a network must beat on T1 volumes of the brain.
 
 Every voxel inside the brain is judged by its grey value: three classes, by a mixture of Gaussians
-(expectation maximisation; Dempster, Laird and Rubin, JRSS B 1977) or by k-means (Lloyd, IEEE
-Transactions on Information Theory 1982), without training, smoothing, or knowledge of where a
+(expectation maximisation; Dempster, Laird and Rubin, JRSS B 1977) that starts from k-means (Lloyd,
+IEEE Transactions on Information Theory 1982), without training, smoothing, or knowledge of where a
 voxel lies. On T1 fluid is dark, grey matter brighter and white matter brightest, so the classes
 are named by the order of their means.
 
-Both work on distinct values and how often they occur, so that a million voxels take as long as a
-thousand. scikit-learn's mixture takes no such counts, and ten times as long.
+It works on distinct values and how often they occur, so that a million voxels take as long
+as a thousand. scikit-learn's mixture takes no such counts, and ten times as long.
 """
 
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq
 from scipy.special import logsumexp
 
-from psc.errors import ConfigError, DataError
+from psc.errors import DataError
 from psc.mri.tissues import BACKGROUND, CSF, GM, WM
-
-Method = Literal["gaussian mixture", "k-means"]
-METHODS: tuple[Method, ...] = get_args(Method)
-"""Ways to find three classes of grey values."""
 
 _Vector = npt.NDArray[np.float64]
 _CLASSES = 3
@@ -38,21 +34,16 @@ _LEAST_GAIN = 1e-4  # of a step, in mean log-likelihood per voxel
 
 
 def segment_by_intensity(
-    image: npt.NDArray[Any], brain: npt.NDArray[np.bool_], method: Method = "gaussian mixture"
+    image: npt.NDArray[Any], brain: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.uint8]:
     """Label every voxel of a brain (D, H, W), of any real dtype and scale, by its grey value.
 
     Returns:
         uint8 (D, H, W), values of ``psc.mri.tissues``; background outside ``brain``.
     """
-    if brain.dtype != np.bool_ or brain.shape != image.shape:
-        raise DataError(
-            f"brain must be a bool mask of the image's shape {image.shape}, found {brain.dtype} of"
-            f" shape {brain.shape}"
-        )
     # In the order in which they lie in memory: several times faster where that is not C's.
     order = np.argsort(image.strides)[::-1]
-    dark, bright = intensity_thresholds(image.transpose(order)[brain.transpose(order)], method)
+    dark, bright = intensity_thresholds(image.transpose(order)[brain.transpose(order)])
     labels = np.full_like(image, CSF, dtype=np.uint8, subok=False)
     labels[image > dark] = GM
     labels[image > bright] = WM
@@ -60,21 +51,14 @@ def segment_by_intensity(
     return labels
 
 
-def intensity_thresholds(
-    values: npt.NDArray[Any], method: Method = "gaussian mixture"
-) -> tuple[float, float]:
+def intensity_thresholds(values: npt.NDArray[Any]) -> tuple[float, float]:
     """Grey values up to which the first, and above which the third of three classes lies.
 
-    Deterministic. k-means starts from the values at 1/6, 1/2 and 5/6 of their order (of that of the
-    distinct values, should two of the three be equal), the mixture from k-means. Its thresholds are
-    where neighbouring classes are equally likely, those of k-means half-way between their means.
-    Beyond the outer means there is only the outer class, even where a wide Gaussian of another one
-    is the likelier.
+    Deterministic: k-means starts from the values at 1/6, 1/2 and 5/6 of their order (of that of the
+    distinct values, should two of the three be equal). The thresholds are where neighbouring
+    classes are equally likely. Beyond the outer means there is only the outer class, even where a
+    wide Gaussian of another one is the likelier.
     """
-    if method not in METHODS:
-        raise ConfigError(f"method must be one of {', '.join(METHODS)}; found {method!r}")
-    if not np.isfinite(values).all():
-        raise DataError("the brain holds NaN or infinite intensities; repair the volume first")
     ordered = np.sort(values.astype(np.float64))  # faster than to sort integers
     distinct = np.unique(ordered)
     if distinct.size < _CLASSES:
@@ -85,9 +69,7 @@ def intensity_thresholds(
     start = _at_sixths(ordered)
     if np.unique(start).size < _CLASSES:  # most voxels have the same value
         start = _at_sixths(distinct)
-    means = _k_means(ordered, start)
-    dark, bright = _half_way(means) if method == "k-means" else _mixture(ordered, means)
-    return float(dark), float(bright)
+    return _mixture(ordered, k_means(ordered, start))
 
 
 def _at_sixths(ordered: _Vector) -> _Vector:
@@ -98,8 +80,8 @@ def _half_way(means: _Vector) -> _Vector:
     return np.asarray((means[1:] + means[:-1]) / 2)
 
 
-def _k_means(ordered: _Vector, means: _Vector) -> _Vector:
-    """Means of three classes, ascending."""
+def k_means(ordered: _Vector, means: _Vector) -> _Vector:
+    """Means of three classes of ascending values, from a start on; ascending."""
     sums = np.concatenate([[0.0], np.cumsum(ordered)])
     bounds = np.zeros(_CLASSES + 1, dtype=np.intp)
     for _ in range(_MOST_STEPS):
@@ -113,7 +95,7 @@ def _k_means(ordered: _Vector, means: _Vector) -> _Vector:
     return means
 
 
-def _mixture(ordered: _Vector, means: _Vector) -> list[float]:
+def _mixture(ordered: _Vector, means: _Vector) -> tuple[float, float]:
     """Thresholds of a mixture that starts from k-means, with equal weights and variances."""
     middle, scale = ordered.mean(), ordered.std()
     values, counts = _groups((ordered - middle) / scale)
@@ -153,7 +135,8 @@ def _mixture(ordered: _Vector, means: _Vector) -> list[float]:
         return right if advantage(right) <= 0 else float(brentq(advantage, left, right))
 
     order = np.argsort(centres, kind="stable").tolist()
-    return [middle + scale * crossing(low, high) for low, high in pairwise(order)]
+    dark, bright = (middle + scale * crossing(low, high) for low, high in pairwise(order))
+    return dark, bright
 
 
 def _groups(ordered: _Vector) -> tuple[_Vector, _Vector]:

@@ -10,7 +10,6 @@ the filled ones that around the brain as well. Where only the unfilled ones are 
 ones can be approximated: unlabelled voxels inside the brain become fluid.
 """
 
-import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +27,13 @@ from psc.mri.nifti import (
     LINEAR,
     NEAREST,
     SYNTHETIC_STAMP,
-    Affine,
     NiftiVolume,
     VoxelSize,
     check_same_space,
     read_nifti,
-    resized_affine,
-    to_voxel_size,
+    resampled,
+    resampled_shape,
+    size_factors,
 )
 from psc.mri.settings import IBSRConfig, OwnMRIConfig, SubjectsConfig
 from psc.mri.synthetic import write_synthetic_brains
@@ -49,24 +48,19 @@ _PARTS = ("train", "validation", "test")
 _KEYS = ("description", *_PARTS)
 _LEAST_DEVIATION = 1e-6  # relative to the mean; rounding alone makes less
 
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class SubjectSplit:
     """Names of subjects by part; no part is empty, and no subject stands twice."""
 
-    train: tuple[str, ...]
-    validation: tuple[str, ...]  # to choose the checkpoint
-    test: tuple[str, ...]  # the reported numbers
+    parts: Mapping[str, tuple[str, ...]]  # to train, to choose the checkpoint by, to report
     description: str  # where the split comes from
 
     def __post_init__(self) -> None:
+        where: dict[str, list[str]] = {}
         for name, part in self.parts.items():
             if not part:
                 raise DataError(f"{self.description}: no subject in {name}; each part needs one")
-        where: dict[str, list[str]] = {}
-        for name, part in self.parts.items():
             for subject in part:
                 where.setdefault(subject, []).append(name)
         twice = [f"{name} ({', '.join(places)})" for name, places in where.items() if places[1:]]
@@ -75,11 +69,6 @@ class SubjectSplit:
                 f"{self.description}: subjects that stand twice: {'; '.join(twice)}. A network"
                 " tested on a brain that it was trained on shows nothing; leave each in one part"
             )
-
-    @property
-    def parts(self) -> dict[str, tuple[str, ...]]:
-        """The three parts by name."""
-        return {"train": self.train, "validation": self.validation, "test": self.test}
 
     def record(self) -> dict[str, Any]:
         """What result.json says about the split."""
@@ -114,8 +103,8 @@ def read_split(path: Path) -> SubjectSplit:
         if not isinstance(names, list) or not all(isinstance(n, str) and n for n in names):
             raise DataError(f"{path}: {key} is {names!r:.80}; give a list of subjects' names")
     try:
-        train, validation, test = (tuple(content[part]) for part in _PARTS)
-        return SubjectSplit(train, validation, test, " ".join(description.split()))
+        parts = {part: tuple(content[part]) for part in _PARTS}
+        return SubjectSplit(parts, " ".join(description.split()))
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
 
@@ -146,20 +135,15 @@ def k_fold(
             else f"folds is {folds}, which leaves too few of {len(names)} subjects to train and to"
             " choose on; choose more folds or add subjects"
         )
-    if seed < 0:
-        raise ConfigError(f"the folds' seed is {seed}; choose 0 or more")
     parts = np.array_split(np.random.default_rng(seed).permutation(len(names)), folds)
     # Beginning behind the part that is tested, which so comes last.
     cycle = [names[i] for part in (*parts[fold + 1 :], *parts[: fold + 1]) for i in part]
     first_tested = len(names) - len(parts[fold])
+    cuts = (slice(validation, first_tested), slice(validation), slice(first_tested, None))
     return SubjectSplit(
-        train=tuple(sorted(cycle[validation:first_tested])),
-        validation=tuple(sorted(cycle[:validation])),
-        test=tuple(sorted(cycle[first_tested:])),
-        description=(
-            f"fold {fold} (from 0) of {folds} over {len(names)} subjects in the order of seed"
-            f" {seed}, {validation} for validation"
-        ),
+        {part: tuple(sorted(cycle[cut])) for part, cut in zip(_PARTS, cuts, strict=True)},
+        f"fold {fold} (from 0) of {folds} over {len(names)} subjects in the order of seed {seed},"
+        f" {validation} for validation",
     )
 
 
@@ -200,11 +184,6 @@ class Subject:
     became_fluid: int  # how many unlabelled voxels of the brain
     files: tuple[Mapping[str, Any], ...]  # name, bytes and sha256 of each that was read
     synthetic: bool  # a phantom of ``psc.mri.synthetic``
-
-    @property
-    def affine(self) -> Affine:
-        """float64 (4, 4), from indices of ``image`` to mm."""
-        return resized_affine(self.native.affine, self.voxel_size)
 
 
 def read_subject(
@@ -247,11 +226,13 @@ def read_subject(
             kind = f"filled from {source.name}; {became_fluid} unlabelled brain voxels became CSF"
     image, tissues, size = _without_background(native, found), native_labels, native.voxel_size
     if voxel_size is not None:
-        size, affine = (voxel_size[0], voxel_size[1], voxel_size[2]), native.affine
-        image, _ = to_voxel_size(image, affine, size, order=LINEAR)
-        brain, _ = to_voxel_size(brain, affine, size, order=NEAREST)
+        size = (voxel_size[0], voxel_size[1], voxel_size[2])
+        factors = size_factors(native.voxel_size, size)
+        shape = resampled_shape(image.shape, factors)
+        image = resampled(image, factors, shape, order=LINEAR)
+        brain = resampled(brain, factors, shape, order=NEAREST)
         if tissues is not None:
-            tissues, _ = to_voxel_size(tissues, affine, size, order=NEAREST, fill=BACKGROUND)
+            tissues = resampled(tissues, factors, shape, order=NEAREST)  # 0 is background
     normalised, background = _normalise(image, brain, files.image)
     return Subject(
         name=files.name,
@@ -321,17 +302,15 @@ def _normalise(
 class Cohort:
     """Subjects to train on, to choose on, and to test on; ``split`` has their names."""
 
-    train: tuple[Subject, ...]
-    validation: tuple[Subject, ...]
-    test: tuple[Subject, ...]
+    parts: Mapping[str, tuple[Subject, ...]]
     split: SubjectSplit
     kind: str  # "real", "real sample", "synthetic" or "own"
     codes: TissueCodes
 
     @property
-    def subjects(self) -> tuple[Subject, ...]:
+    def subjects(self) -> list[Subject]:
         """All of them."""
-        return (*self.train, *self.validation, *self.test)
+        return [subject for part in self.parts.values() for subject in part]
 
     @property
     def label_treatment(self) -> str:
@@ -397,20 +376,11 @@ def read_cohort(config: SubjectsConfig) -> Cohort:
             kind = SYNTHETIC
     split = _split(config, found)
     require_present(split, found, getting)
-    train, validation, test = (
-        tuple(read_configured(found[name], config, codes) for name in part)
-        for part in split.parts.values()
-    )
-    cohort = Cohort(train, validation, test, split, kind, codes)
-    if filled := [subject for subject in cohort.subjects if subject.became_fluid]:
-        log.warning(
-            "dataset.labels=filled: unlabelled brain voxels became CSF in %d of %d subjects: %s;"
-            " dataset.labels=unfilled leaves them unlabelled",
-            len(filled),
-            len(cohort.subjects),
-            ", ".join(f"{subject.name} {subject.became_fluid:,}" for subject in filled),
-        )
-    return cohort
+    parts = {
+        part: tuple(read_configured(found[name], config, codes) for name in names)
+        for part, names in split.parts.items()
+    }
+    return Cohort(parts, split, kind, codes)
 
 
 def _split(config: SubjectsConfig, found: Mapping[str, SubjectFiles]) -> SubjectSplit:
@@ -436,8 +406,8 @@ def _listed_split(given: Mapping[str, Any], subjects: Collection[str]) -> Subjec
     if "train" not in given:
         elsewhere = {*lists["validation"], *lists["test"]}
         lists["train"] = [name for name in subjects if name not in elsewhere]
-    train, validation, test = (tuple(map(str, lists[part])) for part in _PARTS)
-    return SubjectSplit(train, validation, test, "dataset.split")
+    parts = {part: tuple(map(str, lists[part])) for part in _PARTS}
+    return SubjectSplit(parts, "dataset.split")
 
 
 def read_configured(

@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import logging
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 from pathlib import Path
@@ -33,7 +34,9 @@ SPACE_TOLERANCE = 1e-3
 NEAREST: Literal[0] = 0
 LINEAR: Literal[1] = 1
 Order = Literal[0, 1]
+Shape = tuple[int, int, int]
 VoxelSize = tuple[float, float, float]
+Factors = npt.NDArray[np.float64]
 Affine = npt.NDArray[np.float64]
 """(4, 4), from voxel indices to mm."""
 
@@ -349,102 +352,46 @@ def _sizes(affine: Affine) -> Affine:
     return np.asarray(np.linalg.norm(affine[:3, :3], axis=0), dtype=np.float64)
 
 
-def to_voxel_size(
-    data: npt.NDArray[Any],
-    affine: Affine,
-    voxel_size: VoxelSize,
-    *,
-    order: Order,
-    fill: float = 0,
-) -> tuple[npt.NDArray[Any], Affine]:
-    """Resample (D, H, W) to voxels of another size: float32 if linear; and its affine.
+def size_factors(voxel_size: VoxelSize, wanted: Sequence[float]) -> Factors:
+    """How many voxels long a voxel of another size is, by axis; 1 where headers round a size."""
+    factors = np.asarray(wanted, dtype=np.float64) / voxel_size
+    return np.where(np.isclose(factors, 1, rtol=0, atol=_SAME_SIZE), 1.0, factors)
 
-    Both grids have the same directions and the same first corner, so that the field of view stays.
-    ``fill`` is the value of new voxels with their centre outside of it; there may be some in the
-    last layer along each axis, as voxels are whole. Up to the border the outermost old voxels
-    count. Nothing is smoothed first, so a much coarser grid aliases.
-    """
-    target = resized_affine(affine, voxel_size)
-    factors = _sizes(target) / _sizes(affine)
+
+def resampled_shape(shape: Shape, factors: Factors) -> Shape:
+    """The grid of voxels ``factors`` times as long that covers one of that shape."""
     d, h, w = (
-        max(1, ceil(n / factor - _SAME_PLACE))
-        for n, factor in zip(data.shape, factors, strict=True)
+        max(1, ceil(n / factor - _SAME_PLACE)) for n, factor in zip(shape, factors, strict=True)
     )
     if d * h * w > _MOST_VOXELS:
         raise ConfigError(
-            f"dataset.voxel_size={list(voxel_size)}: resampling {data.shape} to it would make"
-            f" {(d, h, w)} voxels, more than 2^30; give it in mm"
+            f"dataset.voxel_size: resampling {shape} to it would make {(d, h, w)} voxels, more than"
+            " 2^30; give it in mm"
         )
-    return _resample(data, affine, (d, h, w), target, order, fill), target
+    return d, h, w
 
 
-def resized_affine(affine: Affine, voxel_size: VoxelSize) -> Affine:
-    """The affine of ``to_voxel_size``; sizes in mm that the grid has already change nothing."""
-    sizes = np.asarray(voxel_size, dtype=np.float64)
-    if sizes.shape != (3,) or not (np.isfinite(sizes).all() and (sizes > 0).all()):
-        raise ConfigError(f"dataset.voxel_size={list(voxel_size)}: must be three positive mm")
-    old = _sizes(affine)
-    factors = np.where(np.isclose(sizes, old, rtol=_SAME_SIZE, atol=0), 1.0, sizes / old)
-    scale = np.diag([*factors, 1.0])
-    # New index i covers old indices factor·i .. factor·(i + 1), counted from the corner at -1/2.
-    scale[:3, 3] = (factors - 1) / 2
-    return affine @ scale
-
-
-def back(
-    data: npt.NDArray[np.float32],
-    affine: Affine,
-    shape: tuple[int, int, int],
-    target_affine: Affine,
-) -> npt.NDArray[np.float32]:
-    """Bring class probabilities (C, D', H', W') from a resampled grid onto the original one.
-
-    Linear interpolation leaves their sum at one, and no voxel of the original lies outside the grid
-    that ``to_voxel_size`` made of it. Grids whose axes have other directions are refused.
-    """
-    result = np.empty((len(data), *shape), np.float32)
-    for channel, values in zip(result, data, strict=True):
-        channel[...] = _resample(values, affine, shape, target_affine, LINEAR, 0)
-    return result
-
-
-def _resample(
-    data: npt.NDArray[Any],
-    affine: Affine,
-    shape: tuple[int, int, int],
-    target_affine: Affine,
-    order: Order,
-    fill: float,
+def resampled(
+    data: npt.NDArray[Any], factors: Factors, shape: Shape, *, order: Order
 ) -> npt.NDArray[Any]:
-    """``data`` (D, H, W) on a grid with the same directions."""
+    """``data`` (D, H, W) in voxels ``factors`` times as long: float32 if linear, else its dtype.
+
+    Both grids begin at the same corner, so that the field of view stays, and 1 / ``factors`` leads
+    back. Up to the border the outermost old voxels count. New ones with their centre beyond it are
+    0; there may be some in the last layer along each axis, as voxels are whole. Nothing is smoothed
+    first, so a much coarser grid aliases. Linear interpolation keeps the sum of probabilities.
+    """
     dtype = np.dtype(np.float32) if order == LINEAR else data.dtype
-    steps, offsets = _between(affine, target_affine, shape)
-    if shape == data.shape and (steps == 1).all() and (offsets == 0).all():
+    if shape == data.shape and (factors == 1).all():
         return data.astype(dtype, copy=False)
+    # New index i covers old indices factor·i .. factor·(i + 1), counted from the corner at -1/2.
+    first = (factors - 1) / 2
     numeric = data.view(np.uint8) if dtype.kind == "b" else data.astype(dtype, copy=False)
     # The outermost voxels reach half a voxel beyond their centres: there they are repeated.
     result = ndimage.affine_transform(
-        numeric, steps, offsets, output_shape=shape, order=order, mode="nearest", prefilter=False
+        numeric, factors, first, output_shape=shape, order=order, mode="nearest", prefilter=False
     ).view(dtype)
     for axis, (n, size) in enumerate(zip(shape, data.shape, strict=True)):
-        centres = steps[axis] * np.arange(n) + offsets[axis]
-        outside = (centres < -0.5 - _SAME_PLACE) | (centres > size - 0.5 + _SAME_PLACE)
-        np.moveaxis(result, axis, 0)[outside] = fill
+        centres = factors[axis] * np.arange(n) + first[axis]
+        np.moveaxis(result, axis, 0)[centres > size - 0.5 + _SAME_PLACE] = 0
     return result
-
-
-def _between(
-    affine: Affine, target_affine: Affine, shape: tuple[int, int, int]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Old index = step · new index + offset, for each axis."""
-    matrix = np.linalg.inv(affine) @ target_affine
-    linear = matrix[:3, :3]
-    steps = np.diag(linear)
-    drift = np.abs(linear - np.diag(steps)) @ np.array(shape)
-    if (steps <= 0).any() or (drift > _SAME_PLACE * np.maximum(1, steps)).any():
-        raise DataError(
-            f"the affines {_rows(affine)} and {_rows(target_affine)} have axes of different"
-            " directions; only voxel sizes may differ here"
-        )
-    # Without the last digits, which inverting an affine leaves: 1 is to be 1, 0 to be 0.
-    return np.round(steps, 9), np.round(matrix[:3, 3], 9)

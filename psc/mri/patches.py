@@ -10,7 +10,6 @@ import numpy.typing as npt
 import torch
 from scipy import ndimage
 
-from psc.errors import ConfigError, DataError
 from psc.mri.augmentation import Pose, TissueAugmentation
 from psc.mri.data import Subject
 from psc.mri.tissues import BACKGROUND
@@ -53,7 +52,7 @@ class TissuePatches(RandomPatches):
     ) -> None:
         super().__init__(seed, length)
         self.patch_size = size_triple(patch_size, "patch_size")
-        self._labelled = _labelled(subjects)
+        self._subjects = subjects
         # Positions in C order, whatever the order in memory; int32 up to 2³¹ voxels.
         self._brains = [
             np.flatnonzero(subject.brain).astype(np.min_scalar_type(-subject.brain.size))
@@ -63,8 +62,8 @@ class TissuePatches(RandomPatches):
 
     def draw(self, rng: np.random.Generator) -> Patch:
         """See ``RandomPatches``."""
-        which = int(rng.integers(len(self._labelled)))
-        subject, labels = self._labelled[which]
+        which = int(rng.integers(len(self._subjects)))
+        subject = self._subjects[which]
         if rng.random() < self._foreground_share:
             brain = self._brains[which]
             position = brain[rng.integers(len(brain))]
@@ -75,7 +74,7 @@ class TissuePatches(RandomPatches):
             int(voxel) - part // 2 for voxel, part in zip(centre, self.patch_size, strict=True)
         )
         start = _shifted_inside(corner, self.patch_size, subject.image.shape)
-        return _cut(subject, labels, start, self.patch_size, self._augmentation, rng)
+        return _cut(subject, start, self.patch_size, self._augmentation, rng)
 
 
 class GridPatches(ChosenPatches):
@@ -96,11 +95,10 @@ class GridPatches(ChosenPatches):
     ) -> None:
         size = size_triple(patch_size, "patch_size")
         grid = []
-        for subject, labels in _labelled(subjects):
+        for subject in subjects:
             (box,) = ndimage.find_objects(subject.brain.astype(np.uint8))
             for start in grid_starts(box, size):
-                inside = _shifted_inside(start, size, subject.image.shape)
-                grid.append((subject, labels, inside, size))
+                grid.append((subject, _shifted_inside(start, size, subject.image.shape), size))
         chosen = min(len(grid), maximum or len(grid))
         places = [grid[(2 * i + 1) * len(grid) // (2 * chosen)] for i in range(chosen)]
         super().__init__(places, _cut)
@@ -137,14 +135,14 @@ def read_turned(
 
 def _cut(
     subject: Subject,
-    labels: _Labels,
     start: Size3,
     size: Size3,
     augmentation: TissueAugmentation | None = None,
     rng: np.random.Generator | None = None,
 ) -> Patch:
     """One item; augmented if an augmentation and its source of randomness are given."""
-    pose = Pose()
+    labels, pose = subject.labels, Pose()
+    assert labels is not None  # read_cohort refuses subjects without
     if augmentation is not None and rng is not None:
         pose = augmentation.draw_pose(rng)
     if pose.interpolates:
@@ -159,21 +157,6 @@ def _cut(
     if augmentation is not None and rng is not None:
         augmentation.change_intensity(image, subject.background, rng)
     return {"image": torch.from_numpy(image[np.newaxis]), "labels": torch.from_numpy(tissues)}
-
-
-def _labelled(subjects: Sequence[Subject]) -> list[tuple[Subject, _Labels]]:
-    """Subjects and their labels."""
-    if not subjects:
-        raise ConfigError("no subjects to cut patches from; give at least one")
-    pairs = []
-    for subject in subjects:
-        if subject.labels is None:
-            raise DataError(
-                f"{subject.name} has no tissue labels; add the file of its labels, or leave the"
-                " subject out of training and validation"
-            )
-        pairs.append((subject, subject.labels))
-    return pairs
 
 
 def _shifted_inside(start: Iterable[int], size: Size3, shape: Sequence[int]) -> Size3:

@@ -29,6 +29,7 @@ from psc.paper.style import (
     DASHED,
     GAP,
     GREEN,
+    LINE_HEIGHT,
     MARKERS,
     ORANGE,
     PAGE_WIDTH,
@@ -58,7 +59,7 @@ _Image = npt.NDArray[np.float32]
 _COLOURS = {"csf": BLUE, "gm": ORANGE, "wm": SKY_BLUE}
 _MARKERS = {"csf": "o", "gm": "s", "wm": "^"}
 _OTHERS = (GREEN, PURPLE, BLUE, ORANGE, SKY_BLUE, "#F0E442", "#999999", "#882255", "#44AA99")
-_LEGEND_COLUMNS, _LEGEND_LINE = 6, 0.13  # inches
+_COLUMNS = 6  # of a legend
 
 _PLANES = (("axial", 2, "LR"), ("coronal", 1, "LR"), ("sagittal", 0, "PA"))
 """Name, axis that the slice is perpendicular to, letters at its left and right edge."""
@@ -126,8 +127,7 @@ def slices_figure(
     sections = [section(image, axis) for _, axis, _ in _PLANES]
     bounds = grey_range(np.concatenate([part.ravel() for part in sections]))
     with page_style():
-        lines = len(tissues) // _LEGEND_COLUMNS
-        figure, panels = _panels(extents, title, _BELOW + lines * _LEGEND_LINE)
+        figure, panels = _panels(extents, title, _BELOW + len(tissues) // _COLUMNS * LINE_HEIGHT)
         for (name, axis, letters), row, part in zip(_PLANES, panels, sections, strict=True):
             t1 = np.repeat(grey_image(part, bounds)[..., None], 3, axis=-1)
             true, predicted = section(labels, axis), section(prediction, axis)
@@ -136,13 +136,14 @@ def slices_figure(
             pictures = (t1, _paint(true, tissues), _paint(predicted, tissues), different)
             for panel, picture in zip(row, pictures, strict=True):
                 panel.imshow(picture, extent=(0, width, 0, height), interpolation="nearest")
+                panel.set_xlim(0, max(extents[:2]))  # of all panels, which so have one scale
                 panel.set_axis_off()
-            place: dict[str, Any] = {"transform": row[0].transAxes}
+            place: dict[str, Any] = {"transform": row[0].get_xaxis_transform()}
             for letter, x, edge in zip(letters, (0.03, 0.97), ("left", "right"), strict=True):
-                outline(row[0].text(x, 0.97, letter, color="white", va="top", ha=edge, **place))
+                outline(row[0].text(x * width, 0.97, letter, color="w", va="top", ha=edge, **place))
             beside: dict[str, Any] = {"rotation": 90, "ha": "right", "va": "center"}
-            row[0].text(-0.03, 0.5, name, color="0.25", **beside, **place)
-        add_scale_bar(panels[0][0], extents[0], "mm")
+            row[0].text(-0.03 * width, 0.5, name, color="0.25", **beside, **place)
+        add_scale_bar(panels[0][0], max(extents[:2]), "mm")
         handles = [
             Patch(color=tissue_colour(name, tissues), label=shown_name(name)) for name in tissues
         ]
@@ -150,7 +151,7 @@ def slices_figure(
         figure.legend(
             handles=handles,
             loc="lower center",
-            ncols=min(len(handles), _LEGEND_COLUMNS),
+            ncols=min(len(handles), _COLUMNS),
             borderaxespad=0.2,
             title="left is the subject's left (neurological convention)",
             alignment="center",
@@ -169,32 +170,27 @@ def _paint(labels: _Labels, tissues: Mapping[str, int]) -> _Image:
     return table[labels]
 
 
-def _panels(extents: Sequence[float], title: str, below: float) -> tuple[Figure, list[list[Axes]]]:
-    """Rows of panels, one for each plane, as large as their mm; columns are centred."""
+def _panels(extents: Sequence[float], title: str, below: float) -> tuple[Figure, Any]:
+    """A row of panels for each plane, of its height at a scale that all share."""
     column = (PAGE_WIDTH - _LEFT - len(_TITLES) * GAP) / len(_TITLES)
-    inches = column / max(extents[0], extents[1])  # per mm; W is never drawn to the right
-    sizes = [
-        tuple(extents[other] * inches for other in range(3) if other != axis)
-        for _, axis, _ in _PLANES
-    ]
+    scale = column / max(extents[:2])  # in per mm; the last axis is never to the right
+    heights = [extent * scale for extent in (extents[1], extents[2], extents[2])]
     above = _ABOVE * (2 if title else 1)
-    height = above + sum(size[1] + GAP for size in sizes) + below
-    figure = Figure(figsize=(PAGE_WIDTH, height))
-    figure.text(_LEFT / PAGE_WIDTH, 1 - 0.15 / height, title, weight="bold")
-    middles = [_LEFT + i * (column + GAP) + column / 2 for i in range(len(_TITLES))]
-    for name, middle in zip(_TITLES, middles, strict=True):
-        figure.text(
-            middle / PAGE_WIDTH, 1 - (above - 0.07) / height, name, ha="center", weight="bold"
-        )
-    panels: list[list[Axes]] = []
-    top = height - above
-    for width, tall in sizes:
-        boxes = [
-            ((middle - width / 2) / PAGE_WIDTH, (top - tall) / height, width / PAGE_WIDTH)
-            for middle in middles
-        ]
-        panels.append([figure.add_axes((*box, tall / height)) for box in boxes])
-        top -= tall + GAP
+    total = above + sum(heights) + 2 * GAP + below
+    figure = Figure(figsize=(PAGE_WIDTH, total))
+    figure.text(_LEFT / PAGE_WIDTH, 1 - 0.15 / total, title, weight="bold")
+    panels = figure.subplots(
+        len(_PLANES),
+        len(_TITLES),
+        gridspec_kw={
+            "height_ratios": heights,
+            **{"left": _LEFT / PAGE_WIDTH, "right": 1 - GAP / PAGE_WIDTH},
+            **{"top": 1 - above / total, "bottom": below / total},
+            **{"wspace": GAP / column, "hspace": 3 * GAP / sum(heights)},
+        },
+    )
+    for panel, name in zip(panels[0], _TITLES, strict=True):
+        panel.set_title(name, weight="bold", loc="left", pad=4)
     return figure, panels
 
 

@@ -1,6 +1,7 @@
 """What tissue segmentation may be told (``psc.training.settings`` says how)."""
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -57,11 +58,12 @@ class SubjectsConfig(DatasetConfig):
 
     def __post_init__(self) -> None:
         voxel = self.voxel_size
-        if voxel is not None and not (len(voxel) == 3 and min(voxel) > 0):
+        if voxel is not None and not (len(voxel) == 3 and all(0 < mm < math.inf for mm in voxel)):
             raise ConfigError(f"voxel_size={voxel}: must be three positive mm, or null")
         if self.folds is not None:
             at_least(self, 2, "folds")
             at_least(self, 1, "validation_subjects")
+            at_least(self, 0, "fold_seed")
             if not 0 <= self.fold < self.folds:
                 raise ConfigError(f"fold={self.fold}: must lie in [0, {self.folds}), the folds")
 

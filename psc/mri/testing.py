@@ -2,11 +2,10 @@
 
 Labels are predicted and scored on the grid of the subject's own file, whatever grid the network
 saw. Beside the network stands a baseline that knows intensities only: three classes of brain
-voxels, from dark to bright. Where the tissues are others than CSF, GM and WM, it takes the whole
-brain for the one that the validation subjects have most of.
+voxels, from dark to bright (``psc.mri.baseline``). Where the tissues are others than CSF, GM and
+WM, it takes the whole brain for the one that the validation subjects have most of.
 """
 
-import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,9 +18,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from psc.metrics.tissues import summarise, tissue_scores
-from psc.mri.baseline import METHODS, Method, segment_by_intensity
+from psc.mri.baseline import segment_by_intensity
 from psc.mri.data import Subject
-from psc.mri.nifti import back, write_nifti
+from psc.mri.nifti import LINEAR, resampled, size_factors, write_nifti
 from psc.mri.pictures import (
     NETWORK,
     SubjectScores,
@@ -104,24 +103,25 @@ def evaluate_tissues(
 
     Returns:
         Metrics for the record: for each part mean and standard deviation of every score over its
-        subjects, the same for the ``baseline`` (its method chosen on the validation part), and each
-        subject's own scores.
+        subjects, the same for the ``baseline``, and each subject's own scores.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for pattern in OUTPUT_FILES:  # of an earlier evaluation; nothing else is ours to delete
         for path in folder.glob(pattern):
             path.unlink()
+    floor, by_floor = _baseline(parts["validation"], codes)
     rows: list[SubjectScores] = []
+    baseline: list[SubjectScores] = []
     total = sum(len(subjects) for subjects in parts.values())
     with tqdm(total=total, unit="subject", desc="segmenting", disable=not progress) as bar:
         for part, subjects in parts.items():
             for subject in subjects:
                 prediction = predict_tissues([(network, recipe)], subject, device=device)
                 rows.append(_scored(subject, part, NETWORK, prediction, codes))
+                baseline.append(_scored(subject, part, floor, by_floor(subject), codes))
                 if part == "test":
                     _write_prediction(folder, subject, prediction, codes, title)
                 bar.update()
-    baseline = _baseline(parts, codes)
     write_subject_scores(folder / "subjects.csv", [*rows, *baseline])
     test = [row for row in (*rows, *baseline) if row.part == "test"]
     scores_figure(test, folder / "dice.png", title=title)
@@ -129,19 +129,15 @@ def evaluate_tissues(
     metrics: dict[str, Any] = {part: _summary(rows, part) for part in parts}
     metrics["subjects"] = {row.subject: row.scores.as_row() for row in rows}
     metrics["baseline"] = {
-        "method": baseline[0].method,
+        "method": floor,
         **{part: _summary(baseline, part) for part in parts},
         "subjects": {row.subject: row.scores.as_row() for row in baseline},
     }
-    found, floor = metrics["test"], metrics["baseline"]
     names = (*codes.tissues, "mean")
+    found = metrics["test"]
     dice = ", ".join(f"{shown_name(name)} {_number(found[f'dice_{name}'])}" for name in names)
-    log.info(
-        "test: Dice %s; without a network (%s) mean %s",
-        dice,
-        floor["method"],
-        _number(floor["test"]["dice_mean"]),
-    )
+    without = _number(metrics["baseline"]["test"]["dice_mean"])
+    log.info("test: Dice %s; without a network (%s) mean %s", dice, floor, without)
     return metrics
 
 
@@ -169,16 +165,17 @@ def predict_tissues(
         inside += other
     inside /= len(networks)
     grid, native = subject.image.shape, subject.native
-    if grid == native.data.shape and np.allclose(subject.affine, native.affine):
+    factors = size_factors(native.voxel_size, subject.voxel_size)
+    if (factors == 1).all():
         labels = np.full(grid, BACKGROUND, dtype=np.uint8)
         labels[box] = inside.argmax(axis=0)
         return labels
     # Probabilities, not labels, go through the interpolation back.
-    probabilities = np.zeros((len(inside), *grid), dtype=np.float32)
-    probabilities[BACKGROUND] = 1
-    probabilities[(slice(None), *box)] = inside
-    d, h, w = native.data.shape
-    on_native = back(probabilities, subject.affine, (d, h, w), native.affine)
+    on_native = np.empty((len(inside), *native.data.shape), dtype=np.float32)
+    for tissue, values in enumerate(inside):
+        whole = np.full(grid, tissue == BACKGROUND, dtype=np.float32)
+        whole[box] = values
+        on_native[tissue] = resampled(whole, 1 / factors, native.data.shape, order=LINEAR)
     return np.asarray(on_native.argmax(axis=0), dtype=np.uint8)
 
 
@@ -191,36 +188,21 @@ def _scored(
     return SubjectScores(subject.name, part, method, scores)
 
 
-def _baseline(parts: Mapping[str, Sequence[Subject]], codes: TissueCodes) -> list[SubjectScores]:
-    """Scores of the baseline: of its methods the better one, by the validation part."""
-    methods: dict[str, Callable[[Subject], _Labels]] = {}
+def _baseline(
+    validation: Sequence[Subject], codes: TissueCodes
+) -> tuple[str, Callable[[Subject], _Labels]]:
+    """Name of what needs no network, and the labels that it gives a subject."""
     if codes.tissues == TISSUES:
-        methods |= {method: functools.partial(_by_intensity, method) for method in METHODS}
-    else:
-        voxels = np.zeros(codes.classes, dtype=np.int64)
-        for subject in parts["validation"]:
-            assert subject.native_labels is not None
-            voxels += np.bincount(subject.native_labels.ravel(), minlength=codes.classes)
-        most = max(codes.tissues, key=lambda tissue: voxels[codes.tissues[tissue]])
-        tissue = np.uint8(codes.tissues[most])
-        methods[f"{most} only"] = lambda subject: np.where(subject.native_brain, tissue, BACKGROUND)
-
-    def rows(part: str, method: str) -> list[SubjectScores]:
-        return [
-            _scored(subject, part, method, methods[method](subject), codes)
-            for subject in parts[part]
-        ]
-
-    candidates = {method: rows("validation", method) for method in methods}
-    best = max(methods, key=lambda method: _summary(candidates[method], "validation")["dice_mean"])
-    return [
-        *candidates[best],
-        *(row for part in parts if part != "validation" for row in rows(part, best)),
-    ]
-
-
-def _by_intensity(method: Method, subject: Subject) -> _Labels:
-    return segment_by_intensity(subject.native.data, subject.native_brain, method)
+        return "gaussian mixture", lambda subject: segment_by_intensity(
+            subject.native.data, subject.native_brain
+        )
+    voxels = np.zeros(codes.classes, dtype=np.int64)
+    for subject in validation:
+        assert subject.native_labels is not None
+        voxels += np.bincount(subject.native_labels.ravel(), minlength=codes.classes)
+    most = max(codes.tissues, key=lambda tissue: voxels[codes.tissues[tissue]])
+    label = np.uint8(codes.tissues[most])
+    return f"{most} only", lambda subject: np.where(subject.native_brain, label, BACKGROUND)
 
 
 def _number(value: float | None) -> str:

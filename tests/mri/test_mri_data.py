@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from psc.errors import ConfigError, DataError
 from psc.mri.data import SubjectSplit, k_fold, read_split, read_subject, require_present
 from psc.mri.finding import SubjectFiles, find_subjects
-from psc.mri.nifti import NEAREST, SYNTHETIC_STAMP, read_nifti, to_voxel_size
+from psc.mri.nifti import NEAREST, SYNTHETIC_STAMP, read_nifti, resampled, size_factors
 
 
 @pytest.fixture
@@ -238,6 +238,10 @@ BY_VOXEL_SIZE = {
 VOXEL_SIZE = {f"IBSR_{n}": size for size, numbers in BY_VOXEL_SIZE.items() for n in numbers}
 
 
+def parts_of(*names):
+    return dict(zip(("train", "validation", "test"), names, strict=True))
+
+
 def drawn(names, seed, *sizes):
     """The recipe that the files' descriptions state: names of each part, sorted."""
     order = np.random.default_rng(seed).permutation(sorted(names)).tolist()
@@ -278,7 +282,7 @@ def test_the_voxel_sizes_are_those_of_the_sample(sample_data):
     split = read_split(SPLITS / "ibsr_sample.yaml")
     require_present(split, found)
     assert all(found[name].unfilled for part in split.parts.values() for name in part)
-    for name in split.test:  # one of each size, and 16 volumes take their time
+    for name in split.parts["test"]:  # one of each size, and 16 volumes take their time
         size = read_nifti(found[name].image).voxel_size
         assert size == pytest.approx((VOXEL_SIZE[name], 1.5, VOXEL_SIZE[name]), abs=1e-3)
 
@@ -299,7 +303,7 @@ def split_file(tmp_path):
 
 def test_a_split_of_one_s_own(split_file):
     split = read_split(split_file(GOOD))
-    assert split == SubjectSplit(("A_01", "A_02"), ("A_03",), ("A_04",), "mine")
+    assert split == SubjectSplit(parts_of(("A_01", "A_02"), ("A_03",), ("A_04",)), "mine")
     assert split.record() == GOOD  # lists, as JSON has them
 
 
@@ -354,7 +358,7 @@ def test_a_file_that_cannot_be_read(tmp_path, content):
 )
 def test_no_split_is_made_with_a_subject_twice_or_an_empty_part(train, validation, test, what):
     with pytest.raises(DataError, match=rf"mine: .*{what}"):
-        SubjectSplit(tuple(train), tuple(validation), tuple(test), "mine")
+        SubjectSplit(parts_of(tuple(train), tuple(validation), tuple(test)), "mine")
 
 
 @st.composite
@@ -374,13 +378,13 @@ def test_over_all_folds_every_subject_is_tested_once(values, random):
     splits = [
         k_fold(names, folds=folds, fold=i, validation=validation, seed=seed) for i in range(folds)
     ]
-    tested = Counter(name for split in splits for name in split.test)
+    tested = Counter(name for split in splits for name in split.parts["test"])
     assert tested == Counter(names)
-    sizes = {len(split.test) for split in splits}
+    sizes = {len(split.parts["test"]) for split in splits}
     assert max(sizes) - min(sizes) <= 1
     for fold, split in enumerate(splits):
         assert sorted(itertools.chain(*split.parts.values())) == names
-        assert len(split.validation) == validation
+        assert len(split.parts["validation"]) == validation
         # The files' order on disk does not matter.
         shuffled = random.sample(names, len(names))
         again = k_fold(shuffled, folds=folds, fold=fold, validation=validation, seed=seed)
@@ -395,16 +399,18 @@ def test_those_that_choose_follow_those_that_are_tested(values):
     start = 0
     for fold in range(folds):
         split = k_fold(names, folds=folds, fold=fold, validation=validation, seed=seed)
-        end = start + len(split.test)
-        assert set(order[start:end]) == set(split.test)
+        end = start + len(split.parts["test"])
+        assert set(order[start:end]) == set(split.parts["test"])
         assert {order[i % len(order)] for i in range(end, end + validation)} == set(
-            split.validation
+            split.parts["validation"]
         )
         start = end
 
 
 def test_another_seed_is_another_order():
-    tests = {k_fold(NAMES, folds=6, fold=0, validation=2, seed=seed).test for seed in range(5)}
+    tests = {
+        k_fold(NAMES, folds=6, fold=0, validation=2, seed=seed).parts["test"] for seed in range(5)
+    }
     assert len(tests) > 1
 
 
@@ -425,7 +431,6 @@ def test_a_fold_says_what_it_is():
         ({"validation": 0}, "validation is 0, but .* it is 1 to 14"),
         ({"validation": 15}, "1 to 14"),
         ({"validation": -1}, "1 to 14"),
-        ({"seed": -1}, "seed is -1"),
         ({"subjects": ["A", "B"], "folds": 2, "fold": 0, "validation": 1}, "leaves too few"),
         ({"subjects": ["A", "B", "C"], "folds": 2, "fold": 1, "validation": 1}, "leaves too few"),
         ({"subjects": ["A"]}, "the number of subjects, 1"),
@@ -440,11 +445,11 @@ def test_impossible_cross_validations(changed, what):
 
 def test_the_largest_validation_part_leaves_one_to_train():
     splits = [k_fold(NAMES, folds=5, fold=i, validation=13, seed=0) for i in range(5)]
-    assert min(len(split.train) for split in splits) == 1
+    assert min(len(split.parts["train"]) for split in splits) == 1
 
 
 def test_missing_subjects_are_named_with_their_parts():
-    split = SubjectSplit(("A_01", "A_02"), ("A_03",), ("A_04",), "mine")
+    split = SubjectSplit(parts_of(("A_01", "A_02"), ("A_03",), ("A_04",)), "mine")
     assert require_present(split, {"A_01", "A_02", "A_03", "A_04", "A_05"}) is None
     with pytest.raises(DataError) as caught:
         require_present(split, {"A_05": "files", "A_02": "files", "A_03": "files"})
@@ -515,7 +520,6 @@ class TestImage:
         subject = read_subject(found, labels="unfilled")
         assert subject.name == "IBSR_01"
         assert subject.voxel_size == (1, 1.5, 1)
-        np.testing.assert_array_equal(subject.affine, AFFINE)
         np.testing.assert_array_equal(subject.native.data, INTENSITIES)
         digests = [
             hashlib.sha256(p.read_bytes()).hexdigest() for p in (found.image, found.unfilled)
@@ -675,10 +679,10 @@ class TestResampled:
         # 12 mm, 15 mm, 9 mm
         shape = (15, 19, 8)
         assert subject.image.shape == subject.labels.shape == subject.brain.shape == shape
-        labels, affine = to_voxel_size(UNFILLED, AFFINE, self.SIZE, order=NEAREST)
+        factors = size_factors((1.0, 1.5, 1.0), self.SIZE)
+        labels = resampled(UNFILLED, factors, shape, order=NEAREST)
         np.testing.assert_array_equal(subject.labels, labels)
-        np.testing.assert_allclose(subject.affine, affine)
-        brain, _ = to_voxel_size(BRAIN, AFFINE, self.SIZE, order=NEAREST)
+        brain = resampled(BRAIN, factors, shape, order=NEAREST)
         np.testing.assert_array_equal(subject.brain, brain)
         np.testing.assert_array_equal(subject.native.data, INTENSITIES)
         np.testing.assert_array_equal(subject.native_labels, UNFILLED)
@@ -691,10 +695,8 @@ class TestResampled:
         assert inside.std() == pytest.approx(1, abs=1e-6)
         assert subject.image[0, 0, 0] == pytest.approx(subject.background)
 
-    def test_impossible_sizes(self, tmp_path):
+    def test_too_large_voxels(self, tmp_path):
         found = files(tmp_path, unfilled=UNFILLED)
-        with pytest.raises(ConfigError, match="three positive mm"):
-            read_subject(found, labels="unfilled", voxel_size=(1, 0, 1))
         with pytest.raises(DataError, match=r"no brain voxel is left.*smaller dataset\.voxel_size"):
             read_subject(found, labels="unfilled", voxel_size=(100, 100, 100))
 

@@ -204,7 +204,10 @@ class TestCodes:
         ({"split": {}, "folds": 2}, "either a split or folds"),
         ({"split": 3}, "split=3"),
         ({"folds": 3, "fold": 3}, r"fold=3: must lie in \[0, 3\)"),
+        ({"folds": 3, "fold_seed": -1}, "fold_seed=-1"),
         ({"voxel_size": [1, 1]}, "voxel_size"),
+        ({"voxel_size": [1, 0, 1]}, "three positive mm"),
+        ({"voxel_size": [1, float("inf"), 1]}, "three positive mm"),
     ],
 )
 def test_impossible_settings(keys, message):
@@ -244,7 +247,9 @@ def test_what_is_read_is_said(bids):
 
 
 def test_every_subject_is_tested_in_one_fold(bids):
-    tested = [read_cohort(config(bids, folds=3, fold=fold)).split.test for fold in range(3)]
+    tested = [
+        read_cohort(config(bids, folds=3, fold=fold)).split.parts["test"] for fold in range(3)
+    ]
     assert sorted(sum(tested, ())) == [f"sub-0{i}" for i in range(1, 7)]
 
 
@@ -267,8 +272,8 @@ def test_what_cannot_be_split_or_read(bids, keys, error, message):
 def test_listed_subjects(bids):
     split = {"validation": ["sub-03"], "test": ["sub-01", "sub-06"]}
     cohort = read_cohort(config(bids, split=split, subjects=None))
-    assert cohort.split.train == ("sub-02", "sub-04", "sub-05")
-    assert cohort.split.test == ("sub-01", "sub-06")
+    assert cohort.split.parts["train"] == ("sub-02", "sub-04", "sub-05")
+    assert cohort.split.parts["test"] == ("sub-01", "sub-06")
 
 
 class TestConfiguration:
