@@ -1,10 +1,15 @@
 """Brains of a few thousand voxels as NIfTI files: nested balls in IBSR's names and labels."""
 
+import copy
+import functools
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import yaml
+
+from psc.config import compose
 
 SHAPE = (22, 18, 24)
 ORIENTATIONS = ("RAS", "LAS", "PSR")
@@ -105,3 +110,17 @@ def overrides(folder, *more):
         f"output_directory={folder}/runs",
         *more,
     ]
+
+
+@functools.cache
+def _composed():
+    return compose(overrides("anywhere"))
+
+
+def configuration(folder, **dataset):
+    """What ``overrides`` make, composed once a process; ``dataset``: other values of its keys."""
+    config = copy.deepcopy(_composed())
+    config.output_directory = f"{folder}/runs"
+    place = {"folder": f"{folder}/brains", "split": f"{folder}/split.yaml"}
+    config.dataset = replace(config.dataset, **(place | dataset))
+    return config

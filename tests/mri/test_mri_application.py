@@ -9,14 +9,18 @@ import numpy as np
 import pytest
 import tiny_brains
 import torch
+import yaml
 
 from psc.applications import build_application
 from psc.config import compose
+from psc.config.compose import CONFIG_DIRECTORY
 from psc.config.schema import EvaluateConfig, SegmentConfig
 from psc.errors import CheckpointError, ConfigError, DataError
+from psc.mri import testing
 from psc.mri.settings import IBSRConfig, OwnMRIConfig
 from psc.networks.build import build_network
-from psc.paper.compare import compare_runs
+from psc.paper.compare import comparison_text
+from psc.paper.groups import group_records
 from psc.training.evaluation import evaluate_checkpoint
 from psc.training.prediction import segment_file
 from psc.training.training import train
@@ -27,7 +31,14 @@ def finished(tmp_path_factory):
     """A finished run: record and folder of everything."""
     folder = tmp_path_factory.mktemp("tissue")
     tiny_brains.write_cohort(folder)
-    return train(compose(tiny_brains.overrides(folder))), folder
+    return train(tiny_brains.configuration(folder)), folder
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """An evaluation without what takes it longest."""
+    for name in ("slices_figure", "scores_figure", "volumes_figure"):
+        monkeypatch.setattr(testing, name, lambda *_, **__: None)
 
 
 @pytest.fixture
@@ -80,14 +91,14 @@ def test_the_written_labels_are_what_was_scored_in_the_subjects_own_space(finish
 
 
 def test_its_summary_has_dice_of_the_network_and_of_intensity_alone(finished):
-    record, folder = finished
-    text = compare_runs(folder / "runs")[0]
+    record, _ = finished
+    text = comparison_text(group_records([record]))
     for scores in (record.metrics["test"], record.metrics["baseline"]["test"]):
         assert f"| {100 * scores['dice_gm']:.1f} | {100 * scores['dice_wm']:.1f} |" in text
     assert "intensity alone" in text
-    assert (folder / "runs" / "tradeoff.png").is_file()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_evaluating_its_checkpoint_gives_the_same_scores(finished, checkpoint, tmp_path):
     again = evaluate_checkpoint(
         EvaluateConfig(checkpoint=str(checkpoint), output=str(tmp_path / "out"), accelerator="cpu")
@@ -138,6 +149,7 @@ def test_an_ensemble_of_equal_networks_on_a_folder_is_the_network(finished, chec
     np.testing.assert_array_equal(np.asanyarray(found.dataobj), np.asanyarray(expected.dataobj))
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_own_data_of_the_same_tissues_are_evaluated_and_of_others_are_not(
     finished, checkpoint, tmp_path
 ):
@@ -210,23 +222,17 @@ def test_folds_test_every_subject_once(finished):
     _, folder = finished
     tested = []
     for fold in range(4):
-        config = compose(
-            tiny_brains.overrides(
-                folder,
-                "dataset.folds=4",
-                f"dataset.fold={fold}",
-                "dataset.validation_subjects=1",
-            )
-        )
+        config = tiny_brains.configuration(folder, folds=4, fold=fold, validation_subjects=1)
         splits = build_application(config).data_record()["splits"]
         assert len(splits["train"]) == 2
         tested += splits["test"]
     assert sorted(tested) == [f"IBSR_0{i}" for i in range(1, 5)]
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_resampled_subjects_are_scored_on_their_own_grid(finished):
     _, folder = finished
-    config = compose(tiny_brains.overrides(folder, "dataset.voxel_size=[1.25,1.25,1.25]"))
+    config = tiny_brains.configuration(folder, voxel_size=[1.25, 1.25, 1.25])
     application = build_application(config)
     network = build_network(config.backbone, config.block).eval()
     output = folder / "resampled"
@@ -252,27 +258,28 @@ def as_unfilled(folder, number):
     return int(removed.sum())
 
 
-def test_filling_is_said_before_anything_is_trained(tmp_path, caplog):
+def test_filling_is_said_before_anything_is_trained(tmp_path):
     tiny_brains.write_cohort(tmp_path)
     removed = [as_unfilled(tmp_path, number) for number in range(1, 5)]
     assert min(removed) > 300
-    build_application(compose(tiny_brains.overrides(tmp_path)))
-    listed = ", ".join(f"IBSR_0{i} {count:,}" for i, count in enumerate(removed, 1))
-    assert f"became CSF in 4 of 4 subjects: {listed}" in caplog.text
-    assert "dataset.labels=filled" in caplog.text
+    application = build_application(tiny_brains.configuration(tmp_path))
+    said = f"{sum(removed):,} unlabelled brain voxels of 4 of 4 subjects became CSF"
+    assert f"{said} (dataset.labels=filled)" in application.reads()[-1]
+    kinds = application.data_record()["labels"]
+    for number, count in enumerate(removed, 1):
+        assert f"; {count} unlabelled brain voxels became CSF" in kinds[f"IBSR_0{number}"]
     for labels in ("given", "unfilled"):
-        caplog.clear()
-        config = compose(tiny_brains.overrides(tmp_path, f"dataset.labels={labels}"))
-        record = build_application(config).data_record()
+        application = build_application(tiny_brains.configuration(tmp_path, labels=labels))
+        record = application.data_record()
         assert record["labels"]["IBSR_01"] == f"{labels} (IBSR_01_segTRI_ana.nii.gz)"
-        assert not caplog.records
+        assert application.reads()[-1].startswith("labels as they are in their files")
 
 
 def test_labels_stay_as_they_are_unless_a_data_set_asks_for_more():
     assert IBSRConfig.labels == "given"
     for name in ("ibsr", "ibsr_sample", "ibsr_synthetic"):
-        config = compose(["backbone=densenet", "block=3d", "budget=quick", f"dataset={name}"])
-        assert config.dataset.labels == "filled"
+        text = (CONFIG_DIRECTORY / "dataset" / f"{name}.yaml").read_text(encoding="utf-8")
+        assert yaml.safe_load(text)["labels"] == "filled"
 
 
 def test_a_background_that_is_not_zero_changes_no_prediction(finished, checkpoint, tmp_path):
@@ -301,29 +308,26 @@ def test_a_background_that_is_not_zero_changes_no_prediction(finished, checkpoin
     np.testing.assert_array_equal(predictions[2], predictions[0])
 
 
-@pytest.mark.parametrize("value", [4, -1])
-def test_wrong_labels_are_refused_before_training(tmp_path, value):
+def test_wrong_labels_and_none_are_refused_before_training(tmp_path):
     tiny_brains.write_cohort(tmp_path)
     labels = tiny_brains.labels_of(2)
-    tiny_brains.write_subject(tmp_path / "brains", 2, labels=np.where(labels == 3, value, labels))
-    with pytest.raises(DataError, match=rf"IBSR_02_segTRI_fill_ana.nii.gz.* {value}\b"):
-        build_application(compose(tiny_brains.overrides(tmp_path)))
-
-
-def test_a_subject_without_labels_does_not_train(tmp_path):
-    tiny_brains.write_cohort(tmp_path)
+    for value in (4, -1):
+        wrong = np.where(labels == 3, value, labels)
+        tiny_brains.write_subject(tmp_path / "brains", 2, labels=wrong)
+        with pytest.raises(DataError, match=rf"IBSR_02_segTRI_fill_ana.nii.gz.* {value}\b"):
+            build_application(tiny_brains.configuration(tmp_path))
     (tmp_path / "brains/IBSR_01/IBSR_01_segTRI_fill_ana.nii.gz").unlink()
     with pytest.raises(DataError, match=r"IBSR_01.*label"):
-        build_application(compose(tiny_brains.overrides(tmp_path)))
+        build_application(tiny_brains.configuration(tmp_path))
 
 
 def test_phantoms_and_recordings_are_not_confused(tmp_path):
     tiny_brains.write_cohort(tmp_path)
-    overrides = tiny_brains.overrides(tmp_path, "dataset.synthetic=null")
-    assert build_application(compose(overrides)).data_record()["kind"] == "real"
+    config = tiny_brains.configuration(tmp_path, synthetic=None)
+    assert build_application(config).data_record()["kind"] == "real"
     path = tmp_path / "brains/IBSR_03/IBSR_03_ana_strip.nii.gz"
     volume = nibabel.load(path)
     volume.header["descrip"] = b"psc synthetic phantom, seed 0"
     nibabel.save(nibabel.Nifti1Image(np.asanyarray(volume.dataobj), None, volume.header), path)
     with pytest.raises(DataError, match="is a phantom"):
-        build_application(compose(overrides))
+        build_application(config)

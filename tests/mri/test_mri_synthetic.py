@@ -10,15 +10,45 @@ from scipy import ndimage
 
 from psc.errors import ConfigError, DataError
 from psc.mri import synthetic
-from psc.mri.baseline import METHODS, segment_by_intensity
+from psc.mri.baseline import segment_by_intensity
 from psc.mri.data import read_subject
 from psc.mri.finding import find_subjects
 from psc.mri.settings import SyntheticBrainsConfig as SyntheticBrains
-from psc.mri.synthetic import MARKER, Phantom, write_synthetic_brains
+from psc.mri.synthetic import MARKER, Phantom, draw_phantom, write_synthetic_brains
 from psc.mri.tissues import BACKGROUND, CSF, GM, TISSUES, WM
 
 FEW = SyntheticBrains(subjects=5)
 SIZES = [(1.875, 2, 1.875), (2, 2, 2), (1.674, 2, 1.674)]
+
+
+def load(folder, number, role="ana_strip"):
+    name = f"PHANTOM_{number:02d}"
+    return nibabel.load(folder / name / f"{name}_{role}.nii.gz")
+
+
+def ramp(shape, first):
+    """A number that tells each voxel's place, and zeros around it."""
+    values = np.zeros(shape, np.int16)
+    inside = (slice(1, -1),) * 3
+    values[inside] = first + np.arange(np.prod(shape)).reshape(shape)[inside]
+    return values
+
+
+@pytest.fixture(scope="module", autouse=True)
+def drawn():
+    """Every written phantom is a small ramp, drawn at once; returns the affines."""
+    affines = []
+
+    def draw(shape, affine, rng):
+        affines.append(affine.copy())
+        image = ramp(shape, int(rng.integers(1, 100)))
+        return Phantom(image, np.where(image > 0, 1 + image % 3, 0).astype(np.uint8))
+
+    small = [(size, tuple(n // 8 for n in shape)) for size, shape in synthetic._GRIDS]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthetic, "draw_phantom", draw)
+        patch.setattr(synthetic, "_GRIDS", small)
+        yield affines
 
 
 @pytest.fixture(scope="module")
@@ -29,37 +59,21 @@ def folder(tmp_path_factory):
     return path
 
 
-def load(folder, number, role="ana_strip"):
-    name = f"PHANTOM_{number:02d}"
-    return nibabel.load(folder / name / f"{name}_{role}.nii.gz")
+SIZE = np.array([2.0, 2.0, 2.0])
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """Every phantom is a ramp that tells each voxel's place, drawn at once; returns the affines."""
-    affines = []
-
-    def draw(shape, affine, rng):
-        affines.append(affine.copy())
-        image = np.arange(np.prod(shape)).reshape(shape) % 32000 + int(rng.integers(1, 100))
-        return Phantom(image.astype(np.int16), (image % 4).astype(np.uint8))
-
-    monkeypatch.setattr(synthetic, "draw_phantom", draw)
-    return affines
+def phantom(seed, size=2.0):
+    """A real one, upright, in cubic voxels of so many mm."""
+    shape = tuple(round(mm / size) for mm in (156, 192, 156))
+    affine = np.diag([size, size, size, 1.0])
+    affine[:3, 3] = (0, -2, 0) - size * (np.array(shape) - 1) / 2
+    return draw_phantom(shape, affine, np.random.default_rng(seed))
 
 
 @pytest.fixture(scope="module")
-def phantoms(folder):
-    """Image, labels and voxel size of each, in RAS order."""
-    found = []
-    for number in range(1, 6):
-        volumes = [
-            nibabel.as_closest_canonical(load(folder, number, role))
-            for role in ("ana_strip", "segTRI_fill_ana")
-        ]
-        data = [np.asarray(volume.dataobj)[..., 0] for volume in volumes]
-        found.append((*data, np.array(volumes[0].header.get_zooms()[:3])))
-    return found
+def phantoms():
+    """Image and labels of two."""
+    return [(made.image, made.labels) for made in map(phantom, (1, 2))]
 
 
 def dice(one, other):
@@ -68,18 +82,18 @@ def dice(one, other):
 
 class TestPhantoms:
     def test_the_brain_is_one_piece_with_zeros_around_it(self, phantoms):
-        for image, _, size in phantoms:
+        for image, _ in phantoms:
             brain = image > 0
             assert image.min() == 0
             assert not brain[[0, -1]].any()
             assert not brain[:, [0, -1]].any()
             assert not brain[:, :, [0, -1]].any()
             assert ndimage.label(brain)[1] == 1
-            assert 900 < np.count_nonzero(brain) * size.prod() / 1000 < 1850  # ml
+            assert 900 < np.count_nonzero(brain) * SIZE.prod() / 1000 < 1850  # ml
 
     def test_the_brain_is_labelled_throughout(self, phantoms):
         """As with IBSR's filled labels; and as there, some tissue was stripped from the image."""
-        for image, labels, _ in phantoms:
+        for image, labels in phantoms:
             brain = image > 0
             assert set(np.unique(labels[brain])) == {CSF, GM, WM}
             assert set(np.unique(labels[~brain])) <= {BACKGROUND, GM, WM}
@@ -88,16 +102,16 @@ class TestPhantoms:
 
     def test_tissues_have_about_ibsr_s_shares(self, phantoms):
         """Of the brain: CSF 8, GM 58 and WM 33 % on average there."""
-        for image, labels, _ in phantoms:
+        for image, labels in phantoms:
             shares = [(labels[image > 0] == tissue).mean() for tissue in TISSUES.values()]
             np.testing.assert_allclose(shares, (0.08, 0.52, 0.40), atol=0.07)
 
     def test_the_cortex_is_a_folded_ribbon(self, phantoms):
         """Above the nuclei: grey matter is a few mm from white, whose surface is much folded."""
-        for image, labels, size in phantoms:
+        for image, labels in phantoms:
             upper = slice(labels.shape[2] // 2 + 12, None)
             white = labels[:, :, upper] == WM
-            away = ndimage.distance_transform_edt(~white, sampling=size)
+            away = ndimage.distance_transform_edt(~white, sampling=SIZE)
             depths = away[labels[:, :, upper] == GM]
             assert np.percentile(depths, 95) < 8
             filled = ndimage.binary_fill_holes((image > 0)[:, :, upper])
@@ -108,28 +122,51 @@ class TestPhantoms:
             assert surfaces[0] > 1.5 * surfaces[1]
 
     def test_ventricles_are_deep_and_on_both_sides(self, phantoms):
-        for image, labels, size in phantoms:
-            depth = ndimage.distance_transform_edt(image > 0, sampling=size)
+        for image, labels in phantoms:
+            depth = ndimage.distance_transform_edt(image > 0, sampling=SIZE)
             deep = np.argwhere((labels == CSF) & (depth > 30))[:, 0] - (labels.shape[0] - 1) / 2
             assert deep.size > 100
             assert 0.3 < np.mean(deep > 0) < 0.7
 
+    def test_a_head_is_upright(self, phantoms):
+        """The stem is lowest and behind, the brain longest from back to front."""
+        for image, labels in phantoms:
+            occupied = np.argwhere(image > 0)
+            lengths = np.ptp(occupied, axis=0) * SIZE
+            assert lengths.argmax() == 1
+            assert lengths[1] > 150
+            lowest = occupied[:, 2] <= occupied[:, 2].min() + 3
+            stem = labels[tuple(occupied[lowest].T)]
+            assert np.count_nonzero(stem == WM) > 10 * np.count_nonzero(stem == GM)
+            assert occupied[lowest][:, 1].mean() < occupied[:, 1].mean()
+
+    def test_subjects_differ_in_scale_and_shape(self, phantoms):
+        maxima = sorted(image.max() for image, _ in phantoms)
+        assert maxima[1] > 1.2 * maxima[0]
+        assert 80 <= maxima[0] < maxima[1] <= 1300
+        assert len({np.count_nonzero(image) for image, _ in phantoms}) == 2
+
+    def test_a_phantom_depends_on_its_source_of_randomness_only(self):
+        one, again, other = (phantom(seed, size=8.0) for seed in (1, 1, 2))
+        np.testing.assert_array_equal(again.image, one.image)
+        np.testing.assert_array_equal(again.labels, one.labels)
+        assert (other.labels != one.labels).any()
+
     def test_no_brain_is_the_mirror_image_of_itself_or_another(self, phantoms):
-        (_, one, _), _, _, (_, other, _), _ = phantoms  # on grids of one size
+        (_, one), (_, other) = phantoms
         assert dice(one == WM, one[::-1] == WM) < 0.8
         assert dice(one == WM, other == WM) < 0.8
 
     def test_intensity_alone_does_not_tell_tissues(self, phantoms):
         """White matter's mean is the brightest, fluid's the darkest; but they overlap."""
-        for image, labels, _ in phantoms:
+        for image, labels in phantoms:
             brain = image > 0
             means = [image[brain & (labels == tissue)].mean() for tissue in (CSF, GM, WM)]
             assert means == sorted(means)
             assert means[1] < 0.8 * means[2]
-            for method in METHODS:
-                found = segment_by_intensity(image, brain, method)
-                scores = [dice(found == t, (labels == t) & brain) for t in TISSUES.values()]
-                assert 0.3 < np.mean(scores) < 0.85
+            found = segment_by_intensity(image, brain)
+            scores = [dice(found == t, (labels == t) & brain) for t in TISSUES.values()]
+            assert 0.3 < np.mean(scores) < 0.85
 
 
 class TestFiles:
@@ -183,39 +220,23 @@ class TestFiles:
             assert subject.voxel_size == pytest.approx(SIZES[number % 3], abs=1e-5)
             assert subject.image.shape == subject.labels.shape
             assert (subject.labels[subject.brain] > 0).all()
-            # A head upright: the stem is lowest and behind, the brain longest from back to front.
-            occupied = np.argwhere(subject.brain)
-            lengths = np.ptp(occupied, axis=0) * subject.voxel_size
-            assert lengths.argmax() == 1
-            assert lengths[1] > 150
-            lowest = occupied[:, 2] <= occupied[:, 2].min() + 3
-            stem = subject.labels[tuple(occupied[lowest].T)]
-            assert np.count_nonzero(stem == WM) > 10 * np.count_nonzero(stem == GM)
-            assert occupied[lowest][:, 1].mean() < occupied[:, 1].mean()
-
-    def test_subjects_differ_in_scale_and_shape(self, folder):
-        images = [np.asarray(load(folder, number).dataobj) for number in range(1, 6)]
-        maxima = [image.max() for image in images]
-        assert max(maxima) > 2 * min(maxima)
-        assert min(maxima) >= 80
-        assert max(maxima) <= 1300
-        assert len({np.count_nonzero(image) for image in images}) == 5
 
     @pytest.mark.parametrize("number", range(1, 5))
     def test_the_order_of_axes_changes_no_voxel(self, tmp_path, drawn, number):
         """What was drawn in RAS order is what nibabel makes of the file, where it was drawn."""
+        drawn.clear()
         write_synthetic_brains(tmp_path / "brains", SyntheticBrains(subjects=4, seed=3))
         image = nibabel.as_closest_canonical(load(tmp_path / "brains", number))
         values = np.asarray(image.dataobj)[..., 0]
-        expected = np.arange(values.size).reshape(values.shape) % 32000
-        offset = values[0, 0, 0]
-        np.testing.assert_array_equal(values - offset, expected)
+        first = values[1, 1, 1] - np.ravel_multi_index((1, 1, 1), values.shape)
+        np.testing.assert_array_equal(values, ramp(values.shape, first))
         # The head lies anywhere in the scanner, but as it was drawn.
         np.testing.assert_allclose(image.affine[:3, :3], drawn[number - 1][:3, :3], atol=1e-5)
         shift = image.affine[:3, 3] - drawn[number - 1][:3, 3]
         assert 1 < np.abs(shift).max() <= 20
 
     def test_the_phantom_s_middle_is_the_grid_s(self, tmp_path, drawn):
+        drawn.clear()
         write_synthetic_brains(tmp_path / "brains", FEW)
         for number, affine in enumerate(drawn, 1):
             shape = nibabel.as_closest_canonical(load(tmp_path / "brains", number)).shape[:3]
@@ -272,13 +293,13 @@ class TestFolder:
             write_synthetic_brains(tmp_path / "brains", FEW)
         assert (tmp_path / "brains").read_text() == "mine"
 
-    def test_a_missing_file_is_noticed(self, tmp_path, drawn):
+    def test_a_missing_file_is_noticed(self, tmp_path):
         write_synthetic_brains(tmp_path / "brains", FEW)
         (tmp_path / "brains/PHANTOM_04/PHANTOM_04_segTRI_fill_ana.nii.gz").unlink()
         with pytest.raises(DataError, match=r"PHANTOM_04_segTRI.* is missing.*remove .*brains"):
             write_synthetic_brains(tmp_path / "brains", FEW)
 
-    def test_a_damaged_file_is_noticed(self, tmp_path, drawn):
+    def test_a_damaged_file_is_noticed(self, tmp_path):
         write_synthetic_brains(tmp_path / "brains", FEW)
         path = tmp_path / "brains/PHANTOM_03/PHANTOM_03_ana_strip.nii.gz"
         path.write_bytes(path.read_bytes()[:-1])
@@ -292,7 +313,7 @@ class TestFolder:
         assert set(marker["files"]) == there
         assert len(there) == 10
 
-    def test_nothing_is_left_by_a_failure(self, tmp_path, drawn, monkeypatch):
+    def test_nothing_is_left_by_a_failure(self, tmp_path, monkeypatch):
         packed = []
 
         def full(content, **_options):
@@ -307,7 +328,7 @@ class TestFolder:
         assert len(packed) == 4
         assert not list(tmp_path.iterdir())
 
-    def test_what_an_interrupted_job_left_does_not_matter(self, tmp_path, drawn):
+    def test_what_an_interrupted_job_left_does_not_matter(self, tmp_path):
         """A killed process leaves its temporary folder; the next one writes its own."""
         left = tmp_path / ".brains.1.tmp" / "PHANTOM_01"
         left.mkdir(parents=True)
