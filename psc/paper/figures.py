@@ -22,9 +22,9 @@ from psc.paper.curves import (
     iterations_per_epoch,
     read_intervals,
 )
-from psc.paper.drawings.block_structure import block_figure
-from psc.paper.drawings.decomposition import decomposition_figure
-from psc.paper.drawings.networks import network_figure
+from psc.paper.figure_1 import block_figure
+from psc.paper.figure_2 import decomposition_figure
+from psc.paper.figure_3 import network_figure
 from psc.paper.measures import VIDEO
 from psc.paper.panels import em_figure, tissue_figure
 from psc.paper.pictures import (

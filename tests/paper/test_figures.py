@@ -97,7 +97,7 @@ def test_drawings_need_no_experiments(tmp_path):
     for name in ("figure-1", "figure-2", "figure-3"):
         figure = replace(
             FIGURES[name], draw=lambda _: (Figure(), None)
-        )  # theirs: tests/paper/drawings
+        )  # theirs: test_drawn_figures.py
         made = make_figure(figure, tmp_path / "nowhere", tmp_path / name)
         assert made.png.read_bytes().startswith(b"\x89PNG")
         assert made.source is None

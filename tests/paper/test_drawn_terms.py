@@ -7,7 +7,7 @@ from torch import nn
 from psc.block.unit import make_unit
 from psc.errors import ConfigError
 from psc.networks.unet import UNet
-from psc.paper.drawings.decomposition import decompose, first_kernel
+from psc.paper.figure_2 import decompose, first_kernel
 
 
 def test_the_kernel_is_the_first_of_a_seeded_unet():

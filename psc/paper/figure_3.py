@@ -12,8 +12,7 @@ from torch import nn
 from psc.networks.build import build_network_on_meta, paper_input_shape
 from psc.networks.resnet import ResidualBlock
 from psc.paper.account import published_form
-from psc.paper.drawings.block_structure import stream_colour
-from psc.paper.drawings.primitives import (
+from psc.paper.drawing import (
     FULL_COLOUR,
     LARGE,
     NORMAL,
@@ -25,10 +24,11 @@ from psc.paper.drawings.primitives import (
     tint,
     write,
 )
-from psc.paper.drawings.walks import DrawnBlock, DrawnNetwork, DrawnUnit, walk_network
+from psc.paper.figure_1 import stream_colour
 from psc.paper.published import Network
 from psc.paper.style import PAGE_WIDTH, PURPLE, page_style
 from psc.paper.text import block_label
+from psc.paper.walks import DrawnBlock, DrawnNetwork, DrawnUnit, walk_network
 
 BLOCKS = ("3d", "p2sc2")
 

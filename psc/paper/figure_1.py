@@ -9,7 +9,7 @@ from torch import nn
 
 from psc.block.convolution import AXES, Unit
 from psc.block.unit import make_unit
-from psc.paper.drawings.primitives import (
+from psc.paper.drawing import (
     FULL_COLOUR,
     LARGE,
     NORMAL,
@@ -25,9 +25,9 @@ from psc.paper.drawings.primitives import (
     rectifier,
     write,
 )
-from psc.paper.drawings.walks import DrawnBlock, DrawnStream, stream_axis, walk_unit
 from psc.paper.style import PAGE_WIDTH, page_style
 from psc.paper.text import block_label
+from psc.paper.walks import DrawnBlock, DrawnStream, stream_axis, walk_unit
 
 BLOCKS = ((1, 1), (2, 2), (2, 3), (3, 2))
 """(m, n) of the blocks that Figure 1 shows beside 3D."""

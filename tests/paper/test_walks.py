@@ -6,9 +6,9 @@ from torch import nn
 
 from psc.block.convolution import ConvolutionOptions
 from psc.block.unit import make_unit
-from psc.paper.drawings.block_structure import BLOCKS, drawn_segment
-from psc.paper.drawings.networks import draw_network
-from psc.paper.drawings.walks import INPUT, stream_axis, walk_network, walk_unit
+from psc.paper.figure_1 import BLOCKS, drawn_segment
+from psc.paper.figure_3 import draw_network
+from psc.paper.walks import INPUT, stream_axis, walk_network, walk_unit
 
 # Each stream as its first channels, then (kernel, channels that leave): the U-Net's second level.
 PLANES = {0: (1, 3, 3), 1: (3, 1, 3), 2: (3, 3, 1)}

@@ -9,10 +9,10 @@ from matplotlib.text import Text
 from PIL import Image
 
 from psc.errors import ConfigError
-from psc.paper.drawings.block_structure import block_figure
-from psc.paper.drawings.decomposition import decomposition_figure
-from psc.paper.drawings.networks import network_figure
-from psc.paper.drawings.primitives import SMALL, kernel_reach, kernel_size, page
+from psc.paper.drawing import SMALL, kernel_reach, kernel_size, page
+from psc.paper.figure_1 import block_figure
+from psc.paper.figure_2 import decomposition_figure
+from psc.paper.figure_3 import network_figure
 from psc.paper.style import PAGE_WIDTH, save_figure
 
 DRAWINGS = (block_figure, decomposition_figure, network_figure)

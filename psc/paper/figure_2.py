@@ -18,7 +18,7 @@ from psc.block.unit import make_unit
 from psc.decomposition import HOSVD, hosvd, ownership, separable_terms, split_core
 from psc.decomposition.hosvd import core_sizes
 from psc.networks.unet import UNet
-from psc.paper.drawings.primitives import (
+from psc.paper.drawing import (
     LARGE,
     NORMAL,
     STREAM_COLOURS,
