@@ -1,13 +1,20 @@
-"""Figure 1: what P_mSC_n puts in the place of a pair of 3D convolutions, read from the modules."""
+"""Figure 1: what P_mSC_n puts in the place of a pair of 3D convolutions, read from the modules.
+
+Figures 1–3 are drawings of what this project really builds and computes. None repeats a list by
+hand: channels, kernels, sizes and connections are read from modules, so that a drawing changes when
+the code does.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import nn
 
-from psc.block.convolution import AXES, Unit
+from psc.block.block import PSCBlock
+from psc.block.convolution import AXES, Triple, Unit
 from psc.block.unit import make_unit
 from psc.paper.drawing import (
     FULL_COLOUR,
@@ -26,14 +33,66 @@ from psc.paper.drawing import (
     write,
 )
 from psc.paper.style import PAGE_WIDTH, page_style
-from psc.paper.text import block_label
-from psc.paper.walks import DrawnBlock, DrawnStream, stream_axis, walk_unit
+from psc.paper.text import block_label, percent
 
 BLOCKS = ((1, 1), (2, 2), (2, 3), (3, 2))
 """(m, n) of the blocks that Figure 1 shows beside 3D."""
 
 DEPTH = 2
 """Consecutive 3D convolutions that each column stands for."""
+
+
+@dataclass(frozen=True)
+class DrawnConvolution:
+    """A convolution as found in a module."""
+
+    in_channels: int  # that enter and leave
+    out_channels: int
+    kernel: Triple  # its extent along (D, H, W)
+    active: bool  # whether a non-linearity follows it
+
+    @property
+    def axes(self) -> int:
+        """Along how many axes it looks further than one voxel: 3, 2 or 1."""
+        return sum(extent > 1 for extent in self.kernel)
+
+
+DrawnStream = tuple[DrawnConvolution, ...]
+DrawnBlock = tuple[DrawnStream, ...]
+
+
+def walk_unit(unit: nn.Module) -> tuple[DrawnBlock, ...]:
+    """The blocks of a unit in their order, each with its streams, each with its convolutions.
+
+    3D convolutions are one block of a single stream.
+    """
+    blocks = [part for part in unit.modules() if isinstance(part, PSCBlock)]
+    if not blocks:
+        return ((_convolutions(unit),),)
+    return tuple(
+        tuple(_convolutions(s, after=block.activation is not None) for s in block.streams)
+        for block in blocks
+    )
+
+
+def _convolutions(part: nn.Module, *, after: bool = False) -> DrawnStream:
+    """Those of a stream; ``after``: an activation follows the merging of several."""
+    found = []
+    for unit in part.modules():
+        layers = dict(unit.named_children())
+        if isinstance(conv := layers.get("conv"), nn.Conv3d):
+            names = list(layers)
+            active = "activation" in names[names.index("conv") :]
+            d, h, w = conv.kernel_size
+            found.append(DrawnConvolution(conv.in_channels, conv.out_channels, (d, h, w), active))
+    if after:
+        found[-1] = replace(found[-1], active=True)
+    return tuple(found)
+
+
+def stream_axis(stream: DrawnStream) -> int | None:
+    """The axis across which a stream's planes lie, and its 1D kernel runs; None for 3D."""
+    return next((c.kernel.index(1) for c in stream if c.axes == AXES - 1), None)
 
 
 def stream_colour(stream: DrawnStream) -> str:
@@ -49,6 +108,7 @@ _VOXEL = 0.055
 _JOIN = 0.33  # from where streams join to the block's end
 _MARK = 0.16  # below a kernel, for its activation
 _CENTRE = 0.18  # of a stream's kernels, from the left of its strip; the rest is for their type
+_THICK = {"linewidth": 2.2, "color": "0.15"}
 
 
 @page_style()
@@ -61,38 +121,39 @@ def block_figure(
     leave, as there. ``blocks``: (m, n) of each column after the first.
     """
     names = ["3D", *(block_label(f"p{m}sc{n}") for m, n in blocks)]
-    units = [drawn_segment(mn, in_channels, out_channels) for mn in (None, *blocks)]
+    units = [drawn_unit(mn, in_channels, out_channels) for mn in (None, *blocks)]
     walks = [walk_unit(unit) for unit in units]
-    strips = [max(len(block) for block in walk) for walk in walks]
-    gap = 0.14
-    width = max(PAGE_WIDTH, 2 * _MARGIN + sum(strips) * _UNIT + (len(strips) - 1) * gap)
-    gap = (width - 2 * _MARGIN - sum(strips) * _UNIT) / max(1, len(strips) - 1)
-    full = _parameters(units[0])
-    figure, axes = page(width, _HEIGHT)
+    counts = [sum(p.numel() for p in unit.parameters()) for unit in units]
+    widths = [_UNIT * max(len(block) for block in walk) for walk in walks]
+    gaps = len(widths) - 1
+    page_width = max(PAGE_WIDTH, 2 * _MARGIN + sum(widths) + gaps * 0.14)
+    gap = (page_width - 2 * _MARGIN - sum(widths)) / max(1, gaps)
+    figure, axes = page(page_width, _HEIGHT)
     left = _MARGIN
-    for name, unit, walk, count in zip(names, units, walks, strips, strict=True):
-        middle = left + count * _UNIT / 2
-        _draw_column(axes, left, count * _UNIT, walk)
+    for name, walk, width, parameters in zip(names, walks, widths, counts, strict=True):
+        middle = left + width / 2
+        for y, beside, channels in ((_INPUT, 0.08, in_channels), (_OUTPUT, -0.09, out_channels)):
+            line(axes, (left + 0.04, y), (left + width - 0.04, y), linewidth=1.0, color="0.15")
+            write(axes, middle, y + beside, f"{channels} channels")
+        height = (_INPUT - _OUTPUT) / len(walk)
+        for i, block in enumerate(walk):
+            top, last = _INPUT - i * height, i == len(walk) - 1
+            _draw_block(axes, left, width, top, top - height, block, last=last)
         write(axes, middle, _HEIGHT - 0.13, name, fontsize=LARGE, weight="bold")
         write(axes, middle, _HEIGHT - 0.28, _composition(walk))
-        parameters = _parameters(unit)
         write(axes, middle, _OUTPUT - 0.26, f"{parameters:,}", fontsize=NORMAL, weight="bold")
-        saved = "parameters" if name == "3D" else f"{100 * (parameters / full - 1):+.0f} %"
-        write(axes, middle, _OUTPUT - 0.38, saved.replace("-", "−"))
-        left += count * _UNIT + gap
-    _draw_key(axes, width)
+        saved = percent(100 * (parameters / counts[0] - 1), 0)
+        write(axes, middle, _OUTPUT - 0.38, "parameters" if name == "3D" else saved)
+        left += width + gap
+    _draw_key(axes, page_width)
     return figure
 
 
-def drawn_segment(mn: tuple[int, int] | None, in_channels: int, out_channels: int) -> Unit:
+def drawn_unit(mn: tuple[int, int] | None, in_channels: int, out_channels: int) -> Unit:
     """What a column of Figure 1 shows, on the meta device; ``mn`` None: 3D convolutions."""
     factory = make_unit("conv3d") if mn is None else make_unit("psc", m=mn[0], n=mn[1])
     with torch.device("meta"):
         return factory(in_channels, out_channels, depth=DEPTH, width_limit=out_channels)
-
-
-def _parameters(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
 
 
 def _composition(walk: tuple[DrawnBlock, ...]) -> str:
@@ -103,44 +164,23 @@ def _composition(walk: tuple[DrawnBlock, ...]) -> str:
     return f"{blocks}, " + ("1 stream" if streams == 1 else f"{streams} streams")
 
 
-def _draw_column(axes: Axes, left: float, width: float, walk: tuple[DrawnBlock, ...]) -> None:
-    """A unit from its input, above, to its output, below."""
-    middle = left + width / 2
-    entering = walk[0][0][0].in_channels
-    leaving = sum(stream[-1].out_channels for stream in walk[-1])
-    for y, channels in ((_INPUT, entering), (_OUTPUT, leaving)):
-        line(axes, (left + 0.04, y), (left + width - 0.04, y), linewidth=1.0, color="0.15")
-        side = 0.08 if y == _INPUT else -0.09
-        write(axes, middle, y + side, f"{channels} channels")
-    height = (_INPUT - _OUTPUT) / len(walk)
-    for i, block in enumerate(walk):
-        top = _INPUT - i * height
-        _draw_block(axes, left, width, top, top - height, block, onward=i < len(walk) - 1)
-
-
 def _draw_block(
-    axes: Axes,
-    left: float,
-    width: float,
-    top: float,
-    bottom: float,
-    block: DrawnBlock,
-    *,
-    onward: bool,
+    axes: Axes, left: float, width: float, top: float, bottom: float, block: DrawnBlock, last: bool
 ) -> None:
     """A block between two heights: its streams side by side, and where they join."""
     pad = 0.06
     if block[0][0].axes < AXES:
         frame(axes, left, bottom + pad, width, top - bottom - 2 * pad)
-    strip = width / len(block)
-    end = bottom + _JOIN if len(block) > 1 else bottom
+    joined = len(block) > 1
+    end = bottom + _JOIN if joined else bottom
+    # Room of each kernel, the same in all streams, so that they align.
     rows = zip(*block, strict=True)
     heights = [max(kernel_size(c.kernel, _VOXEL)[1] for c in row) for row in rows]
-    runs_on = onward and end == bottom
     for i, stream in enumerate(block):
-        _draw_stream(axes, left + i * strip + _CENTRE, top, end, stream, heights, onward=runs_on)
-    if end > bottom:
-        line(axes, (left + 0.08, end), (left + width - 0.08, end), linewidth=2.2, color="0.15")
+        x = left + i * width / len(block) + _CENTRE
+        _draw_stream(axes, x, top, end, stream, heights, arrives=last or joined)
+    if joined:
+        line(axes, (left + 0.08, end), (left + width - 0.08, end), **_THICK)
         middle = left + width / 2
         arrow(axes, (middle, end), (middle, bottom + 0.012))
         total = sum(stream[-1].out_channels for stream in block)
@@ -154,12 +194,11 @@ def _draw_stream(
     bottom: float,
     stream: DrawnStream,
     heights: Sequence[float],
-    onward: bool,
+    arrives: bool,
 ) -> None:
     """Convolutions one below the other, channels on the arrows between them.
 
-    ``heights``: room of each kernel, the same in all streams of a block, so that they align;
-    ``onward``: another block follows directly.
+    ``arrives``: it ends with an arrow; else another block follows directly.
     """
     free = top - bottom - sum(heights) - _MARK * sum(c.active for c in stream)
     between = free / (len(stream) + 1)
@@ -179,10 +218,10 @@ def _draw_stream(
             rectifier(axes, x, y - _MARK * 0.6)
             y -= _MARK
             start = y + _MARK * 0.4 - 0.052
-    if onward:
-        line(axes, (x, start), (x, bottom))
-    else:
+    if arrives:
         arrow(axes, (x, start), (x, bottom + 0.012))
+    else:
+        line(axes, (x, start), (x, bottom))
     write(axes, x + 0.05, (y + bottom) / 2 + 0.01, str(stream[-1].out_channels), ha="left")
 
 
@@ -190,14 +229,8 @@ def _draw_key(axes: Axes, width: float) -> None:
     """What colours and marks mean, along the lower edge."""
     y = 0.17
     line(axes, (_MARGIN, 0.37), (width - _MARGIN, 0.37), color="0.8", linewidth=0.5)
-    directions(
-        axes,
-        0.15,
-        y + 0.01,
-        ("W", (0.17, 0.0), (0.06, 0.0)),
-        ("H", (0.0, -0.13), (0.06, 0.02)),
-        ("D", (0.1, 0.076), (0.06, 0.01)),
-    )
+    to_w, to_h = ("W", (0.17, 0.0), (0.06, 0.0)), ("H", (0.0, -0.13), (0.06, 0.02))
+    directions(axes, 0.15, y + 0.01, to_w, to_h, ("D", (0.1, 0.076), (0.06, 0.01)))
     x = 0.6
     for colour, kernel, words, advance in (
         (FULL_COLOUR, (3, 3, 3), "3D", 0.56),
@@ -211,7 +244,7 @@ def _draw_key(axes: Axes, width: float) -> None:
     rectifier(axes, x + 0.08, y)
     write(axes, x + 0.17, y, "activation", ha="left")
     x += 0.76
-    line(axes, (x, y), (x + 0.2, y), linewidth=2.2, color="0.15")
+    line(axes, (x, y), (x + 0.2, y), **_THICK)
     write(axes, x + 0.26, y, "concatenation", ha="left")
     x += 1.03
     arrow(axes, (x, y + 0.09), (x, y - 0.1))

@@ -3,13 +3,13 @@
 Every grid shows numbers of ``decompose`` (Section 3.1, Eqs. 2, 3); none is a sketch.
 """
 
-import math
 from dataclasses import dataclass
 from itertools import count
 
+import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -22,6 +22,7 @@ from psc.paper.drawing import (
     LARGE,
     NORMAL,
     STREAM_COLOURS,
+    Point,
     directions,
     page,
     polygons,
@@ -76,8 +77,7 @@ def decompose(kernel: Tensor) -> Decomposition:
     found = hosvd(kernel.unsqueeze(-1))
     sizes = core_sizes(found.core)
     pairs: list[tuple[int, int]] = []
-    for t in count():
-        axis, index = t % AXES, t // AXES
+    for axis, index in ((t % AXES, t // AXES) for t in count()):
         if index < sizes[axis]:
             pairs.append((axis, index))
             if index == sizes[axis] - 1:
@@ -90,23 +90,23 @@ def decompose(kernel: Tensor) -> Decomposition:
         Term(
             axis=axis,
             index=index,
-            core=cores[t, ..., 0],
-            owned=owned[t],
+            core=core[..., 0],
+            owned=own,
             rod=groups[axis].lines[index],
             plane=groups[axis].planes[index, ..., 0],
             kernel=groups[axis].kernels()[index, ..., 0],
-            energy=float(cores[t].square().sum()) / total,
+            energy=float(core.square().sum()) / total,
         )
-        for t, (axis, index) in enumerate(pairs)
+        for (axis, index), core, own in zip(pairs, cores, owned, strict=True)
     )
     return Decomposition(kernel, found, terms)
 
 
 # Inches.
 _HEIGHT = 4.74
-_CELL, _SHEAR, _DEEP = 0.15, 0.085, 0.078  # a voxel of a layer: across, and its step along H
+_LEANING = ((0.15, 0.0), (-0.085, -0.078))  # a voxel of a layer: steps along W and along H
 _LAYER = 0.31  # from one layer along D to the next
-_GRID = (3 * (_CELL + _SHEAR), 2 * _LAYER + 3 * _DEEP)  # what three layers cover
+_WIDE, _TALL = 3 * (0.15 + 0.085), 2 * _LAYER + 3 * 0.078  # what three layers cover
 _SQUARE = 0.085  # of rods and planes
 _NEUTRAL = "#303030"
 
@@ -131,24 +131,18 @@ def _draw_hosvd(axes: Axes, found: Decomposition, seed: int, top: float) -> None
     words = "Higher-order SVD of a kernel A: the first of the U-Net's first convolution"
     _head(axes, top, "(a)", f"{words}, initialised with seed {seed}")
     y = top - 0.25
-    middle = y - _GRID[1] / 2
-    directions(
-        axes,
-        0.36,
-        middle + 0.1,
-        ("W", (0.2, 0.0), (0.06, 0.0)),
-        ("H", (-0.14, -0.128), (-0.04, -0.04)),
-        ("D", (0.0, -0.28), (0.0, -0.06)),
-    )
-    _layers(axes, 0.86, y, found.kernel, _NEUTRAL)
-    write(axes, 0.86 + _GRID[0] / 2, y - _GRID[1] - 0.1, "A")
+    middle = y - _TALL / 2
+    to_w, to_h = ("W", (0.2, 0.0), (0.06, 0.0)), ("H", (-0.14, -0.128), (-0.04, -0.04))
+    directions(axes, 0.36, middle + 0.1, to_w, to_h, ("D", (0.0, -0.28), (0.0, -0.06)))
+    for x, tensor, name in ((0.86, found.kernel, "A"), (2.14, found.hosvd.core[..., 0], "core S")):
+        _layers(axes, x, y, tensor, _NEUTRAL)
+        write(axes, x + _WIDE / 2, y - _TALL - 0.1, name)
     write(axes, 1.85, middle, "=", fontsize=10)
-    _layers(axes, 2.14, y, found.hosvd.core[..., 0], _NEUTRAL)
-    write(axes, 2.14 + _GRID[0] / 2, y - _GRID[1] - 0.1, "core S")
     x, edge = 3.05, 0.15
     for axis, matrix in enumerate(found.hosvd.factors):
         write(axes, x, middle, f"×{chr(0x2081 + axis)}", fontsize=9)
-        _squares(axes, x + 0.13, middle + 1.5 * edge, matrix, STREAM_COLOURS[axis], edge, 1.0)
+        corner = x + 0.13, middle + 1.5 * edge
+        _shaded(axes, corner, matrix, STREAM_COLOURS[axis], 1.0, _square(edge))
         words = f"U⁽{'¹²³'[axis]}⁾, along {'DHW'[axis]}"
         write(axes, x + 0.13 + 1.5 * edge, middle - 1.5 * edge - 0.1, words)
         x += 0.83
@@ -163,32 +157,25 @@ def _draw_terms(axes: Axes, found: Decomposition, top: float) -> None:
     _head(axes, top, "(b)", "S as a sum of sub-tensors Sᵅᵝ, each on slice β across axis α")
     words = "A as a sum of separable kernels, each a rod (1D) times a plane (2D)"
     _head(axes, below, "(c)", f"{words}; energy by axis: {held}")
-    core_scale = float(found.hosvd.core.abs().max())
-    kernel_scale = float(found.kernel.abs().max())
-    width, height = _GRID
-    pitch = (PAGE_WIDTH - 0.2 - width) / max(1, len(found.terms) - 1)
+    core_scale, kernel_scale = (float(t.abs().max()) for t in (found.hosvd.core, found.kernel))
+    pitch = (PAGE_WIDTH - 0.2 - _WIDE) / max(1, len(found.terms) - 1)
     for i, term in enumerate(found.terms):
         colour, x = STREAM_COLOURS[term.axis], 0.1 + i * pitch
+        middle = x + _WIDE / 2
         _layers(axes, x, top - 0.25, term.core, colour, core_scale, term.owned)
-        middle = x + width / 2
         words = f"α = {'DHW'[term.axis]}, β = {term.index + 1}"
-        write(axes, middle, top - 0.25 - height - 0.1, words)
+        write(axes, middle, top - 0.25 - _TALL - 0.1, words)
         _layers(axes, x, below - 0.25, term.kernel, colour, kernel_scale)
-        y = below - 0.25 - height - 0.1
-        _factors(axes, middle, y, term, colour)
+        y = below - 0.25 - _TALL - 0.1
+        left = middle - 2.75 * _SQUARE
+        for x_of, factor in ((left, term.rod[:, None]), (left + 2.5 * _SQUARE, term.plane)):
+            largest = float(factor.abs().max()) or 1.0
+            _shaded(axes, (x_of, y), factor, colour, largest, _square(_SQUARE))
+        write(axes, left + 1.75 * _SQUARE, y - 1.5 * _SQUARE, "×")
         write(axes, middle, y - 0.38, f"{100 * term.energy:.1f} %", weight="bold")
         if i:
             for y in (top, below):
-                write(axes, x - (pitch - width) / 2, y - 0.25 - height / 2, "+", fontsize=8)
-
-
-def _factors(axes: Axes, x: float, top: float, term: Term, colour: str) -> None:
-    """A separable kernel's rod and plane, centred at x."""
-    left = x - 2.75 * _SQUARE
-    largest = float(term.plane.abs().max()) or 1.0
-    _squares(axes, left, top, term.rod[:, None], colour, _SQUARE, float(term.rod.abs().max()))
-    write(axes, left + 1.75 * _SQUARE, top - 1.5 * _SQUARE, "×")
-    _squares(axes, left + 2.5 * _SQUARE, top, term.plane, colour, _SQUARE, largest)
+                write(axes, x - (pitch - _WIDE) / 2, y - 0.25 - _TALL / 2, "+", fontsize=8)
 
 
 def _layers(
@@ -204,59 +191,59 @@ def _layers(
 
     What ``owned`` leaves out is faint.
     """
-    scale = largest or float(values.abs().max())
-    shades = _shades(colour)
-    d, h, w = values.shape
-    for k in range(d):
-        cells = []
-        for i in range(h):
-            for j in range(w):
-                right, up = x + (h - i) * _SHEAR + j * _CELL, y - k * _LAYER - i * _DEEP
-                low = right - _SHEAR, up - _DEEP
-                quad = [(right, up), (right + _CELL, up), (low[0] + _CELL, low[1]), low]
-                solid = owned is None or bool(owned[k, i, j])
-                cells.append((solid, quad, shades(_shade(float(values[k, i, j]), scale))))
-        # Faint outlines first, so that they do not cross the others.
-        solids, quads, fills = zip(*sorted(cells, key=lambda cell: cell[0]), strict=True)
-        polygons(axes, quads, fills, ["0.3" if solid else "0.82" for solid in solids])
+    largest = largest or float(values.abs().max())
+    for k, layer in enumerate(values):
+        corner = x - len(layer) * _LEANING[1][0], y - k * _LAYER
+        solid = None if owned is None else owned[k]
+        _shaded(axes, corner, layer, colour, largest, _LEANING, solid)
 
 
-def _squares(
-    axes: Axes, x: float, y: float, values: Tensor, colour: str, edge: float, largest: float
+def _square(edge: float) -> tuple[Point, Point]:
+    return (edge, 0.0), (0.0, -edge)
+
+
+def _shaded(
+    axes: Axes,
+    corner: Point,
+    values: Tensor,
+    colour: str,
+    largest: float,
+    steps: tuple[Point, Point],
+    solid: Tensor | None = None,
 ) -> None:
-    """A matrix's magnitudes as squares, from its upper left."""
-    shades = _shades(colour)
-    quads, fills = [], []
+    """A matrix's magnitudes as shades, from its upper left; ``steps`` along a row, a column.
+
+    Shades follow the root, between white and the full colour at ``largest``.
+    """
+    along, down = np.array(steps)
+    cells = []
     for i, row in enumerate(values.tolist()):
         for j, value in enumerate(row):
-            left, top = x + j * edge, y - i * edge
-            right, low = left + edge, top - edge
-            quads.append([(left, top), (right, top), (right, low), (left, low)])
-            fills.append(shades(_shade(value, largest)))
-    polygons(axes, quads, fills, ["0.3"] * len(quads))
+            start = np.array(corner) + j * along + i * down
+            quad = [start, start + along, start + along + down, start + down]
+            cells.append((solid is None or bool(solid[i, j]), abs(value), quad))
+    # Faint outlines first, so that they do not cross the others.
+    solids, magnitudes, quads = zip(*sorted(cells, key=lambda cell: cell[0]), strict=True)
+    shades = PowerNorm(0.5, 0, largest, clip=True)(np.array(magnitudes))
+    polygons(axes, quads, _shades(colour)(shades), ["0.3" if one else "0.82" for one in solids])
 
 
 def _shades(colour: str) -> LinearSegmentedColormap:
     return LinearSegmentedColormap.from_list("magnitude", ["white", tint(colour, 0.5), colour])
 
 
-def _shade(value: float, largest: float) -> float:
-    """Where a magnitude lies between white and the full colour: the root."""
-    return math.sqrt(min(1.0, abs(value) / largest))
-
-
 def _scale(axes: Axes, x: float, y: float) -> None:
     """What shades mean."""
     steps = 60
     edge = 0.72 / steps
-    for colour, row in ((_NEUTRAL, 0), *((c, i + 1) for i, c in enumerate(STREAM_COLOURS))):
-        shades = _shades(colour)
-        for i in range(steps):
-            left, low = x + i * edge, y - 0.075 * row
-            right, top = left + edge, low + 0.07
-            quad = [[(left, low), (right, low), (right, top), (left, top)]]
-            fill = shades(_shade(i + 0.5, steps))
-            polygons(axes, quad, [fill], [fill], 0.2, 1)
+    for row, colour in enumerate((_NEUTRAL, *STREAM_COLOURS)):
+        low = y - 0.075 * row
+        lefts = x + edge * np.arange(steps)
+        quads = [
+            [(a, low), (a + edge, low), (a + edge, low + 0.07), (a, low + 0.07)] for a in lefts
+        ]
+        fills = _shades(colour)(np.sqrt((np.arange(steps) + 0.5) / steps))
+        polygons(axes, quads, fills, fills, 0.2, 1)
     write(axes, x, y + 0.14, "0")
     write(axes, x + 0.72, y + 0.14, "largest")
     lines = (

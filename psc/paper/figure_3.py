@@ -1,14 +1,24 @@
-"""Figure 3: the three networks with 3D and with P_2SC_2, as their forward passes run."""
+"""Figure 3: the three networks with 3D and with P_2SC_2, as their forward passes run.
+
+A network is built on the meta device and run once there, so that order, sizes and connections are
+those of its own forward pass.
+"""
 
 from collections.abc import Callable
-from itertools import groupby
+from dataclasses import dataclass
+from itertools import groupby, pairwise
 from typing import Any
 
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
+from psc.accounting.forward import forward
+from psc.block.convolution import Unit
 from psc.networks.build import build_network_on_meta, paper_input_shape
 from psc.networks.resnet import ResidualBlock
 from psc.paper.account import published_form
@@ -24,11 +34,10 @@ from psc.paper.drawing import (
     tint,
     write,
 )
-from psc.paper.figure_1 import stream_colour
+from psc.paper.figure_1 import DrawnBlock, stream_colour, walk_unit
 from psc.paper.published import Network
 from psc.paper.style import PAGE_WIDTH, PURPLE, page_style
-from psc.paper.text import block_label
-from psc.paper.walks import DrawnBlock, DrawnNetwork, DrawnUnit, walk_network
+from psc.paper.text import block_label, percent
 
 BLOCKS = ("3d", "p2sc2")
 
@@ -36,6 +45,86 @@ ROW = 0.115  # inches, of a stream's row of cells; a 3D convolution is two rows 
 MARGIN = 0.08  # inches, left free on both sides of the page
 SKIP: dict[str, Any] = {"color": PURPLE, "linewidth": 0.9}
 LIGHT = 0.35  # share of the colour in cells of 2D and 3D convolutions; 1D ones have all of it
+
+
+INPUT = "input"
+"""What the first unit is fed from."""
+
+
+@dataclass(frozen=True)
+class DrawnUnit:
+    """A unit as a forward pass met it."""
+
+    name: str  # its path in the network
+    entered: tuple[int, ...]  # (N, C, D, H, W) of what entered and of what left
+    left: tuple[int, ...]
+    blocks: tuple[DrawnBlock, ...]  # what it is made of
+    # units whose results reached its input with no other unit in between, in the order of
+    # their calls; ``INPUT`` for the network's own
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DrawnNetwork:
+    """A network as a forward pass found it."""
+
+    network: nn.Module  # itself, for what is no unit
+    input_shape: tuple[int, ...]  # (N, C, D, H, W), and that of the result
+    output_shape: tuple[int, ...]
+    units: tuple[DrawnUnit, ...]  # in the order of their calls
+    # units whose results reach the network's with no other in between
+    output_sources: tuple[str, ...]
+    parameters: int  # all of them
+
+
+def walk_network(network: nn.Module, input_shape: tuple[int, ...]) -> DrawnNetwork:
+    """A network on the meta device, as one forward pass in evaluation mode meets its units."""
+    found: list[DrawnUnit] = []
+
+    def in_order(x: Tensor) -> tuple[str, ...]:
+        return tuple(unit.name for unit in found if unit.name in _origins(x))
+
+    def watch(name: str) -> Any:
+        def record(unit: nn.Module, inputs: tuple[Tensor, ...], result: Any) -> None:
+            x = inputs[0]
+            blocks, sources = walk_unit(unit), in_order(x) or (INPUT,)
+            found.append(DrawnUnit(name, tuple(x.shape), tuple(result.shape), blocks, sources))
+            result.origins = {name}
+
+        return record
+
+    outermost: dict[str, Unit] = {}
+    for name, module in network.named_modules():
+        inner = any(name.startswith(f"{outer}.") for outer in outermost)
+        if isinstance(module, Unit) and not inner:
+            outermost[name] = module
+    hooks = [module.register_forward_hook(watch(name)) for name, module in outermost.items()]
+    try:
+        with torch.no_grad(), _Origins():
+            y = forward(network.eval(), input_shape)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    parameters = sum(p.numel() for p in network.parameters())
+    shape = tuple(y.shape)
+    return DrawnNetwork(network, input_shape, shape, tuple(found), in_order(y), parameters)
+
+
+class _Origins(TorchFunctionMode):
+    """Notes on every tensor which units' results it was computed from."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            known = [_origins(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+            result.origins = set().union(*known)  # type: ignore[attr-defined]
+        return result
+
+
+def _origins(x: Tensor) -> set[str]:
+    return getattr(x, "origins", set())
 
 
 def draw_network(network: Network) -> DrawnNetwork:
@@ -57,39 +146,34 @@ def network_figure() -> Figure:
     figure, axes = page(PAGE_WIDTH, height)
     top = height - 0.06
     for letter, (backbone, title, row, draw) in zip("abc", rows, strict=True):
+        if letter != "a":
+            _rule(axes, top + 0.02)
         full = 0
         for block in BLOCKS:
             walk = draw_network((backbone, block))
-            full = full or walk.parameters
-            _head(axes, top, "" if block != "3d" else f"({letter})", title, block)
-            _count(axes, top, walk.parameters, full)
+            words, style = f"{walk.parameters:,} parameters", {"va": "top", "fontsize": NORMAL}
+            write(axes, 0.34, top, block_label(block), ha="left", weight="bold", **style)
+            if full:
+                words += f" ({percent(100 * (walk.parameters / full - 1), 0)})"
+            else:
+                full = walk.parameters
+                write(axes, 0.34 + 0.25, top, title, ha="left", **style)
+                large = {"ha": "left", "va": "top", "fontsize": LARGE, "weight": "bold"}
+                write(axes, MARGIN, top, f"({letter})", **large)
+            write(axes, PAGE_WIDTH - MARGIN, top, words, ha="right", **style)
             draw(axes, walk, top - 0.2)
             top -= row
-        if letter != "c":
-            y = top + 0.02
-            line(axes, (MARGIN, y), (PAGE_WIDTH - MARGIN, y), color="0.8", linewidth=0.5)
     _draw_key(axes, 0.17)
     return figure
 
 
-def _head(axes: Axes, y: float, letter: str, title: str, block: str) -> None:
-    left = {"ha": "left", "va": "top"}
-    write(axes, MARGIN, y, letter, fontsize=LARGE, weight="bold", **left)
-    write(axes, 0.34, y, block_label(block), fontsize=NORMAL, weight="bold", **left)
-    if letter:
-        write(axes, 0.34 + 0.25, y, title, fontsize=NORMAL, **left)
-
-
-def _count(axes: Axes, y: float, parameters: int, full: int) -> None:
-    words = f"{parameters:,} parameters"
-    if parameters != full:
-        words += f" ({100 * (parameters / full - 1):+.0f} %)".replace("-", "−")
-    write(axes, PAGE_WIDTH - MARGIN, y, words, fontsize=NORMAL, ha="right", va="top")
+def _rule(axes: Axes, y: float) -> None:
+    line(axes, (MARGIN, y), (PAGE_WIDTH - MARGIN, y), color="0.8", linewidth=0.5)
 
 
 def _draw_key(axes: Axes, y: float) -> None:
     """What colours and lines mean, along the lower edge."""
-    line(axes, (MARGIN, y + 0.2), (PAGE_WIDTH - MARGIN, y + 0.2), color="0.8", linewidth=0.5)
+    _rule(axes, y + 0.2)
     x = 0.12
     for colours, share, words, advance in (
         ((FULL_COLOUR,), LIGHT, "3D convolution", 0.98),
@@ -103,14 +187,12 @@ def _draw_key(axes: Axes, y: float) -> None:
             rectangle(axes, x, low, 0.14, height, fill)
         write(axes, x + 0.19, y, words, ha="left", linespacing=1.1)
         x += advance
-    write(
-        axes,
-        x,
-        y,
-        "24 · 128³: channels · voxels;\nin cells: channels that leave;\n÷2, ×2: resolution",
-        ha="left",
-        linespacing=1.1,
+    lines = (
+        "24 · 128³: channels · voxels;",
+        "in cells: channels that leave;",
+        "÷2, ×2: resolution",
     )
+    write(axes, x, y, "\n".join(lines), ha="left", linespacing=1.1)
     x += 1.52
     arrow(axes, (x, y + 0.1), (x + 0.22, y + 0.1), **SKIP)
     write(axes, x + 0.27, y + 0.1, "concatenated (in c at full resolution)", ha="left")
@@ -121,15 +203,15 @@ def _draw_key(axes: Axes, y: float) -> None:
     write(axes, x + 0.57, y - 0.1, "blocks, channels along a stream", ha="left")
 
 
-def _feature(channels: int, size: tuple[int, ...]) -> str:
-    d, h, w = size
+def _feature(shape: tuple[int, ...]) -> str:
+    _, channels, d, h, w = shape
     voxels = f"{d}×{h}×{w}" if h != w else f"{d}×{h}²" if d != h else f"{d}³"
     return f"{channels} · {voxels}"
 
 
 def _step(before: DrawnUnit, after: DrawnUnit) -> str:
     """How the resolution changes between two units: ÷2 or ×2."""
-    left, entered = before.output_size[-1], after.input_size[-1]
+    left, entered = before.left[-1], after.entered[-1]
     return f"÷{left // entered}" if left > entered else f"×{entered // left}"
 
 
@@ -179,8 +261,7 @@ def rectangle(axes: Axes, left: float, low: float, width: float, height: float, 
 
 def draw_unet(axes: Axes, walk: DrawnNetwork, top: float) -> None:
     """A V: each level lower, skip connections across."""
-    units = {unit.name: unit for unit in walk.units}
-    depth = sum(name.startswith("encoder") for name in units) - 1
+    depth = sum(unit.name.startswith("encoder") for unit in walk.units) - 1
     first, last = 0.78, PAGE_WIDTH - 0.78
     pitch, drop = (last - first) / (2 * depth), 0.385
     places: dict[str, tuple[float, float, float]] = {}
@@ -190,39 +271,29 @@ def draw_unet(axes: Axes, walk: DrawnNetwork, top: float) -> None:
         middle, y = first + column * pitch, top - 0.2 - level * drop
         places[unit.name] = (middle - width / 2, middle + width / 2, y)
         _draw_unit(axes, middle - width / 2, y, unit)
-        write(axes, middle, y + 0.18, _feature(unit.out_channels, unit.output_size))
-    for column, (before, after) in enumerate(zip(walk.units[:-1], walk.units[1:], strict=True)):
+        write(axes, middle, y + 0.18, _feature(unit.left))
+    for column, (before, after) in enumerate(pairwise(walk.units)):
         left, right, y = places[before.name]
         next_left, next_right, next_y = places[after.name]
         if column < depth:  # down and to the right
-            x = (left + right) / 2
-            line(axes, (x, y - ROW), (x, next_y))
-            write(axes, x + 0.04, (y - ROW + next_y) / 2, _step(before, after), ha="left")
-            arrow(axes, (x, next_y), (next_left, next_y))
+            x, low, high = (left + right) / 2, next_y, y - ROW
+            line(axes, (x, high), (x, low))
+            arrow(axes, (x, low), (next_left, low))
         else:
-            x = (next_left + next_right) / 2
-            line(axes, (right, y), (x, y))
-            arrow(axes, (x, y), (x, next_y - ROW))
-            write(axes, x + 0.04, (y + next_y - ROW) / 2, _step(before, after), ha="left")
+            x, low, high = (next_left + next_right) / 2, y, next_y - ROW
+            line(axes, (right, low), (x, low))
+            arrow(axes, (x, low), (x, high))
+        write(axes, x + 0.04, (low + high) / 2, _step(before, after), ha="left")
         for source in after.sources:
             if source != before.name:
                 _, source_right, source_y = places[source]
                 arrow(axes, (source_right, source_y), (next_left, source_y), **SKIP)
     left, _, y = places[walk.units[0].name]
-    _, right, end_y = places[walk.units[-1].name]
-    _ends(axes, walk, (left, y), (right, end_y))
-
-
-def _ends(
-    axes: Axes, walk: DrawnNetwork, start: tuple[float, float], end: tuple[float, float]
-) -> None:
-    """What enters a network and what leaves it."""
-    write(
-        axes, start[0] - 0.2, start[1] - 0.09, _feature(walk.input_shape[1], walk.input_shape[2:])
-    )
-    arrow(axes, (start[0] - 0.4, start[1]), start)
-    arrow(axes, end, (end[0] + 0.4, end[1]))
-    write(axes, end[0] + 0.22, end[1] - 0.09, _feature(walk.output_shape[1], walk.output_shape[2:]))
+    _, right, _ = places[walk.units[-1].name]
+    write(axes, left - 0.2, y - 0.09, _feature(walk.input_shape))
+    arrow(axes, (left - 0.4, y), (left, y))
+    arrow(axes, (right, y), (right + 0.4, y))
+    write(axes, right + 0.22, y - 0.09, _feature(walk.output_shape))
 
 
 def draw_resnet(axes: Axes, walk: DrawnNetwork, top: float) -> None:
@@ -251,17 +322,16 @@ def draw_resnet(axes: Axes, walk: DrawnNetwork, top: float) -> None:
             x += box + gap
         x += stage_gap - gap
         middle = (left + x - stage_gap) / 2
-        last = stage[-1]
-        write(axes, middle, y - 0.2, _feature(last.out_channels, last.output_size))
+        write(axes, middle, y - 0.2, _feature(stage[-1].left))
         for i, words in enumerate(_stage_channels(stage)):
             write(axes, middle, y - 0.31 - 0.105 * i, words, color="0.35")
-    end = x - stage_gap
     stem = next(m for m in walk.network.modules() if isinstance(m, nn.Conv3d))
-    _plain(axes, 0.46, y, "×".join(map(str, stem.kernel_size)), 0.36)
-    write(axes, 0.25, y + 0.1, _feature(walk.input_shape[1], walk.input_shape[2:]))
+    rectangle(axes, 0.46, y - ROW, 0.36, 2 * ROW, "white")
+    write(axes, 0.64, y, "×".join(map(str, stem.kernel_size)))
+    write(axes, 0.25, y + 0.1, _feature(walk.input_shape))
     arrow(axes, (0.06, y), (0.46, y))
-    write(axes, 0.64, y - 0.2, _feature(stem.out_channels, walk.units[0].input_size))
-    arrow(axes, (end, y), (PAGE_WIDTH - MARGIN, y))
+    write(axes, 0.64, y - 0.2, _feature(walk.units[0].entered))
+    arrow(axes, (x - stage_gap, y), (PAGE_WIDTH - MARGIN, y))
     write(axes, PAGE_WIDTH - 0.33, y + 0.09, "pool, linear")
     write(axes, PAGE_WIDTH - 0.33, y - 0.09, f"{walk.output_shape[1]} classes")
     line(axes, (0.82, y), (first - stage_gap, y))
@@ -280,32 +350,18 @@ def _shortcut(axes: Axes, left: float, right: float, y: float, projects: bool) -
     top, radius = y + ROW + 0.07, 0.032
     style = SKIP | ({"linestyle": (0, (2, 1))} if projects else {})
     line(axes, (left, y), (left, top), (right, top), (right, y + radius), **style)
-    _addition(axes, right, y, radius)
-
-
-def _addition(axes: Axes, x: float, y: float, radius: float) -> None:
-    mark = Circle((x, y), radius, facecolor="white", edgecolor=PURPLE, linewidth=0.7, zorder=4)
+    mark = Circle((right, y), radius, facecolor="white", edgecolor=PURPLE, linewidth=0.7, zorder=4)
     axes.add_patch(mark)
-    for across, up in ((0.6 * radius, 0.0), (0.0, 0.6 * radius)):
-        line(axes, (x - across, y - up), (x + across, y + up), color="0.2", zorder=5, linewidth=0.6)
-
-
-def _plain(axes: Axes, left: float, middle: float, words: str, width: float) -> None:
-    """A layer that no block replaces."""
-    rectangle(axes, left, middle - ROW, width, 2 * ROW, "white")
-    write(axes, left + width / 2, middle, words)
+    for x, up in ((0.6 * radius, 0.0), (0.0, 0.6 * radius)):
+        ends = (right - x, y - up), (right + x, y + up)
+        line(axes, *ends, color="0.2", zorder=5, linewidth=0.6)
 
 
 def draw_densenet(axes: Axes, walk: DrawnNetwork, top: float) -> None:
     """Dense blocks in a row; everything that the head sees is brought up to a line above."""
     y, above = top - 0.56, top - 0.09
-    groups = [
-        list(group)
-        for _, group in groupby(
-            walk.units,
-            lambda s: s.name.split(".")[1] if s.name.startswith("dense.") else s.name,
-        )
-    ]
+    # dense.2.0.segment is of block 2, stem by itself.
+    groups = [list(some) for _, some in groupby(walk.units, lambda unit: unit.name.split(".")[1:2])]
     inner = 0.07
     widths = [sum(map(_width, group)) + inner * (len(group) - 1) for group in groups]
     first, last = 0.45, PAGE_WIDTH - 0.56
@@ -326,21 +382,18 @@ def draw_densenet(axes: Axes, walk: DrawnNetwork, top: float) -> None:
             end = _draw_unit(axes, x, y, unit)
             centres[unit.name] = (x + end) / 2
             x = end + inner
-        tail = group[-1]
-        channels = tail.out_channels + (tail.in_channels if len(group) > 1 else 0)
-        middle = (left + right) / 2
-        write(axes, middle, y - 0.26, _feature(channels, tail.output_size))
+        middle, (batch, channels, *size) = (left + right) / 2, group[-1].left
+        channels += group[-1].entered[1] if len(group) > 1 else 0
+        write(axes, middle, y - 0.26, _feature((batch, channels, *size)))
         _dense_connections(axes, group, centres, y + ROW)
         if any(unit.name in walk.output_sources for unit in group):
             arrow(axes, (middle, roof), (middle, above - 0.015), **SKIP)
         x += gap - inner
     head = PAGE_WIDTH - 0.5
-    write(axes, 0.24, y + 0.08, _feature(walk.input_shape[1], walk.input_shape[2:]))
+    write(axes, 0.24, y + 0.08, _feature(walk.input_shape))
     line(axes, (first, above), (head, above), linewidth=2.2, color="0.15")
     arrow(axes, (head, above), (PAGE_WIDTH - MARGIN, above))
-    write(
-        axes, PAGE_WIDTH - 0.3, above - 0.09, _feature(walk.output_shape[1], walk.output_shape[2:])
-    )
+    write(axes, PAGE_WIDTH - 0.3, above - 0.09, _feature(walk.output_shape))
 
 
 def _dense_connections(

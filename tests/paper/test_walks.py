@@ -6,9 +6,8 @@ from torch import nn
 
 from psc.block.convolution import ConvolutionOptions
 from psc.block.unit import make_unit
-from psc.paper.figure_1 import BLOCKS, drawn_segment
-from psc.paper.figure_3 import draw_network
-from psc.paper.walks import INPUT, stream_axis, walk_network, walk_unit
+from psc.paper.figure_1 import BLOCKS, drawn_unit, stream_axis, walk_unit
+from psc.paper.figure_3 import INPUT, draw_network, walk_network
 
 # Each stream as its first channels, then (kernel, channels that leave): the U-Net's second level.
 PLANES = {0: (1, 3, 3), 1: (3, 1, 3), 2: (3, 3, 1)}
@@ -32,7 +31,7 @@ LEVEL = {
 
 @pytest.mark.parametrize("mn", [None, *BLOCKS])
 def test_a_block_is_drawn_as_published(mn):
-    walk = walk_unit(drawn_segment(mn, 24, 72))
+    walk = walk_unit(drawn_unit(mn, 24, 72))
     found = [
         [[(c.in_channels, c.out_channels, c.kernel) for c in s] for s in block] for block in walk
     ]
@@ -67,12 +66,12 @@ UNET = {
 def test_the_unet_is_drawn_as_published():
     walk = draw_network(("unet", "p2sc2"))
     found = {
-        s.name: (s.in_channels, [[c.out_channels for c in stream] for stream in s.blocks[0]])
+        s.name: (s.entered[1], [[c.out_channels for c in stream] for stream in s.blocks[0]])
         for s in walk.units
     }
     assert found == {name: (k, [list(widths)] * 2) for name, (k, widths) in UNET.items()}
     assert list(found) == list(UNET)
-    assert [s.output_size[0] for s in walk.units] == [128, 60, 26, 9, 14, 24, 44]
+    assert [s.left[2] for s in walk.units] == [128, 60, 26, 9, 14, 24, 44]
     assert walk.output_shape == (1, 3, 44, 44, 44)
     assert walk.parameters == 15_698_611
 
@@ -99,8 +98,8 @@ def test_resnet_34_and_its_shortcuts():
     assert names == [f"stages.{stage}.{block}.segment" for stage, block in blocks]
     # Identities and projections pass on what all blocks before have added.
     assert [list(s.sources) for s in walk.units[1:]] == [names[:i] for i in range(1, 16)]
-    assert [s.out_channels for s in walk.units] == [64] * 3 + [128] * 4 + [256] * 6 + [512] * 3
-    assert walk.units[-1].output_size == (8, 4, 4)
+    assert [s.left[1] for s in walk.units] == [64] * 3 + [128] * 4 + [256] * 6 + [512] * 3
+    assert walk.units[-1].left[2:] == (8, 4, 4)
     assert walk.output_shape == (1, 101)
     assert walk.parameters == 50_048_535
 
@@ -111,11 +110,11 @@ def test_densenet_layers_see_all_before_them():
     assert names == ["stem", *(f"dense.{i}.{j}.segment" for i in range(4) for j in range(4))]
     assert [list(s.sources) for s in walk.units[1:]] == [names[:i] for i in range(1, 17)]
     assert list(walk.output_sources) == names
-    entering = [s.in_channels for s in walk.units]
+    entering = [s.entered[1] for s in walk.units]
     assert entering == [1, *range(32, 32 + 16 * 16, 16)]
     # With n = 2 a unit stands for two layers.
     pairs = draw_network(("densenet", "p2sc2"))
-    assert [s.in_channels for s in pairs.units] == [1, *range(32, 32 + 16 * 16, 32)]
+    assert [s.entered[1] for s in pairs.units] == [1, *range(32, 32 + 16 * 16, 32)]
     assert pairs.parameters == 1_362_542
 
 
