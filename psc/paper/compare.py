@@ -41,7 +41,6 @@ from psc.paper.groups import (
     group_records,
     of_one_version,
 )
-from psc.paper.joined import joined_bodies
 from psc.paper.measures import AFFINITY, Measures, moments
 from psc.paper.pictures import read_volumes
 from psc.paper.style import (
@@ -367,7 +366,7 @@ def _pictures(
     }
     if all(path.is_file() for paths in bodies.values() for path in paths):
         names.append("joined.md")
-        write_text(markdown_table(joined_bodies(bodies)), into / names[-1])
+        write_text(markdown_table(evidence.joined_bodies(bodies)), into / names[-1])
     return names
 
 

@@ -8,8 +8,15 @@ from itertools import product
 import numpy as np
 import pytest
 
+from psc.em.bodies import body_errors, write_body_errors
 from psc.errors import DataError
-from psc.paper.evidence import contrasts, learning_rates, paired_difference
+from psc.paper.evidence import (
+    contrasts,
+    joined_bodies,
+    joined_pairs,
+    learning_rates,
+    paired_difference,
+)
 from psc.paper.groups import Group, group_records
 from psc.paper.measures import AFFINITY, TISSUE
 from psc.training.records import write_record
@@ -164,3 +171,38 @@ def test_learning_rates_are_compared_by_the_lowest_validation_loss(make_record, 
     shutil.copytree(tmp_path / "3d-0.001", tmp_path / "again")
     with pytest.raises(DataError, match="has another run of this block and rate"):
         learning_rates(tmp_path)
+
+
+TRUTH = np.repeat(np.array([1, 2, 3], dtype=np.uint64), [12, 12, 2])[:, None, None] * np.ones(
+    (1, 10, 10), np.uint64
+)  # 1,200, 1,200 and 200 voxels
+
+
+@pytest.fixture
+def bodies_table(tmp_path):
+    def write(name, segments):
+        relabelled = np.select([body == TRUTH for body in (1, 2, 3)], segments).astype(np.uint64)
+        write_body_errors(tmp_path / name, body_errors(TRUTH, relabelled))
+        return tmp_path / name
+
+    return write
+
+
+def test_a_pair_is_joined_where_a_segment_holds_a_thousand_voxels_of_both(bodies_table):
+    assert joined_pairs(bodies_table("all.csv", [1, 1, 1])) == {(1, 2): 1200}  # 3 is too small
+    assert joined_pairs(bodies_table("none.csv", [1, 2, 3])) == {}
+
+
+def test_networks_are_told_apart_by_the_share_of_their_runs(bodies_table):
+    joins, keeps = bodies_table("joins.csv", [1, 1, 3]), bodies_table("keeps.csv", [1, 2, 3])
+    header, row = joined_bodies({"3d": [joins, keeps], "p2sc2": [keeps]})
+    assert header[2:] == ("3d joins them", "p2sc2 joins them")
+    assert row == ("1, 2", "1,200", "1 of 2", "0 of 1")
+    assert joined_bodies({"3d": [joins], "p2sc2": [joins]})[1:] == []  # all alike
+
+
+def test_another_file_is_refused_by_name(tmp_path):
+    for text in ("a,b\n1,2\n", "kind,largest_pieces\nmerge\n"):
+        (tmp_path / "other.csv").write_text(text)
+        with pytest.raises(DataError, match=r"other\.csv is no table of bodies"):
+            joined_pairs(tmp_path / "other.csv")
