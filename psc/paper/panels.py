@@ -121,20 +121,19 @@ def _attribution(run: Run) -> str:
     return ", ".join(sorted({PUBLISHABLE[file["sha256"]] for file in run.record.data["files"]}))
 
 
-def _worst(picked: Sequence[tuple[float, Picture]], runs: Sequence[Run]) -> Picture:
-    if not picked:
-        raise DataError(f"{runs[0].record.run} has no test volumes")
-    return max(picked, key=lambda pair: pair[0])[1]
-
-
-def _provenance(
+def _picked(
     runs: Sequence[Run],
     attribution: str,
+    raw: npt.NDArray[np.uint8],
+    labels: Sequence[_Labels],
+    apart: npt.NDArray[np.float32],
     scores: Callable[[Run], Mapping[str, float]],
     **own: Any,
-) -> dict[str, Any]:
+) -> Picture:
+    """A slice and where it comes from; ``labels``: the truth, then each run's."""
     record = runs[0].record
-    return {
+    truth, *predictions = map(smallest, labels)
+    about = {
         "application": "affinity" if own["unit"] == "nm" else "tissue",
         "dataset": record.config["dataset"]["name"],
         "kind": record.data["kind"],
@@ -142,6 +141,8 @@ def _provenance(
         **own,
         "runs": [run_entry(run, scores(run)) for run in runs],
     }
+    named = {run.label: found for run, found in zip(runs, predictions, strict=True)}
+    return Picture(raw, truth, named, apart.astype(np.float16), about)
 
 
 def _draw(
@@ -209,7 +210,7 @@ def _circle_differences(
 
 # Figure 6: raw, ground truth and the segmentations of two networks, of one EM section.
 
-_VOLUMES = "evaluation"
+_EVALUATION = "evaluation"
 _PICTURED = (output.RAW, output.TRUTH, output.SEGMENTATION)
 
 
@@ -219,8 +220,23 @@ def pick_em(runs: Sequence[Run], attribution: str) -> Picture:
     The difference is that of every run from the first, where the truth is known. Bodies get the
     numbers of the true bodies that they cover most of in the volume.
     """
-    names = _volume_names(runs)
-    return _worst([_pick_of_volume(runs, name, attribution) for name in names], runs)
+    volumes = [sorted(path.name for path in _places(run, "test-*.h5")) for run in runs]
+    if any(names != volumes[0] for names in volumes):
+        names = {run.label: names for run, names in zip(runs, volumes, strict=True)}
+        raise DataError(f"the runs have different test volumes: {names}; evaluate them alike")
+    picked = [_pick_of_volume(runs, name, attribution) for name in volumes[0]]
+    return max(picked, key=lambda pair: pair[0])[1]
+
+
+def _places(run: Run, pattern: str) -> list[Path]:
+    """Files that the evaluation of a run has left, at least one."""
+    found = list((run.folder / _EVALUATION).glob(pattern))
+    if not found:
+        raise DataError(
+            f"{run.folder / _EVALUATION} holds no {pattern}, only the record is there; evaluate.py "
+            "writes it again from the run's checkpoint"
+        )
+    return found
 
 
 @page_style()
@@ -248,61 +264,35 @@ def em_figure(picture: Picture, *, regions: int = 3) -> Figure:
     return figure
 
 
-def _volume_names(runs: Sequence[Run]) -> list[str]:
-    names: dict[str, list[str]] = {
-        run.label: sorted(path.name for path in (run.folder / _VOLUMES).glob("test-*.h5"))
-        for run in runs
-    }
-    for run in runs:
-        if not names[run.label]:
-            raise DataError(
-                f"{run.folder / _VOLUMES} holds no test-*.h5, only the record is there; evaluate.py"
-                " writes the volumes again from the run's checkpoint"
-            )
-    first, *others = names.values()
-    if any(other != first for other in others):
-        raise DataError(f"the runs have different test volumes: {names}; evaluate them alike")
-    return first
-
-
 def _pick_of_volume(runs: Sequence[Run], name: str, attribution: str) -> tuple[float, Picture]:
-    volumes, attributes = read_volumes(runs[0].folder / _VOLUMES / name, *_PICTURED)
+    volumes, attributes = read_volumes(runs[0].folder / _EVALUATION / name, *_PICTURED)
     raw, truth, first = (volumes[key] for key in _PICTURED)
-    predictions = {runs[0].label: first}
+    predictions = [first]
     for run in runs[1:]:
-        path = run.folder / _VOLUMES / name
+        path = run.folder / _EVALUATION / name
         other, _ = read_volumes(path, *_PICTURED)
         if not all(np.array_equal(volumes[key], other[key]) for key in (output.RAW, output.TRUTH)):
             raise DataError(
                 f"{path} is not of the volume of {runs[0].record.run}; evaluate both on the same"
             )
-        predictions[run.label] = other[output.SEGMENTATION]
+        predictions.append(other[output.SEGMENTATION])
     # All of a first segmentation is known to itself, so 0 is a segment like any other.
     known = truth != 0
     apart = np.zeros(truth.shape, dtype=np.float32)
-    for labels in list(predictions.values())[1:]:
+    for labels in predictions[1:]:
         apart += disagreement(first.astype(np.uint64) + np.uint64(1), labels).total * known
     z = worst_slice(apart)
-    matched = [truth[z], *(match_labels(truth, labels)[z] for labels in predictions.values())]
+    matched = [truth[z], *(match_labels(truth, labels)[z] for labels in predictions)]
     dense, _ = relabel_consecutive(np.stack(matched).astype(np.uint64))
-    numbered = smallest(dense)
     size, offset = (attributes.get(key) for key in ("resolution", "offset_voxels"))
     in_file = None if offset is None else z + int(offset[0])
-    about = _provenance(
-        runs,
-        attribution,
+    picture = _picked(
+        *(runs, attribution, _as_bytes(raw[z]), list(dense), apart[z]),
         lambda run: {key: run.record.metrics["test"][key] for key in ("split", "merge")},
         files=runs[0].record.data["files"],
         slice={"volume": name, "axis": "z", "index": z, "in_file": in_file},
         pixel_size=None if size is None else [float(size[1]), float(size[2])],
         unit="nm",
-    )
-    picture = Picture(
-        _as_bytes(raw[z]),
-        numbered[0],
-        dict(zip(predictions, numbered[1:], strict=True)),
-        apart[z].astype(np.float16),
-        about,
     )
     return float(apart[z].sum(dtype=np.float64)), picture
 
@@ -329,8 +319,8 @@ def pick_tissues(runs: Sequence[Run], attribution: str) -> Picture:
 
     The data must still be where the runs found them.
     """
-    subjects = _test_subjects(runs[0])
-    return _worst([_pick_of_subject(runs, subject, attribution) for subject in subjects], runs)
+    picked = [_pick_of_subject(runs, one, attribution) for one in _test_subjects(runs[0])]
+    return max(picked, key=lambda pair: pair[0])[1]
 
 
 @page_style()
@@ -391,13 +381,10 @@ def _pick_of_subject(
 ) -> tuple[float, Picture]:
     truth = subject.native_labels
     assert truth is not None  # read_subject refuses subjects without
-    predictions = {run.label: _prediction(run, subject) for run in runs}
-    first, *others = predictions.values()
-    apart = np.zeros(truth.shape, dtype=np.float32)
-    for labels in others:
-        apart += first != labels
+    first, *others = predictions = [_prediction(run, subject) for run in runs]
+    apart = np.sum([first != labels for labels in others], axis=0, dtype=np.float32)
     z = worst_slice(np.moveaxis(apart, _AXIAL, 0))
-    labelled = np.logical_or.reduce([v[..., z] != 0 for v in (truth, *predictions.values())])
+    labelled = np.logical_or.reduce([v[..., z] != 0 for v in (truth, *predictions)])
     box = bounding_box(labelled, _AROUND_BRAIN) or (slice(None), slice(None))
 
     def section(volume: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -409,34 +396,21 @@ def _pick_of_subject(
         return {f"dice_{tissue}": scores[f"dice_{tissue}"] for tissue in TISSUES}
 
     size, volume = subject.native.voxel_size, subject.native.data
-    about = _provenance(
-        runs,
-        attribution,
-        dice,
+    # The brain's intensities but for half a per cent at the bright end.
+    brightest = float(np.percentile(volume[volume != 0], 99.5)) or 1.0
+    t1 = np.rint(255 * np.clip(section(volume) / brightest, 0, 1)).astype(np.uint8)
+    picture = _picked(
+        *(runs, attribution, t1, [*map(section, (truth, *predictions))], section(apart), dice),
         files=[dict(file) for file in subject.files],
         slice={"volume": subject.name, "axis": "superior", "index": z},
         pixel_size=[size[1], size[0]],
         unit="mm",
     )
-    # The brain's intensities but for half a per cent at the bright end.
-    brightest = float(np.percentile(volume[volume != 0], 99.5)) or 1.0
-    picture = Picture(
-        np.rint(255 * np.clip(section(volume) / brightest, 0, 1)).astype(np.uint8),
-        smallest(section(truth)),
-        {label: smallest(section(labels)) for label, labels in predictions.items()},
-        section(apart).astype(np.float16),
-        about,
-    )
     return float(apart[..., z].sum(dtype=np.float64)), picture
 
 
 def _prediction(run: Run, subject: Subject) -> _Labels:
-    path = run.folder / "evaluation" / f"{subject.name}_tissues.nii.gz"
-    if not path.is_file():
-        raise DataError(
-            f"{path} is missing, only the record is there; evaluate.py writes the labels again from"
-            " the run's checkpoint"
-        )
+    (path,) = _places(run, f"{subject.name}_tissues.nii.gz")
     volume = read_nifti(path)
     check_same_space(subject.native, volume)
     return volume.data
@@ -449,40 +423,24 @@ def _outline(panel: Axes, labels: _Labels) -> None:
     fill[labels == GM] = (*tissue_colour("gm"), _FILL)
     panel.imshow(fill, interpolation="nearest", aspect="auto")
     for tissue, value in TISSUES.items():
-        for edge in _edges(labels == value):
-            panel.plot(*edge, color=tissue_colour(tissue), linewidth=0.8)
-
-
-def _edges(mask: npt.NDArray[np.bool_]) -> list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
-    """Borders of a mask, between its pixels, as x and y: those along rows, those along columns."""
-    lines = []
-    padded = np.pad(mask, 1).astype(np.int8)
-    for axis in range(2):
-        before, after = np.nonzero(np.diff(padded, axis=axis))
-        along, across = (before, after) if axis == 0 else (after, before)
-        # NaN lifts the pen between pieces of one pixel's length.
-        straight = np.stack([along - 0.5, along - 0.5, np.full(along.size, np.nan)], axis=1)
-        moving = np.stack([across - 1.5, across - 0.5, np.full(across.size, np.nan)], axis=1)
-        x, y = (moving, straight) if axis == 0 else (straight, moving)
-        lines.append((x.ravel(), y.ravel()))
-    return lines
+        if (mask := labels == value).any():
+            panel.contour(mask, [0.5], colors=[tissue_colour(tissue)], linewidths=0.8)
 
 
 def _add_legend(panel: Axes) -> None:
-    handles: list[Patch | Line2D] = [
-        Line2D([], [], color=tissue_colour(tissue), linewidth=1.5, label=tissue.upper())
-        for tissue in TISSUES
-    ]
-    grey_matter = tissue_colour("gm")
-    handles[1] = Patch(facecolor=(*grey_matter, _FILL), edgecolor=grey_matter, label="GM")
+    """Above a panel."""
+    lines = {name: {"color": tissue_colour(name), "label": name.upper()} for name in TISSUES}
+    handles: dict[str, Patch | Line2D] = {
+        name: Line2D([], [], linewidth=1.5, **style) for name, style in lines.items()
+    }
+    edge = tissue_colour("gm")
+    handles["gm"] = Patch(facecolor=(*edge, _FILL), edgecolor=edge, label="GM")
+    close = {"borderaxespad": 0.1, "borderpad": 0, "handlelength": 1.0, "handletextpad": 0.3}
     panel.legend(
-        handles=handles,
+        handles=[*handles.values()],
         loc="lower left",
         bbox_to_anchor=(0.0, 1.0),
         ncols=len(handles),
-        borderaxespad=0.1,
-        borderpad=0,
-        handlelength=1.0,
-        handletextpad=0.3,
         columnspacing=0.7,
+        **close,
     )

@@ -12,7 +12,6 @@ from psc.mri.finding import find_subjects
 from psc.mri.nifti import write_nifti
 from psc.paper.panels import (
     PUBLISHABLE,
-    _edges,
     draw_runs,
     em_figure,
     keep_picture,
@@ -217,20 +216,6 @@ def test_lost_labels_and_changed_data_are_named(cohort):
     tiny_brains.write_subject(folder / "brains", 4, scale=2.0)
     with pytest.raises(DataError, match="is not the file"):
         pick_tissues(read_runs(runs)[0], "")
-
-
-def test_outlines_run_between_pixels():
-    mask = np.zeros((4, 5), dtype=bool)
-    mask[1:3, 2] = True  # rows 1 and 2 of column 2: 0.5 to 2.5 down, 1.5 to 2.5 across
-    pieces = set()
-    for x, y in _edges(mask):
-        for i in range(0, x.size, 3):
-            assert np.isnan(x[i + 2]) or np.isnan(y[i + 2])
-            pieces.add((*x[i : i + 2].tolist(), *y[i : i + 2].tolist()))
-    assert pieces == {
-        (1.5, 2.5, 0.5, 0.5), (1.5, 2.5, 2.5, 2.5),
-        (1.5, 1.5, 0.5, 1.5), (1.5, 1.5, 1.5, 2.5), (2.5, 2.5, 0.5, 1.5), (2.5, 2.5, 1.5, 2.5),
-    }  # fmt: skip
 
 
 def write_runs(folder, **data):
