@@ -382,7 +382,9 @@ def _pick_of_subject(
     truth = subject.native_labels
     assert truth is not None  # read_subject refuses subjects without
     first, *others = predictions = [_prediction(run, subject) for run in runs]
-    apart = np.sum([first != labels for labels in others], axis=0, dtype=np.float32)
+    apart = np.zeros(truth.shape, dtype=np.float32)
+    for labels in others:
+        apart += first != labels
     z = worst_slice(np.moveaxis(apart, _AXIAL, 0))
     labelled = np.logical_or.reduce([v[..., z] != 0 for v in (truth, *predictions)])
     box = bounding_box(labelled, _AROUND_BRAIN) or (slice(None), slice(None))
@@ -429,18 +431,20 @@ def _outline(panel: Axes, labels: _Labels) -> None:
 
 def _add_legend(panel: Axes) -> None:
     """Above a panel."""
-    lines = {name: {"color": tissue_colour(name), "label": name.upper()} for name in TISSUES}
     handles: dict[str, Patch | Line2D] = {
-        name: Line2D([], [], linewidth=1.5, **style) for name, style in lines.items()
+        name: Line2D([], [], color=tissue_colour(name), linewidth=1.5, label=name.upper())
+        for name in TISSUES
     }
     edge = tissue_colour("gm")
     handles["gm"] = Patch(facecolor=(*edge, _FILL), edgecolor=edge, label="GM")
-    close = {"borderaxespad": 0.1, "borderpad": 0, "handlelength": 1.0, "handletextpad": 0.3}
     panel.legend(
         handles=[*handles.values()],
         loc="lower left",
         bbox_to_anchor=(0.0, 1.0),
         ncols=len(handles),
+        borderaxespad=0.1,
+        borderpad=0,
+        handlelength=1.0,
+        handletextpad=0.3,
         columnspacing=0.7,
-        **close,
     )
