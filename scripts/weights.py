@@ -36,9 +36,6 @@ DATA = {"fibsem_sample": ("fib25", "fibsem")}
 """Data set → the beginning of a name, and its entry in data/sources.yaml. CC BY only."""
 
 ATTRIBUTION = "FIB-25, Janelia FlyEM (janelia-flyem/neuroproof_examples), CC BY"
-OFFSETS = [[-1, 0, 0], [0, -1, 0], [0, 0, -1]]
-"""Affinity i at voxel v joins v with v + OFFSETS[i], (z, y, x)."""
-
 LARGEST = 4_000_000  # bytes
 
 CARD = """# {name}
@@ -61,7 +58,7 @@ python scripts/segment.py weights={name} input=em.h5 output=neurons
 | training | {iterations:,} iterations of {batch_size} patches, Adam at {rate:g}, {precision}, seed {seed}, commit `{commit}`{dirty} |
 | weights | those of the lowest validation loss, after {best:,} iterations |
 | input | one channel, voxels of {voxel_size} nm (z, y, x), {grey_type} whose {grey_range} become 0 and 1 |
-| output | logits of three affinities: with the neighbour before along z, y, x |
+| output | logits of {channels} |
 | arguments | {arguments} |
 | threshold | {threshold:g} of the agglomeration, chosen on {validation} |
 | score on the held-out {test} | VI {total:.3f} bits (split {split:.3f}, merge {merge:.3f}), adapted Rand error {adapted_rand_error:.3f} |
@@ -109,6 +106,10 @@ def make(run: Path, folder: Path) -> Path:
     card |= {"voxel_size": " × ".join(f"{s:g}" for s in json.loads(told["voxel_size"]))}
     low, high = json.loads(told["grey_range"])
     card |= {"grey_type": told["grey_type"], "grey_range": f"[{low:g}, {high:g}]"}
+    offsets = json.loads(told["offsets"])
+    card["channels"] = "three affinities: with the neighbour before along z, y, x"
+    if offsets[3:]:
+        card["channels"] = f"affinities with the voxels at offsets (z, y, x) {offsets}"
     card["sha256"] = sha256_of(file)
     with replacing(file.with_suffix(".md")) as unfinished:
         unfinished.write_text(CARD.format(**card), encoding="utf-8")
@@ -153,7 +154,7 @@ def _told(
         "config": {**record.config, "output_directory": "runs", "initial_weights": None},
         "grey_range": grey_range,
         "voxel_size": list(voxel_size),
-        "offsets": OFFSETS,
+        "offsets": getattr(checkpoint.config.recipe, "offsets", None),  # affinity i: v, v + o_i
         "scores": record.metrics["test"],
         "data": record.data,
     }

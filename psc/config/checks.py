@@ -61,9 +61,13 @@ def _check_affinities(config: TrainConfig, backbone: UNetConfig, network: nn.Mod
         raise _other_data(config, "predicts affinities", "fibsem", "own_em")
     if not isinstance(config.recipe, AffinityRecipeConfig):
         raise _other_recipe(config)
-    for key, needed in (("in_channels", 1), ("out_channels", 3)):
+    offsets = config.recipe.offsets
+    for key, needed in (("in_channels", 1), ("out_channels", len(offsets))):
         if getattr(backbone, key) != needed:
-            raise ConfigError(f"backbone.{key}={getattr(backbone, key)}: affinities take {needed}")
+            raise ConfigError(
+                f"backbone.{key}={getattr(backbone, key)}: affinities of grey values with"
+                f" recipe.offsets={offsets} take {needed}"
+            )
     assert isinstance(network, VolumeNetwork)
     config.recipe.sample_shape(network)
     tile = config.segmentation.tile_input
@@ -87,7 +91,7 @@ def _check_video(config: TrainConfig, backbone: ResNetConfig) -> None:
     if backbone.classes != classes or backbone.in_channels != 3:
         raise ConfigError(
             f"backbone.classes={backbone.classes}, in_channels={backbone.in_channels}: "
-            f"dataset={dataset.name} has {classes} classes and 3 colours"
+            f"dataset={dataset.name} has {classes} classes and 3 colours (classes=null counts them)"
         )
     if recipe.batch_size == 1 and recipe.frames <= 8 and recipe.size <= 16:
         raise ConfigError(

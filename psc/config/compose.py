@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from psc.config import choices, schema
 from psc.config.overrides import as_hydra_reads
 from psc.config.schema import DenseNetConfig, ResNetConfig, TrainConfig, UNetConfig
+from psc.em.affinities import NEAREST
 from psc.em.settings import AffinityRecipeConfig, FibsemConfig
 from psc.errors import CheckpointError, ConfigError
 from psc.files import PROJECT
@@ -77,16 +78,22 @@ def to_typed(config: DictConfig) -> TrainConfig:
     """The dataclass of a composed configuration, checked as a whole."""
     typed = typed_node(config)
     assert isinstance(typed, TrainConfig)
-    backbone, outputs = typed.backbone, typed.dataset.outputs()
-    count = getattr(typed.dataset, "classes", None) if outputs is None else len(outputs)
-    if isinstance(backbone, DenseNetConfig | ResNetConfig) and count is not None:
-        unsaid = backbone.classes == type(backbone).classes
-        backbone.classes = count if unsaid else backbone.classes
+    _count_outputs(typed)
     # Not above: it builds networks, and a wrong key is to be refused before torch is loaded.
     from psc.config.checks import check_train
 
     check_train(typed)
     return typed
+
+
+def _count_outputs(config: TrainConfig) -> None:
+    """What the network must tell apart, where nothing says how much that is."""
+    backbone, outputs = config.backbone, config.dataset.outputs()
+    if isinstance(backbone, UNetConfig) and backbone.out_channels is None:
+        backbone.out_channels = len(getattr(config.recipe, "offsets", NEAREST))
+    elif isinstance(backbone, DenseNetConfig | ResNetConfig) and backbone.classes is None:
+        count = getattr(config.dataset, "classes", None) if outputs is None else len(outputs)
+        backbone.classes = count
 
 
 def typed_node(node: Container, key: str = "") -> Any:
@@ -130,4 +137,5 @@ def from_plain(plain: Mapping[str, Any], path: Path) -> TrainConfig:
             f"{path} was written by another version of this code: {error}"
         ) from error
     assert isinstance(config, TrainConfig)
+    _count_outputs(config)
     return config

@@ -35,14 +35,16 @@ class UNetConfig(BackboneConfig):
 
     name: str = "unet"  # which one; chosen by backbone=…
     in_channels: int = 1
-    out_channels: int = 3
+    out_channels: int | None = None
+    """Of the result; null: one for each of recipe.offsets, 3 as published."""
     base_width: int = 24
     growth: int = 3
     depth: int = 3
     padding: str = "valid"
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "in_channels", "out_channels", "base_width", "growth", "depth")
+        outputs = () if self.out_channels is None else ("out_channels",)
+        at_least(self, 1, "in_channels", *outputs, "base_width", "growth", "depth")
         require(self, "padding", ("valid", "same"))
 
 
@@ -52,7 +54,8 @@ class ResNetConfig(BackboneConfig):
 
     name: str = "resnet34"  # which one; chosen by backbone=…
     in_channels: int = 3
-    classes: int = 101
+    classes: int | None = None
+    """Of the result; null: those of the data set, 101 as published where there is none."""
     layers: int = 34
     base_width: int = 64
     stem: str = "conv3d"
@@ -72,7 +75,8 @@ class DenseNetConfig(BackboneConfig):
 
     name: str = "densenet"  # which one; chosen by backbone=…
     in_channels: int = 1
-    classes: int = 4
+    classes: int | None = None
+    """Of the result; null: those of the data set, 4 as published where there is none."""
     initial_channels: int = 32
     growth: int = 16
     layers_per_block: int = 4

@@ -1,15 +1,21 @@
 """Affinities: what the network is trained to say, and what it must beat.
 
 Channel a of an affinity volume says at voxel v whether v and its predecessor v - e_a along axis a
-belong to the same object; axes in the order z, y, x. This is also waterz's convention.
+belong to the same object; axes in the order z, y, x. This is also waterz's convention. Channels of
+other offsets o, which say the same of v and v + o, may follow: harder questions whose answers train
+the network (Lee et al., arXiv 1706.00120), and that segmentation does not ask.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from psc.errors import ConfigError, DataError
+
+NEAREST = ((-1, 0, 0), (0, -1, 0), (0, 0, -1))
+"""Offsets (z, y, x) of the three predecessors: what is segmented by."""
 
 _Slices = tuple[slice, ...]
 # Grey values below the first and above the last are artefacts as often as they are tissue.
@@ -21,6 +27,7 @@ def affinities_from_labels(
     labels: npt.NDArray[np.integer[Any]],
     *,
     zero_label: Literal["ignore", "boundary"] = "ignore",
+    offsets: Sequence[Sequence[int]] = NEAREST,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
     """True affinities of a label volume, and where they are known.
 
@@ -28,11 +35,12 @@ def affinities_from_labels(
         labels: integer array (D, H, W), 0 = background or unknown.
         zero_label: what label 0 means. With ``"ignore"`` nothing is known about a pair that
             contains a 0; with ``"boundary"`` 0 is membrane, and such a pair has affinity 0.
+        offsets: of each channel, from a voxel to its partner (z, y, x).
 
     Returns:
-        affinities: uint8 (3, D, H, W), 1 where both voxels have the same non-zero label, else 0.
-        mask: bool (3, D, H, W), False where the affinity is unknown: where the predecessor is
-            outside the array, and as ``zero_label`` says.
+        affinities: uint8 (C, D, H, W), 1 where both voxels have the same non-zero label, else 0.
+        mask: bool (C, D, H, W), False where the affinity is unknown: where the partner is outside
+            the array, and as ``zero_label`` says.
     """
     labels = np.asarray(labels)
     if labels.ndim != 3 or labels.dtype.kind not in "iu":
@@ -42,13 +50,13 @@ def affinities_from_labels(
         )
     if zero_label not in ("ignore", "boundary"):
         raise ConfigError(f"zero_label must be 'ignore' or 'boundary', found {zero_label!r}")
-    affinities = np.zeros((3, *labels.shape), dtype=np.uint8)
-    mask = np.zeros((3, *labels.shape), dtype=np.bool_)
+    affinities = np.zeros((len(offsets), *labels.shape), dtype=np.uint8)
+    mask = np.zeros(affinities.shape, dtype=np.bool_)
     known = labels != 0
-    for axis in range(3):
-        here, before = neighbours(axis)
-        affinities[axis][here] = (labels[here] == labels[before]) & known[here]
-        mask[axis][here] = True if zero_label == "boundary" else known[here] & known[before]
+    for channel, offset in enumerate(offsets):
+        here, there = pairs(offset)
+        affinities[channel][here] = (labels[here] == labels[there]) & known[here]
+        mask[channel][here] = True if zero_label == "boundary" else known[here] & known[there]
     return affinities, mask
 
 
@@ -100,8 +108,13 @@ def checked_affinities(affinities: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 
 def neighbours(axis: int) -> tuple[_Slices, _Slices]:
     """Slices of (D, H, W): all voxels that have a predecessor along an axis; these predecessors."""
-    here = [slice(None)] * 3
-    before = [slice(None)] * 3
-    here[axis] = slice(1, None)
-    before[axis] = slice(None, -1)
-    return tuple(here), tuple(before)
+    return pairs(NEAREST[axis])
+
+
+def pairs(offset: Sequence[int]) -> tuple[_Slices, _Slices]:
+    """Slices of (D, H, W): all voxels that have a partner at an offset; these partners."""
+    here, there = (
+        tuple(slice(max(0, -o) or None, min(0, -o) or None) for o in sign)
+        for sign in (offset, [-o for o in offset])
+    )
+    return here, there

@@ -55,6 +55,7 @@ class AffinityApplication(Application):
             "zero_label": self._dataset.zero_label,
             "boundary_thickness": self._dataset.boundary_thickness,
             "intensity_range": self._dataset.intensity_range,
+            "offsets": self._recipe.offsets,
         }
         train = AffinityPatches(
             self._splits.train,

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from psc.em.affinities import affinities_from_labels, neighbours
+from psc.em.affinities import NEAREST, affinities_from_labels, pairs
 from psc.em.augmentation import Augmentation, Geometry, thicken_boundaries
 from psc.em.data import Region
 from psc.em.labels import relabel_consecutive
@@ -60,6 +60,13 @@ class AffinityPatches(RandomPatches):
             _check_axes(augmentation, self.cutter, regions)
             reach = augmentation.deformation.reach(self.cutter.input_size)
         self._slabs = [Slab(region, self.cutter.intensity_range) for region in regions]
+        largest = np.max([slab.shape for slab in self._slabs], axis=0)
+        for offset in self.cutter.offsets:
+            if (np.abs(offset) >= largest).any():
+                raise ConfigError(
+                    f"recipe.offsets: {list(offset)} is longer than any slab (z, y, x"
+                    f" {largest.tolist()}), so that nothing would teach its affinity; shorten it"
+                )
         self._starts = [_start_ranges(slab, self.cutter, reach) for slab in self._slabs]
         counts = [int(np.prod([len(axis) for axis in starts])) for starts in self._starts]
         self._cumulative, self._augmentation = np.cumsum(counts), augmentation
@@ -189,6 +196,7 @@ class PatchCutter:
     """Label 0 is unknown and masked out, or it is cell boundary: affinities 0, which count."""
     boundary_thickness: int = 0  # steps from a change of label that become boundary (label 0)
     intensity_range: tuple[float, float] | None = None  # as for scale_intensity
+    offsets: Sequence[Sequence[int]] = NEAREST  # of the affinities, channel by channel
 
     def __post_init__(self) -> None:
         for name in ("input_size", "output_size"):
@@ -205,6 +213,11 @@ class PatchCutter:
         """Context on each side of the output box, in voxels."""
         return size3(n // 2 for n in _plus(self.input_size, self.output_size, -1))
 
+    @property
+    def ring(self) -> int:
+        """Labels needed on every side of the output box: reflections and swaps exchange sides."""
+        return max(abs(o) for offset in self.offsets for o in offset)
+
     def cut(
         self,
         slab: Slab,
@@ -218,8 +231,8 @@ class PatchCutter:
         stick out.
 
         Returns:
-            ``raw`` float32 (1, D, H, W); ``affinities`` float32 (3, d, h, w); ``mask`` bool
-            (3, d, h, w), True where the affinity is known; ``labels`` int32 (d, h, w), the ids
+            ``raw`` float32 (1, D, H, W); ``affinities`` float32 (C, d, h, w); ``mask`` bool
+            (C, d, h, w), True where the affinity is known; ``labels`` int32 (d, h, w), the ids
             behind the affinities (for MALIS), 0 where unknown or boundary.
         """
         if augmentation is None or rng is None:
@@ -228,11 +241,13 @@ class PatchCutter:
             raw, labels = self._read_augmented(slab, start, augmentation, rng)
         known = labels != _UNKNOWN
         labels = np.maximum(labels, 0)
-        affinities, mask = affinities_from_labels(labels, zero_label=self.zero_label)
-        for axis in range(3) if not known.all() else ():
-            here, before = neighbours(axis)
-            mask[axis][here] &= known[here] & known[before]
-        inner = (slice(1, -1),) * 3
+        affinities, mask = affinities_from_labels(
+            labels, zero_label=self.zero_label, offsets=self.offsets
+        )
+        for channel, offset in enumerate(self.offsets if not known.all() else ()):
+            here, there = pairs(offset)
+            mask[channel][here] &= known[here] & known[there]
+        inner = (slice(self.ring, -self.ring),) * 3
         mask = np.ascontiguousarray(mask[:, *inner])
         return {
             "raw": torch.from_numpy(raw[np.newaxis]),
@@ -249,7 +264,8 @@ class PatchCutter:
         of_deformation, of_defects = rng.spawn(2)
         geometry = augmentation.draw_geometry(rng)
         if augmentation.deformation.active:
-            sources = augmentation.deformation.draw(_ringed(self.input_size), of_deformation)
+            window = _ringed(self.input_size, self._beyond)
+            sources = augmentation.deformation.draw(window, of_deformation)
             raw, labels = self._read_deformed(slab, start, sources)
             raw, labels = np.ascontiguousarray(geometry(raw)), geometry(labels)
         else:
@@ -262,39 +278,42 @@ class PatchCutter:
         return raw, labels
 
     def _read(self, slab: Slab, start: Size3, geometry: Geometry) -> _Pair:
-        """Raw of the input window, scaled, and labels of the output box with its ring.
-
-        One voxel on every side, though predecessors lie on one side only: reflection swaps sides.
-        """
+        """Raw of the input window, scaled, and labels of the output box with its ring."""
         window = slab.read_raw(_plus(start, self.margin, -1), self.input_size)
         # Bring bytes into order before they become four times as many.
         raw = scale_intensity(np.ascontiguousarray(geometry(window)), self.intensity_range)
-        ring, size = _plus(start, (-1, -1, -1)), _ringed(self.output_size)
+        ring, size = _plus(start, (-self.ring,) * 3), _ringed(self.output_size, self.ring)
         return raw, geometry(slab.read_labels(ring, size, self.boundary_thickness))
 
     def _read_deformed(self, slab: Slab, start: Size3, sources: Sources) -> _Pair:
-        """As ``_read``, from the sources of the input window with a ring of one voxel.
+        """As ``_read``, from the sources of the input window and of ``_beyond`` around it.
 
         Every value is read from the volume, wherever a source lies; raw is interpolated, labels
         are the nearest voxel's.
         """
-        first = size3(s - m - 1 for s, m in zip(start, self.margin, strict=True))
-        inner = sources[:, 1:-1, 1:-1, 1:-1]
+        beyond, ring = self._beyond, self.ring
+        first = size3(s - m - beyond for s, m in zip(start, self.margin, strict=True))
+        inner = sources[:, beyond:-beyond, beyond:-beyond, beyond:-beyond]
         origin, size = source_box(inner)
         box = scale_intensity(slab.read_raw(_plus(first, origin), size), self.intensity_range)
         raw = sample_linear(box, inner, origin)
-        ring = sources[
-            :, *(slice(m, m + n + 2) for m, n in zip(self.margin, self.output_size, strict=True))
-        ]
-        origin, size = source_box(ring)
+        ends = zip(self.margin, self.output_size, strict=True)
+        places = (slice(beyond + m - ring, beyond + m + n + ring) for m, n in ends)
+        ringed = sources[:, *places]
+        origin, size = source_box(ringed)
         labels = slab.read_labels(_plus(first, origin), size, self.boundary_thickness)
-        return raw, sample_nearest(labels, ring, origin)
+        return raw, sample_nearest(labels, ringed, origin)
+
+    @property
+    def _beyond(self) -> int:
+        """Voxels around the input window that a deformation must place, too, for the ring."""
+        return max(1, self.ring - min(self.margin))
 
 
 def _plus(one: Iterable[int], other: Iterable[int], sign: int = 1) -> Size3:
     return size3(a + sign * b for a, b in zip(one, other, strict=True))
 
 
-def _ringed(size: Size3) -> Size3:
-    """With one voxel more on every side."""
-    return size3(n + 2 for n in size)
+def _ringed(size: Size3, ring: int) -> Size3:
+    """With so many voxels more on every side."""
+    return size3(n + 2 * ring for n in size)

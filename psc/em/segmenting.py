@@ -20,8 +20,9 @@ from psc.blockwise.pipeline import (
     NetworkAffinities,
     segment_blockwise,
 )
-from psc.config.schema import DenseNetConfig, SegmentConfig, TrainConfig, UNetConfig
-from psc.em.settings import FibsemConfig
+from psc.config.schema import SegmentConfig, TrainConfig, UNetConfig
+from psc.em.affinities import NEAREST
+from psc.em.settings import AffinityRecipeConfig, FibsemConfig
 from psc.em.testing import prediction_tiles
 from psc.errors import CheckpointError, ConfigError, DataError
 from psc.machine import claim_gpu
@@ -35,7 +36,6 @@ from psc.volumes.tiling import Size3
 
 log = logging.getLogger(__name__)
 
-_AFFINITIES = 3
 _Triple = tuple[float, float, float]
 
 
@@ -51,7 +51,7 @@ def _loaded(path: Path, accelerator: str, precision: str) -> LoadedNetwork:
 
     def predict(raw: torch.Tensor) -> torch.Tensor:
         with arithmetic(precision, device):
-            return torch.sigmoid(tiled(raw).float())
+            return torch.sigmoid(tiled(raw)[:, : len(NEAREST)].float())
 
     return LoadedNetwork(predict, device)
 
@@ -128,14 +128,15 @@ def segment_neurons(config: SegmentConfig, checkpoint: Checkpoint) -> Path:
 
 
 def _check_network(trained: TrainConfig, path: Path) -> None:
-    """Refuse a network that does not give one affinity along each axis."""
-    backbone = trained.backbone
-    assert isinstance(backbone, UNetConfig | DenseNetConfig)  # psc.config.checks
-    given = backbone.out_channels if isinstance(backbone, UNetConfig) else backbone.classes
-    if given != _AFFINITIES or backbone.in_channels != 1:
+    """Refuse a network that does not give the affinities that its recipe says."""
+    backbone, recipe = trained.backbone, trained.recipe
+    assert isinstance(backbone, UNetConfig)  # psc.config.checks
+    assert isinstance(recipe, AffinityRecipeConfig)
+    if backbone.out_channels != len(recipe.offsets) or backbone.in_channels != 1:
         raise CheckpointError(
-            f"{path}: its network turns {backbone.in_channels} channels into {given}; neurons need"
-            f" one channel of grey values and {_AFFINITIES} affinities (z, y, x)"
+            f"{path}: its network turns {backbone.in_channels} channels into"
+            f" {backbone.out_channels}; neurons need one channel of grey values and the"
+            f" {len(recipe.offsets)} affinities of recipe.offsets={recipe.offsets}"
         )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
+from psc.em.affinities import NEAREST
 from psc.em.augmentation import AXIS_SWAPS, Augmentation
 from psc.errors import ConfigError
 from psc.training.settings import DatasetConfig, RecipeConfig, at_least, require, share
@@ -164,6 +165,10 @@ class AffinityRecipeConfig(RecipeConfig):
 
     output_size: int = MISSING  # affinities that a patch teaches, along each axis
     input_size: int | None = None  # voxels of a patch along each axis; null: by output_size
+    offsets: list[list[int]] = field(default_factory=lambda: [list(offset) for offset in NEAREST])
+    """[z,y,x] from a voxel to the one that its affinity joins it with, a channel of the network
+    each. The first three are the nearest neighbours, which segmentation uses; longer ones after
+    them, such as [-3,0,0], [0,-9,0], are learned as well, and help it (arXiv 1706.00120)."""
     loss: str = "balanced_squared_error"
     """Of stage 1; balanced: both classes of affinities weigh alike."""
     malis_from: int | None = None
@@ -182,6 +187,18 @@ class AffinityRecipeConfig(RecipeConfig):
                 "recipe.iterations; null trains without MALIS"
             )
         at_least(self, 1, "output_size", "validation_patches")
+        nearest, given = [list(offset) for offset in NEAREST], [list(o) for o in self.offsets]
+        distinct = {tuple(offset) for offset in given if len(offset) == 3 and any(offset)}
+        if given[:3] != nearest or len(distinct) < len(given):
+            raise ConfigError(
+                f"offsets={given}: must begin with the nearest neighbours, {nearest}, and each be"
+                " another three voxels [z,y,x]"
+            )
+        if given[3:] and self.malis_from is not None:
+            raise ConfigError(
+                f"malis_from={self.malis_from}: MALIS weighs nearest neighbours, and would leave "
+                f"those of offsets={given[3:]} unlearned; set recipe.malis_from=null"
+            )
 
     def patch_input(self, network: "VolumeNetwork") -> int:
         """Voxels along each axis of a training patch's input."""

@@ -30,7 +30,7 @@ def balanced_weights(affinities: Tensor, mask: Tensor) -> Tensor:
     """Class weights per patch: 1/(2f) for affinity 1 and 1/(2(1−f)) for affinity 0.
 
     f is the fraction of positive affinities among a patch's known ones, all channels together,
-    clipped to [0.01, 0.99] (published stage 1). All are (N, 3, D, H, W); 0 where unknown.
+    clipped to [0.01, 0.99] (published stage 1). All are (N, C, D, H, W); 0 where unknown.
     """
     axes = (1, 2, 3, 4)
     known = mask.float()
@@ -65,7 +65,7 @@ LOSSES: dict[str, Loss] = {
     "squared_error": _mean(_squared_error, balanced=False),
     "cross_entropy": _mean(_cross_entropy, balanced=False),
 }
-"""Name → loss(logits (N, 3, D, H, W), affinities, mask): mean over known affinities, a scalar.
+"""Name → loss(logits (N, C, D, H, W), affinities, mask): mean over known affinities, a scalar.
 
 ``balanced_squared_error`` is the published stage 1. A patch without known affinities gives 0.
 """
@@ -184,8 +184,9 @@ def _begin_reading(
 
 
 class AffinityTask(Task):
-    """Trains a network that maps raw EM (N, 1, D, H, W) to logits of affinities (N, 3, d, h, w).
+    """Trains a network that maps raw EM (N, 1, D, H, W) to logits of affinities (N, C, d, h, w).
 
+    The loss is over all C offsets of the recipe; MALIS is of the three nearest neighbours alone.
     Stage 1 has one of ``LOSSES``; from iteration ``malis_from`` on stage 2 has MALIS, with the same
     optimiser and its state (Funke et al.: 100,000 and 200,000 iterations). Batches are those of
     ``psc.em.patches``.

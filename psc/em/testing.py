@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from psc.config.schema import TrainConfig
-from psc.em.affinities import intensity_affinities
+from psc.em.affinities import NEAREST, intensity_affinities
 from psc.em.bodies import body_errors, write_body_errors
 from psc.em.data import Region, Splits
 from psc.em.pictures import affinity_figure, segmentation_figure
@@ -117,7 +117,7 @@ def prediction_tiles(
 def predict_affinities(
     network: VolumeNetwork, region: Region, config: TrainConfig, device: torch.device
 ) -> _Affinities:
-    """Affinities of a slab, float32 (3, D, H, W) in [0, 1].
+    """Nearest affinities of a slab, float32 (3, D, H, W) in [0, 1].
 
     Context is read across the slab's border, and reflected beyond the volume.
     """
@@ -132,7 +132,7 @@ def predict_affinities(
             bar.update(done - bar.n)
 
         return predict_volume(
-            lambda tiles: torch.sigmoid(network(tiles).float()),
+            lambda tiles: torch.sigmoid(network(tiles)[:, : len(NEAREST)].float()),
             raw,
             tile_input=tile_input,
             tile_output=tile_output,

@@ -40,6 +40,9 @@ def build_network(backbone: BackboneConfig, block: BlockConfig) -> Network:
     """
     arguments = asdict(backbone)
     name, weights = arguments.pop("name"), arguments.pop("weights", None)
+    for key in ("classes", "out_channels"):
+        if arguments.get(key, 0) is None:
+            del arguments[key]  # as published
     for kind, network in _NETWORKS.items():
         if isinstance(backbone, kind):
             if arguments.get("layers_per_segment", 0) is None:

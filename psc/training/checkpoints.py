@@ -239,8 +239,12 @@ class Checkpoint:
         for part in ("backbone", "block"):
             theirs, ours = asdict(getattr(self.config, part)), asdict(getattr(config, part))
             if theirs != ours:
+                own, here = (
+                    {k: v for k, v in one.items() if (k, v) not in other.items()}
+                    for one, other in ((theirs, ours), (ours, theirs))
+                )
                 raise CheckpointError(
-                    f"{self.path} {was} trained with {part}={theirs}, this run has {ours}{remedy}"
+                    f"{self.path} {was} trained with {part}={own}, this run has {here}{remedy}"
                 )
 
 

@@ -31,16 +31,15 @@ TRAINER_WITHOUT_EFFECT = (
 )
 """The same of its trainer; the number of devices multiplies the batch, the precision rounds."""
 
-ADDED_TO_BLOCK = {"merge": "concatenate"}
-"""Keys of the block that earlier code did not know, with what it did: they rename no run."""
-
-ADDED_TO_DATA_SET: Mapping[str, Any] = {
-    **dict.fromkeys(("raw", "labels", "raw_key", "labels_key", "labels_offset", "axis_swaps")),
-    "shares": [0.7, 0.1, 0.2],
+_EM_KEYS = ("raw", "labels", "raw_key", "labels_key", "labels_offset", "axis_swaps")
+ADDED: Mapping[str, Mapping[str, Any]] = {
+    "block": {"merge": "concatenate"},
+    "dataset": {**dict.fromkeys(_EM_KEYS), "shares": [0.7, 0.1, 0.2]},
+    "recipe": {"offsets": [[-1, 0, 0], [0, -1, 0], [0, 0, -1]]},
 }
-"""The same of the data set."""
+"""Keys of each part that earlier code did not know, with what it did: they rename no run."""
 ADDED_TO_SLAB: Mapping[str, Any] = {"labels_offset": None}
-"""The same of the volumes in its parts."""
+"""The same of the volumes in a data set's parts."""
 
 FOLDER_VARIABLE, RESUME_VARIABLE = "PSC_RUN_FOLDER", "PSC_RESUME_FROM"
 """Tell the processes that the first one starts which folder it chose, and which checkpoint it
@@ -182,12 +181,12 @@ def _candidates(output: Path, name: str, in_use: Collection[Path]) -> list[Path]
 def config_hash(config: Mapping[str, Any]) -> str:
     """First 8 hex digits of the SHA-256 of what decides a run's result."""
     content = {key: value for key, value in config.items() if key not in WITHOUT_EFFECT}
-    content["block"] = _without(config["block"], ADDED_TO_BLOCK)
+    content |= {part: _without(config[part], added) for part, added in ADDED.items()}
     content["dataset"] = {
         key: [_without(slab, ADDED_TO_SLAB) for slab in value]
         if key in ("train", "validation", "test") and isinstance(value, list)
         else value
-        for key, value in _without(config["dataset"], ADDED_TO_DATA_SET).items()
+        for key, value in content["dataset"].items()
     }
     content["trainer"] = {
         key: value for key, value in config["trainer"].items() if key not in TRAINER_WITHOUT_EFFECT

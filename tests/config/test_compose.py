@@ -37,6 +37,8 @@ def chosen(group, name):
     return getattr(compose_account([f"{group}={name}"]), group)
 
 
+NEAREST_AND = "[[-1,0,0],[0,-1,0],[0,0,-1],"
+
 TRAINABLE = sorted(path.name for path in (CONFIG_DIRECTORY / "recipe").iterdir())
 
 
@@ -283,6 +285,15 @@ def test_composing_again_is_composing():
             "dataset.validation_subjects=0",
         ),
         (["backbone=densenet", "backbone.classes=3"], "backbone.classes=3: .* takes 4"),
+        (["backbone=resnet18", "backbone.classes=3"], "classes=3, .* has 10 classes"),
+        (["backbone.out_channels=4"], r"out_channels=4: .*offsets=\[\[-1, 0, 0\].* take 3"),
+        (["recipe.offsets=[[0,-1,0],[-1,0,0],[0,0,-1]]"], "must begin with the nearest"),
+        ([f"recipe.offsets={NEAREST_AND}[0,0]]"], r"recipe.offsets=.*each be another three"),
+        ([f"recipe.offsets={NEAREST_AND}[0,-1,0]]"], "recipe.offsets=.*each be another"),
+        (
+            ["budget=paper", f"recipe.offsets={NEAREST_AND}[-3,0,0]]"],
+            r"recipe.malis_from=100000: MALIS .*\[\[-3, 0, 0\]\] unlearned.*malis_from=null",
+        ),
         (["backbone=densenet", "backbone.in_channels=2"], "backbone.in_channels=2"),
         (["backbone=densenet", "recipe.patch_size=40"], "recipe.patch_size=40: .* 32 .* 48"),
         (["backbone=densenet", "recipe.patch_size=16", "recipe.batch_size=1"], "single value"),

@@ -4,23 +4,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from psc.em.affinities import affinities_from_labels, checked_affinities, intensity_affinities
+from psc.em.affinities import (
+    NEAREST,
+    affinities_from_labels,
+    checked_affinities,
+    intensity_affinities,
+)
 from psc.errors import ConfigError, DataError
 
 
-def brute_force(labels, zero_label):
+def brute_force(labels, zero_label, offsets):
     """The definition, voxel by voxel."""
-    affinities = np.zeros((3, *labels.shape), np.uint8)
-    mask = np.zeros((3, *labels.shape), bool)
+    affinities = np.zeros((len(offsets), *labels.shape), np.uint8)
+    mask = np.zeros((len(offsets), *labels.shape), bool)
     for v in np.ndindex(labels.shape):
-        for axis in range(3):
-            before = list(v)
-            before[axis] -= 1
-            if before[axis] < 0:
+        for channel, offset in enumerate(offsets):
+            partner = tuple(p + o for p, o in zip(v, offset, strict=True))
+            if not all(0 <= p < n for p, n in zip(partner, labels.shape, strict=True)):
                 continue
-            a, b = labels[v], labels[tuple(before)]
-            affinities[(axis, *v)] = a == b and a != 0
-            mask[(axis, *v)] = zero_label == "boundary" or (a != 0 and b != 0)
+            a, b = labels[v], labels[partner]
+            affinities[(channel, *v)] = a == b and a != 0
+            mask[(channel, *v)] = zero_label == "boundary" or (a != 0 and b != 0)
     return affinities, mask
 
 
@@ -32,10 +36,12 @@ def brute_force(labels, zero_label):
         elements=st.integers(0, 3),
     ),
     zero_label=st.sampled_from(["ignore", "boundary"]),
+    offsets=st.just(NEAREST) | st.lists(st.tuples(*[st.integers(-6, 6)] * 3), max_size=4),
 )
-def test_affinities_are_the_definition(labels, zero_label):
-    affinities, mask = affinities_from_labels(labels, zero_label=zero_label)
-    expected, expected_mask = brute_force(labels, zero_label)
+def test_affinities_are_the_definition(labels, zero_label, offsets):
+    more = {} if offsets is NEAREST else {"offsets": offsets}
+    affinities, mask = affinities_from_labels(labels, zero_label=zero_label, **more)
+    expected, expected_mask = brute_force(labels, zero_label, offsets)
     np.testing.assert_array_equal(affinities, expected)
     np.testing.assert_array_equal(mask, expected_mask)
     assert affinities.dtype == np.uint8

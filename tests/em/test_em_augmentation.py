@@ -508,6 +508,25 @@ class TestDefects:
 
 
 class TestAffinities:
+    @pytest.mark.parametrize("margin", [0, 3])
+    def test_longer_ones_are_those_of_the_whole_volume(self, make_volume, margin):
+        """Also where the partner lies outside the patch; and none is known outside the slab."""
+        offsets = ((-1, 0, 0), (0, -1, 0), (0, 0, -1), (-3, 0, 0), (0, 5, -2))
+        volume = make_volume(SHAPE)
+        slab = Slab(Region(volume, 6, 20), None)
+        sizes = {"input_size": 4 + 2 * margin, "output_size": 4, "zero_label": "boundary"}
+        cutter = PatchCutter(**sizes, offsets=offsets)
+        whole, known = affinities_from_labels(slab.labels, zero_label="boundary", offsets=offsets)
+        still = Augmentation(
+            reflections=False, axis_swaps="none", deformation=Deformation(slip=1e-9)
+        )
+        for start in ((0, 0, 0), (5, 6, 4), (10, 9, 8)):
+            box = (slice(None), *(slice(s, s + 4) for s in start))
+            for augmentation in (None, still):
+                patch = cutter.cut(slab, start, augmentation, np.random.default_rng(0))
+                np.testing.assert_array_equal(patch["affinities"].numpy(), whole[box])
+                np.testing.assert_array_equal(patch["mask"].numpy(), known[box])
+
     @pytest.mark.parametrize("zero_label", ["ignore", "boundary"])
     def test_they_are_those_of_the_labels_beside_them(self, make_volume, zero_label):
         volume = make_volume(SHAPE)

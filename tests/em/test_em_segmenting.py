@@ -1,3 +1,6 @@
+from dataclasses import asdict
+
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -14,6 +17,7 @@ from psc.errors import CheckpointError, ConfigError, DataError
 from psc.networks.build import build_network
 from psc.training.checkpoints import CONFIG_KEY, read_checkpoint
 from psc.training.prediction import segment_file
+from psc.training.training import train
 
 
 @pytest.fixture
@@ -164,6 +168,37 @@ def test_other_checkpoints_are_refused(config, finished_run, tmp_path):
     torch.save(checkpoint, other)
     with pytest.raises(CheckpointError, match="has shape"):
         segment_file(config(checkpoint=str(other), threshold=0.5))
+
+
+def test_longer_offsets_are_trained_and_segmentation_asks_the_nearest(tiny_run, config, tmp_path):
+    longer = "[-3,0,0],[0,-4,0],[2,0,-5]"
+    offsets = f"recipe.offsets=[[-1,0,0],[0,-1,0],[0,0,-1],{longer}]"
+    record = train(compose([*tiny_run, offsets, "recipe.iterations=2", "block=3d"]))
+    folder = tmp_path / "runs" / record.run
+    assert record.config["backbone"]["out_channels"] == 6
+    assert 0 < record.metrics["test"]["total"] < 20
+    with h5py.File(folder / "evaluation/test-0.h5") as file:
+        assert file["volumes/affinities"].shape == (3, 12, 40, 40)
+    path = folder / "checkpoints/best.ckpt"
+    with pytest.raises(CheckpointError, match=r"backbone=.*'out_channels': 6.*this run has .*: 3"):
+        train(compose([*tiny_run, "block=3d", f"initial_weights={path}"]))
+    # The same network without its other channels, as if it had never had them.
+    content = dict(read_checkpoint(path).content)
+    content[CONFIG_KEY] = asdict(compose([*tiny_run, "block=3d"]))
+    weights = content["state_dict"]
+    content["state_dict"] = weights | {k: weights[k][:3] for k in weights if ".head." in k}
+    torch.save(content, tmp_path / "nearest.ckpt")
+    for name, checkpoint in (("six", path), ("three", tmp_path / "nearest.ckpt")):
+        output = str(tmp_path / name)
+        segment_file(
+            config(checkpoint=str(checkpoint), output=output, threshold=0.5, block_size=48)
+        )
+    for image in ("affinities", "segmentation"):
+        six, three = (
+            zarr.open_array(str(tmp_path / f"{name}/{image}.zarr/0"), mode="r")[...]
+            for name in ("six", "three")
+        )
+        assert np.array_equal(six, three)
 
 
 def test_results_of_another_network_are_not_mixed(config, finished_run, tmp_path):

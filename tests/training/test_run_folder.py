@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from psc.em.affinities import NEAREST
 from psc.errors import CheckpointError
 from psc.training import folder as run_folder
 from psc.training.folder import choose_run_folder, claimed_run_folder, config_hash, run_name
@@ -43,11 +44,14 @@ def test_the_name_says_what_it_is_and_the_hash_what_it_computes(config):
 
 
 def test_a_key_that_earlier_code_lacked_renames_a_run_only_where_it_changes_it(config):
-    def merged(merge):
-        return config | {"block": config["block"] | {"merge": merge}}
-
-    assert run_name(merged("concatenate")) == run_name(config)
-    assert run_name(merged("sum")) != run_name(config)
+    nearest = [list(offset) for offset in NEAREST]
+    for part, key, default, other in (
+        ("block", "merge", "concatenate", "sum"),
+        ("recipe", "offsets", nearest, [*nearest, [-3, 0, 0]]),
+    ):
+        same, changed = (config | {part: config[part] | {key: value}} for value in (default, other))
+        assert run_name(same) == run_name(config)
+        assert run_name(changed) != run_name(config)
 
 
 def test_a_new_run_never_takes_an_existing_folder(config):
