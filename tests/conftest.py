@@ -4,11 +4,13 @@ What loads PyTorch is imported where it is used: of ``make test``'s processes on
 """
 
 import gc
+import io
 import logging
 import os
 import runpy
 import sys
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +18,7 @@ import h5py
 import hypothesis
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage
 from started import Started
 
@@ -28,7 +31,7 @@ machine.set_up()  # before anything loads torch
 PROJECT = Path(__file__).parents[1]
 
 # No test asserts a time: on a busy machine any example may take long.
-hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.register_profile("untimed", deadline=None, max_examples=30)
 hypothesis.settings.load_profile("untimed")
 
 
@@ -45,6 +48,51 @@ def pytest_collection_modifyitems():
     # among what libraries hold.
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
+    if (evaluation := sys.modules.get("psc.training.evaluation")) is not None:
+        _leave_out_pictures(evaluation, style)
+
+
+_DRAWN: list[None] = []
+
+
+def _leave_out_pictures(evaluation, style):
+    """Evaluations leave a pixel for each picture, unless within ``real_pictures``.
+
+    Drawing takes more than half of a tiny run; figures have tests of their own.
+    """
+    arithmetic, save, pixel = evaluation.arithmetic, style._save, io.BytesIO()
+    Image.new("RGB", (1, 1)).save(pixel, "PNG")
+
+    def write_pixel(figure, *paths):
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(pixel.getvalue())
+
+    @contextmanager
+    def without_pictures(*arguments):  # it stands around every evaluation
+        style._save = save if _DRAWN else write_pixel
+        try:
+            with arithmetic(*arguments):
+                yield
+        finally:
+            style._save = save
+
+    evaluation.arithmetic = without_pictures
+
+
+@pytest.fixture(scope="session")
+def real_pictures():
+    """Context manager: within it evaluations draw their pictures."""
+
+    @contextmanager
+    def draw():
+        _DRAWN.append(None)
+        try:
+            yield
+        finally:
+            _DRAWN.pop()
+
+    return draw
 
 
 @pytest.fixture
@@ -106,14 +154,15 @@ def tiny_run(tiny_volume, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def finished_run(tiny_volume, tmp_path_factory):
+def finished_run(tiny_volume, tmp_path_factory, real_pictures):
     """Record, folder and overrides of a finished tiny run with P_2SC_2; not to be changed."""
     from psc.config import compose
     from psc.training.training import train
 
     output = tmp_path_factory.mktemp("finished") / "runs"
     overrides = [*overrides_of_a_tiny_run(tiny_volume, output), "block=p2sc2"]
-    record = train(compose(overrides))
+    with real_pictures():
+        record = train(compose(overrides))
     return record, output / record.run, overrides
 
 

@@ -46,7 +46,7 @@ def neuropil(noisy_affinities) -> tuple[np.ndarray, np.ndarray]:
     return labels, noisy_affinities(labels)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def options() -> Callable[..., BlockwiseOptions]:
     def make(threshold: float = 0.4, scoring: str = "hist_quant_50", **changes) -> BlockwiseOptions:
         segmentation = SegmentationConfig(scoring=scoring)
@@ -55,7 +55,7 @@ def options() -> Callable[..., BlockwiseOptions]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_case(noisy_affinities) -> tuple[FromArray, Grid]:
     """Affinities of 24³ voxels in eight blocks."""
     rng = np.random.default_rng(5)

@@ -45,16 +45,29 @@ def content(folder):
     }
 
 
+@pytest.fixture(scope="module")
+def whole_content(small_case, options, tmp_path_factory):
+    """What ``small_case`` gives if nothing interrupts it."""
+    folder = tmp_path_factory.mktemp("whole") / "whole"
+    source, grid = small_case
+    segment_blockwise(source, {}, grid, options(), folder, engine=HERE)
+    return content(folder)
+
+
 def vi(one, two):
     score = segmentation_scores(one.astype(np.uint64), two)
     return score.split + score.merge
 
 
-@pytest.mark.parametrize("scoring", ["hist_quant_50", "mean", "aff75_his256"])
-def test_seams_leave_no_trace(neuropil, options, tmp_path, scoring):
+@pytest.fixture(scope="module")
+def whole_fragments(neuropil):
+    return fragments_of(neuropil[1], SegmentationConfig())
+
+
+@pytest.mark.parametrize("scoring", ["hist_quant_50", "mean"])
+def test_seams_leave_no_trace(neuropil, whole_fragments, options, tmp_path, scoring):
     labels, affinities = neuropil
-    fragments = fragments_of(affinities, SegmentationConfig())
-    ((_, expected),) = agglomerate(affinities, fragments, [0.4], scoring=scoring)
+    ((_, expected),) = agglomerate(affinities, whole_fragments, [0.4], scoring=scoring)
     grid = Grid(labels.shape, (40, 40, 40))
     result = segment_blockwise(
         FromArray(affinities), {}, grid, options(scoring=scoring), tmp_path / "out", engine=HERE
@@ -64,7 +77,7 @@ def test_seams_leave_no_trace(neuropil, options, tmp_path, scoring):
     assert result.counts["joined"] > 20
     assert vi(expected, found) <= 0.02
     # without joining at seams every fragment that crosses one is two
-    assert vi(fragments, result.fragments.read(whole(labels.shape))) > 0.5
+    assert vi(whole_fragments, result.fragments.read(whole(labels.shape))) > 0.5
     assert np.array_equal(np.unique(found), np.arange(1, result.counts["segments"] + 1))
 
 
@@ -86,7 +99,7 @@ def test_one_block_gives_the_very_segmentation_of_the_whole(neuropil, options, t
     assert vi(expected, result.segmentation[0].read(whole(part.shape[1:]))) == 0
 
 
-@settings(max_examples=5)
+@settings(max_examples=3)
 @given(st.tuples(*[st.integers(20, 44)] * 3), st.tuples(*[st.integers(16, 40)] * 3))
 def test_any_shape_and_block_size_gives_the_same_up_to_little(
     neuropil, tmp_path_factory, shape, core
@@ -109,22 +122,23 @@ def test_any_shape_and_block_size_gives_the_same_up_to_little(
     assert vi(expected, result.segmentation[0].read(whole(shape))) <= 0.02
 
 
-def test_two_processes_do_the_same_as_one(small_case, options, tmp_path, two_workers):
+def test_two_processes_do_the_same_as_one(
+    small_case, options, tmp_path, two_workers, whole_content
+):
     source, grid = small_case
-    segment_blockwise(source, {}, grid, options(), tmp_path / "one", engine=HERE)
     segment_blockwise(source, {}, grid, options(), tmp_path / "two", engine=two_workers)
-    one, two = content(tmp_path / "one"), content(tmp_path / "two")
-    assert one == two
-    assert len(one) > 30
+    assert content(tmp_path / "two") == whole_content
+    assert len(whole_content) > 30
 
 
-def test_kill_minus_9_and_start_again_gives_the_same_bytes(small_case, options, tmp_path):
+def test_kill_minus_9_and_start_again_gives_the_same_bytes(
+    small_case, options, tmp_path, whole_content
+):
     source, grid = small_case
-    segment_blockwise(source, {}, grid, options(), tmp_path / "whole", engine=HERE)
     output = tmp_path / "killed"
 
     def slowly(box):
-        time.sleep(0.3)
+        time.sleep(0.2)
         return source(box)
 
     process = multiprocessing.get_context("fork").Process(
@@ -142,15 +156,14 @@ def test_kill_minus_9_and_start_again_gives_the_same_bytes(small_case, options, 
     again = Counted(source.affinities)
     segment_blockwise(again, {}, grid, options(), output, engine=HERE)
     assert again.asked == [block.core for block in grid if block.index not in done]
-    assert content(output) == content(tmp_path / "whole")
+    assert content(output) == whole_content
 
 
 @pytest.mark.parametrize("stage", ["fragments", "graph", "agglomeration", "segmentation"])
 def test_an_interruption_in_any_stage_loses_nothing(
-    small_case, options, tmp_path, monkeypatch, stage
+    small_case, options, tmp_path, monkeypatch, whole_content, stage
 ):
     source, grid = small_case
-    segment_blockwise(source, {}, grid, options(), tmp_path / "whole", engine=HERE)
     mark, marked = engine_module.Ledger.mark, []
 
     def interrupted(ledger, name, index, report):
@@ -166,12 +179,13 @@ def test_an_interruption_in_any_stage_loses_nothing(
     again = Counted(source.affinities)
     segment_blockwise(again, {}, grid, options(), tmp_path / "out", engine=HERE)
     assert again.asked == []
-    assert content(tmp_path / "out") == content(tmp_path / "whole")
+    assert content(tmp_path / "out") == whole_content
 
 
-def test_a_full_disk_is_told_and_loses_nothing(small_case, options, tmp_path, monkeypatch):
+def test_a_full_disk_is_told_and_loses_nothing(
+    small_case, options, tmp_path, monkeypatch, whole_content
+):
     source, grid = small_case
-    segment_blockwise(source, {}, grid, options(), tmp_path / "whole", engine=HERE)
     write, written = StoredArray.write, []
 
     def full(array, box, values):
@@ -187,7 +201,7 @@ def test_a_full_disk_is_told_and_loses_nothing(small_case, options, tmp_path, mo
     again = Counted(source.affinities)
     segment_blockwise(again, {}, grid, options(), tmp_path / "out", engine=HERE)
     assert again.asked == []
-    assert content(tmp_path / "out") == content(tmp_path / "whole")
+    assert content(tmp_path / "out") == whole_content
 
 
 def test_an_output_is_replaced_only_when_asked_and_only_as_far_as_needed(

@@ -26,12 +26,10 @@ def difference(a, b, x):
     return float((a(x) - expected).abs().max() / expected.abs().max())
 
 
-def test_an_exact_conversion_of_a_whole_r3d_18_gives_the_same_logits():
-    torch.manual_seed(0)
-    network = awake(r3d_18(num_classes=10))
-    done = convert(network, 3, width=None)
-    assert len(done.report.converted) == 17  # all but three 1×1×1 projections
-    assert difference(done.model, network, torch.randn(1, 3, 4, 16, 16)) < 1e-4
+def test_all_but_three_projections_of_a_whole_r3d_18_are_converted():
+    with torch.device("meta"):
+        network = r3d_18(num_classes=10)
+    assert len(convert(network, 3, init="random").report.converted) == 17
 
 
 @pytest.mark.parametrize(
@@ -39,7 +37,7 @@ def test_an_exact_conversion_of_a_whole_r3d_18_gives_the_same_logits():
     [
         (mc3_18, ["stem", "layer1.0"], 3, (4, 16, 16)),
         (s3d, None, 0, None),
-        (r3d_18, ["stem", "layer1"], 5, (4, 16, 16)),
+        (r3d_18, ["stem", "layer1.1"], 3, (4, 16, 16)),
     ],
 )
 def test_torchvisions_video_networks(build, include, count, size):
@@ -52,7 +50,7 @@ def test_torchvisions_video_networks(build, include, count, size):
         assert {row.reason for row in report.layers} == {"pointwise", "2D or 1D already"}
         return
     x = torch.randn(1, 3, *size)
-    exact = convert(network, 2, width=None, include=include, example_input=x)
+    exact = convert(network, 3, width=None, include=include, example_input=x)
     assert len(exact.report.converted) == count
     assert difference(exact.model, network, x) < 1e-4
     near = convert(network, 1, include=include).model

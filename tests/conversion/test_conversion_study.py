@@ -23,7 +23,6 @@ def study():
     return module
 
 
-@pytest.mark.usefixtures("full_resolution")
 def test_a_start_is_converted_tested_trained_on_and_collected_once(
     study, program, tiny_run, tmp_path, monkeypatch, capfd
 ):
@@ -71,7 +70,7 @@ def test_a_start_is_converted_tested_trained_on_and_collected_once(
     study.main()
     table = capfd.readouterr().out
     assert f"| {record.parameters:,} | {float(row['validation_loss']):.3f} |" in table
-    assert (into / "curves.png").stat().st_size > 10_000
+    assert (into / "curves.png").stat().st_size > 3_000
 
 
 def test_the_readme_has_the_table_of_the_committed_records(study):

@@ -87,17 +87,17 @@ def test_a_non_linearity_becomes_the_affine_map_that_is_nearest_on_the_example()
 
 
 def test_widths_sizes_and_names_are_those_of_the_papers_block():
-    network = nn.Sequential(conv(16, 24), nn.ReLU(), conv(24, 24), nn.ReLU(), conv(24, 24))
-    x = volume(1, 16, 6, 6, 6, dtype=torch.float32)
+    network = nn.Sequential(conv(8, 12), nn.ReLU(), conv(12, 12), nn.ReLU(), conv(12, 12))
+    x = volume(1, 8, 6, 6, 6, dtype=torch.float32)
     done = convert(network, 2, 2, example_input=x, activation=nn.ReLU)
-    width = stream_width(16, 24, 2)
+    width = stream_width(8, 12, 2)
     block, *_, alone = done.model
     assert block.widths == (width, width)
     names = [name for name, _ in block.streams[0].named_children()]
     assert names == ["plane_1", "activation_1", "plane_2", "activation_2", "line"]
     assert block.streams[1].line.kernel_size == (1, 5, 1)
     assert block.streams[1].plane_2.padding == (1, 0, 1)
-    assert "P2SC2 for 16→24 3×3×3, 3×3×3" in repr(block)
+    assert "P2SC2 for 8→12 3×3×3, 3×3×3" in repr(block)
     # The activation after the pair stays; the third convolution is left over.
     assert isinstance(done.model[3], nn.ReLU)
     assert isinstance(alone, SeparableConv3d)
@@ -116,7 +116,7 @@ def test_widths_sizes_and_names_are_those_of_the_papers_block():
 def test_torchvisions_residual_blocks_are_one_block_each():
     torch.manual_seed(0)
     network = r3d_18(num_classes=3).eval()
-    x = volume(1, 3, 4, 24, 24, dtype=torch.float32)
+    x = volume(1, 3, 2, 12, 12, dtype=torch.float32)
     done = convert(network, 2, 2, width=8, example_input=x, exclude=["layer3", "layer4"])
     shown = [(run[0], run[-1]) for run in done.report.runs]
     pairs = [("layer1.0", 2), ("layer1.1", 2), ("layer2.0", 2), ("layer2.1", 2)]
@@ -126,7 +126,8 @@ def test_torchvisions_residual_blocks_are_one_block_each():
     assert strided.streams[0].line.stride == (2, 1, 1)
     assert strided.streams[0].line.kernel_size == (7, 1, 1)  # both layers' extent together
     assert done.model(x).shape == (1, 3)
-    again = convert(network, 2, 2, width=8, init="random", runs=done.report.runs, exclude=["stem"])
+    others = ["stem", "layer3", "layer4"]
+    again = convert(network, 2, 2, width=8, init="random", runs=done.report.runs, exclude=others)
     assert [row.status for row in again.report.layers].count("merged") == 4
 
 
@@ -216,15 +217,13 @@ def test_layers_in_place_activations_and_unbatched_volumes():
     assert {p.dtype for p in done.model.parameters()} == {torch.bfloat16}
 
 
-def test_export_and_compile():
+def test_an_exported_program_computes_the_same():
     network = linear(nn.ReLU()).float()
     x = volume(1, 2, 7, 7, 7, dtype=torch.float32)
     model = convert(network, 2, 2, example_input=x, activation=nn.ReLU).model
     expected = model(x)
     program = torch.export.export(model, (x,))
     assert torch.allclose(program.module()(x), expected, atol=1e-6)
-    compiled = torch.compile(model, backend="eager", fullgraph=True)
-    assert torch.allclose(compiled(x), expected, atol=1e-6)
 
 
 REFUSALS = [

@@ -43,7 +43,7 @@ def numpy_unfolding(kernel, axis):
     return np.moveaxis(kernel.numpy(), axis, 0).reshape(kernel.shape[axis], -1)
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(kernels)
 def test_hosvd_reproduces_the_kernel(kernel):
     a = drawn(kernel)
@@ -55,7 +55,7 @@ def test_hosvd_reproduces_the_kernel(kernel):
     assert (expected - a).abs().max() <= 1e-12
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(kernels)
 def test_hosvd_factors_are_orthonormal_and_thin(kernel):
     a = drawn(kernel)
@@ -66,7 +66,7 @@ def test_hosvd_factors_are_orthonormal_and_thin(kernel):
         assert (u.mT @ u - torch.eye(u.shape[-1]).double()).abs().max() <= 1e-12
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(kernels)
 def test_hosvd_slices_of_the_core_are_orthogonal_with_singular_values_as_norms(kernel):
     parts = hosvd(drawn(kernel))
@@ -181,7 +181,7 @@ def test_eq3_with_a_relu_in_between_a_stream_is_not_linear(normal):
         assert bool(sum_of_opposites <= 1e-12) is is_odd
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(kernels_and_selections())
 def test_eq2_every_entry_belongs_to_at_most_one_sub_tensor(case):
     _, parts, selection = case
@@ -195,7 +195,7 @@ def test_eq2_every_entry_belongs_to_at_most_one_sub_tensor(case):
         assert owners == ([] if expected is None else [expected])
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(kernels_and_selections())
 def test_eq2_a_sub_tensor_is_zero_off_its_slice(case):
     _, parts, selection = case
@@ -206,7 +206,7 @@ def test_eq2_a_sub_tensor_is_zero_off_its_slice(case):
         assert off_slice.abs().max() == 0
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(kernels_and_selections(), orders)
 def test_eq2_all_sub_tensors_sum_to_the_core(case, order):
     _, parts, _ = case
@@ -214,7 +214,7 @@ def test_eq2_all_sub_tensors_sum_to_the_core(case, order):
     assert torch.equal(split_core(parts.core, everything).sum(1), parts.core)
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(kernels_and_selections(), orders)
 def test_eq3_the_full_sum_reproduces_the_kernel(case, order):
     kernel, parts, _ = case
@@ -226,7 +226,7 @@ def test_eq3_the_full_sum_reproduces_the_kernel(case, order):
     assert dropped_energy(parts.core, all_sub_tensors(parts.core.shape[1:4], order[:1])).max() == 0
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(kernels_and_selections())
 def test_eq3_each_term_has_rank_one_along_its_own_axis(case):
     _, parts, selection = case
@@ -238,7 +238,7 @@ def test_eq3_each_term_has_rank_one_along_its_own_axis(case):
         assert (values[..., 1:] <= 1e-12).all()
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(kernels_and_selections())
 def test_eq3_the_truncation_error_is_the_dropped_energy(case):
     kernel, parts, selection = case
@@ -276,7 +276,7 @@ def test_eq3_a_selection_per_kernel_is_a_loop(normal):
             torch.testing.assert_close(group.kernel()[i], alone.kernel())
 
 
-@settings(max_examples=30)
+@settings(max_examples=10)
 @given(kernels_and_selections())
 def test_eq3_greedy_takes_the_most_that_is_left_and_never_loses_by_another_term(case):
     _, parts, _ = case

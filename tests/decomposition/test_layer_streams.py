@@ -48,7 +48,7 @@ def numpy_unfolding(weight, axis):
     return matrix
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(channels, channels, sizes, axes, st.integers(1, 12), st.integers(0, 2**32 - 1))
 def test_a_stream_is_as_near_as_the_rank_allows(out, c_in, extent, axis, width, seed):
     weight = torch.from_numpy(np.random.default_rng(seed).normal(size=(out, c_in, *extent)))
@@ -111,7 +111,7 @@ def test_a_layer_shares_its_2d_filters_so_it_is_never_worse_than_kernel_by_kerne
             assert float(error) <= float(dropped.sqrt() / weight.norm()) + 1e-12
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(st.integers(1, 1024), st.integers(1, 1024), st.sampled_from([3, 5]))
 def test_eq5_lies_between_half_of_the_full_width_and_all_of_it(k_in, k_out, d):
     full = min(k_in * d * d, k_out * d)
@@ -124,7 +124,7 @@ def test_eq5_lies_between_half_of_the_full_width_and_all_of_it(k_in, k_out, d):
     assert full_width(torch.empty(k_out, k_in, d, d, d, device="meta"), 0) == full
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(st.integers(1, 24), st.integers(1, 24), st.sampled_from([3, 5]))
 def test_eq5_uncapped_the_block_has_as_many_weights_as_the_3d_layer(k_in, k_out, d):
     options = ConvolutionOptions(kernel_size=d, bias=False)
@@ -136,7 +136,7 @@ def test_eq5_uncapped_the_block_has_as_many_weights_as_the_3d_layer(k_in, k_out,
         assert full - one_filter < separable <= full
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(st.integers(8, 24), st.integers(8, 24), st.sampled_from([2, 3]))
 def test_eq5_divided_by_m_concatenated_streams_have_fewer_weights(k_in, k_out, m):
     block = PSCBlock(k_in, k_out, m=m, n=1, maximum_width=None, bias=False)

@@ -4,10 +4,9 @@ import csv
 import hashlib
 import io
 import json
+import multiprocessing
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -456,14 +455,13 @@ def alive(process):
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs Linux's /proc")
 def test_killed_with_its_workers_at_work_it_resumes(films, tmp_path):
     output = tmp_path / "prepared"
-    options = [films, "--output", output, "--size", "24", "32", "--workers", "2"]
-    process = subprocess.Popen(
-        [sys.executable, SCRIPT, "ucf101", *map(str, options)], stderr=subprocess.DEVNULL
-    )
+    options = [films, "--output", output, "--size", 24, 32, "--workers", 2]
+    process = multiprocessing.get_context("fork").Process(target=prepare, args=options)
+    process.start()
     wait_until((output / "index.json").exists, seconds=200)
     workers = children(process.pid)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert workers
     wait_until(lambda: not any(alive(worker) for worker in workers), seconds=60)
     assert len(PreparedVideos(output).videos) >= 1

@@ -16,7 +16,6 @@ from psc.config import compose
 from psc.config.compose import CONFIG_DIRECTORY
 from psc.config.schema import EvaluateConfig, SegmentConfig
 from psc.errors import CheckpointError, ConfigError, DataError
-from psc.mri import testing
 from psc.mri.settings import IBSRConfig, OwnMRIConfig
 from psc.networks.build import build_network
 from psc.paper.compare import comparison_text
@@ -27,18 +26,12 @@ from psc.training.training import train
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, real_pictures):
     """A finished run: record and folder of everything."""
     folder = tmp_path_factory.mktemp("tissue")
     tiny_brains.write_cohort(folder)
-    return train(tiny_brains.configuration(folder)), folder
-
-
-@pytest.fixture
-def no_pictures(monkeypatch):
-    """An evaluation without what takes it longest."""
-    for name in ("slices_figure", "scores_figure", "volumes_figure"):
-        monkeypatch.setattr(testing, name, lambda *_, **__: None)
+    with real_pictures():
+        return train(tiny_brains.configuration(folder)), folder
 
 
 @pytest.fixture
@@ -98,7 +91,6 @@ def test_its_summary_has_dice_of_the_network_and_of_intensity_alone(finished):
     assert "intensity alone" in text
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_evaluating_its_checkpoint_gives_the_same_scores(finished, checkpoint, tmp_path):
     again = evaluate_checkpoint(
         EvaluateConfig(checkpoint=str(checkpoint), output=str(tmp_path / "out"), accelerator="cpu")
@@ -149,7 +141,6 @@ def test_an_ensemble_of_equal_networks_on_a_folder_is_the_network(finished, chec
     np.testing.assert_array_equal(np.asanyarray(found.dataobj), np.asanyarray(expected.dataobj))
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_own_data_of_the_same_tissues_are_evaluated_and_of_others_are_not(
     finished, checkpoint, tmp_path
 ):
@@ -229,7 +220,6 @@ def test_folds_test_every_subject_once(finished):
     assert sorted(tested) == [f"IBSR_0{i}" for i in range(1, 5)]
 
 
-@pytest.mark.usefixtures("no_pictures")
 def test_resampled_subjects_are_scored_on_their_own_grid(finished):
     _, folder = finished
     config = tiny_brains.configuration(folder, voxel_size=[1.25, 1.25, 1.25])

@@ -371,7 +371,7 @@ def cross_validations(draw):
     return names, folds, draw(st.integers(1, room)), draw(st.integers(0, 2**32))
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(cross_validations(), st.randoms(use_true_random=False))
 def test_over_all_folds_every_subject_is_tested_once(values, random):
     names, folds, validation, seed = values
@@ -391,7 +391,7 @@ def test_over_all_folds_every_subject_is_tested_once(values, random):
         assert again == split
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(cross_validations())
 def test_those_that_choose_follow_those_that_are_tested(values):
     names, folds, validation, seed = values

@@ -101,7 +101,7 @@ def files(draw):
 
 
 class TestRoundTrip:
-    @settings(max_examples=40)
+    @settings(max_examples=20)
     @given(files())
     def test_any_file_is_read_as_nibabel_does_and_written_back(self, tmp_path_factory, file):
         name, content = file
@@ -238,7 +238,7 @@ class TestRead:
             read_nifti(put(tmp_path / "v.nii", stored_bytes(numbered())))
         assert not caplog.records
 
-    @settings(max_examples=40)
+    @settings(max_examples=20)
     @given(st.data())
     def test_a_flipped_byte_never_changes_a_voxel(self, tmp_path_factory, data):
         content = stored_bytes(numbered((6, 6, 6)))
@@ -256,7 +256,7 @@ class TestRead:
             with pytest.raises(DataError, match=r"flipped\.nii\.gz.*damaged.*again"):
                 read_nifti(path)
 
-    @settings(max_examples=60)
+    @settings(max_examples=30)
     @given(st.integers(0, 351), st.integers(0, 255), st.sampled_from([1, 2]))
     def test_a_damaged_header_is_a_data_error_or_harmless(
         self, tmp_path_factory, position, value, version

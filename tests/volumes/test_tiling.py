@@ -55,7 +55,7 @@ class Same:
         return [n for n in range(4, maximum + 1, 4) if n >= minimum]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     region=st.integers(1, 300),
     tile=st.integers(1, 100),
@@ -81,7 +81,7 @@ def test_published_tiles_step_by_40():
     assert tile_offsets(44, 44, 8) == [0]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(size=st.integers(1, 9), before=st.integers(0, 30), after=st.integers(0, 30))
 def test_reflection_is_that_of_numpy(size, before, after):
     expected = np.pad(np.arange(size), (before, after), mode="reflect" if size > 1 else "edge")
@@ -121,7 +121,7 @@ def cost(network, region, tile_input, margin=0):
     return total
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(region=st.tuples(*[st.integers(1, 260)] * 3), maximum=st.integers(100, 140))
 def test_no_other_tile_is_cheaper(region, maximum):
     network = Valid()
