@@ -13,6 +13,7 @@ import ssl
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -54,45 +55,33 @@ class Downloaded:
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file of a data set, as data/sources.yaml describes it.
+    """A file of a data set, as data/sources.yaml describes it; None where a thing is unknown."""
 
-    Attributes:
-        path: where it goes, relative to the data set's folder.
-        url: where it is.
-        rounded_size: bytes, as exactly as a person wrote them down; None where unknown.
-        sha256: checksum in hexadecimal; None where unknown.
-    """
-
-    path: Path
+    path: Path  # where it goes, relative to the data set's folder
     url: str
-    rounded_size: int | None
-    sha256: str | None
+    rounded_size: int | None  # bytes, as exactly as a person wrote them down
+    sha256: str | None  # in hexadecimal
 
 
 def source_files(data_set: str, listing: Path = SOURCES) -> list[SourceFile]:
     """The files of a data set, which is a key of the list and the name of a folder in data/."""
     try:
-        content = yaml.safe_load(listing.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f"{listing} cannot be read ({error}); restore it") from error
-    entries = content.get(data_set) if isinstance(content, dict) else None
-    if not isinstance(entries, dict) or not isinstance(entries.get("files"), list):
-        raise DataError(f"{listing}: has no files of {data_set!r}; restore it")
-    return [_source_file(data_set, listing, entry) for entry in entries["files"]]
-
-
-def _source_file(data_set: str, listing: Path, entry: Any) -> SourceFile:
-    try:
-        path = Path(entry["path"]).relative_to(f"data/{data_set}")
-        url, size, sha256 = str(entry["url"]), str(entry["size"]), str(entry["sha256"])
-        number = re.fullmatch(rf"([0-9.]+) ({'|'.join(_UNITS)})|unknown", size)
-        if number is None or not re.fullmatch("[0-9a-f]{64}|unknown", sha256):
-            raise ValueError(f"size {size!r} or sha256 {sha256!r}")
-    except (KeyError, TypeError, ValueError) as error:
+        entries = yaml.safe_load(listing.read_text(encoding="utf-8"))[data_set]["files"]
+        return [_source_file(Path("data") / data_set, entry) for entry in entries]
+    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         raise DataError(
-            f"{listing}: an entry of {data_set} is wrong ({error}): {entry}; each has path below"
-            f" data/{data_set}/, url, size (as '6.5 GB') and sha256, the last two perhaps 'unknown'"
+            f"{listing} does not list the files of {data_set} ({error!r}), each with path below"
+            f" data/{data_set}/, url, size (as '6.5 GB') and sha256, the last two perhaps"
+            " 'unknown'; restore it"
         ) from error
+
+
+def _source_file(folder: Path, entry: Mapping[str, Any]) -> SourceFile:
+    path, url = Path(entry["path"]).relative_to(folder), str(entry["url"])
+    size, sha256 = str(entry["size"]), str(entry["sha256"])
+    number = re.fullmatch(rf"([0-9.]+) ({'|'.join(_UNITS)})|unknown", size)
+    if number is None or not re.fullmatch("[0-9a-f]{64}|unknown", sha256):
+        raise ValueError(f"size {size!r} or sha256 {sha256!r}")
     rounded_size = round(float(number[1]) * _UNITS[number[2]]) if number[1] else None
     return SourceFile(path, url, rounded_size, None if sha256 == "unknown" else sha256)
 

@@ -68,11 +68,11 @@ ENTRY = {"path": "data/x/file", "url": "https://host/file", "size": "1 MB", "sha
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (None, "cannot be read"),
-        ("a: [", "cannot be read"),
-        ("- a", "no files of 'x'"),
-        ("y: {files: []}", "no files of 'x'"),
-        (yaml.safe_dump({"x": {"files": [{**ENTRY, "path": "data/y/file"}]}}), "an entry of x"),
+        (None, "FileNotFoundError"),
+        ("a: [", "ParserError"),
+        ("- a", "TypeError"),
+        ("y: {files: []}", "KeyError"),
+        (yaml.safe_dump({"x": {"files": [{**ENTRY, "path": "data/y/file"}]}}), "data/y/file"),
         (yaml.safe_dump({"x": {"files": [{**ENTRY, "size": "much"}]}}), "size 'much'"),
         (yaml.safe_dump({"x": {"files": [{**ENTRY, "sha256": "b"}]}}), "sha256 'b'"),
         (yaml.safe_dump({"x": {"files": [{"path": "data/x/file"}]}}), "'url'"),
@@ -82,5 +82,5 @@ def test_a_list_that_cannot_be_used(tmp_path, content, what):
     listing = tmp_path / "sources.yaml"
     if content is not None:
         listing.write_text(content)
-    with pytest.raises(DataError, match=what):
+    with pytest.raises(DataError, match=rf"{listing} does not list the files of x .*{what}"):
         source_files("x", listing)
