@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
+from psc.config.compose import TYPES
 from psc.config.schema import (
     BackboneConfig,
     BlockConfig,
@@ -130,9 +131,10 @@ def _check_tissues(config: TrainConfig, backbone: DenseNetConfig, network: nn.Mo
 
 def _other_data(config: TrainConfig, does: str, reads: str, *others: str) -> ConfigError:
     known = ", ".join((reads, f"{reads}_sample", f"{reads}_synthetic", *others))
+    fitting = [name for name, parts in TYPES.items() if isinstance(config.dataset, parts[2])]
     return ConfigError(
         f"backbone={config.backbone.name} {does} and cannot read dataset={config.dataset.name}; "
-        f"allowed are {known}"
+        f"allowed are {known}. That data set is for backbone={' or '.join(fitting)}"
     )
 
 

@@ -17,6 +17,7 @@ from psc.training.data import TrainingData, loader
 from psc.training.records import OWN, REAL, SAMPLE, SYNTHETIC
 from psc.video.clips import EvaluationClips, TrainingClips
 from psc.video.data import ActionSplit, first_of, read_split
+from psc.video.decoding import UNMEASURED
 from psc.video.listing import Listing, check_sides, list_clips, split_clips
 from psc.video.preparation import prepare_clips, prepare_videos
 from psc.video.settings import OwnVideoConfig, UCF101Config, VideoRecipeConfig
@@ -91,6 +92,7 @@ class VideoApplication(Application):
             (found.missing, "left out, listed but not there"),
             (unreadable, "left out, cannot be read"),
             ([n for n, v in videos.items() if v.concealed], "frames are broken or without picture"),
+            ([n for n, v in videos.items() if v.unmeasured], UNMEASURED),
             ([n for n, v in videos.items() if v.frames < span], f"looped, shorter than {span}"),
             (_copies(readable, store), "one file in two parts, which makes scores too good"),
         ):

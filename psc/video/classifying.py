@@ -20,11 +20,11 @@ from psc.training.data import loader
 from psc.training.hardware import arithmetic, inference_device, prediction_precision
 from psc.video.clips import EvaluationClips
 from psc.video.data import ListedVideo, first_of, read_classes
-from psc.video.decoding import decode_video
+from psc.video.decoding import UNMEASURED, decode_video
 from psc.video.listing import Clip, files_below, is_video, read_tables
 from psc.video.settings import OwnVideoConfig, UCF101Config, VideoRecipeConfig
 from psc.video.store import PreparationSettings, PreparedVideo
-from psc.video.testing import predict_clips
+from psc.video.testing import CLASSES_FILE, predict_clips
 
 log = logging.getLogger(__name__)
 
@@ -77,15 +77,17 @@ def classify_clips(config: ClassifyConfig) -> Path:
     span = (recipe.frames - 1) * recipe.temporal_stride + 1
     most = min(config.top, len(classes))
     names = [f"{what}_{place}" for place in range(1, most + 1) for what in ("class", "probability")]
-    rows, problems, looped, right = [], [], 0, []
+    rows, problems, unmeasured, looped, right = [], [], [], 0, []
     predicted: Counter[str] = Counter()
     for clip in tqdm(clips, "classifying", unit="clip", disable=not config.progress):
         try:
-            film = _Decoded(decode_video(clip.path, settings.frame_size).frames)
+            video = decode_video(clip.path, settings.frame_size)
         except DataError as error:
             problems.append(str(error))
             rows.append([clip.name, clip.label, *[""] * 2 * most, str(error)])
             continue
+        film = _Decoded(video.frames)
+        unmeasured += [clip.name] if video.unmeasured else []
         looped += film.frames.shape[1] < span
         with arithmetic(precision, device):
             mean = np.mean([_probabilities(n, film, recipe, device) for n in networks], axis=0)
@@ -103,6 +105,8 @@ def classify_clips(config: ClassifyConfig) -> Path:
     log.info("%s: %d clips: %s", output, len(rows) - len(problems), counts or "none")
     if looped:
         log.info("looped: %d clips shorter than %d frames", looped, span)
+    if unmeasured:
+        log.info("%s: %d (%s)", UNMEASURED, len(unmeasured), first_of(unmeasured, 3))
     if right:
         share = 100 * sum(right) / len(right)
         log.info("right: %.1f %% of %d clips whose class is known", share, len(right))
@@ -145,15 +149,24 @@ def _common(checkpoints: Sequence[Checkpoint]) -> tuple[tuple[str, ...], int, Vi
                 " videos; scripts/segment.py applies networks to volumes"
             )
         assert isinstance(dataset, UCF101Config | OwnVideoConfig)  # psc.config.checks
+        tested = checkpoint.path.resolve().parent.parent / "evaluation" / CLASSES_FILE
         if isinstance(dataset, OwnVideoConfig):
             classes = dataset.outputs()
+        elif tested.is_file():
+            with tested.open(newline="", encoding="utf-8") as file:
+                classes = tuple(row.get("class", "") for row in csv.DictReader(file))
         elif dataset.shared_classes_only:
             raise CheckpointError(
-                f"{checkpoint.path} was trained on a part of UCF101 and does not say which classes;"
-                " evaluate.py evaluates it"
+                f"{checkpoint.path} was trained on a part of UCF101; which classes stands in"
+                f" {tested}, which is not there: leave the checkpoint in its run's folder"
             )
         else:
             classes = read_classes(locate(dataset.lists) / "classInd.txt")
+        if len(classes) != (outputs := getattr(trained.backbone, "classes", None)):
+            raise CheckpointError(
+                f"{checkpoint.path}: its network tells {outputs} classes apart, but {tested} or the"
+                f" lists of its data set name {len(classes)}; restore them"
+            )
         cut = recipe.frames, recipe.temporal_stride, recipe.size, recipe.test_clips
         found.append((checkpoint.path, (classes, dataset.short_side, cut), recipe))
     first, (classes, short_side, _), recipe = found[0]

@@ -31,6 +31,9 @@ KERNEL = "bilinear, antialiased"
 TOLERATED_MISSING = 2
 """Frames that a damaged film may lack: better two frames less than a test video left out."""
 
+UNMEASURED = "taken as whole, as their files (TS, fragments) do not say how long they are"
+"""What is told of such films."""
+
 _MOST_BROKEN = 0.1  # of a whole film's frames; with more it is damaged, however it is patched up
 _AT_ONCE = 32  # full-size frames in memory
 _FrameSize = Callable[[int, int], tuple[int, int]]
@@ -49,12 +52,14 @@ class Header:
 class Video:
     """A decoded video: ``frames`` uint8 (3, T, H, W) in RGB, ``fps`` of them per second.
 
-    ``concealed`` of them show the picture before them again, for want of their own.
+    ``concealed`` of them show the picture before them again, for want of their own;
+    ``unmeasured``: its file does not say how long it is, so that there may have been more.
     """
 
     frames: npt.NDArray[np.uint8]
     fps: float
     concealed: int = 0
+    unmeasured: bool = False
 
 
 def read_header(path: Path) -> Header:
@@ -239,6 +244,7 @@ def _by_time(path: Path, frame_size: _FrameSize | None, remedy: str) -> Video:
                 yield shown
 
     with _opened(path, 0, remedy) as (container, stream):
+        kind = container.format.name
         frames, fps = _frames(pictures(), frame_size), float(stream.average_rate or 0)
         seconds = end - float((stream.start_time or 0) * stream.time_base) + 1 / (fps or 25)
         # Matroska says it in a tag, "00:00:02.400000000".
@@ -252,10 +258,37 @@ def _by_time(path: Path, frame_size: _FrameSize | None, remedy: str) -> Video:
             f"{path} is truncated: it announces {announced:.1f} seconds, {seconds:.1f} could be"
             f" decoded{remedy}"
         )
+    breaks_off, measured = _end(path, kind)
+    if breaks_off:
+        raise DataError(f"{path} is truncated: its last packet or box breaks off{remedy}")
     count = frames.shape[1]
     if broken > max(TOLERATED_MISSING, _MOST_BROKEN * count):
         raise DataError(f"{path} is damaged: {broken} of its {count} frames are broken{remedy}")
-    return Video(frames, fps, concealed=broken)
+    return Video(frames, fps, concealed=broken, unmeasured=not (measured and announced))
+
+
+def _end(path: Path, kind: str) -> tuple[bool, bool]:
+    """Whether a film without an index breaks off, and whether its file says where it ends.
+
+    FFmpeg's durations of MPEG streams and fragments are those of what is there.
+    """
+    size, head = path.stat().st_size, _head(path)
+    if kind == "mpegts":
+        layouts = ((188, 0), (192, 4), (204, 0))  # bytes of a packet, and before its sync byte
+        fitting = [n for n, first in layouts if head[first::n][:9] == 9 * b"G"]
+        return bool(fitting) and all(size % n for n in fitting), False
+    boxes, position = set(), 0
+    with path.open("rb") as file:
+        while "mp4" in kind and position + 8 <= size:
+            file.seek(position)
+            start = file.read(16)
+            boxes.add(start[4:8])
+            length = int.from_bytes(start[:4], "big")
+            length = int.from_bytes(start[8:], "big") if length == 1 else length or size - position
+            position += max(length, 8)
+    if b"moof" in boxes:
+        return position != size, bool(boxes & {b"sidx", b"mfra"})
+    return False, kind != "mpeg"
 
 
 def _frames(

@@ -298,6 +298,7 @@ def _prepare_shard(
                 width=width,
                 fps=video.fps,
                 concealed=video.concealed,
+                unmeasured=video.unmeasured,
                 source=source,
                 sha256=hashes[key],
                 offset=out.seek(0, os.SEEK_END),

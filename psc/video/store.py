@@ -78,7 +78,7 @@ class PreparedVideo:
     """A video of a store: its frames and where they are, its source and that one's hash.
 
     ``action`` names the shard, ``offset`` is that of the first byte in it; ``concealed`` frames
-    show the picture before them again (``psc.video.decoding``).
+    show the picture before them again, ``unmeasured``: see ``psc.video.decoding.Video``.
     """
 
     action: str
@@ -90,6 +90,7 @@ class PreparedVideo:
     source: str
     sha256: str
     offset: int
+    unmeasured: bool = False
 
     @property
     def end(self) -> int:
@@ -167,7 +168,7 @@ def read_index(folder: Path, wanted: PreparationSettings | None = None) -> Index
 
 def _entry(kind: type[_Entry], values: dict[str, Any]) -> _Entry:
     """An entry of the index, whose values JSON may give any type; earlier ones said more."""
-    entry = kind(**{field.name: values[field.name] for field in fields(kind)})
+    entry = kind(**{f.name: values[f.name] for f in fields(kind) if f.name in values})
     for name, value in vars(entry).items():
         declared = kind.__annotations__[name]
         if type(value) is not declared and (declared, type(value)) != (float, int):

@@ -21,6 +21,9 @@ from psc.video.clips import ClipNormalisation
 from psc.video.data import ListedVideo
 from psc.video.pictures import confusion_figure
 
+CLASSES_FILE = "classes.csv"
+"""Names of the classes, in the network's order, with their accuracy."""
+
 
 @dataclass(frozen=True)
 class VideoAccuracy:
@@ -128,7 +131,7 @@ def evaluate_videos(
         counts = scores.confusion.sum(axis=1)
         accuracy = ["" if np.isnan(a) else f"{a:.4f}" for a in scores.per_class]
         rows = zip(classes, counts, accuracy, strict=True)
-        _write(folder / "classes.csv", ["class", "videos", "accuracy"], rows)
+        _write(folder / CLASSES_FILE, ["class", "videos", "accuracy"], rows)
         _write(
             folder / "confusion.csv",
             ["class \\ predicted", *classes],

@@ -276,9 +276,19 @@ class Zarr(Container):
 
     @staticmethod
     def root_of(folder: Path) -> Path | None:
-        """The topmost group that a folder belongs to; None if it is no Zarr."""
-        places = [place for place in (folder, *folder.parents) if _zarr_node(place) is not None]
-        return places[-1] if places[:1] == [folder] else None
+        """The topmost group that a folder belongs to; None if it is no Zarr. N5 is refused."""
+        above = (folder, *folder.parents)
+        places = [place for place in above if _zarr_node(place) is not None]
+        if places[:1] == [folder]:
+            return places[-1]
+        for place in above:
+            if place.suffix == ".n5" or "n5" in (_json(place / "attributes.json") or {}):
+                raise DataError(
+                    f"{place} is N5, which zarr 3 does not read; where zarr 2 is installed (pip"
+                    ' install "zarr<3"), zarr.copy_all(zarr.open(zarr.N5Store("em.n5"), "r"),'
+                    ' zarr.open("em.zarr", "w"), compressor="default") makes a Zarr of it'
+                )
+        return None
 
     def look(self, name: str) -> Node | None:
         """See ``Container``."""

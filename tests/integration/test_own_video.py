@@ -53,6 +53,7 @@ def film(path, frames=6, seed=0, codec=None, **options):
         stream = container.add_stream(codec or CODECS.get(path.suffix, "mpeg4"), rate=25)
         stream.height, stream.width = picture.shape[:2]
         stream.pix_fmt = "yuv420p"
+        stream.codec_context.gop_size = 10
         for t in range(frames):
             image = np.ascontiguousarray(np.roll(picture, 3 * t, axis=1))
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
@@ -345,21 +346,39 @@ def test_clips_that_none_can_read_are_refused(tmp_path):
         VideoApplication(config)
 
 
-@pytest.mark.parametrize("name", ["a.mp4", "fast.mp4", "a.mkv", "a.webm", "a.mov", "a.ts"])
+FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+skip_trailer"}
+OPTIONS = {
+    "fast.mp4": {"movflags": "faststart"},
+    "fragments.mp4": FRAGMENTS,
+    "index.mp4": FRAGMENTS | {"movflags": "frag_keyframe+empty_moov"},
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.mp4", "a.mkv", "a.webm", "a.mov", "a.ts", "a.m2ts", *OPTIONS],
+)
 def test_other_containers_are_whole_or_refused(tmp_path, name):
-    """Every frame in order; cut off in the middle, none that announces its length is accepted."""
-    options = {"movflags": "faststart"} if name == "fast.mp4" else {}
-    path = film(tmp_path / name, 50, codec="mpeg2video" if name == "a.ts" else None, **options)
+    """Every frame in order; cut off in the middle, none that says where it ends is accepted."""
+    codec = "mpeg2video" if name.endswith("ts") else None
+    path = film(tmp_path / name, 50, codec=codec, **OPTIONS.get(name, {}))
     with av.open(str(path)) as container:
         expected = np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
     found = decode_video(path)
     assert len(expected) == 50
     assert np.array_equal(found.frames, expected.transpose(3, 0, 1, 2))
     assert (found.fps, found.concealed) == (25, 0)
-    os.truncate(path, path.stat().st_size // 2)
-    if name != "a.ts":  # which has no length: half of it is a film
-        with pytest.raises(DataError, match=r"truncated|damaged|no frame can be decoded"):
-            decode_video(path)
+    assert found.unmeasured == (name in ("a.ts", "a.m2ts", "fragments.mp4"))
+    os.truncate(path, path.stat().st_size // 2 + 1)
+    with pytest.raises(DataError, match=r"truncated|damaged|no frame can be decoded"):
+        decode_video(path)
+    if name in ("a.ts", "fragments.mp4"):  # a whole number of packets, of fragments
+        content = path.read_bytes()
+        end = len(content) // 188 * 188 if name == "a.ts" else content.rindex(b"moof") - 4
+        os.truncate(path, end)
+        half = decode_video(path)
+        assert half.unmeasured
+        assert half.frames.shape[1] < 40
 
 
 def test_a_film_is_turned_as_it_says(tmp_path):

@@ -1,6 +1,7 @@
 """The 20-clip protocol and accuracy against loops over videos and clips, and what is written."""
 
 import csv
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -10,6 +11,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader
 
+from psc.config import compose
+from psc.errors import CheckpointError
+from psc.training.checkpoints import CONFIG_KEY, Checkpoint
+from psc.video.classifying import _common
 from psc.video.clips import ClipNormalisation
 from psc.video.data import ListedVideo
 from psc.video.testing import evaluate_videos, predict_clips, video_accuracy
@@ -90,6 +95,26 @@ def test_prediction_is_deterministic_and_a_probability():
     assert np.array_equal(first, again)
     np.testing.assert_allclose(first.sum(axis=1), 1)
     assert videos.tolist() == [i // 4 for i in range(20)]
+
+
+def test_a_checkpoint_of_a_part_of_the_classes_knows_them_by_its_evaluation(tmp_path):
+    network, items, listed = made()
+    folder = tmp_path / "run/evaluation"
+    evaluate_videos(
+        network, DataLoader(items, 4), listed, CLASSES, device=torch.device("cpu"), folder=folder
+    )
+
+    def checkpoint(classes):
+        names = ["backbone=resnet18", "dataset=ucf101_sample", f"dataset.classes={classes}"]
+        path = tmp_path / "run/checkpoints/best.ckpt"
+        return Checkpoint(path, {CONFIG_KEY: asdict(compose([*names, "budget=quick"]))})
+
+    assert _common([checkpoint(3)])[:2] == (CLASSES, 40)
+    with pytest.raises(CheckpointError, match=r"tells 4 classes apart, but .* name 3"):
+        _common([checkpoint(4)])
+    (folder / "classes.csv").unlink()
+    with pytest.raises(CheckpointError, match=r"classes\.csv, which is not there: leave"):
+        _common([checkpoint(3)])
 
 
 def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import zarr
 
+from psc.em.data import read_volume
 from psc.errors import DataError
 from psc.volumes.containers import HDF5, Zarr
 from psc.volumes.reading import open_volume
@@ -61,6 +62,19 @@ def test_other_files_are_named_for_what_they_are(tmp_path, content, meaning):
     with pytest.raises(DataError, match=re.escape(meaning)) as caught:
         open_volume(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("read", [open_volume, read_volume])
+def test_n5_is_named_with_what_makes_a_zarr_of_it(tmp_path, read):
+    """Its attributes as zarr 2.18 writes them; the remedy was tried there."""
+    for name, place in (("em.n5", "."), ("em.n5", "raw"), ("other", "."), ("em.n5", "raw/s0")):
+        (tmp_path / name / place).mkdir(parents=True, exist_ok=True)
+        (tmp_path / name / "attributes.json").write_text('{"n5": "2.0.0"}')
+        with pytest.raises(DataError, match=rf"{name} is N5, .*zarr\.copy_all\("):
+            read(tmp_path / name / place)
+    (tmp_path / "em.n5/attributes.json").unlink()
+    with pytest.raises(DataError, match=r"em\.n5 is N5"):
+        read(tmp_path / "em.n5")
 
 
 def test_npz_is_named(tmp_path):
