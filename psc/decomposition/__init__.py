@@ -4,25 +4,17 @@ Functions of tensors only; ``docs/theory.md`` derives what they compute and name
 """
 
 from psc.decomposition.chains import factorise_chain
-from psc.decomposition.composition import (
-    SeparableConvolution,
-    compose,
-    compose_chain,
-    compose_separable,
-)
+from psc.decomposition.composition import compose, compose_chain
 from psc.decomposition.hosvd import (
     HOSVD,
     Orientation,
     all_sub_tensors,
-    best_orientation_selection,
     dropped_energy,
     greedy_selection,
     hosvd,
-    orientation_selection,
     ownership,
     separable_terms,
     split_core,
-    truncation_error,
 )
 from psc.decomposition.streams import (
     Factorisation,
@@ -37,13 +29,10 @@ __all__ = [
     "HOSVD",
     "Factorisation",
     "Orientation",
-    "SeparableConvolution",
     "StreamFactors",
     "all_sub_tensors",
-    "best_orientation_selection",
     "compose",
     "compose_chain",
-    "compose_separable",
     "dropped_energy",
     "factorise",
     "factorise_chain",
@@ -52,9 +41,7 @@ __all__ = [
     "full_width",
     "greedy_selection",
     "hosvd",
-    "orientation_selection",
     "ownership",
     "separable_terms",
     "split_core",
-    "truncation_error",
 ]

@@ -7,7 +7,6 @@ raised for what is no 3D kernel, or does not read what the one before it writes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -59,37 +58,3 @@ def spread(kernel: Tensor, stride: Sequence[int]) -> Tensor:
         taps = taps.unfold(axis, 1, step).squeeze(-1)  # a view of every step-th
     taps.copy_(kernel)
     return wide
-
-
-@dataclass(frozen=True)
-class SeparableConvolution:
-    """A layer that is separable along one axis, with ONE line for all of its channels."""
-
-    axis: int  # 0, 1 or 2 (D, H, W)
-    line: Tensor  # A⁽¹⁾ (J_axis,)
-    plane: Tensor  # A^{(2,3,4)} (out, in, J_p, J_q); p < q are the other axes
-
-    def weight(self) -> Tensor:
-        """The 3D kernel (out, in, kD, kH, kW), their outer product."""
-        shape = [1, 1, 1]
-        shape[self.axis] = len(self.line)
-        return self.plane.unsqueeze(FIRST_SPATIAL + self.axis) * self.line.reshape(shape)
-
-
-def compose_separable(
-    first: SeparableConvolution, second: SeparableConvolution
-) -> SeparableConvolution:
-    """Eq. 4: planes with planes and lines with lines, which gives one separable convolution.
-
-    That the first line may pass the second plane needs it to be the same for all channels. Lines
-    that mix channels, as those of P_mSC_n do, do not pass. ConfigError if the axes differ.
-    """
-    if first.axis != second.axis:
-        raise ConfigError(
-            f"axes {first.axis} and {second.axis} differ: a composition of convolutions that are "
-            "separable along different axes is not separable"
-        )
-    axis = FIRST_SPATIAL + first.axis
-    plane = compose(first.plane.unsqueeze(axis), second.plane.unsqueeze(axis)).squeeze(axis)
-    line = compose(first.line[None, None, :, None, None], second.line[None, None, :, None, None])
-    return SeparableConvolution(first.axis, line.flatten(), plane)

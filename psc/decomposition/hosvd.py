@@ -195,7 +195,8 @@ def all_sub_tensors(sizes: Triple, axes: Sequence[int] = _ALL_AXES) -> Tensor:
 
     The first axis takes all entries of the core.
     """
-    _check_axes(axes)
+    if not axes or len(set(axes)) < len(axes) or not set(axes) <= set(_ALL_AXES):
+        raise ConfigError(f"axes must be distinct ones of 0, 1, 2 (D, H, W); got {list(axes)}")
     return torch.tensor([(axis, index) for axis in axes for index in range(sizes[axis])])
 
 
@@ -209,11 +210,6 @@ def dropped_energy(core: Tensor, selection: Tensor) -> Tensor:
     return (core.square().sum(-1) * ~owned.any(-AXES - 1)).sum((-3, -2, -1))
 
 
-def truncation_error(core: Tensor, selection: Tensor) -> Tensor:
-    """Frobenius error of the sum of a selection's separable kernels, (...); see dropped_energy."""
-    return dropped_energy(core, selection).sqrt()
-
-
 def greedy_selection(core: Tensor, terms: int, axes: Sequence[int] = _ALL_AXES) -> Tensor:
     """Take, ``terms`` times, the sub-tensor with the most energy among entries not yet taken.
 
@@ -222,60 +218,14 @@ def greedy_selection(core: Tensor, terms: int, axes: Sequence[int] = _ALL_AXES) 
     """
     sizes = core_sizes(core)
     candidates = all_sub_tensors(sizes, axes).to(core.device)
-    _check_terms(terms, len(candidates))
+    if not 1 <= terms <= len(candidates):
+        raise ConfigError(f"the number of terms must be 1 to {len(candidates)}, got {terms}")
     energy = core.detach().square().sum(-1)
     chosen = []
     for _ in range(terms):
-        gains = torch.cat([_slice_energies(energy, axis) for axis in axes], -1)
+        others = [[other - AXES for other in range(AXES) if other != axis] for axis in axes]
+        gains = torch.cat([energy.sum(dims) for dims in others], -1)  # of every slice
         pair = candidates[gains.argmax(-1)]
         chosen.append(pair)
         energy = energy * ~ownership(pair[..., None, :], sizes).squeeze(-AXES - 1)
     return torch.stack(chosen, -2)
-
-
-def orientation_selection(core: Tensor, axis: int, terms: int) -> Tensor:
-    """The ``terms`` sub-tensors of one orientation with the most energy, or all that there are.
-
-    For the core of an HOSVD these are the first ones, and no kernel that is a sum of that many
-    separable terms of this orientation is nearer (Eckart and Young 1936).
-    (..., min(terms, I_axis), 2) int64.
-    """
-    _check_axes((axis,))
-    _check_terms(terms, None)
-    energies = _slice_energies(core.detach().square().sum(-1), axis)
-    index = energies.topk(min(terms, energies.shape[-1]), -1).indices
-    return torch.stack([torch.full_like(index, axis), index], -1)
-
-
-def best_orientation_selection(core: Tensor, terms: int, axes: Sequence[int] = _ALL_AXES) -> Tensor:
-    """The best sub-tensors of the orientation that suits each kernel best: (..., T, 2) int64.
-
-    Where the axis has fewer than T slices, the last pair is repeated and owns nothing.
-    """
-    _check_axes(axes)
-    options, errors = [], []
-    for axis in axes:
-        selection = orientation_selection(core, axis, terms)
-        errors.append(dropped_energy(core.detach(), selection))
-        missing = terms - selection.shape[-2]
-        options.append(torch.cat([selection, *[selection[..., -1:, :]] * missing], -2))
-    best = torch.stack(errors, -1).argmin(-1)
-    stacked = torch.stack(options, -3)  # (..., orientations, T, 2)
-    index = best[..., None, None, None].expand(*best.shape, 1, terms, 2)
-    return stacked.gather(-3, index).squeeze(-3)
-
-
-def _slice_energies(energy: Tensor, axis: int) -> Tensor:
-    """(..., I1, I2, I3) → (..., I_axis): the energy on each slice along an axis."""
-    return energy.sum([other - AXES for other in range(AXES) if other != axis])
-
-
-def _check_axes(axes: Sequence[int]) -> None:
-    if not axes or len(set(axes)) < len(axes) or not set(axes) <= set(_ALL_AXES):
-        raise ConfigError(f"axes must be distinct ones of 0, 1, 2 (D, H, W); got {list(axes)}")
-
-
-def _check_terms(terms: int, most: int | None) -> None:
-    if terms < 1 or (most is not None and terms > most):
-        limit = "at least 1" if most is None else f"1 to {most}"
-        raise ConfigError(f"the number of terms must be {limit}, got {terms}")
