@@ -10,10 +10,19 @@ from torch import nn
 
 from psc.accounting.forward import ExampleInput, detached
 from psc.block.block import PUBLISHED_MAXIMUM_WIDTH, Merge, check_streams
-from psc.conversion.chains import Chain, Runs, found_chains, given_chains
 from psc.conversion.factors import Initialisation, merged, separable
 from psc.conversion.layers import Absorbed, Place, SeparableConv3d, Width, stream_widths
-from psc.conversion.plan import KernelSizes, Names, Plan, Unsupported, check_model
+from psc.conversion.plan import (
+    Chain,
+    KernelSizes,
+    Names,
+    Plan,
+    Runs,
+    Unsupported,
+    check_model,
+    found_chains,
+    given_chains,
+)
 from psc.conversion.report import ConversionReport, parameter_count, report_rows
 from psc.conversion.watching import Observation, observe
 from psc.errors import ConfigError, extra_needed
@@ -88,7 +97,8 @@ def convert(
             one (default) the network is as near to yours as the kernels are.
         unsupported: "refuse" names all layers that cannot be converted; "skip" leaves them.
         runs: for n > 1, what to replace, each as names of modules in the order of the data:
-            [["conv1", "norm1", "relu1", "conv2"]]. None: all that the example input shows.
+            [["conv1", "norm1", "relu1", "conv2"]]; of what the example input shows the convolutions
+            are enough. None: all that it shows.
         example_input: a tensor, a tuple of arguments or a mapping of keyword arguments. The
             network then runs once before and once after (evaluation mode, no gradients), to count
             MACs, to find weights that are used other than by calling their layer, which nothing

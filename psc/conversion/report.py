@@ -9,10 +9,9 @@ from torch.nn.parameter import is_lazy
 
 from psc.block.block import Merge
 from psc.block.convolution import Triple
-from psc.conversion.chains import Chain
 from psc.conversion.factors import Initialisation, composed_layers
 from psc.conversion.layers import SeparableConv3d
-from psc.conversion.plan import Plan
+from psc.conversion.plan import Chain, Plan
 from psc.conversion.watching import Observation
 
 Status = Literal["converted", "merged", "kept", "skipped"]
