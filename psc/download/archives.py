@@ -50,7 +50,7 @@ _Opened = tuple[list[_Member], Iterator[IO[bytes]]]
 """All members of an archive, and the contents of its files in their order."""
 
 
-def unpack(archive: Path, destination: Path, *, progress: bool | None = None) -> int:
+def unpack(archive: Path, destination: Path) -> int:
     """Unpack an archive to a folder that does not exist yet.
 
     Zip, RAR, and tar: plain (.tar) or compressed (.tar.gz or .tgz, .tar.bz2, .tar.xz).
@@ -62,7 +62,6 @@ def unpack(archive: Path, destination: Path, *, progress: bool | None = None) ->
     Args:
         archive: what it is, is seen from its first bytes.
         destination: the new folder; its parent is made.
-        progress: show a bar with the remaining time; None: if standard error is a terminal.
 
     Returns:
         How many files were unpacked.
@@ -84,7 +83,7 @@ def unpack(archive: Path, destination: Path, *, progress: bool | None = None) ->
         with locked(lock, f"{destination} is being unpacked"):
             shutil.rmtree(staging, ignore_errors=True)
             try:
-                _write(files, contents, staging, progress)
+                _write(files, contents, staging)
                 first_parts = {path.parts[0] for path in files}
                 whole = staging / first_parts.pop() if len(first_parts) == 1 else staging
                 (whole if whole.is_dir() else staging).rename(destination)
@@ -140,14 +139,10 @@ def _checked(archive: Path, members: list[_Member]) -> dict[PurePosixPath, _Memb
 
 
 def _write(
-    files: dict[PurePosixPath, _Member],
-    contents: Iterator[IO[bytes]],
-    folder: Path,
-    progress: bool | None,
+    files: dict[PurePosixPath, _Member], contents: Iterator[IO[bytes]], folder: Path
 ) -> None:
     """Write every file's content to its safe path."""
-    quiet = None if progress is None else not progress
-    with tqdm(desc="unpacking", total=len(files), unit="file", disable=quiet) as bar:
+    with tqdm(desc="unpacking", total=len(files), unit="file", disable=None) as bar:
         for (path, member), content in zip(files.items(), contents, strict=True):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             crc, left = 0, member.size

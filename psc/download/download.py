@@ -33,7 +33,9 @@ SOURCES = PROJECT / "data" / "sources.yaml"
 """Where every file of every data set comes from."""
 
 _CHUNK = 1 << 18
-_LONGEST_PAUSE = 60.0  # seconds
+_ATTEMPTS = 6  # that fail in a row; one that brought new bytes counts as the first
+_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds before the second attempt, doubled for each further
+_TIMEOUT = 60.0  # seconds without a byte after which a connection counts as broken
 _PASSING = {408, 425, 429, 500, 502, 503, 504}  # answers that may be better in a moment
 _VERSION = {"url", "size", "etag", "modified"}
 _UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -113,16 +115,7 @@ def fetch(source: SourceFile, folder: Path) -> Downloaded:
     return found
 
 
-def download(
-    url: str,
-    path: Path,
-    *,
-    sha256: str | None = None,
-    progress: bool | None = None,
-    attempts: int = 6,
-    pause: float = 1.0,
-    timeout: float = 60.0,
-) -> Downloaded:
+def download(url: str, path: Path, *, sha256: str | None = None) -> Downloaded:
     """Fetch a file, unless it is there.
 
     A broken connection is taken up where it broke (as is a killed process, by the next call), if
@@ -134,10 +127,6 @@ def download(
         url: http or https address.
         path: where the file shall be; its folder is made.
         sha256: checksum in hexadecimal, where it is known.
-        progress: a progress bar with the remaining time; None: if standard error is a terminal.
-        attempts: how many in a row may fail; one that brought new bytes counts as the first.
-        pause: seconds before the second attempt, doubled for each further one.
-        timeout: seconds without a byte after which a connection counts as broken.
 
     Raises:
         DataError: the server refuses, there is no connection, the disk has no room, the file is
@@ -148,15 +137,14 @@ def download(
     sha256 = sha256.lower() if sha256 else None
     if path.exists():
         return _present(url, path, sha256)
-    quiet = None if progress is None else not progress
-    bar: tqdm[NoReturn] = tqdm(desc=path.name, unit="B", unit_scale=True, miniters=1, disable=quiet)
+    bar: tqdm[NoReturn] = tqdm(desc=path.name, unit="B", unit_scale=True, miniters=1, disable=None)
     try:
         with locked(path.with_name(f"{path.name}.lock"), f"{path} is being downloaded"), bar:
             if path.exists():  # another process has just finished
                 return _present(url, path, sha256)
             partial = _Partial(path, url)
             while True:
-                _complete(partial, sha256, bar, attempts, pause, timeout)
+                _complete(partial, sha256, bar)
                 found = sha256_of(partial.path)
                 if sha256 in (None, found):
                     partial.move(path)
@@ -248,34 +236,27 @@ class _BrokenError(Exception):
         self.pause = pause
 
 
-def _complete(
-    partial: _Partial,
-    sha256: str | None,
-    bar: "tqdm[NoReturn]",
-    attempts: int,
-    pause: float,
-    timeout: float,
-) -> None:
+def _complete(partial: _Partial, sha256: str | None, bar: "tqdm[NoReturn]") -> None:
     """Attempts until the file is whole; progress renews the patience."""
     failures, most = 0, partial.size
     while partial.version is None or partial.version["size"] != partial.size:
         try:
-            _attempt(partial, sha256, bar, timeout)
+            _attempt(partial, sha256, bar)
             return
         except _BrokenError as error:
             failures = failures + 1 if partial.size <= most else 1
             most = max(most, partial.size)
-            if failures >= attempts:
+            if failures >= _ATTEMPTS:
                 raise DataError(
                     f"{partial.url}: {error} ({failures} attempts); {in_words(most)} have arrived."
                     " Check the network, then run again: it goes on from there"
                 ) from error
-            seconds = min(max(pause * 2 ** (failures - 1), error.pause), _LONGEST_PAUSE)
+            seconds = min(max(_PAUSE * 2 ** (failures - 1), error.pause), _LONGEST_PAUSE)
             log.warning("%s: %s; trying again in %g s", partial.url, error, seconds)
             time.sleep(seconds)
 
 
-def _attempt(partial: _Partial, sha256: str | None, bar: "tqdm[NoReturn]", timeout: float) -> None:
+def _attempt(partial: _Partial, sha256: str | None, bar: "tqdm[NoReturn]") -> None:
     """One request; raises ``_BrokenError`` if it brings less than the whole."""
     # What If-Range asks for (RFC 9110, Section 13.1.5).
     validator = partial.version and (partial.version["etag"] or partial.version["modified"])
@@ -288,7 +269,7 @@ def _attempt(partial: _Partial, sha256: str | None, bar: "tqdm[NoReturn]", timeo
             headers["If-Range"] = validator
     request = urllib.request.Request(partial.url, headers=headers)
     try:
-        response = urllib.request.urlopen(request, timeout=timeout)
+        response = urllib.request.urlopen(request, timeout=_TIMEOUT)
     except (OSError, http.client.HTTPException) as error:
         raise _failure(partial, error) from error
     with response:

@@ -6,6 +6,7 @@ import resource
 import shutil
 import socket
 import ssl
+import sys
 import urllib.error
 import urllib.request
 
@@ -20,7 +21,6 @@ CONTENT = bytes(range(256)) * 4000  # several reads long
 CHANGED = CONTENT[::-1]
 HALF = len(CONTENT) // 2
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-HASTY = {"attempts": 3, "pause": 0, "timeout": 5}
 ONCE = {"attempts": 1}
 
 
@@ -40,8 +40,16 @@ def path(tmp_path):
     return tmp_path / "new" / "file.bin"
 
 
+def hasty(url, path, *, attempts=3, timeout=5, **options):
+    """Download with little patience."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("_ATTEMPTS", attempts), ("_PAUSE", 0), ("_TIMEOUT", timeout)):
+            patch.setattr(f"psc.download.download.{name}", value)
+        return download(url, path, **options)
+
+
 def get(site, path, **options):
-    return download(f"{site.url}/file.bin", path, **(HASTY | options))
+    return hasty(f"{site.url}/file.bin", path, **options)
 
 
 def only(path):
@@ -192,7 +200,7 @@ def test_within_one_call_neither(site, path):
 def test_pieces_of_another_address_are_not_used(site, path, arrived):
     site.files["/other.bin"], site.breaks = CHANGED, [HALF]
     with pytest.raises(DataError):
-        download(f"{site.url}/other.bin", path, **ONCE)
+        hasty(f"{site.url}/other.bin", path, **ONCE)
     with path.with_name("file.bin.partial").open("ab") as file:
         file.write(CHANGED[HALF:arrived])
     get(site, path)
@@ -305,7 +313,7 @@ def test_nobody_answers(path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with pytest.raises(DataError, match=r"no connection.*refused.*\(3 attempts\).*run again"):
-        download(f"http://127.0.0.1:{port}/file.bin", path, **HASTY)
+        hasty(f"http://127.0.0.1:{port}/file.bin", path)
 
 
 def test_a_certificate_that_cannot_be_verified_is_told_at_once(path, monkeypatch):
@@ -319,7 +327,7 @@ def test_a_certificate_that_cannot_be_verified_is_told_at_once(path, monkeypatch
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
     with pytest.raises(DataError, match=r"certificate .*local issuer.*SSL_CERT_FILE.*put it at"):
-        download("https://127.0.0.1/file.bin", path, **HASTY)
+        hasty("https://127.0.0.1/file.bin", path)
     assert len(attempts) == 1
 
 
@@ -362,18 +370,13 @@ def test_one_process_at_a_time(site, path):
     assert get(site, path).fetched
 
 
-def test_a_bar_where_it_is_wanted(site, path, capsys):
-    get(site, path)
-    assert capsys.readouterr().err == ""  # not a terminal
-    get(site, path.with_name("second"), progress=True)
-    assert "second: 100%" in capsys.readouterr().err
-
-
-def test_a_bar_counts_what_was_there(site, path, capsys):
+def test_a_terminal_has_a_bar_that_counts_what_was_there(site, path, capsys, monkeypatch):
     site.breaks = [HALF]
     with pytest.raises(DataError):
         get(site, path, **ONCE)
-    get(site, path, progress=True)
+    assert capsys.readouterr().err == ""  # not a terminal
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    get(site, path)
     shown = capsys.readouterr().err
     assert "file.bin:  50%" in shown
     assert "file.bin: 100%" in shown
