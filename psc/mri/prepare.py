@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -106,30 +106,6 @@ def table(subjects: Sequence[Verified]) -> str:
     return aligned(rows)
 
 
-def incomplete(found: Mapping[str, SubjectFiles]) -> dict[str, str]:
-    """What is missing of the 18 subjects, in words, by name: an image, or any labels."""
-    return {
-        name: "no labels" if name in found else "no image"
-        for name in EXPECTED
-        if name not in found or not _label_kinds(found[name])
-    }
-
-
-def verify(subjects: Sequence[SubjectFiles]) -> list[Verified]:
-    """Read every image and all labels of every subject; what is wrong with any is in one error."""
-    verified, problems = [], []
-    for files in tqdm(subjects, "verifying", unit="subject", disable=None):
-        try:
-            verified.append(_verify(files))
-        except DataError as error:
-            problems.append(f"\n  {error}")
-    if problems:
-        raise DataError(
-            f"{len(problems)} of {len(subjects)} subjects cannot be used:{''.join(problems)}"
-        )
-    return verified
-
-
 def _label_kinds(files: SubjectFiles) -> tuple[LabelKind, ...]:
     both: tuple[LabelKind, LabelKind] = ("filled", "unfilled")
     return tuple(kind for kind in both if getattr(files, kind) is not None)
@@ -207,12 +183,16 @@ def _unpacked(sources: Sequence[Path], staging: Path) -> Iterator[list[Path]]:
 
 
 def _verified(places: Sequence[Path], *, allow_missing: bool) -> list[Verified]:
-    """Read everything, and say what was found."""
+    """Read everything, and say what was found; what is wrong with any is in one error."""
     found = find_subjects(*places)
     if others := sorted(found.keys() - set(EXPECTED)):
         log.warning("left out, as they are not of IBSR: %s", ", ".join(others))
     names = ", ".join(map(str, places))
-    if missing := incomplete(found):
+    if missing := {
+        name: "no labels" if name in found else "no image"
+        for name in EXPECTED
+        if name not in found or not _label_kinds(found[name])
+    }:
         listed = ", ".join(f"{name} ({what})" for name, what in missing.items())
         said = f"{len(missing)} of {len(EXPECTED)} subjects are incomplete: {listed}"
         if not allow_missing:
@@ -224,7 +204,17 @@ def _verified(places: Sequence[Path], *, allow_missing: bool) -> list[Verified]:
     subjects = [found[name] for name in EXPECTED if name in found]
     if not subjects:
         raise DataError(f"{names}: no subject of IBSR. Recognised are {RECOGNISED_NAMES}")
-    return verify(subjects)
+    verified, problems = [], []
+    for files in tqdm(subjects, "verifying", unit="subject", disable=None):
+        try:
+            verified.append(_verify(files))
+        except DataError as error:
+            problems.append(f"\n  {error}")
+    if problems:
+        raise DataError(
+            f"{len(problems)} of {len(subjects)} subjects cannot be used:{''.join(problems)}"
+        )
+    return verified
 
 
 def _copy(

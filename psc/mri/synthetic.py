@@ -15,7 +15,7 @@ says so in its description, which begins with ``SYNTHETIC_STAMP``.
 
 import gzip
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -57,17 +57,6 @@ _SPLINE_DEVIATION = (151 / 315) ** 1.5  # of a cubic B-spline of standard normal
 _PEAKS = (80.0, 1300.0)  # IBSR's volumes have maxima of 79 to 1289
 _FLUID, _CORTEX, _NUCLEI, _WHITE = range(4)  # cortex and nuclei are one tissue, but not one level
 _TISSUES = np.array([CSF, GM, GM, WM], dtype=np.uint8)
-
-
-@dataclass(frozen=True, eq=False)
-class Phantom:
-    """A stripped volume (D, H, W) and its labels.
-
-    As in IBSR, a few labelled voxels at the rim were stripped from the image.
-    """
-
-    image: npt.NDArray[np.int16]  # positive in the brain, 0 elsewhere
-    labels: npt.NDArray[np.uint8]  # the tissue of which a voxel holds most
 
 
 def write_synthetic_brains(folder: Path, options: SyntheticBrainsConfig) -> bool:
@@ -123,13 +112,13 @@ def _write_subject(folder: Path, seed: int, number: int) -> dict[str, str]:
     in_head = np.eye(4)
     in_head[:3, :3] = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix() * sizes
     in_head[:3, 3] = _CENTRE - in_head[:3, :3] @ ((np.array(shape) - 1) / 2)
-    phantom = draw_phantom(shape, in_head, rng)
+    image, labels = draw_phantom(shape, in_head, rng)
     in_scanner = in_head.copy()
     in_scanner[:3, 3] += rng.uniform(-20, 20, 3)
     name = f"{PREFIX}_{number:02d}"
     (folder / name).mkdir(parents=True)
     written = {}
-    for role, data in ((_IMAGE, phantom.image), (_LABELS, phantom.labels)):
+    for role, data in ((_IMAGE, image), (_LABELS, labels)):
         path = folder / name / f"{name}_{role}.nii.gz"
         content = _nifti(
             data.astype(np.int16),
@@ -161,11 +150,14 @@ def _nifti(
     return content
 
 
-def draw_phantom(shape: _Shape, affine: Affine, rng: np.random.Generator) -> Phantom:
-    """Draw a subject and what a scanner and a stripping program make of it.
+def draw_phantom(
+    shape: _Shape, affine: Affine, rng: np.random.Generator
+) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.uint8]]:
+    """What a scanner and a stripping program make of a subject, 0 around it; and its labels.
 
     ``affine`` leads from voxel indices to mm, axes mostly to the right, anterior and superior
-    (RAS). A brain is up to 140 × 180 × 150 mm; its middle lies near (0, -2, 0).
+    (RAS). A brain is up to 140 × 180 × 150 mm; its middle lies near (0, -2, 0). A label is the
+    tissue of which a voxel holds most; as in IBSR, a few at the rim were stripped from the image.
     """
     material, depth = _anatomy(shape, affine, rng)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
@@ -193,7 +185,7 @@ def draw_phantom(shape: _Shape, affine: Affine, rng: np.random.Generator) -> Pha
     shares = np.stack([_per_voxel(tissue == label) for label in range(CLASSES)])
     labels = shares.argmax(axis=0).astype(np.uint8)
     labels[~brain & (labels == CSF)] = BACKGROUND  # fluid counts up to where the image ends
-    return Phantom(image.astype(np.int16), labels)
+    return image.astype(np.int16), labels
 
 
 def _anatomy(

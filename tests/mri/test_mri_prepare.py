@@ -17,8 +17,8 @@ from psc.errors import DataError
 from psc.files import try_lock
 from psc.mri import prepare as preparation
 from psc.mri.data import read_split
-from psc.mri.finding import SubjectFiles, find_subjects
-from psc.mri.prepare import EXPECTED, incomplete, prepare_ibsr, table, verify
+from psc.mri.finding import find_subjects
+from psc.mri.prepare import EXPECTED, prepare_ibsr, table
 
 SPLIT = Path(__file__).parents[2] / "data" / "splits" / "ibsr.yaml"
 NAMES = [f"IBSR_{number:02d}" for number in (1, 2, 3, 5, 7, 11, 12, 18)]
@@ -378,94 +378,26 @@ def test_the_real_sample(sample_data, output):
     assert subjects[0]["voxel_size"] == [0.9375, 1.5, 0.9375]
 
 
-@pytest.fixture
-def volumes(tmp_path):
-    """Function: write an image and labels under course or NITRC names; returns what is found."""
-    image = np.zeros((6, 4, 5, 1), dtype=np.int16)
-    image[1:5, 1:3, 1:4] = np.random.default_rng(0).integers(20, 99, (4, 2, 3, 1))
-
-    def write(**changes):
-        by_name = {
-            "IBSR_01_ana_strip": image,
-            "IBSR_01_segTRI_fill_ana": (image > 0).astype(np.uint8),
-            "IBSR_01_segTRI_ana": (image > 40).astype(np.uint8),
-            **changes,
-        }
-        for name, data in by_name.items():
-            if data is not None:
-                nifti = nibabel.Nifti1Image(data, AFFINE)
-                nifti.header["descrip"] = "psc synthetic phantom" if "PHANTOM" in name else ""
-                nibabel.save(nifti, tmp_path / f"{name}.nii.gz")
-        return find_subjects(tmp_path)
-
-    return write
-
-
 def test_the_paper_s_split_has_the_subjects_that_are_expected():
     assert sorted(sum(read_split(SPLIT).parts.values(), ())) == list(EXPECTED)
     assert len(EXPECTED) == 18
 
 
-def test_what_is_missing_by_name(tmp_path):
-    def files(name, *, filled=None, unfilled=None):
-        return SubjectFiles(name, tmp_path / name, filled, unfilled)
-
-    found = {name: files(name, filled=tmp_path) for name in NAMES}
-    assert incomplete(found) == {}
-    del found["IBSR_12"]
-    found |= {"IBSR_02": files("IBSR_02"), "IBSR_18": files("IBSR_18", unfilled=tmp_path)}
-    found["PHANTOM_01"] = files("PHANTOM_01")
-    assert incomplete(found) == {"IBSR_02": "no labels", "IBSR_12": "no image"}
+def test_all_problems_are_reported(copy_of, output):
+    (copy_of / "IBSR_01" / f"IBSR_01{UNFILLED}").write_bytes(nifti(np.ones((6, 4, 4), np.uint8)))
+    (copy_of / "IBSR_02" / f"IBSR_02{IMAGE}").write_bytes(nifti(np.zeros((6, 4, 5), np.int16)))
+    first, *problems = run(copy_of, output=output).splitlines()
+    assert first == "2 of 8 subjects cannot be used:"
+    assert f"IBSR_01{UNFILLED}" in problems[0]
+    assert f"IBSR_02{IMAGE}" in problems[1]
 
 
-def test_facts_of_a_subject(volumes, capfd):
-    found = volumes()
-    (subject,) = verify(list(found.values()))
-    assert (subject.name, subject.shape, subject.brain_voxels) == ("IBSR_01", (6, 4, 5), 24)
-    assert subject.voxel_size == pytest.approx((0.9375, 1.5, 0.9375))
-    assert subject.labels == ("filled", "unfilled")
-    assert [path.name for path in subject.paths] == [
-        "IBSR_01_ana_strip.nii.gz",
-        "IBSR_01_segTRI_fill_ana.nii.gz",
-        "IBSR_01_segTRI_ana.nii.gz",
+def test_what_is_printed_of_subjects(copy_of, output):
+    (copy_of / "IBSR_02" / f"IBSR_02{UNFILLED}").unlink()
+    (copy_of / "IBSR_02" / f"IBSR_02{FILLED}").unlink()
+    options = {"allow_missing": True, "overwrite": False}
+    assert table(prepare_ibsr([copy_of], output, **options)).splitlines()[:3] == [
+        "subject  shape  voxel size [mm]    labels            brain voxels",
+        "IBSR_01  6×4×5  0.9375×1.5×0.9375  filled, unfilled  24",
+        "IBSR_02  6×4×5  0.9375×1.5×0.9375  none              24",
     ]
-    assert table([subject]) == (
-        "subject  shape  voxel size [mm]    labels            brain voxels\n"
-        "IBSR_01  6×4×5  0.9375×1.5×0.9375  filled, unfilled  24"
-    )
-    assert capfd.readouterr().out == ""
-
-
-def test_a_subject_without_labels_is_verified_without(volumes):
-    found = volumes(IBSR_01_segTRI_ana=None, IBSR_01_segTRI_fill_ana=None)
-    (subject,) = verify(list(found.values()))
-    assert subject.labels == ()
-    assert table([subject]).splitlines()[1].split()[3] == "none"
-
-
-@pytest.mark.parametrize("labels", ["IBSR_01_segTRI_fill_ana", "IBSR_01_segTRI_ana"])
-def test_both_kinds_of_labels_are_read(volumes, labels):
-    found = volumes(**{labels: np.full((6, 4, 5), 4, dtype=np.uint8)})
-    with pytest.raises(DataError, match=rf"1 of 1 subjects .*\n.*{labels}\.nii\.gz.* 4 "):
-        verify(list(found.values()))
-
-
-def test_all_problems_are_reported(volumes):
-    found = volumes(
-        IBSR_01_segTRI_ana=np.ones((6, 4, 4), dtype=np.uint8),
-        IBSR_02=np.zeros((6, 4, 5), dtype=np.int16),
-        IBSR_03=np.full((6, 4, 5), 1.5, dtype=np.float32) * np.arange(5, dtype=np.float32),
-    )
-    with pytest.raises(DataError) as caught:
-        verify(list(found.values()))
-    first, *problems = str(caught.value).splitlines()
-    assert first == "2 of 3 subjects cannot be used:"
-    assert "IBSR_01_segTRI_ana.nii.gz" in problems[0]
-    assert "IBSR_02.nii.gz" in problems[1]
-
-
-def test_a_phantom_is_not_ibsr(volumes):
-    found = volumes(PHANTOM_02=np.pad(np.arange(24, 48, dtype=np.int16).reshape(4, 2, 3), 1))
-    with pytest.raises(DataError, match=r"PHANTOM_02\.nii\.gz is a phantom"):
-        verify([found["PHANTOM_02"]])
-    assert verify([found["IBSR_01"]])
