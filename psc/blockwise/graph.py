@@ -24,6 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from numba import njit
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from psc.em.labels import relabel_consecutive
 from psc.em.settings import SegmentationConfig
@@ -79,32 +81,19 @@ def region_graph(
     )
 
 
-@njit(nogil=True, cache=True)
 def _faces(ranks: _Int64, affinities: _UInt8, start: tuple[int, int, int]) -> _UInt64:
     """(low rank, high rank, affinity) of each face between two fragments, as one number."""
-    depth, height, width = ranks.shape
-    fragments = np.int64(ranks.max()) + 1
-    keys = np.empty(1024, np.uint64)
-    count = 0
-    for z in range(start[0], depth):
-        for y in range(start[1], height):
-            if keys.size < count + 3 * width:
-                larger = np.empty(2 * keys.size + 3 * width, np.uint64)
-                larger[:count] = keys[:count]
-                keys = larger
-            for x in range(start[2], width):
-                here = ranks[z, y, x]
-                for axis in range(3):
-                    dz, dy, dx = axis == 0, axis == 1, axis == 2
-                    if z < dz or y < dy or x < dx:
-                        continue
-                    there = ranks[z - dz, y - dy, x - dx]
-                    if here == there or here == 0 or there == 0:
-                        continue
-                    pair = min(here, there) * fragments + max(here, there)
-                    keys[count] = np.uint64((pair << 8) | affinities[axis, z, y, x])
-                    count += 1
-    return keys[:count]
+    fragments, keys = ranks.max() + 1, []
+    for axis in range(3):
+        here = [slice(first, None) for first in start]
+        here[axis] = slice(max(start[axis], 1), None)
+        before = [*here[:axis], slice(here[axis].start - 1, -1), *here[axis + 1 :]]
+        ours, theirs = ranks[tuple(here)], ranks[tuple(before)]
+        touching = (ours != theirs) & (ours != 0) & (theirs != 0)
+        ours, theirs = ours[touching], theirs[touching]
+        pairs = np.minimum(ours, theirs) * fragments + np.maximum(ours, theirs)
+        keys.append((pairs << 8) | affinities[axis][tuple(here)][touching])
+    return np.concatenate(keys).astype(np.uint64)
 
 
 def joined_pairs(first_view: _UInt64, second_view: _UInt64) -> _UInt64:
@@ -162,32 +151,12 @@ def joined_roots(fragments: int, joined: Iterable[_Int64]) -> _Int32:
 
     ``joined``: pairs int64 (…, 2) of fragments.
     """
-    parent = np.arange(fragments, dtype=np.int32)
-    for pairs in joined:
-        _join(parent, pairs)
-    _flatten(parent)
-    return parent
-
-
-@njit(nogil=True, cache=True)
-def _root(parent: _Int32, node: int) -> int:
-    while parent[node] != node:
-        parent[node] = parent[parent[node]]
-        node = parent[node]
-    return node
-
-
-@njit(nogil=True, cache=True)
-def _join(parent: _Int32, pairs: _Int64) -> None:
-    for i in range(len(pairs)):
-        one, other = _root(parent, pairs[i, 0]), _root(parent, pairs[i, 1])
-        parent[max(one, other)] = min(one, other)
-
-
-@njit(nogil=True, cache=True)
-def _flatten(parent: _Int32) -> None:
-    for node in range(parent.size):
-        parent[node] = _root(parent, node)
+    pairs = np.concatenate([np.empty((0, 2), np.int64), *joined])
+    links = coo_array((np.ones(len(pairs), np.bool_), pairs.T), shape=(fragments, fragments))
+    components, component = connected_components(links, directed=False)
+    smallest = np.empty(components, dtype=np.int32)
+    smallest[component[::-1]] = np.arange(fragments, dtype=np.int32)[::-1]  # the last one stays
+    return smallest[component]
 
 
 class RegionGraph(NamedTuple):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from psc.errors import ConfigError
-from psc.volumes.tiling import Size3
+from psc.volumes.metadata import Size3, size3
 
 Box = tuple[slice, slice, slice]
 """Voxels of a volume along z, y and x: slices with start and stop."""
@@ -31,8 +31,7 @@ class Block:
     @property
     def shape(self) -> Size3:
         """Voxels of the core along z, y, x."""
-        z, y, x = (part.stop - part.start for part in self.core)
-        return z, y, x
+        return size3(part.stop - part.start for part in self.core)
 
     def __str__(self) -> str:
         """Where it is, for messages."""
@@ -62,8 +61,7 @@ class Grid:
     @property
     def counts(self) -> Size3:
         """Blocks along z, y, x."""
-        z, y, x = (-(-size // core) for size, core in zip(self.shape, self.core, strict=True))
-        return z, y, x
+        return size3(-(-n // core) for n, core in zip(self.shape, self.core, strict=True))
 
     @property
     def voxels_per_block(self) -> int:
@@ -98,8 +96,7 @@ class Grid:
 
     def half_as_fine(self) -> "Grid":
         """The grid of the next coarser level; its blocks have as many voxels."""
-        z, y, x = (-(-size // 2) for size in self.shape)
-        return Grid((z, y, x), self.core)
+        return Grid(size3(-(-size // 2) for size in self.shape), self.core)
 
     def extended(self, block: Block, before: int, after: int) -> Box:
         """A core with so many more voxels on either side of each axis, as far as they exist."""
@@ -135,11 +132,9 @@ def block_size(
         step = max(tile // period, 1) * period
         core = -(-want // step) * step
         sizes.append(-(-size // period) * period if size <= max(tile, core) else core)
-    z, y, x = sizes
-    return z, y, x
+    return size3(sizes)
 
 
 def chunk_size(core: Size3) -> Size3:
     """Chunks of a file such that no two blocks write into one: divisors of the core up to 128."""
-    z, y, x = (max(d for d in range(1, min(n, _LARGEST_CHUNK) + 1) if n % d == 0) for n in core)
-    return z, y, x
+    return size3(max(d for d in range(1, min(n, _LARGEST_CHUNK) + 1) if n % d == 0) for n in core)

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from numba import njit
 from torch import Tensor
 
 from psc.blockwise.engine import Engine, Ledger, Stage, disk_errors
@@ -48,9 +47,9 @@ from psc.em.watershed import fragments_of
 from psc.errors import ConfigError, DataError
 from psc.files import holder, replacing, try_lock
 from psc.volumes.intensity import Range, scale_intensity
-from psc.volumes.metadata import Triple
+from psc.volumes.metadata import Size3, Triple, size3
 from psc.volumes.reading import Volume
-from psc.volumes.tiling import Size3, predict_volume
+from psc.volumes.tiling import predict_volume
 
 _Float32 = npt.NDArray[np.float32]
 _UInt64 = npt.NDArray[np.uint64]
@@ -186,8 +185,8 @@ class Job:
         """Of the block's faces, with the fragments that continue in the blocks before."""
         box = self.grids[0].extended(block, 1, 0)
         fragments, core = self.fragments.read(box), within(block.core, box)
-        z, y, x = (part.start for part in core)
-        graph = region_graph(self.affinities.read(box), fragments, (z, y, x))
+        start = size3(part.start for part in core)
+        graph = region_graph(self.affinities.read(box), fragments, start)
         joined = [self._joined(block, fragments, core, axis) for axis in range(3)]
         self._write(_GRAPHS, block, {**graph._asdict(), "joined": np.concatenate(joined)})
         return {"pairs": len(graph.pairs), "entries": graph.values.size}
@@ -280,27 +279,15 @@ def _plane(core: Box, axis: int, index: int) -> tuple[slice | int, ...]:
     return tuple(index if a == axis else part for a, part in enumerate(core))
 
 
-@njit(nogil=True, cache=True)
 def halved_mode(labels: _UInt64) -> _UInt64:
     """The most frequent id of each 2×2×2 voxels, half the size, rounded up; of several the first.
 
-    Along an odd axis the last voxels have fewer beside them.
+    Along an odd axis the last voxels count twice, all of them.
     """
-    depth, height, width = labels.shape
-    shape = ((depth + 1) // 2, (height + 1) // 2, (width + 1) // 2)
-    halved = np.empty(shape, dtype=np.uint64)
-    for z in range(shape[0]):
-        for y in range(shape[1]):
-            for x in range(shape[2]):
-                part = labels[2 * z : 2 * z + 2, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2]
-                best = 0
-                for candidate in part.flat:
-                    votes = 0
-                    for other in part.flat:
-                        votes += other == candidate
-                    if votes > best:
-                        best = votes
-                        halved[z, y, x] = candidate
+    padded = np.pad(labels, [(0, size % 2) for size in labels.shape], mode="edge")
+    voxels = np.stack([padded[z::2, y::2, x::2] for z, y, x in np.ndindex(2, 2, 2)])
+    votes = np.stack([(voxels == one).sum(axis=0, dtype=np.uint8) for one in voxels])
+    halved: _UInt64 = np.take_along_axis(voxels, votes.argmax(axis=0)[np.newaxis], axis=0)[0]
     return halved
 
 

@@ -34,10 +34,8 @@ from psc.files import entries, locate, matching, nearest
 from psc.training.records import REAL, SAMPLE, SYNTHETIC
 from psc.volumes.containers import MissingChunks, Zarr
 from psc.volumes.intensity import full_scale, settled_range
-from psc.volumes.metadata import Triple
-from psc.volumes.patches import size3
+from psc.volumes.metadata import Size3, Triple, size3
 from psc.volumes.reading import OWN_LABELS, FileRecord, Volume, open_container, open_volume, sample
-from psc.volumes.tiling import Size3
 
 log = logging.getLogger(__name__)
 

@@ -19,16 +19,16 @@ from psc.em.data import Region
 from psc.em.labels import relabel_consecutive
 from psc.errors import ConfigError, DataError
 from psc.volumes.intensity import scale_intensity
+from psc.volumes.metadata import Size3, size3
 from psc.volumes.patches import (
     ChosenPatches,
     Patch,
     RandomPatches,
     grid_starts,
     read_padded,
-    size3,
 )
 from psc.volumes.resampling import Sources, sample_linear, sample_nearest, source_box
-from psc.volumes.tiling import Size3, read_reflected, size_triple
+from psc.volumes.tiling import read_reflected, size_triple
 
 _Pair = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]
 _UNKNOWN = -1  # label of voxels outside the slab; 0 is a label of the file

@@ -31,8 +31,8 @@ from psc.training.checkpoints import Checkpoint, read_checkpoint
 from psc.training.hardware import BF16, arithmetic, inference_device, prediction_precision
 from psc.training.records import read_record
 from psc.volumes.intensity import settled_range
+from psc.volumes.metadata import Size3
 from psc.volumes.reading import Volume, fingerprint, open_volume, sample
-from psc.volumes.tiling import Size3
 
 log = logging.getLogger(__name__)
 

@@ -29,7 +29,8 @@ from psc.paper.curves import threshold_figure
 from psc.training.provenance import git_state
 from psc.volumes import output
 from psc.volumes.intensity import scale_intensity
-from psc.volumes.tiling import Size3, predict_volume, tile_sizes
+from psc.volumes.metadata import Size3
+from psc.volumes.tiling import predict_volume, tile_sizes
 
 log = logging.getLogger(__name__)
 

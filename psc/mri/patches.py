@@ -13,16 +13,16 @@ from scipy import ndimage
 from psc.mri.augmentation import Pose, TissueAugmentation
 from psc.mri.data import Subject
 from psc.mri.tissues import BACKGROUND
+from psc.volumes.metadata import Size3, size3
 from psc.volumes.patches import (
     ChosenPatches,
     Patch,
     RandomPatches,
     grid_starts,
     read_padded,
-    size3,
 )
 from psc.volumes.resampling import affine_sources, sample_linear, sample_nearest
-from psc.volumes.tiling import Size3, size_triple
+from psc.volumes.tiling import size_triple
 
 _Labels = npt.NDArray[np.uint8]
 

@@ -36,7 +36,7 @@ from psc.paper.style import (
 from psc.paper.text import render_html
 from psc.viewing.scene import AFFINITIES, RAW, SEGMENTATION, TRUTH, Layer, Scene
 from psc.volumes.intensity import grey_image, grey_range
-from psc.volumes.tiling import Size3
+from psc.volumes.metadata import Size3
 
 PLANES = ("xy", "xz", "yz")
 """Of the sections across z, y and x."""

@@ -25,8 +25,8 @@ from psc.training.provenance import code_version
 from psc.training.records import FILE_NAME, Record, read_record
 from psc.volumes import output
 from psc.volumes.containers import HDF5, Zarr
+from psc.volumes.metadata import Size3
 from psc.volumes.reading import Volume, fingerprint, open_volume
-from psc.volumes.tiling import Size3
 
 RAW = "raw"
 AFFINITIES = "affinities"

@@ -15,7 +15,7 @@ x, with axes of one entry before them or after them. What is not z, y or x must 
 import json
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +23,8 @@ import numpy as np
 from psc.errors import DataError
 
 Triple = tuple[float, float, float]
+Size3 = tuple[int, int, int]
+"""Voxels along z, y and x."""
 Attributes = Mapping[str, Any]
 
 _PREFIXES = {"p": 1e-3, "n": 1.0, "u": 1e3, "μ": 1e3, "m": 1e6, "c": 1e7, "": 1e9}
@@ -36,6 +38,12 @@ _SIZES = ("resolution", "voxel_size", "element_size_um")
 _NAMES = ("axis_names", "_ARRAY_DIMENSIONS", "axistags", "axes")
 _SPATIAL = ("z", "y", "x")
 _SMALLEST = 0.05  # nm; smaller voxels must be of another unit
+
+
+def size3(values: Iterable[Any]) -> Size3:
+    """Three whole numbers, as such."""
+    z, y, x = (int(value) for value in values)
+    return z, y, x
 
 
 class Metadata(NamedTuple):

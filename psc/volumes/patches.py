@@ -10,7 +10,7 @@ import numpy.typing as npt
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from psc.volumes.tiling import Size3
+from psc.volumes.metadata import Size3, size3
 
 Patch = dict[str, Tensor]
 _ScalarT = TypeVar("_ScalarT", bound=np.generic)
@@ -54,12 +54,6 @@ class ChosenPatches(Dataset[Patch]):
         if not 0 <= index < len(self._places):
             raise IndexError(f"patch {index} of {len(self._places)}")
         return self._cut(*self._places[index])
-
-
-def size3(values: Iterable[Any]) -> Size3:
-    """Three whole numbers, as such."""
-    z, y, x = (int(value) for value in values)
-    return z, y, x
 
 
 def grid_starts(box: Iterable[slice], size: Size3) -> list[Size3]:

@@ -20,8 +20,7 @@ from PIL import Image
 from psc.errors import ConfigError, DataError
 from psc.files import entries, nearest
 from psc.volumes.containers import HDF5, Box, Container, MissingChunks, Source, Zarr
-from psc.volumes.metadata import Triple, describe, multiscales, tidy
-from psc.volumes.tiling import Size3
+from psc.volumes.metadata import Triple, describe, multiscales, size3, tidy
 
 RAW = ("volumes/raw", "raw", "stack", "main", "image", "data")
 # beside the raw data, in the same file
@@ -63,8 +62,7 @@ class Volume:
         self.axes, self.notes = found.axes, (*notes, *found.notes)
         self.voxel_size: Triple | None = found.voxel_size
         self.voxel_size_source, self.offset = found.source, found.offset
-        z, y, x = (source.shape[found.axes.index(name)] for name in "zyx")
-        self.shape: Size3 = (z, y, x)
+        self.shape = size3(source.shape[found.axes.index(name)] for name in "zyx")
 
     def __getitem__(self, index: Any) -> npt.NDArray[Any]:
         """The voxels (z, y, x) of a box, given as slices without steps and ``...``."""

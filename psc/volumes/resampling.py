@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from psc.volumes.metadata import Size3, size3
+
 Sources = npt.NDArray[np.float32]
-_Triple = tuple[int, int, int]
 _ScalarT = TypeVar("_ScalarT", bound=np.generic)
 
 
@@ -22,9 +23,9 @@ def control_points(size: int, spacing: int) -> int:
 
 def smooth_field(
     controls: npt.NDArray[np.float64],
-    spacing: _Triple,
+    spacing: Size3,
     phase: npt.NDArray[np.float64],
-    shape: _Triple,
+    shape: Size3,
 ) -> npt.NDArray[np.float32]:
     """The uniform cubic B-spline of a grid of coefficients (as in free-form deformation).
 
@@ -42,7 +43,7 @@ def smooth_field(
 
 
 def affine_sources(
-    matrix: npt.NDArray[np.float64], offset: npt.NDArray[np.float64], shape: _Triple
+    matrix: npt.NDArray[np.float64], offset: npt.NDArray[np.float64], shape: Size3
 ) -> Sources:
     """The sources ``matrix`` · voxel + ``offset`` of a patch of that shape."""
     sources = np.empty((3, *shape), dtype=np.float32)
@@ -50,16 +51,16 @@ def affine_sources(
     return sources
 
 
-def source_box(sources: Sources) -> tuple[_Triple, _Triple]:
+def source_box(sources: Sources) -> tuple[Size3, Size3]:
     """First voxel and size of the smallest box that interpolation at the sources reads."""
     flat = sources.reshape(3, -1)
     low = np.floor(flat.min(axis=1)).astype(int)
     size = np.floor(flat.max(axis=1)).astype(int) + 2 - low
-    return _triple(low), _triple(size)
+    return size3(low), size3(size)
 
 
 def sample_linear(
-    box: npt.NDArray[np.float32], sources: Sources, origin: _Triple = (0, 0, 0)
+    box: npt.NDArray[np.float32], sources: Sources, origin: Size3 = (0, 0, 0)
 ) -> npt.NDArray[np.float32]:
     """Trilinear interpolation, float32 (D, H, W) in C order; exact where sources are whole numbers.
 
@@ -71,7 +72,7 @@ def sample_linear(
 
 
 def sample_nearest(
-    box: npt.NDArray[_ScalarT], sources: Sources, origin: _Triple = (0, 0, 0)
+    box: npt.NDArray[_ScalarT], sources: Sources, origin: Size3 = (0, 0, 0)
 ) -> npt.NDArray[_ScalarT]:
     """The nearest voxel's value, halves rounded up; otherwise as ``sample_linear``."""
     sampled = np.empty(sources.shape[1:], dtype=box.dtype)
@@ -91,11 +92,6 @@ def _spline_weights(size: int, spacing: int, phase: float) -> npt.NDArray[np.flo
     weights[voxels, first + 2] = (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6
     weights[voxels, first + 3] = t**3 / 6
     return weights
-
-
-def _triple(values: npt.NDArray[np.int_]) -> _Triple:
-    z, y, x = (int(value) for value in values)
-    return z, y, x
 
 
 # scipy.ndimage.map_coordinates is their oracle in the tests, and several times slower. Nothing

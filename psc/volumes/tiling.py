@@ -12,7 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +20,7 @@ import torch
 from torch import Tensor
 
 from psc.errors import ConfigError, DataError
-
-Size3 = tuple[int, int, int]
-"""Voxels along z, y and x."""
+from psc.volumes.metadata import Size3, size3
 
 _Float32 = npt.NDArray[np.float32]
 _Box = tuple[slice, slice, slice]
@@ -47,8 +45,7 @@ def size_triple(size: int | Sequence[int], name: str) -> Size3:
     sizes = (size,) * 3 if isinstance(size, int) else tuple(size)
     if len(sizes) != 3 or any(isinstance(n, bool) or n < 1 or n != int(n) for n in sizes):
         raise ConfigError(f"{name} must be one or three positive integers (z, y, x), found {size}")
-    z, y, x = (int(n) for n in sizes)
-    return z, y, x
+    return size3(sizes)
 
 
 def tile_offsets(region_size: int, tile_output: int, period: int) -> list[int]:
@@ -96,11 +93,7 @@ def tile_sizes(
             f"no input of up to {maximum_input} voxels lets the network predict {region_shape}"
             f" voxels (margin {margin}); valid sizes: {network.valid_input_sizes(1, maximum_input)}"
         )
-    z, y, x = best[2]
-    return (
-        (z.input_size, y.input_size, x.input_size),
-        (z.output_size, y.output_size, x.output_size),
-    )
+    return size3(axis.input_size for axis in best[2]), size3(axis.output_size for axis in best[2])
 
 
 class _Choice(NamedTuple):
@@ -176,7 +169,6 @@ def predict_volume(
     prepare: Callable[[npt.NDArray[Any]], npt.NDArray[Any]] | None = None,
     device: torch.device | str = "cpu",
     batch_size: int = 1,
-    out: Any | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> _Float32:
     """Predict every voxel of a region of a volume.
@@ -200,12 +192,10 @@ def predict_volume(
             ``lambda tile: tile / np.float32(255)``. None is for volumes that are floats already.
         device: where the network is.
         batch_size: N, tiles per call.
-        out: where to write, (K, *region) of a float dtype: an array, a memmap, an HDF5 dataset.
-            None = a new float32 array.
         progress: called after every batch with the numbers of finished and of all tiles.
 
     Returns:
-        float32 (K, *region), or ``out`` itself where it was given.
+        float32 (K, *region).
 
     Raises:
         DataError: the volume has other dimensions, the region is not inside it, or integers come
@@ -222,7 +212,7 @@ def predict_volume(
         )
     bounds = _bounds(region, raw.shape[-3:])
     tiles = list(_tiles(bounds, tile_input, tile_output, period))
-    result: Any = out
+    result: _Float32 | None = None
     done = 0
     for first in range(0, len(tiles), batch_size):
         batch = tiles[first : first + batch_size]
@@ -235,16 +225,17 @@ def predict_volume(
         with torch.inference_mode():
             outputs = predict(torch.from_numpy(inputs).to(device))
             predicted = _centre(outputs, len(batch), tile_output).float().cpu().numpy()
-        if first == 0:  # only now is it known how many channels there are
-            shape = (predicted.shape[1], *(stop - start for start, stop in bounds))
-            result = np.empty(shape, np.float32) if out is None else _checked_out(out, shape)
+        if result is None:  # only now is it known how many channels there are
+            sizes = (stop - start for start, stop in bounds)
+            result = np.empty((predicted.shape[1], *sizes), np.float32)
         for tile, values in zip(batch, predicted, strict=True):
             d, h, w = tile.size
             result[(slice(None), *tile.target)] = values[:, :d, :h, :w]
         done += len(batch)
         if progress is not None:
             progress(done, len(tiles))
-    return cast(_Float32, result)
+    assert result is not None  # there is a tile
+    return result
 
 
 def _check_sizes(tile_input: Size3, tile_output: Size3, period: int, batch_size: int) -> None:
@@ -307,11 +298,3 @@ def _centre(outputs: Tensor, tiles: int, tile_output: Size3) -> Tensor:
     for axis, (extra, used) in enumerate(zip(surplus, tile_output, strict=True), start=2):
         outputs = outputs.narrow(axis, extra // 2, used)
     return outputs
-
-
-def _checked_out(out: Any, shape: tuple[int, ...]) -> Any:
-    if tuple(out.shape) != shape or np.dtype(out.dtype).kind != "f":
-        raise ConfigError(
-            f"out must be floats of shape {shape}, found {out.dtype} of shape {tuple(out.shape)}"
-        )
-    return out

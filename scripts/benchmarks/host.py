@@ -24,7 +24,7 @@ from psc.metrics import segmentation_scores
 from psc.mri.augmentation import TissueAugmentation
 from psc.mri.data import Subject
 from psc.mri.patches import TissuePatches
-from psc.volumes.tiling import Size3 as Triple
+from psc.volumes.metadata import Size3 as Triple
 from psc.volumes.tiling import read_reflected
 
 Labels = npt.NDArray[Any]

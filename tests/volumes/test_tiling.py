@@ -371,21 +371,11 @@ def test_bytes_are_converted_tile_by_tile(network):
     assert set(seen) == {((1, 22, 22, 22), np.dtype(np.uint8))}
 
 
-def test_reads_from_and_writes_to_hdf5(network, tmp_path):
+def test_reads_from_hdf5(network, tmp_path):
     raw = volume((27, 16, 20))
     with h5py.File(tmp_path / "volumes.h5", "w") as file:
         source = file.create_dataset("raw", data=raw)
-        target = file.create_dataset("out", (2, 27, 16, 20), np.float32, fillvalue=np.nan)
-        assert predict_volume(network, source, out=target, **TILE) is target
-        assert_same(target[:], whole(network, raw))
-
-
-def test_writes_to_a_memmap(network, tmp_path):
-    raw = volume((16, 16, 16))
-    out = np.lib.format.open_memmap(tmp_path / "out.npy", "w+", np.float32, (2, 16, 16, 16))
-    predict_volume(network, raw, out=out, **TILE)
-    out.flush()
-    assert_same(np.load(tmp_path / "out.npy"), whole(network, raw))
+        assert_same(predict_volume(network, source, **TILE), whole(network, raw))
 
 
 def test_centre_of_a_padded_network():
@@ -471,14 +461,6 @@ def test_refuses_bytes_without_a_conversion(network):
 def test_refuses_other_dimensions(network, shape):
     with pytest.raises(DataError, match="D, H, W"):
         predict_volume(network, np.zeros(shape, np.float32), **TILE)
-
-
-@pytest.mark.parametrize(
-    "out", [np.zeros((3, 14, 14, 14), np.float32), np.zeros((2, 14, 14, 14), np.uint8)]
-)
-def test_refuses_an_out_that_cannot_hold_the_result(network, out):
-    with pytest.raises(ConfigError, match="out must be floats"):
-        predict_volume(network, volume((14, 14, 14)), out=out, **TILE)
 
 
 def test_refuses_a_network_that_returns_no_volume():
