@@ -66,7 +66,7 @@ class IterationProgress(Callback):
             )
         self._bar.update(1)
 
-    def teardown(self, trainer: lightning.Trainer, *_: Any) -> None:
+    def teardown(self, *_: Any, **__: Any) -> None:
         """Close the bar, also after an error."""
         if self._bar is not None:
             self._bar.close()

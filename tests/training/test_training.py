@@ -126,7 +126,8 @@ def test_a_killed_run_resumes_to_the_very_weights_of_an_uninterrupted_one(
 
 def test_the_last_checkpoint_is_the_last_even_if_validation_does_not_improve(tiny_run, tmp_path):
     """Lightning's save_last follows the best checkpoint and would resume from an old one."""
-    record = run(tiny_run, "recipe.optimizer.learning_rate=0.3", "recipe.schedule.name=constant")
+    rate = ["recipe.optimizer.learning_rate=0.3", "recipe.schedule.name=constant"]
+    record = run(tiny_run, *rate, "trainer.progress_bar=true")  # which Lightning must close, too
     folder = folder_of(record, tmp_path)
     rows = read_metrics(folder / "metrics.csv")
     losses = [float(row["validation/loss"]) for row in rows if row["validation/loss"]]
