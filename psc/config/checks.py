@@ -20,7 +20,7 @@ from psc.config.schema import (
 from psc.em.settings import AffinityRecipeConfig, FibsemConfig
 from psc.errors import ConfigError, require_packages
 from psc.mri.settings import IBSRConfig, OwnMRIConfig, TissueRecipeConfig
-from psc.networks.build import build_network_on_meta
+from psc.networks.build import network_on_meta
 from psc.networks.geometry import VolumeNetwork
 from psc.video.settings import OwnVideoConfig, UCF101Config, VideoRecipeConfig
 
@@ -53,7 +53,7 @@ def check_network(backbone: BackboneConfig, block: BlockConfig) -> nn.Module:
             "replaces every convolution by itself (null chooses)"
         )
     # It knows the rest: impossible sizes, too many streams.
-    return build_network_on_meta(backbone, block)
+    return network_on_meta(backbone, block)
 
 
 def _check_affinities(config: TrainConfig, backbone: UNetConfig, network: nn.Module) -> None:

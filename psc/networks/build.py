@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
 
+from psc.accounting.forward import counting
 from psc.block.unit import UnitFactory, make_unit
 from psc.config.schema import BackboneConfig, BlockConfig, DenseNetConfig, ResNetConfig, UNetConfig
 from psc.errors import ConfigError
@@ -60,6 +60,17 @@ def build_network_on_meta(backbone: BackboneConfig, block: BlockConfig) -> Netwo
         return build_network(backbone, block)
 
 
+_KNOWN: dict[str, Network] = {}
+
+
+def network_on_meta(backbone: BackboneConfig, block: BlockConfig) -> Network:
+    """The same, built once for rows of a table, runs of a sweep: not to be changed."""
+    key = repr((backbone, block))
+    if key not in _KNOWN:
+        _KNOWN[key] = build_network_on_meta(backbone, block)
+    return _KNOWN[key]
+
+
 class _NoInitialValues(TorchFunctionMode):
     """Leaves out what would fill weights that have no memory: half the time of building them."""
 
@@ -98,6 +109,6 @@ def forward_flops(network: nn.Module, input_shape: tuple[int, ...]) -> int:
             single sample.
         input_shape: (N, C, D, H, W).
     """
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+    with torch.device("meta"), counting() as (counter, _):
         network.eval()(torch.zeros(input_shape))
     return int(counter.get_total_flops())

@@ -24,7 +24,7 @@ from psc.config.checks import check_network
 from psc.config.compose import CONFIG_DIRECTORY, from_plain, register, typed_node
 from psc.config.schema import AccountConfig, TrainConfig
 from psc.errors import CheckpointError, ConfigError
-from psc.networks.build import build_network_on_meta, forward_flops, paper_input_shape
+from psc.networks.build import forward_flops, network_on_meta, paper_input_shape
 from psc.paper.published import NOT_SAID, RELATIONS, SIZES, Network, Relation
 from psc.paper.text import aligned, billions, markdown_table
 from psc.training.records import Record
@@ -85,7 +85,7 @@ def network_cost(config: TrainConfig) -> Cost:
     """The cost of a configuration's network, counted once on the meta device."""
     key = repr((config.backbone, config.block, config.recipe))
     if key not in _KNOWN:
-        network = build_network_on_meta(config.backbone, config.block)
+        network = network_on_meta(config.backbone, config.block)
         shape = config.recipe.sample_shape(network)
         parameters = sum(p.numel() for p in network.parameters())
         _KNOWN[key] = Cost(parameters, forward_flops(network, shape) // 2, shape)
@@ -148,7 +148,7 @@ def to_account(config: DictConfig) -> AccountConfig:
 
 def network_account(config: AccountConfig) -> str:
     """The account of a configured network, in the format that the configuration asks for."""
-    network = build_network_on_meta(config.backbone, config.block)
+    network = network_on_meta(config.backbone, config.block)
     shape = input_shape(config, network)
     result = account(network, shape)
     try:
@@ -230,8 +230,7 @@ def named_config(group: str, name: str) -> Any:
 def count_parameters(network: Network) -> int:
     """Parameters of our network of that backbone and block."""
     config = published_form(network)
-    built = build_network_on_meta(config.backbone, config.block)
-    return sum(parameter.numel() for parameter in built.parameters())
+    return sum(p.numel() for p in network_on_meta(config.backbone, config.block).parameters())
 
 
 def _row(layer: Layer) -> tuple[str, ...]:
@@ -306,7 +305,7 @@ def paper_accounts() -> dict[Network, Account]:
     accounts = {}
     for network in NETWORKS:
         config = published_form(network)
-        built = build_network_on_meta(config.backbone, config.block)
+        built = network_on_meta(config.backbone, config.block)
         accounts[network] = account(built, input_shape(config, built))
     return accounts
 

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from psc.accounting.forward import forward
 from psc.block.convolution import Unit
-from psc.networks.build import build_network_on_meta, paper_input_shape
+from psc.networks.build import network_on_meta, paper_input_shape
 from psc.networks.resnet import ResidualBlock
 from psc.paper.account import published_form
 from psc.paper.drawing import (
@@ -130,7 +130,7 @@ def _origins(x: Tensor) -> set[str]:
 def draw_network(network: Network) -> DrawnNetwork:
     """Walk a network as its configuration files have it, at the paper's input."""
     config = published_form(network)
-    built = build_network_on_meta(config.backbone, config.block)
+    built = network_on_meta(config.backbone, config.block)
     return walk_network(built, paper_input_shape(config.backbone, built))
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from psc.errors import DataError
 from psc.paper import compare as compare_module
+from psc.paper import style
 from psc.paper.account import Cost
 from psc.paper.compare import compare_runs, comparison_text, write_csv
 from psc.paper.groups import finished_runs, group_records
@@ -36,6 +37,12 @@ def folder_of(tmp_path):
     return write
 
 
+@pytest.fixture
+def unrendered(monkeypatch):
+    """Figures are made, and empty files in place of their pixels."""
+    monkeypatch.setattr(style, "_save", lambda figure, *paths: [path.touch() for path in paths])
+
+
 def test_only_finished_runs_are_read(tmp_path, folder_of, make_record):
     with pytest.raises(DataError, match="no finished run"):
         finished_runs(tmp_path)
@@ -58,6 +65,7 @@ def test_everything_that_is_said_to_be_written_is(folder_of, make_record):
     assert not (folder / "summary.png").exists()  # the volumes are not there
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_versions_of_the_code_are_not_mixed(folder_of, make_record):
     folder = folder_of(a=make_record(), b=make_record(seed=1, commit="b" * 40))
     with pytest.raises(DataError, match=r"bbbbbbbb: 1 run \(b\)"):
@@ -76,6 +84,7 @@ def test_videos_have_no_segmentations_and_no_thresholds(folder_of, make_video_re
     assert sorted(p.name for p in files[0].parent.glob("*.png")) == sorted(names[2:])
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_each_application_has_its_own_table_and_curves(folder_of, make_record, make_video_record):
     folder = folder_of(a=make_record(), b=make_video_record("p2sc2"))
     text, files = compare_runs(folder)
@@ -102,6 +111,7 @@ def test_each_application_has_its_own_table_and_curves(folder_of, make_record, m
     assert (second["vi_sum_mean"], second["top1_mean"]) == ("", "0.5")
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_errors_are_drawn_over_passes_through_the_training_videos(
     monkeypatch, folder_of, make_video_record
 ):
