@@ -196,8 +196,8 @@ def start(tmp_path_factory):
     """Function: a program in a process of its own (``Started``), which ends with the test."""
     running, folder = [], tmp_path_factory.mktemp("output")
 
-    def begin(script, *arguments):
-        running.append(Started(folder / f"{len(running)}", script, *arguments))
+    def begin(script, *arguments, **options):
+        running.append(Started(folder / f"{len(running)}", script, *arguments, **options))
         return running[-1]
 
     yield begin

@@ -20,10 +20,10 @@ PROJECT = Path(__file__).parents[1]
 class Started:
     """A running program, leader of a session of its own; ``text`` is what it has written."""
 
-    def __init__(self, output, script, *arguments):
+    def __init__(self, output, script, *arguments, folder=PROJECT, environment=None):
         self._output = output
         self._process = multiprocessing.get_context("fork").Process(
-            target=_run, args=(output, script, arguments)
+            target=_run, args=(output, script, arguments, folder, environment or {})
         )
         output.touch()
         self._process.start()
@@ -54,14 +54,16 @@ class Started:
         self._process.join()
 
 
-def _run(output, script, arguments):
+def _run(output, script, arguments, folder, environment):
     os.setsid()
+    for name, value in environment.items():
+        os.environ.pop(name, None) if value is None else os.environ.update({name: value})
     signal.signal(signal.SIGINT, signal.default_int_handler)
     file = os.open(output, os.O_WRONLY | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(file, stream)
     sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
-    os.chdir(PROJECT)
+    os.chdir(folder)
     sys.argv = [str(PROJECT / script), *map(str, arguments)]
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")

@@ -2,15 +2,10 @@
 
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from psc.training.records import read_record
-
-PROJECT = Path(__file__).parents[2]
 
 
 def records(folder):
@@ -89,15 +84,9 @@ def test_mistakes_end_with_one_message_and_no_traceback(program, line, tmp_path)
         assert message in result.errors
 
 
-def test_evaluate_names_a_missing_checkpoint(tmp_path):
+def test_evaluate_names_a_missing_checkpoint(start, tmp_path):
     """In a process of its own: the exit code is what a shell sees."""
-    result = subprocess.run(
-        [sys.executable, "evaluate.py", f"checkpoint={tmp_path}/none.ckpt"],
-        capture_output=True,
-        text=True,
-        cwd=PROJECT,
-        timeout=300,
-    )
-    assert result.returncode == 1
-    assert "no checkpoint at" in result.stderr
-    assert "Traceback" not in result.stderr
+    started = start("evaluate.py", f"checkpoint={tmp_path}/none.ckpt")
+    assert started.wait() == 1
+    assert "no checkpoint at" in started.text
+    assert "Traceback" not in started.text

@@ -4,14 +4,14 @@ import csv
 import os
 import re
 import shlex
-import subprocess
-import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from started import Started
 
 from psc.config import compose
 from psc.errors import ConfigError, DataError
@@ -72,15 +72,11 @@ def typed(folder, command, status=0):
     program, script, *arguments = shlex.split(command)
     assert program == "python"
     small = [*SMALL, "dataset.prepared=prepared"] if script == "train.py" else []
-    result = subprocess.run(
-        [sys.executable, str(PROJECT / script), *arguments, *small],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert result.returncode == status, result.stderr
-    return result.stdout + result.stderr
+    with tempfile.TemporaryDirectory() as output:
+        started = Started(Path(output) / "text", script, *arguments, *small, folder=folder)
+        code, text = started.wait(), started.text
+    assert code == status, text
+    return text
 
 
 def rows(path):

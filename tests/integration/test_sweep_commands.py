@@ -2,10 +2,7 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -14,43 +11,7 @@ from psc.config import compose
 from psc.training.records import read_record
 from psc.training.training import train
 
-PROJECT = Path(__file__).parents[2]
 FOREVER = "recipe.iterations=20000"  # as configured it would take minutes
-
-
-def command(*arguments):
-    return [sys.executable, str(PROJECT / "train.py"), *arguments]
-
-
-@contextmanager
-def start(*arguments, **environment):
-    """A running command; nothing of its session is left behind, also where a test fails."""
-    process = subprocess.Popen(
-        command(*arguments),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=PROJECT,
-        env=os.environ | environment,
-        start_new_session=True,  # so that its processes can be told from others
-        # A shell's background jobs ignore Ctrl-C, and their children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    try:
-        yield process
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-
-
-def wait_until(condition, process, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.stdout.read()
-        time.sleep(0.1)
 
 
 def processes_of(session):
@@ -74,28 +35,21 @@ def ends(session, seconds=20):
 
 
 @pytest.mark.slow
-def test_parallel_runs_skip_what_is_finished_and_survive_what_fails(tiny_run, tmp_path):
+def test_parallel_runs_skip_what_is_finished_and_survive_what_fails(start, tiny_run, tmp_path):
     finished = train(compose([*tiny_run, "recipe.optimizer.learning_rate=0.001"]))
-    environment = {name: value for name, value in os.environ.items() if "NUM_THREADS" not in name}
-    result = subprocess.run(
-        command(
-            *("--multirun", *tiny_run, "hydra/launcher=local", "hydra.launcher.n_jobs=2"),
-            *("recipe.optimizer.learning_rate=0.001,-1,0.002", "resume=true"),
-        ),
-        capture_output=True,
-        text=True,
-        cwd=PROJECT,
-        env=environment,
-        timeout=300,
+    sweep = start(
+        *("train.py", "--multirun", *tiny_run, "hydra/launcher=local", "hydra.launcher.n_jobs=2"),
+        *("recipe.optimizer.learning_rate=0.001,-1,0.002", "resume=true"),
+        environment={name: None for name in os.environ if "NUM_THREADS" in name},
     )
-    assert result.returncode == 1
-    assert f"already finished: {tmp_path}/runs/{finished.run}" in result.stdout
-    assert "1 of 3 runs failed" in result.stderr
-    failure = result.stderr.split("1 of 3 runs failed")[1]
+    assert sweep.wait() == 1
+    assert f"already finished: {tmp_path}/runs/{finished.run}" in sweep.text
+    assert "1 of 3 runs failed" in sweep.text
+    failure = sweep.text.split("1 of 3 runs failed")[1]
     assert "#1: " in failure
     assert "recipe.optimizer.learning_rate=-1 " in failure
     assert "learning_rate=-1.0: must be positive" in failure
-    assert "Traceback" not in result.stderr
+    assert "Traceback" not in sweep.text
 
     records = [read_record(path) for path in (tmp_path / "runs").glob("*/result.json")]
     (new,) = [record for record in records if record != finished]
@@ -106,30 +60,31 @@ def test_parallel_runs_skip_what_is_finished_and_survive_what_fails(tiny_run, tm
 
 
 @pytest.mark.slow
-def test_an_interrupted_sweep_ends_its_workers_and_goes_on_where_it_stopped(tiny_run, tmp_path):
+def test_an_interrupted_sweep_ends_its_workers_and_goes_on_where_it_stopped(
+    start, tiny_run, tmp_path
+):
     sweep = [
         *("--multirun", *tiny_run, FOREVER, "block=3d,p1sc1", "resume=true"),
         *("hydra/launcher=local", "hydra.launcher.n_jobs=2"),
     ]
-    with start(*sweep) as process:
-        wait_until(lambda: len(list(tmp_path.rglob("last.ckpt"))) == 2, process)
-        assert len(processes_of(process.pid)) > 2
-        process.send_signal(signal.SIGINT)  # to the sweep alone: its workers must be told by it
-        output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "resume=true" in output
-    assert ends(process.pid)
+    interrupted = start("train.py", *sweep)
+    interrupted.until(lambda: len(list(tmp_path.rglob("last.ckpt"))) == 2)
+    assert len(processes_of(interrupted.pid)) > 2
+    os.kill(interrupted.pid, signal.SIGINT)  # to the sweep alone: its workers must be told by it
+    assert interrupted.wait(60) == 130
+    assert "resume=true" in interrupted.text
+    assert ends(interrupted.pid)
     assert not list(tmp_path.rglob("result.json"))
 
-    with start(*sweep) as process:
-        continued = set()
-        for line in process.stdout:
-            continued |= {run for run in tmp_path.glob("runs/fibsem-*") if f"in {run}" in line}
-            if len(continued) == 2:
-                break
-        process.kill()  # and nobody can tell them
-        assert ends(process.pid)
-    assert len(continued) == 2
+    runs = list(tmp_path.glob("runs/fibsem-*"))
+    assert len(runs) == 2
+    killed = start("train.py", *sweep)
+    killed.until(
+        lambda: all(f"continues {run}/checkpoints/last.ckpt" in killed.text for run in runs)
+    )
+    os.kill(killed.pid, signal.SIGKILL)  # and nobody can tell them
+    killed.wait()
+    assert ends(killed.pid)
     assert len(list(tmp_path.glob("runs/fibsem-*"))) == 2
 
 
@@ -173,22 +128,22 @@ def slurm(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_slurm_job_is_queued_again_and_resumes(tiny_run, tmp_path, slurm):
+def test_a_slurm_job_is_queued_again_and_resumes(start, tiny_run, tmp_path, slurm):
     arguments = [*tiny_run, FOREVER, "resume=true", "hydra/launcher=slurm", "block=3d"]
-    with start("--multirun", *arguments, **slurm) as process:
-        wait_until(lambda: list(tmp_path.rglob("last.ckpt")), process)
-        (log,) = tmp_path.rglob("42_0_log.out")
-        job = next(
-            pid
-            for pid in processes_of(process.pid)
-            if b"submitit.core._submit" in Path(f"/proc/{pid}/cmdline").read_bytes()
-            and b"bash" not in Path(f"/proc/{pid}/cmdline").read_bytes()
-        )
-        os.kill(job, signal.SIGUSR2)  # SLURM's, before the time limit
-        wait_until(lambda: "continues" in log.read_text(), process)
-        assert "Requeued job 42" in log.read_text()
-        os.killpg(process.pid, signal.SIGKILL)
-    assert ends(process.pid)
+    sweep = start("train.py", "--multirun", *arguments, environment=slurm)
+    sweep.until(lambda: list(tmp_path.rglob("last.ckpt")))
+    (log,) = tmp_path.rglob("42_0_log.out")
+    job = next(
+        pid
+        for pid in processes_of(sweep.pid)
+        if b"submitit.core._submit" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        and b"bash" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    )
+    os.kill(job, signal.SIGUSR2)  # SLURM's, before the time limit
+    sweep.until(lambda: "continues" in log.read_text())
+    assert "Requeued job 42" in log.read_text()
+    sweep.kill()
+    assert ends(sweep.pid)
     (run,) = tmp_path.glob("runs/fibsem-*")
     assert f"continues {run}/checkpoints/last.ckpt" in log.read_text()
     script = (tmp_path / "state" / "script.sh").read_text()
