@@ -1,4 +1,3 @@
-import itertools
 import re
 import shlex
 from pathlib import Path
@@ -31,7 +30,7 @@ SEGMENTING = [line for line in COMMANDS if re.match(r"python scripts/(segment|vi
 
 
 def runs_of(command: str) -> list[list[str]]:
-    """The overrides of every run that a command starts; a sweep starts several."""
+    """Overrides of runs that a command starts: of a sweep as many as have every value once."""
     overrides = shlex.split(command, comments=True)[2:]
     if "--multirun" not in overrides:
         return [overrides]
@@ -40,7 +39,8 @@ def runs_of(command: str) -> list[list[str]]:
     for override in overrides:
         key, values = override.split("=", 1)
         choices.append([f"{key}={value}" for value in values.split(",")])
-    return [list(run) for run in itertools.product(*choices)]
+    most = max(map(len, choices))
+    return [[values[i % len(values)] for values in choices] for i in range(most)]
 
 
 def test_the_readme_has_what_it_promises():

@@ -47,21 +47,25 @@ def jobs_of(sweep, *arguments):
 
 
 def test_mn_is_every_m_and_n():
-    configs = [compose(job) for job in jobs_of("mn")]
-    assert [(c.block.m, c.block.n) for c in configs] == list(itertools.product((1, 2, 3), repeat=2))
-    assert all(config.resume is True for config in configs)
+    jobs = [dict(override.split("=", 1) for override in job) for job in jobs_of("mn")]
+    found = [(int(job["block.m"]), int(job["block.n"])) for job in jobs]
+    assert found == list(itertools.product((1, 2, 3), repeat=2))
+    config = compose(jobs_of("mn")[-1])
+    assert (config.block.m, config.block.n, config.resume) == (3, 3, True)
 
 
 def test_grid_is_every_block_of_every_backbone_that_trains():
-    configs = [compose(job) for job in jobs_of("grid")]
+    jobs = [dict(override.split("=", 1) for override in job) for job in jobs_of("grid")]
     blocks = {path.stem for path in (CONFIG_DIRECTORY / "block").glob("*.yaml")}
     # Not a block of its own: any m and n, and a width that is a calibration of ours
     blocks = {name for name in blocks if name != "psc" and not name.endswith("_calibrated")}
     recipes = {path.name for path in (CONFIG_DIRECTORY / "recipe").iterdir()}
     # torchvision's size, and a baseline that is what it is with its own convolutions only
     recipes -= {"resnet18", "densenet_bui"}
-    found = [(config.backbone.name, config.block.name) for config in configs]
+    found = [(job["backbone"], job["block"]) for job in jobs]
     assert sorted(found) == sorted(itertools.product(recipes, blocks))
+    config = compose(jobs_of("grid")[-1])
+    assert (config.backbone.name, config.block.name) == found[-1]
 
 
 def test_the_command_line_wins():
