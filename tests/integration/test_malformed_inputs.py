@@ -210,7 +210,7 @@ def run_copied(finished_run, tmp_path, number):
 def test_damaged_run_folders(finished_run, tmp_path):
     """Compared and looked at: refused or shown, never changed; no page is half written."""
     rng, refused = np.random.default_rng(3), 0
-    for number in range(2 * len(KINDS)):
+    for number in range(len(KINDS)):
         folder, run = run_copied(finished_run, tmp_path, number)
         victims = [
             run / "result.json",
@@ -228,7 +228,7 @@ def test_damaged_run_folders(finished_run, tmp_path):
         if number % 2:
             refused += attempt(lambda folder=folder: compare_runs(folder)).refused
         assert fingerprint(run) == before, done
-    assert refused > 4
+    assert refused > 2
 
 
 def test_records_of_other_content(finished_run, tmp_path):

@@ -64,11 +64,11 @@ def test_an_interrupted_sweep_ends_its_workers_and_goes_on_where_it_stopped(
     start, tiny_run, tmp_path
 ):
     sweep = [
-        *("--multirun", *tiny_run, FOREVER, "resume=true"),
+        *("--multirun", *tiny_run, FOREVER, "block=3d,p1sc1", "resume=true"),
         *("hydra/launcher=local", "hydra.launcher.n_jobs=2"),
     ]
     interrupted = start("train.py", *sweep)
-    interrupted.until(lambda: list(tmp_path.rglob("last.ckpt")))
+    interrupted.until(lambda: len(list(tmp_path.rglob("last.ckpt"))) == 2)
     assert len(processes_of(interrupted.pid)) > 2
     os.kill(interrupted.pid, signal.SIGINT)  # to the sweep alone: its workers must be told by it
     assert interrupted.wait(60) == 130
@@ -76,13 +76,15 @@ def test_an_interrupted_sweep_ends_its_workers_and_goes_on_where_it_stopped(
     assert ends(interrupted.pid)
     assert not list(tmp_path.rglob("result.json"))
 
-    (run,) = tmp_path.glob("runs/fibsem-*")
+    runs = list(tmp_path.glob("runs/fibsem-*"))
+    assert len(runs) == 2
     killed = start("train.py", *sweep)
-    killed.until(lambda: f"continues {run}/checkpoints/last.ckpt" in killed.text)
+    said = [f"continues {run}/checkpoints/last.ckpt" for run in runs]
+    killed.until(lambda: all(line in killed.text for line in said))
     os.kill(killed.pid, signal.SIGKILL)  # and nobody can tell them
     killed.wait()
     assert ends(killed.pid)
-    assert list(tmp_path.glob("runs/fibsem-*")) == [run]
+    assert len(list(tmp_path.glob("runs/fibsem-*"))) == 2
 
 
 SBATCH = """#!/bin/bash
