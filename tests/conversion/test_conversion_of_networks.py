@@ -92,12 +92,6 @@ def test_export_gives_the_same_program(odd, odd_input):
     assert torch.allclose(program.module()(odd_input), model(odd_input), atol=1e-6)
 
 
-def test_compile_gives_the_same_without_a_graph_break(odd, odd_input):
-    model = convert(odd, 2, merge="sum", sweeps=1, activation=nn.ReLU).model.eval()
-    compiled = torch.compile(model, backend="eager", fullgraph=True)
-    assert torch.allclose(compiled(odd_input), model(odd_input), atol=1e-6)
-
-
 @pytest.fixture
 def process_group(tmp_path):
     """Gloo with one process."""

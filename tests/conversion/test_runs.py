@@ -218,15 +218,6 @@ def test_layers_in_place_activations_and_unbatched_volumes():
     assert {p.dtype for p in done.model.parameters()} == {torch.bfloat16}
 
 
-def test_an_exported_program_computes_the_same():
-    network = linear(nn.ReLU()).float()
-    x = volume(1, 2, 7, 7, 7, dtype=torch.float32)
-    model = convert(network, 2, 2, example_input=x, activation=nn.ReLU).model
-    expected = model(x)
-    program = torch.export.export(model, (x,))
-    assert torch.allclose(program.module()(x), expected, atol=1e-6)
-
-
 REFUSALS = [
     ({}, "needs example_input"),
     ({"init": "random"}, "needs example_input"),

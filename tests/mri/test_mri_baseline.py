@@ -89,7 +89,7 @@ def value_by_value(values, least_gain):
     return [grid[between[k] & (logs[k + 1] > logs[k])].min() for k in range(2)]
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(st.integers(0, 1000))
 def test_the_mixture_equals_one_fitted_value_by_value(seed):
     values = drawn(300, seed)[0].round()  # some are equal

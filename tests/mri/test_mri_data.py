@@ -719,10 +719,3 @@ class TestRealSubjects:
         inside = subject.image[subject.brain].astype(np.float64)
         assert inside.mean() == pytest.approx(0, abs=1e-4)
         assert inside.std() == pytest.approx(1, abs=1e-4)
-
-    def test_a_subject_without_labels(self, sample_data):
-        image = sample_data / "mri/ibsr18/IBSR_02/IBSR_02.nii.gz"
-        found = SubjectFiles("IBSR_02", image, None, None)
-        subject = read_subject(found, labels="filled", labels_required=False)
-        assert subject.labels is None
-        assert subject.image.shape == (256, 128, 256)

@@ -272,7 +272,7 @@ class TestCrops:
         subject = make_subject()
         patches = training([subject], patch_size=size, foreground_share=0.5)
         shape = (size,) * 3 if isinstance(size, int) else size
-        for i in range(20):
+        for i in range(5):
             patch = patches[i]
             assert patch["image"].dtype == torch.float32
             assert patch["labels"].dtype == torch.uint8
@@ -387,14 +387,14 @@ class TestPositions:
         starts = starts_of(training([subject]), subject.image.shape)
         np.testing.assert_array_equal(np.unique(starts, axis=0), [[0, 12, 0]])
 
-    @pytest.mark.parametrize("share", [0.0, 0.3, 0.75, 1.0])
+    @pytest.mark.parametrize("share", [0.0, 0.75, 1.0])
     def test_the_foreground_share(self, share):
         shape = (20, 18, 16)
         subject = make_subject(shape, brain=(slice(8, 11), slice(7, 10), slice(6, 9)))
-        starts = starts_of(training([subject], foreground_share=share, length=1500), shape)
+        starts = starts_of(training([subject], foreground_share=share, length=800), shape)
         found = np.mean(subject.brain[tuple((starts + 3).T)])
         # the others hit the brain, too, as often as it is large
-        assert found == pytest.approx(share + (1 - share) * subject.brain.mean(), abs=0.04)
+        assert found == pytest.approx(share + (1 - share) * subject.brain.mean(), abs=0.05)
 
     def test_subjects_are_equally_likely_whatever_their_size(self):
         shapes = [(6, 6, 6), (20, 18, 16), (6, 20, 7)]
@@ -579,7 +579,7 @@ def test_the_papers_patch_size_on_a_real_subject(sample_data):
         [subject],
         patch_size=64,
         seed=0,
-        length=8,
+        length=3,
         augmentation=replace(EVERYTHING, brightness=(0, 0), noise=0),
     )
     for i in range(len(patches)):

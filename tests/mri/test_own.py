@@ -1,8 +1,9 @@
 """Own data sets: files by pattern, BIDS, nnU-Net; values of labels; parts of the subjects."""
 
+import functools
 import json
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from psc.config.schema import SegmentConfig
 from psc.errors import CheckpointError, ConfigError, DataError
 from psc.mri.data import read_cohort
 from psc.mri.finding import find_images, find_own_subjects, find_subjects
-from psc.mri.settings import OwnMRIConfig
+from psc.mri.settings import IBSRConfig, OwnMRIConfig
 from psc.mri.tissues import IBSR, TissueCodes
 from psc.training.checkpoints import checkpoint_paths
 from psc.training.folder import run_name
@@ -276,45 +277,46 @@ def test_listed_subjects(bids):
     assert cohort.split.parts["test"] == ("sub-01", "sub-06")
 
 
-class TestConfiguration:
-    def composed(self, *more):
-        return compose(
-            [
-                *("backbone=densenet", "block=3d", "budget=quick", "dataset=own_mri"),
-                *("dataset.images=a/{subject}/t1.nii.gz", "dataset.labels=b/{subject}_*.nii.gz"),
-                *more,
-            ]
-        )
+@functools.cache
+def composed(*more):
+    return compose(
+        [
+            *("backbone=densenet", "block=3d", "budget=quick", "dataset=own_mri"),
+            *("dataset.images=a/{subject}/t1.nii.gz", "dataset.labels=b/{subject}_*.nii.gz"),
+            *more,
+        ]
+    )
 
+
+class TestConfiguration:
     def test_classes_follow_the_tissues(self):
-        made = self.composed(
-            "dataset.label_values={a: 1, b: 2, c: [3, 9], d: 4, background: [0, 8]}"
-        )
+        made = composed("dataset.label_values={a: 1, b: 2, c: [3, 9], d: 4, background: [0, 8]}")
         assert made.backbone.classes == 5
         assert made.dataset.images == "a/{subject}/t1.nii.gz"
         assert from_plain(json.loads(json.dumps(asdict(made))), "x.ckpt") == made
         with pytest.raises(ConfigError, match=r"backbone\.classes=7.*takes 2 .*background, a"):
-            self.composed("dataset.label_values={a: 1}", "backbone.classes=7")
+            composed("dataset.label_values={a: 1}", "backbone.classes=7")
 
     def test_the_fold_is_in_the_name(self):
-        plain = asdict(self.composed("dataset.label_values={a: 1}", "dataset.fold=2"))
-        assert run_name(plain).startswith("own_mri-densenet-3d-fold2-seed0-")
-        split = asdict(self.composed("dataset.label_values={a: 1}", "dataset.split={test: [x]}"))
-        assert "fold" not in run_name(split)
+        made = composed("dataset.label_values={csf: 10}")
+        second = replace(made, dataset=replace(made.dataset, fold=2))
+        assert run_name(asdict(second)).startswith("own_mri-densenet-3d-fold2-seed0-")
+        split = replace(made, dataset=replace(made.dataset, folds=None, split={"test": ["x"]}))
+        assert "fold" not in run_name(asdict(split))
 
 
 def test_ibsr_and_own_data_are_found_side_by_side(bids, tmp_path):
     """The same tissues have the same classes, whichever configuration reads them."""
     assert len(find_subjects(bids.parent / "made")) == 6
     own = config(bids).outputs()
-    ibsr = compose(["backbone=densenet", "block=3d", "budget=quick", "dataset=ibsr"])
-    assert ibsr.dataset.outputs() == own
+    assert IBSRConfig(name="ibsr", folder="x", split="y").outputs() == own
 
 
 def test_an_ensemble_of_other_tissues_is_refused(tmp_path):
-    for name, values in (("one", "{csf: 10}"), ("two", "{csf: 11}")):
-        made = TestConfiguration().composed(f"dataset.label_values={values}")
-        content = {"state_dict": {}, "psc_config": asdict(made)}
+    made = composed("dataset.label_values={csf: 10}")
+    for name, value in (("one", 10), ("two", 11)):
+        other = replace(made, dataset=replace(made.dataset, label_values={"csf": value}))
+        content = {"state_dict": {}, "psc_config": asdict(other)}
         torch.save(content, tmp_path / f"{name}.ckpt")
     where = {"input": "t1.nii.gz", "output": str(tmp_path / "out.nii.gz")}
     with pytest.raises(CheckpointError, match=r"two\.ckpt and .*one\.ckpt have other tissues"):
