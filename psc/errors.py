@@ -55,6 +55,17 @@ def refused_by_the_system(error: OSError) -> str:
     return f"{error.filename}: {error.strerror}; check its name, its folder and their permissions"
 
 
+@contextmanager
+def told_in_a_line() -> Iterator[None]:
+    """Around a program: an error that a user can act on is one line, and the exit status 1."""
+    try:
+        yield
+    except PSCError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {refused_by_the_system(error)}")
+
+
 def missing_package(error: ImportError) -> str | None:
     """Which extra brings the package that was not found; None for any other package."""
     package = (error.name or "").partition(".")[0]

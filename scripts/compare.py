@@ -1,10 +1,9 @@
 """Compare finished runs: ``python scripts/compare.py runs`` prints a table, draws pictures."""
 
 import argparse
-import sys
 from pathlib import Path
 
-from psc.errors import PSCError, refused_by_the_system
+from psc.errors import told_in_a_line
 from psc.paper.compare import compare_runs
 
 
@@ -19,12 +18,8 @@ def main() -> None:
         "--all-commits", action="store_true", help="every version of the code, in rows of its own"
     )
     arguments = vars(parser.parse_args())
-    try:
+    with told_in_a_line():
         text, files = compare_runs(arguments.pop("folder"), **arguments)
-    except PSCError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        sys.exit(f"error: {refused_by_the_system(error)}")
     print(text, *files, sep="\n")
 
 

@@ -32,7 +32,7 @@ from psc.config.choices import FIBSEM_FILES, SAMPLES
 from psc.download.archives import require_rar_tool, unpack
 from psc.download.download import SOURCES, SourceFile, fetch, source_files
 from psc.em.data import read_volume
-from psc.errors import DataError, PSCError, refused_by_the_system
+from psc.errors import DataError, told_in_a_line
 from psc.files import WORKPLACE, in_words, require_free_space
 from psc.mri.prepare import INSTRUCTIONS, MANIFEST, prepare_ibsr, table
 from psc.video.data import read_split, video_key
@@ -63,11 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Fetch or prepare from the command line."""
     chosen = _parser().parse_args(arguments)
     try:
-        status = chosen.run(chosen)
-    except PSCError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        sys.exit(f"error: {refused_by_the_system(error)}")
+        with told_in_a_line():
+            status = chosen.run(chosen)
     except KeyboardInterrupt:
         print("\ninterrupted; run it again to go on", file=sys.stderr)
         status = 130

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from psc.errors import DataError, PSCError
+from psc.errors import DataError, told_in_a_line
 from psc.files import write_text
 from psc.paper.experiments import EXPERIMENTS, SYNTHETIC, chosen_tables, read_experiment
 from psc.paper.launch import collect, launch, launches
@@ -252,9 +252,8 @@ def main() -> None:
         parser().error(f"unrecognized arguments: {' '.join(arguments.rest)}")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        arguments.main(arguments)
-    except PSCError as error:
-        sys.exit(f"error: {error}")
+        with told_in_a_line():
+            arguments.main(arguments)
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from there", file=sys.stderr)
         sys.exit(130)

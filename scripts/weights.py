@@ -9,7 +9,6 @@ looked at.
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from inspect import signature
@@ -24,7 +23,7 @@ from psc.config.schema import TrainConfig, UNetConfig
 from psc.download.download import SOURCES
 from psc.em.data import read_splits
 from psc.em.settings import FibsemConfig
-from psc.errors import CheckpointError, ConfigError, DataError, PSCError
+from psc.errors import CheckpointError, ConfigError, DataError, told_in_a_line
 from psc.files import in_words, replacing, sha256_of
 from psc.networks.shipped import ENDING, FOLDER, SUMS, read_safetensors, safetensors_of
 from psc.training.checkpoints import Checkpoint, read_checkpoint
@@ -207,11 +206,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=FOLDER, help="folder; default: psc/weights")
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    try:
+    with told_in_a_line():
         for run in chosen.runs:
             print(made := make(run, chosen.output), f"({in_words(made.stat().st_size)})")
-    except PSCError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

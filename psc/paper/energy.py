@@ -5,7 +5,6 @@ networks and prints its means, and those of ``stream_error_table``, as tables.
 """
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from psc.decomposition import (
     hosvd,
 )
 from psc.decomposition.streams import unfold_layer
-from psc.errors import ConfigError, PSCError
+from psc.errors import ConfigError, told_in_a_line
 from psc.paper.style import DASHED, PAGE_WIDTH, VERMILLION, checked_png, page_style, save_png
 from psc.paper.text import markdown_table
 from psc.training.checkpoints import NETWORK_PREFIX, read_checkpoint
@@ -177,11 +176,9 @@ def main() -> None:
     parser.add_argument("--into", type=Path, required=True, help="the PNG to write")
     parser.add_argument("--seed", type=int, default=0, help="of the random kernels")
     arguments = parser.parse_args()
-    try:
+    with told_in_a_line():
         layers = layers_of_checkpoints(arguments.checkpoints)
         numbers = energy_figure(layers, arguments.into, arguments.seed)
-    except PSCError as error:
-        sys.exit(f"error: {error}")
     print(energy_table(numbers), stream_error_table(layers, arguments.seed), sep="\n\n")
     print(f"{len(layers)} layers; {arguments.into}")
 

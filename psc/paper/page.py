@@ -138,7 +138,6 @@ def page_html(
         applications=_APPLICATIONS,
         badges=_BADGES,
         base64=lambda path: base64.b64encode(path.read_bytes()).decode(),
-        best_first=best_first,
         by_name=by_name,
         cell_class=_cell_class,
         code_version=code_version,
@@ -368,23 +367,6 @@ def _results(shown: Table) -> dict[str, Any]:
         grid = [(*row, end) for row, end in zip(grid, ["records", *links], strict=True)]
     separate = len(shown.lines) + 1 if shown.floors else None
     return _shown(grid, shown.heading, separate=separate)
-
-
-def best_first(shown: Table) -> str | None:
-    """A table's rows by their headline score; None where they cannot be compared."""
-    score, measures = shown.measures.headline, shown.measures
-    lines = [line for line in shown.lines if line.runs]
-    if len(lines) < 2 or len(shown.floors) > 1:
-        return None
-    lines.sort(
-        key=lambda line: mean(line.group.scores(score.key)),
-        reverse=not measures.lower_is_better,
-    )
-    texts = (f"{ln.row.label} {measures.text(ln.group.scores(score.key))}" for ln in lines)
-    seeds = min(len(line.runs) for line in lines)
-    few = "One seed does" if seeds == 1 else f"{seeds} seeds do"
-    doubt = f" {few} not rank blocks for certain." if seeds < 3 else ""
-    return f"Best first, by {score.label}: {'; '.join(texts)}.{doubt}"
 
 
 def _records(
