@@ -160,13 +160,15 @@ def _kinds(
 
 def _leaves(kind: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every key below a dataclass, or a subclass of it, with its type but for ``None``."""
-    for one in (kind, *kind.__subclasses__()):
-        hints = get_type_hints(one)
-        for field in fields(one):
-            of = [part for part in get_args(hints[field.name]) if part is not NoneType]
-            hint = of[0] if NoneType in get_args(hints[field.name]) and len(of) == 1 else None
-            hint = hint or hints[field.name]
-            if is_dataclass(hint) and isinstance(hint, type):
-                yield from _leaves(hint, f"{prefix}{field.name}.")
-            else:
-                yield f"{prefix}{field.name}", hint
+    hints = get_type_hints(kind)
+    for field in fields(kind):
+        of = [part for part in get_args(hints[field.name]) if part is not NoneType]
+        hint = of[0] if NoneType in get_args(hints[field.name]) and len(of) == 1 else None
+        hint = hint or hints[field.name]
+        if is_dataclass(hint) and isinstance(hint, type):
+            yield from _leaves(hint, f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", hint
+    below: list[type] = kind.__subclasses__()
+    for one in below:
+        yield from _leaves(one, prefix)

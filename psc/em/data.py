@@ -201,6 +201,8 @@ def read_splits(config: FibsemConfig) -> Splits:
                 f"{region}: every label is 0 there, and teaches and tests nothing; choose sections"
                 " with labels"
             )
+        if (region.raw == region.raw.flat[0]).all():
+            raise DataError(f"{region}: every grey value is {region.raw.flat[0]}; choose others")
     synthetic = any(volume.synthetic for volume in volumes.values())
     kind = SYNTHETIC if synthetic else SAMPLE if config.sample else REAL
     files = {file["sha256"]: file for volume in volumes.values() for file in volume.files}
@@ -278,6 +280,11 @@ def _settled(volume: LabelledVolume, config: FibsemConfig) -> LabelledVolume:
         f"{name}: {bodies.size - 1:,} bodies; {unknown:.1%} of the voxels have label 0, {meaning}"
         f" (dataset.zero_label={config.zero_label})"
     )
+    if bodies.size == 2:
+        log.warning(
+            "%s: all labels are %d: if they are a mask, they teach no borders between neurons",
+            *(volume.source, bodies[-1]),
+        )
     found, given = volume.voxel_size, config.voxel_size
     if found is None and given is None:
         said.append(

@@ -10,6 +10,7 @@ the filled ones that around the brain as well. Where only the unfilled ones are 
 ones can be approximated: unlabelled voxels inside the brain become fluid.
 """
 
+import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -333,11 +334,21 @@ class Cohort:
 
         native = f"{sizes(s.native.voxel_size for s in self.subjects)} as in their files"
         resampled = any(s.voxel_size != s.native.voxel_size for s in self.subjects)
+        unseen = set(self.codes.tissues)
+        for subject in self.parts["train"]:
+            assert subject.labels is not None
+            unseen -= {
+                name for name in unseen if (subject.labels == self.codes.tissues[name]).any()
+            }
         used = f"{sizes(s.voxel_size for s in self.subjects)}, resampled from " if resampled else ""
         return [
             f"{len(self.subjects)} subjects: {', '.join(parts)}; {self.split.description}",
             f"voxels of {used}{native}",
             f"{self.label_treatment}; classes: {self.codes}",
+            *(
+                f"no subject that trains has any {name}, so none is learned"
+                for name in sorted(unseen)
+            ),
         ]
 
     def record(self) -> dict[str, Any]:
@@ -380,6 +391,16 @@ def read_cohort(config: SubjectsConfig) -> Cohort:
         part: tuple(read_configured(found[name], config, codes) for name in names)
         for part, names in split.parts.items()
     }
+    first: dict[bytes, tuple[str, str]] = {}
+    for part, subjects in parts.items():
+        for subject in subjects:
+            digest = hashlib.blake2b(subject.image.tobytes()).digest()
+            other, where = first.setdefault(digest, (subject.name, part))
+            if where != part:
+                raise DataError(
+                    f"{subject.name} ({part}) and {other} ({where}) are one volume, voxel by voxel;"
+                    " a network is not tested on what it has seen: leave it in one part"
+                )
     return Cohort(parts, split, kind, codes)
 
 

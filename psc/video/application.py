@@ -94,7 +94,7 @@ class VideoApplication(Application):
             ([n for n, v in videos.items() if v.concealed], "frames are broken or without picture"),
             ([n for n, v in videos.items() if v.unmeasured], UNMEASURED),
             ([n for n, v in videos.items() if v.frames < span], f"looped, shorter than {span}"),
-            (_copies(readable, store), "one file in two parts, which makes scores too good"),
+            (_copies(readable, store), "one file in two parts or classes, which spoils scores"),
         ):
             if listed:
                 self._said.append(f"read: {what}: {len(listed)} ({first_of(listed, 3)})")
@@ -107,6 +107,11 @@ class VideoApplication(Application):
     def training_data(self, network: nn.Module, workers: int) -> TrainingData:
         """Random clips, and fixed ones to validate on."""
         recipe = self._recipe
+        if not self._split.train:
+            raise DataError(
+                f"{self._split.description}: no clip to train on (evaluate.py tests a trained"
+                " network); change dataset.shares, or the parts that the files say"
+            )
         return TrainingData(
             TrainingClips(
                 self._store,
@@ -205,14 +210,15 @@ def _prepare_own(dataset: OwnVideoConfig, found: Listing, *, quiet: bool) -> Pre
 
 
 def _copies(split: ActionSplit, store: PreparedVideos) -> list[str]:
-    """Clips whose very bytes stand in another part, too."""
-    first: dict[str, tuple[str, str]] = {}
+    """Clips whose very bytes stand in another part or class, too."""
+    first: dict[str, tuple[str, int, str]] = {}
     found = []
     for part, videos in split.parts.items():
         for video in videos:
-            one = first.setdefault(store.videos[video.key].sha256, (part, video.name))
-            if one[0] != part:
-                found.append(f"{one[1]} and {video.name}")
+            own = part, video.label, video.name
+            one = first.setdefault(store.videos[video.key].sha256, own)
+            if one[:2] != own[:2]:
+                found.append(f"{one[2]} and {video.name}")
     return found
 
 

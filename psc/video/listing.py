@@ -231,6 +231,8 @@ def _rows(table: Path, labelled: bool) -> tuple[list[tuple[int, dict[str, str]]]
             f"{table}: its first line must name the columns {', '.join(needed)} (and group, part"
             f" where there are any), or Kinetics's {', '.join(_KINETICS)}; it is {header.strip()!r}"
         )
+    if twice := [name for name, count in Counter(columns).items() if count > 1]:
+        raise DataError(f"{table}: its first line names the column {twice[0]} twice; keep one")
     rows = []
     try:
         for row in reader:

@@ -621,6 +621,16 @@ class TestOwnData:
         assert splits.train[0].volume.voxel_size == (30, 4, 4)
         assert "dataset.voxel_size=[8.0, 8.0, 8.0] is for files that say nothing" in caplog.text
 
+    def test_grey_values_without_contrast_are_refused_and_masks_told(self, tmp_path, caplog):
+        path = self.volume(tmp_path / "em.h5")
+        with h5py.File(path, "a") as file:
+            file["label"][...] = 1
+            self.read(f"dataset.raw={path}")
+            assert "all labels are 1: if they are a mask, they teach no borders" in caplog.text
+            file["raw"][16:] = 7
+        with pytest.raises(DataError, match=r"em\[16:20\]: every grey value is 7"):
+            self.read(f"dataset.raw={path}")
+
     def test_a_pattern_stands_for_several_volumes(self, tmp_path):
         for i in (2, 10):
             self.volume(tmp_path / f"cell{i}_raw.h5", labels=False, seed=i)

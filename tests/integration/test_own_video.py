@@ -315,6 +315,7 @@ BAD_TABLES = {
     "no label": (["path,label", "0.mp4,"], "line 2 has no label"),
     "part": (["path,label,part", "0.mp4,a,trian"], "line 2: part is 'trian'"),
     "some parts": (["path,label,part", "0.mp4,a,train", "1.mp4,b,"], r"1 of 2 .*1\.mp4; say it"),
+    "column twice": (["path,label,Label", "0.mp4,a,b"], "names the column label twice"),
     "comma": (["path,label", "0.mp4,a,b"], "more values than the 2 columns"),
     "one side": (
         ["path,label,part", "0.mp4,a,train", "1.mp4,b,test", "2.mp4,a,test"],
@@ -331,6 +332,25 @@ def test_bad_tables(case, tmp_path):
     path = table(tmp_path / "clips.csv", *lines)
     with pytest.raises(DataError, match=message):
         described(tmp_path, f"dataset.csv={path}")
+
+
+def test_copies_and_a_training_without_clips(tmp_path):
+    for name in ("a0", "a1", "b0"):
+        film(tmp_path / f"{name}.mp4", seed=int(name == "a1"))
+    rows = [f"{name}.mp4,{name[0]},test" for name in ("a0", "a1", "b0")]
+    path = table(tmp_path / "c.csv", "path,label,part", *rows)
+    config = compose(
+        [
+            *("backbone=resnet18", "dataset=own_video", f"dataset.csv={path}"),
+            *(f"dataset.prepared={tmp_path}/p", *SMALL),
+        ]
+    )
+    application = VideoApplication(config)
+    said = [line for line in application.reads() if "one file in two" in line]
+    assert len(said) == 1
+    assert said[0].endswith("or classes, which spoils scores: 1 (a0.mp4 and b0.mp4)")
+    with pytest.raises(DataError, match=r"no clip to train on \(evaluate\.py"):
+        application.training_data(None, 0)
 
 
 def test_clips_that_none_can_read_are_refused(tmp_path):

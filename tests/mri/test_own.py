@@ -1,8 +1,10 @@
 """Own data sets: files by pattern, BIDS, nnU-Net; values of labels; parts of the subjects."""
 
 import functools
+import gzip
 import json
 import logging
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -268,6 +270,23 @@ def test_every_subject_is_tested_in_one_fold(bids):
 def test_what_cannot_be_split_or_read(bids, keys, error, message):
     with pytest.raises(error, match=message):
         read_cohort(config(bids, **keys))
+
+
+def test_one_volume_under_two_names_is_not_trained_on_and_tested(bids, tmp_path):
+    shutil.copytree(bids, tmp_path / "b")
+    one, two = (tmp_path / f"b/sub-0{i}/anat/sub-0{i}_T1w.nii.gz" for i in (1, 2))
+    two.write_bytes(gzip.compress(gzip.decompress(one.read_bytes()), 1))  # other bytes
+    split = {"validation": ["sub-03"], "test": ["sub-01"]}
+    with pytest.raises(DataError, match=r"sub-01 \(test\) and sub-02 \(train\) are one volume"):
+        read_cohort(config(tmp_path / "b", split=split))
+
+
+def test_a_tissue_that_none_trains_on_is_told(bids):
+    more = CODES | {"lesion": 7}
+    assert (
+        "no subject that trains has any lesion"
+        in read_cohort(config(bids, label_values=more)).description()[-1]
+    )
 
 
 def test_listed_subjects(bids):
