@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from psc.accounting.forward import ExampleInput, run_on
-from psc.conversion.conversion import Conversion
+from psc.conversion.conversion import Conversion, with_bar
 from psc.conversion.layers import SeparableConv3d
 from psc.conversion.watching import affine_map, in_evaluation_mode
-from psc.errors import ConfigError, extra_needed
+from psc.errors import ConfigError
 
 
 def _last_layers(conversion: Conversion[Any]) -> dict[str, str]:
@@ -153,19 +153,13 @@ def match_features(
     optimizer = torch.optim.Adam(parameters, learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     losses: list[float] = []
-    numbers: Iterable[int] = range(steps)
-    if progress:
-        with extra_needed():  # here: only where a bar is asked for
-            from tqdm import tqdm
-
-        numbers = tqdm(numbers, "matching", leave=False)
     with ExitStack() as stack:
         stack.enter_context(in_evaluation_mode(original))
         stack.enter_context(in_evaluation_mode(model))
         wanted = _kept_results(original, layers, stack)
         given = _kept_results(model, layers, stack)
         source = _endless(batches)
-        for _ in numbers:
+        for _ in with_bar(range(steps), "matching", progress):
             batch = next(source)
             with torch.no_grad():
                 run_on(original, batch)

@@ -1,7 +1,7 @@
 """``psc.convert``: the 3D convolutions of any trained network as P_mSC_n, where they stand."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar, get_args
@@ -28,6 +28,7 @@ from psc.conversion.watching import Observation, observe
 from psc.errors import ConfigError, extra_needed
 
 Model = TypeVar("Model", bound=nn.Module)
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def convert(
     chains = _chains(model, plan, n, runs, before)
     blocks: dict[str, SeparableConv3d] = {}
     build = partial(separable, init=init, merge=merge, sweeps=sweeps, activation=activation)
-    for chain in _shown(chains, plan, progress):
+    for chain in with_bar(chains, "converting", progress):
         layers = [plan.chosen[name] for name in chain.layers]
         first = chain.layers[0]
         try:
@@ -210,22 +211,13 @@ def _chains(
     return chains + [Chain((name,), (name,)) for name in chosen if name not in taken]
 
 
-def _shown(chains: list[Chain], plan: Plan, progress: bool) -> Iterable[Chain]:
-    """The chains, with a bar that tells weights, as time goes with them."""
+def with_bar(items: Iterable[Item], title: str, progress: bool) -> Iterable[Item]:
+    """The items, with a bar if one is asked for."""
     if not progress:
-        return chains
+        return items
     with extra_needed():  # here: only where a bar is asked for
         from tqdm import tqdm
-
-    def with_bar() -> Iterator[Chain]:
-        sizes = [sum(map(parameter_count, map(plan.chosen.get, c.layers))) for c in chains]  # type: ignore[arg-type]
-        with tqdm(total=sum(sizes), desc="converting", unit="", unit_scale=True) as bar:
-            for chain, size in zip(chains, sizes, strict=True):
-                bar.set_postfix_str(chain.layers[0])
-                yield chain
-                bar.update(size)
-
-    return with_bar()
+    return tqdm(items, title, leave=False)
 
 
 def _settled(chains: list[Chain], plan: Plan, unsupported: Unsupported) -> list[Chain]:

@@ -25,7 +25,7 @@ import yaml
 from tqdm import tqdm
 
 from psc.errors import DataError
-from psc.files import PROJECT, in_words, locked, replacing, require_free_space, sha256_of
+from psc.files import PROJECT, in_words, locked, require_free_space, sha256_of, write_json
 
 log = logging.getLogger(__name__)
 
@@ -105,8 +105,7 @@ def fetch(source: SourceFile, folder: Path) -> Downloaded:
             "fetched": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         try:
-            with replacing(record) as temporary:
-                temporary.write_text(json.dumps(notes, indent=2) + "\n", encoding="utf-8")
+            write_json(notes, record)
         except OSError as error:
             raise DataError(
                 f"{record} cannot be written: {error.strerror}; {found.path} is there, but where it"
@@ -211,8 +210,7 @@ class _Partial:
 
     def begin(self, version: dict[str, Any]) -> None:
         self.discard()
-        with replacing(self._state) as temporary:
-            temporary.write_text(json.dumps(version), encoding="utf-8")
+        write_json(version, self._state)
         self.path.touch()
         self.version = version
 

@@ -5,7 +5,6 @@ convention: the subject's left is on the left, anterior is at the top of an axia
 right of a sagittal one.
 """
 
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from psc.errors import DataError
-from psc.files import replacing
+from psc.files import write_text
 from psc.metrics.tissues import TissueScore, TissueScores
 from psc.mri.tissues import TISSUES
 from psc.paper.style import (
@@ -44,6 +43,7 @@ from psc.paper.style import (
     page_style,
     save_png,
 )
+from psc.paper.text import csv_text
 from psc.volumes.intensity import grey_image, grey_range
 
 NETWORK = "network"
@@ -217,10 +217,7 @@ def write_subject_scores(path: Path, rows: Sequence[SubjectScores]) -> None:
         {"subject": row.subject, "part": row.part, "method": row.method} | row.scores.as_row()
         for row in rows
     ]
-    with replacing(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(table[0]))
-        writer.writeheader()
-        writer.writerows(table)
+    write_text(csv_text(table), path)
 
 
 def scores_figure(rows: Sequence[SubjectScores], path: Path, *, title: str = "") -> None:

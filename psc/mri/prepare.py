@@ -27,6 +27,7 @@ from psc.files import (
     replace_folder,
     require_free_space,
     sha256_of,
+    write_json,
 )
 from psc.mri.data import LabelKind, read_subject
 from psc.mri.finding import RECOGNISED_NAMES, SubjectFiles, find_subjects
@@ -236,8 +237,7 @@ def _copy(
         "missing": sorted(set(EXPECTED) - {subject.name for subject in subjects}),
         "subjects": described,
     }
-    text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-    (folder / MANIFEST).write_text(text, encoding="utf-8")
+    write_json(manifest, folder / MANIFEST)
 
 
 def _copied(source: Path, target: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
 from psc.errors import ConfigError, DataError
-from psc.files import replacing, sha256_of
+from psc.files import replacing, sha256_of, write_json
 from psc.mri.nifti import SYNTHETIC_STAMP, Affine
 from psc.mri.settings import SyntheticBrainsConfig
 from psc.mri.tissues import BACKGROUND, CLASSES, CSF, GM, WM
@@ -75,8 +75,7 @@ def write_synthetic_brains(folder: Path, options: SyntheticBrainsConfig) -> bool
             files: dict[str, str] = {}
             for number in range(1, options.subjects + 1):
                 files |= _write_subject(temporary, options.seed, number)
-            marker = json.dumps({**described, "files": files}, indent=1)
-            (temporary / MARKER).write_text(marker, encoding="utf-8")
+            write_json({**described, "files": files}, temporary / MARKER)
     except OSError as error:
         raise DataError(f"{folder} cannot be written ({error}); make room, run again") from error
     return True

@@ -374,6 +374,8 @@ def _zarr_node(folder: Path) -> Node | None:
 def _json(path: Path) -> dict[str, Any] | None:
     try:
         found = json.loads(path.read_text())
+        if not isinstance(found, dict):
+            raise ValueError("it holds no object")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -382,6 +384,4 @@ def _json(path: Path) -> dict[str, Any] | None:
         raise DataError(
             f"{path} is damaged, not readable as Zarr ({error}); copy it again"
         ) from error
-    if not isinstance(found, dict):
-        raise DataError(f"{path} is damaged, not readable as Zarr; copy it again")
     return found

@@ -295,19 +295,3 @@ def test_every_row_is_read_back_unrounded(tmp_path):
     assert [line["missed"] for line in found] == ["0", "2", "0"]
     assert (found[2]["dice_csf"], found[2]["dice_mean"], found[2]["hd95_csf"]) == ("", "", "2.5")
     assert list(path.parent.iterdir()) == [path]
-
-
-def test_a_failed_writing_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "scores.csv"
-    write_subject_scores(path, [scored("IBSR_01")])
-    before = path.read_bytes()
-
-    def fail(self, rows):
-        self.writer.writerow(["half"])
-        raise OSError("disk full")
-
-    monkeypatch.setattr(csv.DictWriter, "writerows", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_subject_scores(path, [scored("IBSR_02")])
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
