@@ -30,7 +30,7 @@ from psc.paper.style import (
     checked_png,
     outline,
     page_style,
-    row_of_panels,
+    panel_grid,
     save_png,
     show_image,
 )
@@ -83,7 +83,7 @@ def segmentation_figure(
     colours = assign_colours([truth[z], *matched.values()])
     _, *size = voxel_size_nm or (1.0, 1.0, 1.0)
     with page_style():
-        figure, panels = row_of_panels(
+        figure, panels = panel_grid(
             2 + len(matched), raw.shape[1:], (size[0], size[1]), title_lines=2
         )
         grey = grey_image(raw[z])
@@ -114,7 +114,7 @@ def affinity_figure(
     z = len(raw) // 2
     _, *size = voxel_size_nm or (1.0, 1.0, 1.0)
     with page_style():
-        figure, panels = row_of_panels(
+        figure, panels = panel_grid(
             4, raw.shape[1:], (size[0], size[1]), title_lines=1, right=_COLOUR_BAR_WIDTH
         )
         show_image(panels[0], grey_image(raw[z]), [f"raw, z = {z}"])

@@ -168,6 +168,7 @@ def _draw(
         2 + len(picture.predictions),
         picture.raw.shape,
         (1.0, 1.0) if size is None else (size[0], size[1]),
+        columns=2,
         title=synthetic if about["kind"] == SYNTHETIC else "",
         note=f"{data_note(about)} {note}",
     )

@@ -126,8 +126,7 @@ def panel_grid(
     shape: tuple[int, ...],
     pixel_size: tuple[float, float],
     *,
-    columns: int = 2,
-    width: float = COLUMN_WIDTH,
+    columns: int | None = None,
     title_lines: int = 2,
     title: str = "",
     note: str = "",
@@ -135,10 +134,13 @@ def panel_grid(
 ) -> tuple[Figure, list[Axes]]:
     """A figure of empty panels, row by row, for images (H, W) of pixels that extend so far in y, x.
 
-    Its width and the room ``right`` of the last panel are inches; it grows wider where panels would
-    be too small for their titles, lines of type that :func:`show_image` writes. ``title`` stands
-    above all panels, ``note`` below, broken into lines.
+    As wide as a column of a page; without ``columns`` all side by side, as wide as the page. It
+    grows wider where panels would be too small for their titles, lines of type that
+    :func:`show_image` writes. ``title`` stands above all panels, ``note`` below, broken into lines;
+    ``right``: inches beside the last panel.
     """
+    width = PAGE_WIDTH if columns is None else COLUMN_WIDTH
+    columns = columns or count
     around = 2 * MARGIN + (columns - 1) * GAP + right
     panel = max(_SMALLEST_PANEL, (width - around) / columns)
     width = columns * panel + around
@@ -162,26 +164,6 @@ def panel_grid(
         box = (left / width, bottom / total, panel / width, height / total)
         panels.append(figure.add_axes(box))
     return figure, panels
-
-
-def row_of_panels(
-    count: int,
-    image_shape: tuple[int, ...],
-    pixel_size: tuple[float, float],
-    *,
-    title_lines: int,
-    right: float = 0.0,
-) -> tuple[Figure, list[Axes]]:
-    """Empty panels side by side, as wide as a page if they fit (``panel_grid``)."""
-    return panel_grid(
-        count,
-        image_shape,
-        pixel_size,
-        columns=count,
-        width=PAGE_WIDTH,
-        title_lines=title_lines,
-        right=right,
-    )
 
 
 def show_image(

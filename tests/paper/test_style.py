@@ -14,7 +14,7 @@ from psc.paper.style import (
     bounding_box,
     checked_png,
     page_style,
-    row_of_panels,
+    panel_grid,
     save_png,
     show_image,
 )
@@ -73,7 +73,7 @@ def test_a_figure_appears_complete_or_not_at_all(tmp_path: Path, monkeypatch: py
 def test_panels_have_the_images_proportions(
     count: int, shape: tuple[int, int], pixel: tuple[float, float], width: float
 ):
-    figure, panels = row_of_panels(count, shape, pixel, title_lines=2)
+    figure, panels = panel_grid(count, shape, pixel, title_lines=2)
     assert len(panels) == count
     assert figure.get_figwidth() == pytest.approx(width)
     for panel in panels:
@@ -90,7 +90,7 @@ def test_panels_have_the_images_proportions(
 def test_the_scale_bar_has_the_longest_round_length_that_fits(
     columns: int, nanometres: float, pixels: float, label: str
 ):
-    _, (panel,) = row_of_panels(1, (80, columns), (1.0, 1.0), title_lines=0)
+    _, (panel,) = panel_grid(1, (80, columns), (1.0, 1.0), title_lines=0)
     show_image(panel, np.zeros((80, columns)), [])
     add_scale_bar(panel, columns * nanometres)
     (bar,) = panel.patches
