@@ -17,8 +17,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from psc.blockwise.engine import Engine, Ledger, Stage, disk_errors
 from psc.blockwise.graph import (
@@ -46,51 +44,12 @@ from psc.em.settings import SegmentationConfig
 from psc.em.watershed import fragments_of
 from psc.errors import ConfigError, DataError
 from psc.files import holder, replacing, try_lock
-from psc.volumes.intensity import Range, scale_intensity
-from psc.volumes.metadata import Size3, Triple, size3
-from psc.volumes.reading import Volume
-from psc.volumes.tiling import predict_volume
+from psc.volumes.metadata import Triple, size3
 
 _Float32 = npt.NDArray[np.float32]
 _UInt64 = npt.NDArray[np.uint64]
 _VERSION = 1  # raise it whenever the same inputs and options give other results
 _GRAPHS, _PLANES, _TABLE = "work/graph", "work/planes", "work/segments.npy"
-
-
-@dataclass(frozen=True)
-class LoadedNetwork:
-    """A network in memory: (N, 1, d, h, w) on ``device`` → affinities (N, 3, …) in [0, 1]."""
-
-    predict: Callable[[Tensor], Tensor]
-    device: torch.device
-
-
-@dataclass(frozen=True)
-class NetworkAffinities:
-    """Affinities of any box of a volume, from a network; see ``psc.volumes.tiling``."""
-
-    raw: Volume
-    load: Callable[[], LoadedNetwork]  # called once for every box: it must remember its network
-    tile_input: Size3
-    tile_output: Size3
-    period: int
-    intensity_range: Range | None = None  # grey values that become 0 and 1; None = by the dtype
-    batch_size: int = 1
-
-    def __call__(self, box: Box) -> _Float32:
-        """Affinities float32 (3, D, H, W) of a box that starts at multiples of the period."""
-        network = self.load()
-        return predict_volume(
-            network.predict,
-            self.raw,
-            tile_input=self.tile_input,
-            tile_output=self.tile_output,
-            period=self.period,
-            region=box,
-            prepare=lambda tile: scale_intensity(tile, self.intensity_range),
-            device=network.device,
-            batch_size=self.batch_size,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

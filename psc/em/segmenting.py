@@ -3,23 +3,20 @@
 import json
 import logging
 import multiprocessing
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from psc.blockwise.engine import open_engine
-from psc.blockwise.grid import Grid, block_size
-from psc.blockwise.pipeline import (
-    BlockwiseOptions,
-    LoadedNetwork,
-    NetworkAffinities,
-    segment_blockwise,
-)
+from psc.blockwise.grid import Box, Grid, block_size
+from psc.blockwise.pipeline import BlockwiseOptions, segment_blockwise
 from psc.config.schema import SegmentConfig, TrainConfig, UNetConfig
 from psc.em.affinities import NEAREST
 from psc.em.settings import AffinityRecipeConfig, FibsemConfig
@@ -30,17 +27,49 @@ from psc.networks.geometry import VolumeNetwork
 from psc.training.checkpoints import Checkpoint, read_checkpoint
 from psc.training.hardware import BF16, arithmetic, inference_device, prediction_precision
 from psc.training.records import read_record
-from psc.volumes.intensity import settled_range
+from psc.volumes.intensity import Range, scale_intensity, settled_range
 from psc.volumes.metadata import Size3
 from psc.volumes.reading import Volume, fingerprint, open_volume, sample
+from psc.volumes.tiling import predict_volume
 
 log = logging.getLogger(__name__)
 
 _Triple = tuple[float, float, float]
 
+Loaded = tuple[Callable[[Tensor], Tensor], torch.device]
+"""A network in memory: (N, 1, d, h, w) on the device → affinities (N, 3, …) in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class NetworkAffinities:
+    """Affinities of any box of a volume, from a network; see ``psc.volumes.tiling``."""
+
+    raw: Volume
+    load: Callable[[], Loaded]  # called once for every box: it must remember its network
+    tile_input: Size3
+    tile_output: Size3
+    period: int
+    intensity_range: Range | None = None  # grey values that become 0 and 1; None = by the dtype
+    batch_size: int = 1
+
+    def __call__(self, box: Box) -> npt.NDArray[np.float32]:
+        """Affinities float32 (3, D, H, W) of a box that starts at multiples of the period."""
+        predict, device = self.load()
+        return predict_volume(
+            predict,
+            self.raw,
+            tile_input=self.tile_input,
+            tile_output=self.tile_output,
+            period=self.period,
+            region=box,
+            prepare=lambda tile: scale_intensity(tile, self.intensity_range),
+            device=device,
+            batch_size=self.batch_size,
+        )
+
 
 @lru_cache(maxsize=1)
-def _loaded(path: Path, accelerator: str, precision: str) -> LoadedNetwork:
+def _loaded(path: Path, accelerator: str, precision: str) -> Loaded:
     """The network of a checkpoint with the sigmoid behind it, loaded once in each process."""
     if multiprocessing.parent_process() is not None:
         claim_gpu()  # one of several processes on this machine
@@ -49,11 +78,11 @@ def _loaded(path: Path, accelerator: str, precision: str) -> LoadedNetwork:
     assert isinstance(network, VolumeNetwork)
     tiled = network.to(device).eval().unpadded()
 
-    def predict(raw: torch.Tensor) -> torch.Tensor:
+    def predict(raw: Tensor) -> Tensor:
         with arithmetic(precision, device):
             return torch.sigmoid(tiled(raw)[:, : len(NEAREST)].float())
 
-    return LoadedNetwork(predict, device)
+    return predict, device
 
 
 def segment_neurons(config: SegmentConfig, checkpoint: Checkpoint) -> Path:

@@ -5,7 +5,8 @@ import torch
 from psc.block.unit import make_unit
 from psc.blockwise.grid import Grid, block_size
 from psc.blockwise.images import create_image, dequantised, quantised
-from psc.blockwise.pipeline import Job, LoadedNetwork, NetworkAffinities, halved_mode
+from psc.blockwise.pipeline import Job, halved_mode
+from psc.em.segmenting import NetworkAffinities
 from psc.networks.unet import UNet
 from psc.volumes.intensity import scale_intensity
 from psc.volumes.tiling import predict_volume, tile_sizes
@@ -38,8 +39,7 @@ def test_blocks_give_the_affinities_of_the_whole_volume(network, tmp_path, shape
     expected = predict_volume(predict, raw, prepare=scale_intensity, **tiles)
 
     grid = Grid(shape, block_size(shape, wanted, tile_output, network.period))
-    loaded = LoadedNetwork(predict, torch.device("cpu"))
-    source = NetworkAffinities(raw, lambda: loaded, **tiles)
+    source = NetworkAffinities(raw, lambda: (predict, "cpu"), **tiles)
     folder = tmp_path / "a.zarr"
     (target,) = create_image(folder, [grid], np.uint8, voxel_size=None, channels=3)
     job = Job(folder, [grid], None, source, target, None, [])
@@ -59,10 +59,13 @@ def test_blocks_of_whole_tiles_predict_the_very_bits(network):
     tile_input, tile_output = tile_sizes(
         network, raw.shape, network.input_size_for(8 + 2 * margin), margin=margin
     )
-    loaded = LoadedNetwork(lambda x: torch.sigmoid(network(x)), torch.device("cpu"))
+
+    def predict(x):
+        return torch.sigmoid(network(x))
+
     tiles = {"tile_input": tile_input, "tile_output": tile_output, "period": network.period}
-    source = NetworkAffinities(raw, lambda: loaded, **tiles)
-    expected = predict_volume(loaded.predict, raw, prepare=scale_intensity, **tiles)
+    source = NetworkAffinities(raw, lambda: (predict, "cpu"), **tiles)
+    expected = predict_volume(predict, raw, prepare=scale_intensity, **tiles)
     grid = Grid(raw.shape, block_size(raw.shape, (9, 11, 7), tile_output, network.period))
     assert len(grid) > 7
     for block in grid:
