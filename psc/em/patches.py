@@ -110,7 +110,8 @@ def _start_ranges(slab: "Slab", cutter: "PatchCutter", reach: Size3) -> list[ran
     if any(part > size for part, size in zip(cutter.output_size, slab.shape, strict=True)):
         raise DataError(
             f"{slab.name}: the slab has {slab.shape} voxels (z, y, x), fewer than the output size"
-            f" {cutter.output_size}; choose a thicker slab or a smaller output_size"
+            f" {cutter.output_size}; choose a thicker slab, or recipe.output_size={min(slab.shape)}"
+            " at most"
         )
     ranges = []
     for axis in range(3):

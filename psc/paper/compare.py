@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
 
 from psc.em.pictures import segmentation_figure
+from psc.errors import DataError
 from psc.files import write_text
 from psc.paper import evidence
 from psc.paper.account import Cost, recorded_cost
@@ -336,12 +337,16 @@ def _pictures(
         for name, group in groups.items()
     }
     names = [f"learning{suffix}.png", f"curves{suffix}.png"]
-    learning_figure(metrics, into / names[0], *_tested_on_the_way(groups))
+    try:
+        learning_figure(metrics, into / names[0], *_tested_on_the_way(groups))
+    except DataError as error:  # such as seeds that a time limit ended at different iterations
+        log.warning("no %s: %s", names[0], error)
+        (into / names.pop(0)).unlink(missing_ok=True)
     epochs = {name: iterations_per_epoch(group.first) for name, group in groups.items()}
     known = {name: iterations for name, iterations in epochs.items() if iterations is not None}
     curves_figure(
         {name: files[0] for name, files in metrics.items()},
-        into / names[1],
+        into / names[-1],
         errors=measures.errors_logged,
         per_epoch=known if len(known) == len(epochs) else None,
     )

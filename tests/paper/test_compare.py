@@ -1,12 +1,14 @@
 """Folders of runs: what is averaged, what is compared, and what is written about them."""
 
 import csv
+import itertools
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from PIL import Image
 
+from psc.config import compose
 from psc.errors import DataError
 from psc.paper import compare as compare_module
 from psc.paper import style
@@ -109,6 +111,57 @@ def test_each_application_has_its_own_table_and_curves(folder_of, make_record, m
         first, second = csv.DictReader(file)
     assert (first["vi_sum_mean"], first["top1_mean"]) == ("2.0", "")
     assert (second["vi_sum_mean"], second["top1_mean"]) == ("", "0.5")
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_seeds_that_were_validated_apart_have_a_table_and_no_learning_curve(
+    folder_of, make_record, caplog
+):
+    folder = folder_of(a=make_record(), b=make_record(seed=1))
+    (folder / "b/metrics.csv").write_text(METRICS.replace("1,0.7", "3,0.7"))
+    text, files = compare_runs(folder)
+    assert "| 0, 1 |" in text
+    assert "no learning.png: " in caplog.text
+    assert "learning.png" not in [file.name for file in files]
+
+
+def test_own_data_have_a_row_for_each_block_over_seeds(
+    tmp_path, make_record, make_video_record, make_tissue_record
+):
+    (tmp_path / "clips").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / f"clips/{name}").mkdir()
+        (tmp_path / f"clips/{name}/1.mp4").touch()
+    own = {
+        "em": (make_record, ["dataset=own_em", "dataset.raw=a.h5"]),
+        "mri": (
+            make_tissue_record,
+            [
+                *("backbone=densenet", "dataset=own_mri", "dataset.folder=b"),
+                "dataset.split={validation: [c], test: [IBSR_04, IBSR_05]}",
+                "dataset.label_values={csf: 1, gm: 2, wm: 3}",
+            ],
+        ),
+        "video": (
+            make_video_record,
+            ["backbone=resnet18", "dataset=own_video", f"dataset.folder={tmp_path}/clips"],
+        ),
+    }
+    records = []
+    for make, overrides in own.values():
+        config = asdict(compose([*overrides, "budget=quick"]))
+        for block, seed in itertools.product(("3d", "p2sc2"), (0, 1)):
+            record = make(block=block, seed=seed)
+            changed = config | {"block": record.config["block"], "seed": seed}
+            data = record.data | {"kind": "own"}
+            records.append(replace(record, config=changed, data=data))
+    text = comparison_text(group_records(records))
+    parts = text.split("## ")[1:]
+    assert len(parts) == 3
+    for part in parts:
+        table = rows(part.partition("\n\n")[2].partition("\n\n")[0])
+        assert [row[0] for row in table[:2]] == ["3d", "p2sc2"]
+        assert all("±" in row[3] and row[-1] == "0, 1" for row in table[:2])
 
 
 @pytest.mark.usefixtures("unrendered")
