@@ -2,9 +2,9 @@
 
 import io
 import json
+import os
 import signal
 import socket
-import subprocess
 import sys
 import urllib.request
 import zlib
@@ -19,6 +19,21 @@ from psc.viewing.neuroglancer import opened_viewer
 from psc.viewing.scene import Layer, Scene, evaluation_folder, open_evaluation
 
 PROJECT = Path(__file__).parents[2]
+
+
+def test_the_command_serves_until_interrupted(start, finished_run):
+    """Before any server runs here, of which the started process would be a copy."""
+    pytest.importorskip("neuroglancer")
+    served = start("scripts/view.py", f"run={finished_run[1]}")
+    served.until(lambda: "Ctrl-C ends it" in served.text)
+    (line,) = (line for line in served.text.splitlines() if "open http" in line)
+    assert finished_run[0].run in line
+    with urllib.request.urlopen(line.split("open ")[1].strip(), timeout=20) as answer:
+        assert b"neuroglancer" in answer.read()
+    os.kill(served.pid, signal.SIGINT)
+    assert served.wait() == 0, served.text
+    assert "ended" in served.text
+    assert "Traceback" not in served.text
 
 
 @pytest.fixture(scope="module")
@@ -185,32 +200,6 @@ def test_without_neuroglancer_it_says_what_to_install(scene, monkeypatch):
         opened_viewer(scene),
     ):
         pass
-
-
-def command(*arguments):
-    return [sys.executable, "scripts/view.py", *arguments]
-
-
-def test_the_command_serves_until_interrupted(finished_run):
-    pytest.importorskip("neuroglancer")
-    with subprocess.Popen(
-        command(f"run={finished_run[1]}"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=PROJECT,
-        # A shell's background jobs ignore Ctrl-C, and their children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as process:
-        line = process.stdout.readline()
-        assert finished_run[0].run in line, process.stderr.read()
-        with urllib.request.urlopen(line.split("open ")[1].strip(), timeout=20) as answer:
-            assert b"neuroglancer" in answer.read()
-        process.send_signal(signal.SIGINT)
-        rest, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
-    assert "ended" in rest
-    assert "Traceback" not in errors
 
 
 def test_wrong_input_is_one_message(program, tmp_path):
