@@ -3,10 +3,12 @@
 import csv
 import json
 import math
+import multiprocessing
 import os
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from torchvision.models.video import r3d_18
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))  # as if the script were started
 
 import benchmark
-from benchmarks import conversion, host, networks, operator, timing
+from benchmarks import blockwise, conversion, host, networks, operator, timing
 
 from psc.config import compose
 from psc.config.schema import ResNetConfig, UNetConfig
@@ -176,7 +178,10 @@ def test_trained_affinities_are_mostly_right():
 
 
 @pytest.mark.usefixtures("full_resolution")
-def test_blockwise(tmp_path):
+def test_blockwise(tmp_path, monkeypatch):
+    # A copy of this process has loaded PyTorch; a fresh one takes ten times as long.
+    copied = SimpleNamespace(get_context=lambda _: multiprocessing.get_context("fork"))
+    monkeypatch.setattr(blockwise, "multiprocessing", copied)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     sizes = ["--sizes", "24", "--block-size", "24", "--piece", "20", "--folder", str(scratch)]
