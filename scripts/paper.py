@@ -21,8 +21,15 @@ from typing import TYPE_CHECKING
 
 from psc.errors import DataError, told_in_a_line
 from psc.files import write_text
-from psc.paper.experiments import EXPERIMENTS, SYNTHETIC, chosen_tables, read_experiment
-from psc.paper.launch import collect, launch, launches
+from psc.paper.experiments import (
+    EXPERIMENTS,
+    SYNTHETIC,
+    chosen_tables,
+    collect,
+    launch,
+    launches,
+    read_experiment,
+)
 from psc.paper.table import Table, tables_of, to_markdown, write_tables
 from psc.training.records import FILE_NAME
 

@@ -29,7 +29,7 @@ from psc.applications import build_application
 from psc.errors import ConfigError, DataError, PSCError
 from psc.files import replacing
 from psc.paper.curves import read_curve
-from psc.paper.launch import share
+from psc.paper.experiments import share
 from psc.paper.style import PAGE_WIDTH, colour, marker, page_style, save_png
 from psc.paper.text import markdown_table
 from psc.training.checkpoints import read_checkpoint

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from psc.errors import ConfigError, DataError
-from psc.paper import launch as module
-from psc.paper.experiments import read_experiment
-from psc.paper.launch import LaunchError, launch, launches
+from psc.paper import experiments as module
+from psc.paper.experiments import LaunchError, launch, launches, read_experiment
 from psc.training.records import Record
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "paper.py"

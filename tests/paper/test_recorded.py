@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 
 from psc.errors import DataError
-from psc.paper.experiments import read_experiment, read_records
-from psc.paper.launch import collect
+from psc.paper.experiments import collect, read_experiment, read_records
 from psc.training.records import Record, read_record, write_record
 
 
