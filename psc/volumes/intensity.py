@@ -32,6 +32,8 @@ def scale_intensity(
     The values ``intensity_range`` become 0 and 1, and beyond them is clipped. Without it uint8 is
     divided by 255 and uint16 by 65535; floats must lie in [0, 1] already.
     """
+    if raw.dtype.kind == "f" and np.isnan(raw).any():
+        raise DataError(f"raw holds {np.count_nonzero(np.isnan(raw))} NaN; repair the volume first")
     scaled = np.empty(raw.shape, dtype=np.float32)
     if intensity_range is not None:
         low, high = intensity_range
