@@ -71,8 +71,9 @@ def source_files(data_set: str, listing: Path = SOURCES) -> list[SourceFile]:
         entries = yaml.safe_load(listing.read_text(encoding="utf-8"))[data_set]["files"]
         return [_source_file(Path("data") / data_set, entry) for entry in entries]
     except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+        what = f"{type(error).__name__}: {error}"
         raise DataError(
-            f"{listing} does not list the files of {data_set} ({error!r}), each with path below"
+            f"{listing} does not list the files of {data_set} ({what}), each with path below"
             f" data/{data_set}/, url, size (as '6.5 GB') and sha256, the last two perhaps"
             " 'unknown'; restore it"
         ) from error

@@ -352,7 +352,7 @@ def test_damaged_archives(tmp_path):
         path.write_bytes(tar.read_bytes() if number % 2 else buffer.getvalue())
         damaged(path, rng)
         target = tmp_path / f"unpacked{number}"
-        found = attempt(lambda path=path, target=target: unpack(path, target, progress=False))
+        found = attempt(lambda path=path, target=target: unpack(path, target))
         refused += found.refused
         assert found.refused != target.exists()
         assert not list(tmp_path.glob(".*.unpacking"))
