@@ -97,6 +97,7 @@ def test_the_table_has_a_row_for_each_block():
     rows = [line for line in text.splitlines() if line.startswith(("| 3d |", "| p2sc2 |"))]
     assert len(rows) == 2
     assert all("62.5 ± 9.4" in row and "0, 1, 2 of 3: 6 subjects" in row for row in rows)
+    assert "| intensity alone | 0 | 0 | 45.8 ± 10.2 |" in text  # of the same subjects
     assert "own data; own_mri; labels as they are in their files" in text
     assert "mean ± sd over the subjects" in text
 
