@@ -40,7 +40,7 @@ from psc.paper.groups import (
 )
 from psc.paper.measures import AFFINITY, TISSUE, VIDEO, Measures
 from psc.paper.published import PARAMETERS, PublishedCell, read_published
-from psc.training.records import FILE_NAME, Record, read_record, write_record
+from psc.training.records import FILE_NAME, Record, read_record, shared, write_record
 from psc.video.settings import VideoRecipeConfig
 
 log = logging.getLogger(__name__)
@@ -473,7 +473,7 @@ def collect(experiment: Experiment, runs: Path) -> list[Path]:
         target = experiment.folder / RECORDS / record.run
         if not (target / FILE_NAME).exists():
             new[folder] = target
-        elif read_record(target) != _shared(record):
+        elif read_record(target) != shared(record):
             raise DataError(
                 f"{target} holds another record of run {record.run}; delete it to replace it"
             )
@@ -487,11 +487,4 @@ def share(run: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     if (metrics := run / "metrics.csv").is_file():
         (target / metrics.name).write_bytes(metrics.read_bytes())
-    write_record(_shared(read_record(run)), target)
-
-
-def _shared(record: Record) -> Record:
-    config = {**record.config, "output_directory": "runs"}
-    if config.get("initial_weights") is not None:
-        config["initial_weights"] = Path(config["initial_weights"]).name
-    return replace(record, config=config)
+    write_record(shared(read_record(run)), target)

@@ -23,7 +23,7 @@ from psc.files import replacing
 from psc.paper.groups import Group, comparable
 from psc.paper.measures import Measures, measures_of
 from psc.paper.text import block_label
-from psc.training.records import FILE_NAME, SAMPLE, SEAL, Record, read_record, seal_of
+from psc.training.records import FILE_NAME, SAMPLE, SEAL, Record, read_record, seal_of, shared
 from psc.volumes import output
 
 PIXELS = "slices.npz"
@@ -88,7 +88,7 @@ def run_entry(run: Run, scores: Mapping[str, float]) -> dict[str, Any]:
     return {
         "label": run.label,
         "run": record.run,
-        "record": record.seal,
+        "record": shared(record).seal,
         "commit": record.git.get("commit"),
         "iterations": record.iterations,
         "parameters": record.parameters,

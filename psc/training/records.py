@@ -8,7 +8,7 @@ forgers: whoever can run this code can seal anything.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,14 @@ def seal_of(content: Mapping[str, Any]) -> str:
     as_read.pop(SEAL, None)
     text = json.dumps(as_read, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def shared(record: Record) -> Record:
+    """A record as it is committed: without the places where its files lay on a machine."""
+    config = {**record.config, "output_directory": "runs"}
+    if config.get("initial_weights") is not None:
+        config["initial_weights"] = Path(config["initial_weights"]).name
+    return replace(record, config=config)
 
 
 def write_record(record: Record, folder: Path) -> Path:

@@ -122,9 +122,9 @@ def test_blending_weighs_the_middle_of_a_window_more(image):
     not os.access("/proc/self/clear_refs", os.W_OK), reason="only Linux tells a process's peak"
 )
 def test_memory_for_a_whole_volume_is_bounded():
-    """Four classes of 192×128×128 voxels are 50 MB; sums and weights may double that."""
+    """Four classes of 192×128×128 voxels are 50 MB; sums, weights and what is kept may add 150."""
     network, windows = nn.Conv3d(1, 4, 1), recipe(64, overlap=0.0)
     predict_probabilities(network, np.zeros((64, 64, 64), np.float32), windows)
     image = np.ones((192, 128, 128), np.float32)
     peak = peak_extra_mb(lambda: predict_probabilities(network, image, windows), "cpu")
-    assert 50 < peak < 150
+    assert 50 < peak < 200

@@ -12,6 +12,7 @@ CONFIG = {
     "dataset": {"name": "d"},
     "seed": 0,
     "resume": False,
+    "recipe": {},
     "trainer": {},
 }
 
