@@ -168,7 +168,7 @@ class AffinityRecipeConfig(RecipeConfig):
     offsets: list[list[int]] = field(default_factory=lambda: [list(offset) for offset in NEAREST])
     """[z,y,x] from a voxel to the one that its affinity joins it with, a channel of the network
     each. The first three are the nearest neighbours, which segmentation uses; longer ones after
-    them, such as [-3,0,0], [0,-9,0], are learned as well, and help it (arXiv 1706.00120)."""
+    them, such as [-3,0,0], [0,-9,0], are learned as well: it helped in arXiv 1706.00120."""
     loss: str = "balanced_squared_error"
     """Of stage 1; balanced: both classes of affinities weigh alike."""
     malis_from: int | None = None
