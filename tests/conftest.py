@@ -3,6 +3,7 @@
 What loads PyTorch is imported where it is used: of ``make test``'s processes one runs no test.
 """
 
+import copy
 import gc
 import io
 import logging
@@ -50,6 +51,39 @@ def pytest_collection_modifyitems():
     gc.set_threshold(20_000, 20, 20)
     if (evaluation := sys.modules.get("psc.training.evaluation")) is not None:
         _leave_out_pictures(evaluation, style)
+    if "hydra" in sys.modules:
+        _compose_files_once()
+
+
+def _compose_files_once():
+    """Hydra reads and merges the same files for every test: keep what it makes of each choice.
+
+    Composing is the largest single cost of the tests, and this is half of it.
+    """
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra._internal.config_repository import ConfigRepository
+
+    def kept(function, key):
+        made = {}
+
+        def once(self, *arguments, **named):
+            where = key(self, *arguments, **named)
+            if where not in made:
+                made[where] = function(self, *arguments, **named)
+            return copy.deepcopy(made[where])
+
+        return once
+
+    def places(repository):
+        return [source.path for source in repository.get_sources()]
+
+    ConfigRepository.load_config = kept(
+        ConfigRepository.load_config, lambda self, config_path: str((places(self), config_path))
+    )
+    ConfigLoaderImpl._compose_config_from_defaults_list = kept(
+        ConfigLoaderImpl._compose_config_from_defaults_list,
+        lambda self, defaults, repo: str((places(repo), defaults)),
+    )
 
 
 _DRAWN: list[None] = []
