@@ -25,11 +25,14 @@ from psc.training.records import Record, read_record
 
 RUNS = 3
 """Two runs say nothing of how a third would do."""
+TOLD = 6
+"""Fewer pairs all differ in one direction more often than once in twenty, where nothing differs."""
 
 NOTE = (
     f"Differences are paired over shared seeds. Interval: 95 %, by bootstrap over seeds and, where "
     f"each is recorded, test subjects; none of fewer than {RUNS} pairs of runs, and of fewer than "
-    "ten it is narrower than it should be. Where it holds 0, the blocks are not told apart."
+    "ten it is narrower than it should be. Where it holds 0, the blocks are not told apart; of "
+    f"fewer than {TOLD} pairs better and worse are said of these runs alone."
 )
 _RESAMPLES = 10_000
 
@@ -126,6 +129,7 @@ def _cells(group: Group, found: Difference) -> tuple[str, ...]:
         words = "not told apart"
     else:
         words = "better" if (high < 0) == measures.lower_is_better else "worse"
+        words += f" in these {found.runs} runs" if found.runs < TOLD else ""
     return mean, f"{measures.change(low)} to {measures.change(high)}", seeds, words
 
 

@@ -107,10 +107,11 @@ def test_folds_of_a_cross_validation_are_pairs_of_runs(make_tissue_record):
 @pytest.mark.parametrize(
     ("apart", "measures", "words"),
     [
-        ((-0.3, -0.2, -0.25), AFFINITY, "better"),
-        ((0.3, 0.2, 0.25), AFFINITY, "worse"),
+        ((-0.3, -0.2, -0.25) * 2, AFFINITY, "better"),
+        ((-0.3, -0.2, -0.25), AFFINITY, "better in these 3 runs"),
+        ((0.3, 0.2, 0.25), AFFINITY, "worse in these 3 runs"),
         ((0.3, -0.2, 0.05), AFFINITY, "not told apart"),
-        ((0.03, 0.02, 0.025), TISSUE, "better"),
+        ((0.03, 0.02, 0.025), TISSUE, "better in these 3 runs"),
     ],
 )
 def test_what_can_be_concluded(make_record, make_tissue_record, apart, measures, words):
@@ -121,7 +122,7 @@ def test_what_can_be_concluded(make_record, make_tissue_record, apart, measures,
         named = {"block": {"name": block}}
         return Group(tuple(replace(r, config=r.config | named) for r in records))
 
-    full = made("3d", [0.5] * 3)
+    full = made("3d", [0.5] * len(apart))
     _, line = contrasts([("3D", full), ("(2,2)", made("p2sc2", [0.5 + a for a in apart]))])
     assert line[4] == words
 
