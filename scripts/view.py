@@ -7,7 +7,7 @@ from psc.config.compose import typed_node
 def main(config: DictConfig) -> None:
     """Check the composed configuration, then serve or write a page."""
     typed = typed_node(config)
-    from psc.viewing.command import view  # seconds, after a wrong key
+    from psc.viewing import view  # seconds, after a wrong key
 
     view(typed)
 

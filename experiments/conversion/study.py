@@ -23,14 +23,13 @@ from statistics import mean, stdev
 
 import lightning
 import numpy as np
-from matplotlib.figure import Figure
 
 from psc.applications import build_application
 from psc.errors import ConfigError, DataError, PSCError
 from psc.files import replacing
 from psc.paper.curves import read_curve
 from psc.paper.experiments import share
-from psc.paper.style import PAGE_WIDTH, colour, marker, page_style, save_png
+from psc.paper.style import look, page_style, plots, save_png
 from psc.paper.text import markdown_table
 from psc.training.checkpoints import read_checkpoint
 from psc.training.folder import BEST
@@ -249,15 +248,13 @@ def report(folder: Path) -> None:
     head = ("start", "parameters", "loss before", "VI before", "loss after", "VI after", "seeds")
     print(markdown_table([head, *(outcome.row() for outcome in outcomes.values())]))
     with page_style():
-        figure = Figure(figsize=(PAGE_WIDTH, 2.4), layout="constrained")
-        all_axes = figure.subplots(1, len(PANELS), sharey=True, squeeze=False)[0]
+        figure, (all_axes,) = plots(1, len(PANELS), sharey=True)
         for axes, (title, prefix) in zip(all_axes, PANELS.items(), strict=True):
             shown = [outcome for name, outcome in outcomes.items() if name.startswith(prefix)]
             if not shown:
                 raise DataError(f"{folder / 'records'} holds no {prefix}-*; run the study")
             for i, outcome in enumerate(shown):
-                style = {"color": colour(i), "marker": marker(i), "markersize": 3}
-                axes.plot(*outcome.points(), label=outcome.label, **style)
+                axes.plot(*outcome.points(), label=outcome.label, **look(i), markersize=3)
             best = mean(outcomes[TRAINED.name].lowest())
             axes.axhline(best, color="0.4", linestyle=(0, (4, 2)), linewidth=0.8)
             axes.set(title=title, xlabel="iteration")

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 from numpy.lib.stride_tricks import sliding_window_view
 
@@ -27,10 +28,9 @@ from psc.metrics import contingency_table
 from psc.paper.style import (
     GAP,
     add_scale_bar,
-    checked_png,
     outline,
     page_style,
-    panel_grid,
+    panel_rows,
     save_png,
     show_image,
 )
@@ -58,6 +58,7 @@ _REGIONS, _REGION_EXTENT = 3, 0.2  # ellipses at most; of the slice's shorter si
 _OPACITY = 0.5  # of label colours over the raw image
 
 
+@page_style()
 def segmentation_figure(
     raw: npt.NDArray[Any],
     truth: _Labels,
@@ -73,7 +74,6 @@ def segmentation_figure(
     information; its title says the volume's. A scale bar is drawn where ``voxel_size_nm`` (z, y, x)
     is given.
     """
-    path = checked_png(path)
     _check_volumes(raw, {"truth": truth, **predictions})
     if not predictions:
         raise ConfigError("a segmentation figure needs at least one prediction")
@@ -81,23 +81,18 @@ def segmentation_figure(
     z = worst_slice(np.sum([m.total for m in maps.values()], axis=0))
     matched = {name: match_labels(truth, labels)[z] for name, labels in predictions.items()}
     colours = assign_colours([truth[z], *matched.values()])
-    _, *size = voxel_size_nm or (1.0, 1.0, 1.0)
-    with page_style():
-        figure, panels = panel_grid(
-            2 + len(matched), raw.shape[1:], (size[0], size[1]), title_lines=2
-        )
-        grey = grey_image(raw[z])
-        show_image(panels[0], grey, ["raw", f"z = {z}"])
-        show_image(panels[1], overlay(grey, truth[z], colours), ["ground truth", ""])
-        for panel, (name, labels) in zip(panels[2:], matched.items(), strict=True):
-            vi = f"VI split {maps[name].vi_split:.2f}, merge {maps[name].vi_merge:.2f}"
-            show_image(panel, overlay(grey, labels, colours), [name, vi])
-            _circle(panel, maps[name].total[z])
-        if voxel_size_nm is not None:
-            add_scale_bar(panels[0], raw.shape[2] * size[1])
-        save_png(figure, path)
+    figure, panels = _row(raw, 2 + len(matched), voxel_size_nm)
+    grey = grey_image(raw[z])
+    show_image(panels[0], grey, ["raw", f"z = {z}"])
+    show_image(panels[1], overlay(grey, truth[z], colours), ["ground truth", ""])
+    for panel, (name, labels) in zip(panels[2:], matched.items(), strict=True):
+        vi = f"VI split {maps[name].vi_split:.2f}, merge {maps[name].vi_merge:.2f}"
+        show_image(panel, overlay(grey, labels, colours), [name, vi])
+        circle_regions([panel], maps[name].total[z], _REGIONS, _REGION_EXTENT)
+    save_png(figure, path)
 
 
+@page_style()
 def affinity_figure(
     raw: npt.NDArray[Any],
     affinities: npt.NDArray[np.floating[Any]],
@@ -109,25 +104,30 @@ def affinity_figure(
 
     ``raw`` is (D, H, W), ``affinities`` (3, D, H, W) in [0, 1]; ``voxel_size_nm`` as above.
     """
-    path = checked_png(path)
     _check_volumes(raw, {"affinities": affinities[0]})
     z = len(raw) // 2
-    _, *size = voxel_size_nm or (1.0, 1.0, 1.0)
-    with page_style():
-        figure, panels = panel_grid(
-            4, raw.shape[1:], (size[0], size[1]), title_lines=1, right=_COLOUR_BAR_WIDTH
-        )
-        show_image(panels[0], grey_image(raw[z]), [f"raw, z = {z}"])
-        section = np.asarray(affinities[:, z], dtype=np.float32)
-        for panel, image, axis in zip(panels[1:], section, "zyx", strict=True):
-            show_image(panel, image, [f"affinity along {axis}"], cmap="cividis")
-        box = panels[-1].get_position()
-        width = figure.get_figwidth()
-        bar = figure.add_axes((box.x1 + GAP / width, box.y0, 0.08 / width, box.height))
-        figure.colorbar(panels[-1].images[0], cax=bar, ticks=[0, 0.5, 1])
-        if voxel_size_nm is not None:
-            add_scale_bar(panels[0], raw.shape[2] * size[1])
-        save_png(figure, path)
+    look: dict[str, Any] = {"title_lines": 1, "room": (_COLOUR_BAR_WIDTH, 0.0)}
+    figure, panels = _row(raw, 4, voxel_size_nm, **look)
+    show_image(panels[0], grey_image(raw[z]), [f"raw, z = {z}"])
+    section = np.asarray(affinities[:, z], dtype=np.float32)
+    for panel, image, axis in zip(panels[1:], section, "zyx", strict=True):
+        show_image(panel, image, [f"affinity along {axis}"], cmap="cividis")
+    box = panels[-1].get_position()
+    width = figure.get_figwidth()
+    bar = figure.add_axes((box.x1 + GAP / width, box.y0, 0.08 / width, box.height))
+    figure.colorbar(panels[-1].images[0], cax=bar, ticks=[0, 0.5, 1])
+    save_png(figure, path)
+
+
+def _row(
+    raw: npt.NDArray[Any], count: int, voxel_size: Triple | None, **look: Any
+) -> tuple[Figure, list[Axes]]:
+    """Panels of a section's proportions, the first with a scale bar where these are known."""
+    _, height, width = np.multiply(raw.shape, voxel_size or 1.0)
+    figure, (panels,) = panel_rows([height / width], count, **look)
+    if voxel_size is not None:
+        add_scale_bar(panels[0], width)
+    return figure, panels
 
 
 def _check_volumes(raw: npt.NDArray[Any], others: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -138,14 +138,33 @@ def _check_volumes(raw: npt.NDArray[Any], others: Mapping[str, npt.NDArray[Any]]
             raise DataError(f"{name} has shape {volume.shape}, raw {raw.shape}; crop one to match")
 
 
-def _circle(panel: Axes, bits: npt.NDArray[np.float32]) -> None:
-    extent = max(1, round(_REGION_EXTENT * min(bits.shape)))
-    for region in worst_regions(bits, (extent, extent), _REGIONS):
+def circle_regions(
+    panels: Sequence[Axes],
+    bits: npt.NDArray[np.floating[Any]],
+    count: int,
+    extent: float,
+    *,
+    numbered: bool = False,
+) -> None:
+    """Dotted ellipses around the regions of a slice that hold most, the same in every panel.
+
+    ``count`` at most, of the ``extent`` of the slice's shorter side.
+    """
+    side = max(1, round(extent * min(bits.shape)))
+    for i, region in enumerate(worst_regions(bits, (side, side), count), start=1):
         (row, column), (rows, columns) = region_ellipse(bits, region)
-        ellipse = Ellipse((column, row), 2 * columns, 2 * rows, fill=False, linewidth=1.2)
-        ellipse.set(edgecolor="white", linestyle=(0, (1.2, 0.9)))
-        outline(ellipse, 2.4)
-        panel.add_patch(ellipse)
+        # The number is beside the upper right of the ellipse, or wherever that is on the picture.
+        right = 1 if column + columns < 0.95 * bits.shape[1] else -1
+        up = -1 if row - rows > 0.05 * bits.shape[0] else 1
+        place = column + right * 0.85 * columns, row + up * 0.85 * rows
+        for panel in panels:
+            ellipse = Ellipse((column, row), 2 * columns, 2 * rows, fill=False, linewidth=1.1)
+            ellipse.set(edgecolor="white", linestyle=(0, (1.2, 0.9)))
+            outline(ellipse, 2.2)
+            panel.add_patch(ellipse)
+            if numbered:
+                middle: dict[str, Any] = {"ha": "center", "va": "center"}
+                outline(panel.text(*place, str(i), color="white", weight="bold", **middle))
 
 
 @dataclass(frozen=True, eq=False)

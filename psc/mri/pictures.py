@@ -26,7 +26,6 @@ from psc.mri.tissues import TISSUES
 from psc.paper.style import (
     BLUE,
     DASHED,
-    GAP,
     GREEN,
     LINE_HEIGHT,
     MARKERS,
@@ -38,10 +37,11 @@ from psc.paper.style import (
     VERMILLION,
     add_scale_bar,
     bounding_box,
-    checked_png,
     outline,
     page_style,
+    panel_rows,
     save_png,
+    show_image,
 )
 from psc.paper.text import csv_text
 from psc.volumes.intensity import grey_image, grey_range
@@ -53,7 +53,6 @@ DIFFERENCE_COLOUR = to_rgb(VERMILLION)
 """Voxels where truth and prediction differ, over the grey image."""
 
 _Labels = npt.NDArray[np.integer[Any]]
-_Image = npt.NDArray[np.float32]
 
 # The three of the palette that are told apart best with any colour vision; markers repeat it.
 _COLOURS = {"csf": BLUE, "gm": ORANGE, "wm": SKY_BLUE}
@@ -65,7 +64,7 @@ _PLANES = (("axial", 2, "LR"), ("coronal", 1, "LR"), ("sagittal", 0, "PA"))
 """Name, axis that the slice is perpendicular to, letters at its left and right edge."""
 _TITLES = ("T1", "truth", "prediction", "where they differ")
 _AROUND_BRAIN = 4.0  # mm
-_LEFT, _ABOVE, _BELOW = 0.2, 0.22, 0.42  # inches for the planes', the columns' names, the legend
+_LEGEND = 0.36  # inches
 
 _SCORES_HEIGHT = 2.9  # inches
 _VOLUMES_HEIGHT = 2.0  # inches of a row
@@ -92,6 +91,7 @@ def shown_name(tissue: str) -> str:
     return tissue.upper() if len(tissue) <= 3 else tissue
 
 
+@page_style()
 def slices_figure(
     image: npt.NDArray[Any],
     labels: _Labels,
@@ -108,16 +108,12 @@ def slices_figure(
     (D, H, W) in RAS order, intensities of any range, voxels in mm. The slices pass through the
     middle of the box around everything that truth or prediction labels.
     """
-    path = checked_png(path)
-    occupied = bounding_box((labels != 0) | (prediction != 0))
-    if occupied is None:
+    occupied = (labels != 0) | (prediction != 0)
+    box = bounding_box(occupied, [round(_AROUND_BRAIN / size) for size in voxel_size])
+    tight = bounding_box(occupied)
+    if box is None or tight is None:
         raise DataError("neither truth nor prediction holds a tissue; nothing to show")
-    middle = [(side.start + side.stop - 1) // 2 for side in occupied]
-    box, extents = [], []
-    for side, size, length in zip(occupied, voxel_size, image.shape, strict=True):
-        around = round(_AROUND_BRAIN / size)
-        box.append(slice(max(0, side.start - around), min(length, side.stop + around)))
-        extents.append((box[-1].stop - box[-1].start) * size)
+    middle = [(side.start + side.stop - 1) // 2 for side in tight]
 
     def section(volume: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:
         """As it is looked at: the first of the slice's axes to the right, the second upwards."""
@@ -126,40 +122,46 @@ def slices_figure(
 
     sections = [section(image, axis) for _, axis, _ in _PLANES]
     bounds = grey_range(np.concatenate([part.ravel() for part in sections]))
-    with page_style():
-        figure, panels = _panels(extents, title, _BELOW + len(tissues) // _COLUMNS * LINE_HEIGHT)
-        for (name, axis, letters), row, part in zip(_PLANES, panels, sections, strict=True):
-            t1 = np.repeat(grey_image(part, bounds)[..., None], 3, axis=-1)
-            true, predicted = section(labels, axis), section(prediction, axis)
-            different = np.where((true != predicted)[..., None], DIFFERENCE_COLOUR, t1)
-            width, height = (extents[other] for other in range(3) if other != axis)
-            pictures = (t1, _paint(true, tissues), _paint(predicted, tissues), different)
-            for panel, picture in zip(row, pictures, strict=True):
-                panel.imshow(picture, extent=(0, width, 0, height), interpolation="nearest")
-                panel.set_xlim(0, max(extents[:2]))  # of all panels, which so have one scale
-                panel.set_axis_off()
-            place: dict[str, Any] = {"transform": row[0].get_xaxis_transform()}
-            for letter, x, edge in zip(letters, (0.03, 0.97), ("left", "right"), strict=True):
-                outline(row[0].text(x * width, 0.97, letter, color="w", va="top", ha=edge, **place))
-            beside: dict[str, Any] = {"rotation": 90, "ha": "right", "va": "center"}
-            row[0].text(-0.03 * width, 0.5, name, color="0.25", **beside, **place)
-        add_scale_bar(panels[0][0], max(extents[:2]), "mm")
-        handles = [
-            Patch(color=tissue_colour(name, tissues), label=shown_name(name)) for name in tissues
-        ]
-        handles.append(Patch(color=DIFFERENCE_COLOUR, label="truth and prediction differ"))
-        figure.legend(
-            handles=handles,
-            loc="lower center",
-            ncols=min(len(handles), _COLUMNS),
-            borderaxespad=0.2,
-            title="left is the subject's left (neurological convention)",
-            alignment="center",
-        )
-        save_png(figure, path)
+    x, y, z = np.multiply([side.stop - side.start for side in box], voxel_size).tolist()
+    widest = max(x, y)  # of all panels, which so have one scale; z is never to the right
+    below = _LEGEND + len(tissues) // _COLUMNS * LINE_HEIGHT
+    figure, rows = panel_rows(
+        [height / widest for height in (y, z, z)],
+        len(_TITLES),
+        title_lines=1,
+        title=[title] if title else [],
+        room=(0.0, below),
+    )
+    for (name, axis, letters), panels, part in zip(_PLANES, rows, sections, strict=True):
+        t1 = np.repeat(grey_image(part, bounds)[..., None], 3, axis=-1)
+        true, predicted = section(labels, axis), section(prediction, axis)
+        different = np.where((true != predicted)[..., None], DIFFERENCE_COLOUR, t1)
+        pictures = (t1, _paint(true, tissues), _paint(predicted, tissues), different)
+        columns, size = part.shape[1], voxel_size[1 if axis == 0 else 0]
+        for panel, picture, words in zip(panels, pictures, _TITLES, strict=True):
+            show_image(panel, picture, [f"{words}, {name}" if panel is panels[0] else words])
+            panel.set_xlim(-0.5, widest / size - 0.5)
+        place: dict[str, Any] = {"transform": panels[0].get_xaxis_transform(), "va": "top"}
+        for letter, share, edge in zip(letters, (0.03, 0.97), ("left", "right"), strict=True):
+            at = share * columns - 0.5, 0.97
+            outline(panels[0].text(*at, letter, color="w", ha=edge, **place))
+    add_scale_bar(rows[0][0], widest, "mm")
+    handles = [
+        Patch(color=tissue_colour(name, tissues), label=shown_name(name)) for name in tissues
+    ]
+    handles.append(Patch(color=DIFFERENCE_COLOUR, label="truth and prediction differ"))
+    figure.legend(
+        handles=handles,
+        loc="lower center",
+        ncols=min(len(handles), _COLUMNS),
+        borderaxespad=0.2,
+        title="left is the subject's left (neurological convention)",
+        alignment="center",
+    )
+    save_png(figure, path)
 
 
-def _paint(labels: _Labels, tissues: Mapping[str, int]) -> _Image:
+def _paint(labels: _Labels, tissues: Mapping[str, int]) -> npt.NDArray[np.float32]:
     """Tissues in their colours on black."""
     most = max(tissues.values())
     if labels.min() < 0 or labels.max() > most:
@@ -168,30 +170,6 @@ def _paint(labels: _Labels, tissues: Mapping[str, int]) -> _Image:
     for tissue, value in tissues.items():
         table[value] = tissue_colour(tissue, tissues)
     return table[labels]
-
-
-def _panels(extents: Sequence[float], title: str, below: float) -> tuple[Figure, Any]:
-    """A row of panels for each plane, of its height at a scale that all share."""
-    column = (PAGE_WIDTH - _LEFT - len(_TITLES) * GAP) / len(_TITLES)
-    scale = column / max(extents[:2])  # in per mm; the last axis is never to the right
-    heights = [extent * scale for extent in (extents[1], extents[2], extents[2])]
-    above = _ABOVE * (2 if title else 1)
-    total = above + sum(heights) + 2 * GAP + below
-    figure = Figure(figsize=(PAGE_WIDTH, total))
-    figure.text(_LEFT / PAGE_WIDTH, 1 - 0.15 / total, title, weight="bold")
-    panels = figure.subplots(
-        len(_PLANES),
-        len(_TITLES),
-        gridspec_kw={
-            "height_ratios": heights,
-            **{"left": _LEFT / PAGE_WIDTH, "right": 1 - GAP / PAGE_WIDTH},
-            **{"top": 1 - above / total, "bottom": below / total},
-            **{"wspace": GAP / column, "hspace": 3 * GAP / sum(heights)},
-        },
-    )
-    for panel, name in zip(panels[0], _TITLES, strict=True):
-        panel.set_title(name, weight="bold", loc="left", pad=4)
-    return figure, panels
 
 
 @dataclass(frozen=True)
@@ -220,6 +198,7 @@ def write_subject_scores(path: Path, rows: Sequence[SubjectScores]) -> None:
     write_text(csv_text(table), path)
 
 
+@page_style()
 def scores_figure(rows: Sequence[SubjectScores], path: Path, *, title: str = "") -> None:
     """Box plot of Dice per tissue, the methods side by side, every subject a point.
 
@@ -227,34 +206,33 @@ def scores_figure(rows: Sequence[SubjectScores], path: Path, *, title: str = "")
     column stand mean ± sample standard deviation and the number of subjects, missed structures
     (Dice 0) included. All rows are of one part of the split.
     """
-    path = checked_png(path)
     by_method = _by_method(rows)
     tissues, title = _shown(by_method, title)
     width = _TISSUE_WIDTH / len(by_method)
     inches = 0.75 * PAGE_WIDTH * max(1, len(tissues) / 6)
-    with page_style():
-        figure = Figure(figsize=(inches, _SCORES_HEIGHT), layout="constrained")
-        axes = figure.add_subplot()
-        for i, tissue in enumerate(tissues):
-            for j, scores in enumerate(by_method.values()):
-                x = i + (j - (len(by_method) - 1) / 2) * width
-                dice = [score[tissue] for score in scores]
-                _draw_dice(axes, x, width, tissue_colour(tissue, tissues), dice, j)
-        axes.set_xticks(range(len(tissues)), [shown_name(tissue) for tissue in tissues])
-        axes.tick_params(axis="x", length=0)
-        axes.grid(visible=False, axis="x")
-        axes.set_xlim(-0.5, len(tissues) - 0.5)
-        axes.set_ylim(max(0.0, axes.get_ylim()[0]), 1.02)
-        axes.set_ylabel(f"Dice of the {rows[0].part} subjects")
-        handles = [
-            Line2D([], [], label=method, color="0.3", **_points(j, "0.3", size=4))
-            for j, method in enumerate(by_method)
-        ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
-        figure.suptitle(title, weight="bold", fontsize="medium")
-        save_png(figure, path)
+    figure = Figure(figsize=(inches, _SCORES_HEIGHT), layout="constrained")
+    axes = figure.add_subplot()
+    for i, tissue in enumerate(tissues):
+        for j, scores in enumerate(by_method.values()):
+            x = i + (j - (len(by_method) - 1) / 2) * width
+            dice = [score[tissue] for score in scores]
+            _draw_dice(axes, x, width, tissue_colour(tissue, tissues), dice, j)
+    axes.set_xticks(range(len(tissues)), [shown_name(tissue) for tissue in tissues])
+    axes.tick_params(axis="x", length=0)
+    axes.grid(visible=False, axis="x")
+    axes.set_xlim(-0.5, len(tissues) - 0.5)
+    axes.set_ylim(max(0.0, axes.get_ylim()[0]), 1.02)
+    axes.set_ylabel(f"Dice of the {rows[0].part} subjects")
+    handles = [
+        Line2D([], [], label=method, color="0.3", **_points(j, "0.3", size=4))
+        for j, method in enumerate(by_method)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    figure.suptitle(title, weight="bold", fontsize="medium")
+    save_png(figure, path)
 
 
+@page_style()
 def volumes_figure(rows: Sequence[SubjectScores], path: Path, *, title: str = "") -> None:
     """Tissue volumes of every subject, predicted minus true against their mean, in ml.
 
@@ -263,30 +241,28 @@ def volumes_figure(rows: Sequence[SubjectScores], path: Path, *, title: str = ""
     each method, a panel for each tissue; every panel has its own range. Rows as for
     ``scores_figure``.
     """
-    path = checked_png(path)
     by_method = _by_method(rows)
     tissues, title = _shown(by_method, title)
     size = (PAGE_WIDTH * max(1, len(tissues) / 4), _VOLUMES_HEIGHT * len(by_method))
-    with page_style():
-        figure = Figure(figsize=size, layout="constrained")
-        panels = figure.subplots(len(by_method), len(tissues), squeeze=False)
-        for row, (method, scores) in zip(panels, by_method.items(), strict=True):
-            for axes, tissue in zip(row, tissues, strict=True):
-                colour = tissue_colour(tissue, tissues)
-                _draw_volumes(axes, tissue, colour, [score[tissue] for score in scores])
-                axes.set_title(f"{shown_name(tissue)}, {method}", loc="left", weight="bold")
-            row[0].set_ylabel("predicted − true (ml)")
-        for axes in panels[-1]:
-            axes.set_xlabel("mean of predicted and true volume (ml)")
-        if max(map(len, by_method.values())) >= _FEWEST_FOR_LIMITS:
-            styles: dict[str, Any] = {"mean difference": "solid", "mean ± 1.96 sd": DASHED}
-            lines = [
-                Line2D([], [], color="0.3", linewidth=0.9, linestyle=style, label=label)
-                for label, style in styles.items()
-            ]
-            figure.legend(handles=lines, loc="outside lower center", ncols=2)
-        figure.suptitle(title, weight="bold", fontsize="medium")
-        save_png(figure, path)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(len(by_method), len(tissues), squeeze=False)
+    for row, (method, scores) in zip(panels, by_method.items(), strict=True):
+        for axes, tissue in zip(row, tissues, strict=True):
+            colour = tissue_colour(tissue, tissues)
+            _draw_volumes(axes, tissue, colour, [score[tissue] for score in scores])
+            axes.set_title(f"{shown_name(tissue)}, {method}", loc="left", weight="bold")
+        row[0].set_ylabel("predicted − true (ml)")
+    for axes in panels[-1]:
+        axes.set_xlabel("mean of predicted and true volume (ml)")
+    if max(map(len, by_method.values())) >= _FEWEST_FOR_LIMITS:
+        styles: dict[str, Any] = {"mean difference": "solid", "mean ± 1.96 sd": DASHED}
+        lines = [
+            Line2D([], [], color="0.3", linewidth=0.9, linestyle=style, label=label)
+            for label, style in styles.items()
+        ]
+        figure.legend(handles=lines, loc="outside lower center", ncols=2)
+    figure.suptitle(title, weight="bold", fontsize="medium")
+    save_png(figure, path)
 
 
 def _by_method(rows: Sequence[SubjectScores]) -> dict[str, list[Mapping[str, TissueScore]]]:

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
 
 from psc.em.pictures import segmentation_figure
@@ -28,7 +27,6 @@ from psc.paper import evidence
 from psc.paper.account import Cost, recorded_cost
 from psc.paper.curves import (
     BESIDE,
-    ROW_HEIGHT,
     curves_figure,
     iterations_per_epoch,
     learning_figure,
@@ -45,15 +43,7 @@ from psc.paper.groups import (
 )
 from psc.paper.measures import AFFINITY, Measures, moments
 from psc.paper.pictures import read_volumes
-from psc.paper.style import (
-    DASHED,
-    PAGE_WIDTH,
-    SMALL_POINTS,
-    colour,
-    marker,
-    page_style,
-    save_png,
-)
+from psc.paper.style import DASHED, SMALL_POINTS, look, page_style, plots, save_png
 from psc.paper.table import Table
 from psc.paper.text import csv_text, markdown_table
 from psc.training.provenance import code_version
@@ -230,8 +220,7 @@ def tradeoff_figure(
     A row of panels for groups that may be compared, by name. Bars are standard deviations over
     seeds. No axis begins at zero.
     """
-    figure = Figure(figsize=(PAGE_WIDTH, ROW_HEIGHT * len(rows)), layout="constrained")
-    grid = figure.subplots(len(rows), 3, squeeze=False, sharey="row")
+    figure, grid = plots(len(rows), 3, sharey="row")
     for (left, middle, right), row in zip(grid, rows, strict=True):
         first = next(iter(row.values()))
         measures = first.measures
@@ -259,14 +248,12 @@ def _draw_points(axes: Axes, row: Mapping[str, Group], costs: Sequence[float | N
         deviation = stdev(values) if len(values) > 1 else None
         around += [mean(values) - (deviation or 0.0), mean(values) + (deviation or 0.0)]
         if cost:
-            style: dict[str, Any] = {"color": colour(i), "marker": marker(i), "markersize": 4}
-            style |= {"linestyle": "", "elinewidth": 0.8, "capsize": 2, "label": name}
-            axes.errorbar(cost, mean(values), yerr=deviation, **style)
+            style = look(i) | {"markersize": 4, "linestyle": "", "elinewidth": 0.8, "capsize": 2}
+            axes.errorbar(cost, mean(values), yerr=deviation, label=name, **style)
     axes.axhline(floor, color="0.5", linestyle=DASHED, linewidth=0.8)
-    style = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-    axes.annotate(
-        measures.floor_name, (0, floor), (3, 2), color="0.4", fontsize=SMALL_POINTS, **style
-    )
+    place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+    place |= {"color": "0.4", "fontsize": SMALL_POINTS}
+    axes.annotate(measures.floor_name, (0, floor), (3, 2), **place)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     if measures.percent:
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))

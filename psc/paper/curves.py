@@ -1,4 +1,4 @@
-"""Plots of numbers: how training went, and how agglomeration thresholds matter."""
+"""Plots of numbers: how training went, agglomeration thresholds, which classes are confused."""
 
 import csv
 import logging
@@ -15,15 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from psc.errors import ConfigError, DataError
-from psc.paper.style import (
-    DASHED,
-    PAGE_WIDTH,
-    checked_png,
-    colour,
-    marker,
-    page_style,
-    save_png,
-)
+from psc.paper.style import DASHED, PAGE_WIDTH, look, page_style, plots, save_png
 from psc.training.records import Record
 
 log = logging.getLogger(__name__)
@@ -35,8 +27,6 @@ VALIDATION_ACCURACY = "validation/top1"
 _Numbers = npt.NDArray[np.float64]
 _Curve = tuple[npt.NDArray[np.int64], _Numbers]
 
-ROW_HEIGHT = 2.4
-"""Of panels in a row, inches."""
 BESIDE: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "borderaxespad": 0}
 """Of a legend."""
 _SMOOTHED_PARTS = 50  # a training curve is averaged over a fiftieth of its points
@@ -118,7 +108,7 @@ def iterations_per_epoch(record: Record) -> float | None:
 @page_style()
 def curves_figure(
     metrics_csv: Mapping[str, Path],
-    path: Path | str,
+    path: Path,
     *,
     errors: bool = False,
     per_epoch: Mapping[str, float] | None = None,
@@ -131,7 +121,6 @@ def curves_figure(
     ``errors`` are a second panel, as in Figure 4a, left out where no run has logged its validation
     accuracy; against epochs where their iterations are given, ``per_epoch``, by label.
     """
-    path = checked_png(path)
     if not metrics_csv:
         raise ConfigError("a figure of curves needs at least one run")
     training = {label: read_curve(file, "train/loss") for label, file in metrics_csv.items()}
@@ -146,9 +135,10 @@ def curves_figure(
     if errors and not any(run.iterations.size for run in intervals):
         log.warning("%s shows losses only: no run has logged %s", path, VALIDATION_ACCURACY)
         intervals = []
-    figure, axes = _figure(2 if intervals else 1)
+    figure, (axes,) = plots(1, 2 if intervals else 1)
     for i, label in enumerate(metrics_csv):
-        axes[0].plot(*training[label], color=colour(i), alpha=0.25, linewidth=0.5)
+        faint = {"color": look(i)["color"], "alpha": 0.25, "linewidth": 0.5}
+        axes[0].plot(*training[label], **faint)
         draw_pair(axes[0], i, _smoothed(*training[label]), validation[label])
     axes[0].set(xlabel="iteration", ylabel="loss")
     _positive_range(axes[0], [y for _, y in (*training.values(), *validation.values())])
@@ -174,17 +164,14 @@ def draw_pair(
 ) -> None:
     """Training dashed, validation solid with markers, in the colour of run i; NaN is left out."""
     (x, y), (vx, vy) = ((x[~np.isnan(y)], y[~np.isnan(y)]) for x, y in (training, validation))
-    axes.plot(x, y, color=colour(i), linestyle=DASHED)
-    axes.plot(vx, vy, color=colour(i), marker=marker(i), markersize=3, **style)
+    axes.plot(x, y, color=look(i)["color"], linestyle=DASHED)
+    axes.plot(vx, vy, **look(i), markersize=3, **style)
 
 
 def curve_handles(labels: Sequence[str]) -> list[Line2D]:
     """For a legend: runs by colour and marker, training and validation by line."""
     return [
-        *(
-            Line2D([], [], color=colour(i), marker=marker(i), markersize=3, label=label)
-            for i, label in enumerate(labels)
-        ),
+        *(Line2D([], [], **look(i), markersize=3, label=label) for i, label in enumerate(labels)),
         Line2D([], [], color="0.3", linestyle=DASHED, label="training"),
         Line2D([], [], color="0.3", label="validation"),
     ]
@@ -192,7 +179,7 @@ def curve_handles(labels: Sequence[str]) -> list[Line2D]:
 
 @page_style()
 def threshold_figure(
-    sweeps: Mapping[str, Sequence[tuple[float, float, float]]], path: Path | str
+    sweeps: Mapping[str, Sequence[tuple[float, float, float]]], path: Path
 ) -> None:
     """Variation of information over the agglomeration threshold, one colour for each network.
 
@@ -200,14 +187,12 @@ def threshold_figure(
     their sum against the threshold. The best threshold of each is a filled marker in both.
     ``sweeps``: (threshold, VI split, VI merge) in bits, by label.
     """
-    path = checked_png(path)
     if not sweeps:
         raise ConfigError("a figure of thresholds needs at least one sweep")
     tables = {label: _sweep_table(label, sweep) for label, sweep in sweeps.items()}
-    figure, (left, right) = _figure(2)
+    figure, ((left, right),) = plots(1, 2)
     for i, (label, (thresholds, split, merge)) in enumerate(tables.items()):
-        style: dict[str, Any] = {"color": colour(i), "marker": marker(i)}
-        total = split + merge
+        style, total = look(i), split + merge
         best = int(np.argmin(total))
         for axes, x, y in ((left, merge, split), (right, thresholds, total)):
             axes.plot(x, y, markersize=2.5, markerfacecolor="w", **style)
@@ -249,15 +234,10 @@ def _positive_range(axes: Axes, curves: Sequence[_Numbers]) -> None:
         axes.set_ylim(0, 1.1 * float(np.percentile(values, 99)) or None)
 
 
-def _figure(columns: int) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(PAGE_WIDTH, ROW_HEIGHT), layout="constrained")
-    return figure, list(np.ravel(figure.subplots(1, columns, squeeze=False)))
-
-
 @page_style()
 def learning_figure(
     runs: Mapping[str, Sequence[Path]],
-    path: Path | str,
+    path: Path,
     tested: Mapping[str, Sequence[Mapping[int, float]]] | None = None,
     axis: str = "",
 ) -> None:
@@ -271,12 +251,9 @@ def learning_figure(
         tested: score by iterations of each seed, by network: a second row. None: there is none.
         axis: what the score is called.
     """
-    path = checked_png(path)
     if not runs or not all(runs.values()):
         raise ConfigError("learning curves need at least one run of every network")
-    rows = 1 if tested is None else 2
-    figure = Figure(figsize=(PAGE_WIDTH, ROW_HEIGHT * rows), layout="constrained")
-    grid = figure.subplots(rows, 2, squeeze=False)
+    figure, grid = plots(1 if tested is None else 2, 2)
     for i, (name, files) in enumerate(runs.items()):
         label = f"{name}, {len(files)} seed{'s'[: len(files) > 1]}"
         clocks = [_by_iteration(file, "seconds", required=False) for file in files]
@@ -307,6 +284,26 @@ def _by_iteration(file: Path, column: str, *, required: bool = True) -> dict[int
 def _draw_band(axes: Axes, i: int, label: str, x: _Numbers, curves: _Numbers) -> None:
     """The ``i``-th network's (seeds, points): mean, and from the least to the greatest."""
     if len(curves) > 1:
-        axes.fill_between(x, curves.min(0), curves.max(0), color=colour(i), alpha=0.2)
-    style: dict[str, Any] = {"color": colour(i), "marker": marker(i), "markersize": 3}
-    axes.plot(x, curves.mean(0), label=label, **style)
+        axes.fill_between(x, curves.min(0), curves.max(0), color=look(i)["color"], alpha=0.2)
+    axes.plot(x, curves.mean(0), **look(i), markersize=3, label=label)
+
+
+@page_style()
+def confusion_figure(confusion: npt.NDArray[np.int64], classes: Sequence[str], path: Path) -> None:
+    """Draw the share of each true class's videos (rows) that each class (columns) was given."""
+    count = confusion.sum(axis=1, keepdims=True)
+    share = np.divide(confusion, count, out=np.zeros(confusion.shape), where=count > 0)
+    figure = Figure(figsize=(PAGE_WIDTH * 0.7, PAGE_WIDTH * 0.6), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(share, vmin=0, vmax=1, cmap="cividis", interpolation="nearest")
+    axes.grid(visible=False)
+    axes.set(xlabel="predicted", ylabel="true class")
+    if len(classes) <= 30:  # of more, names would overlap; of more than 12, numbers
+        axes.set_xticks(range(len(classes)), classes, rotation=90)
+        axes.set_yticks(range(len(classes)), classes)
+    if len(classes) <= 12:
+        for (row, column), videos in np.ndenumerate(confusion):
+            shade = "black" if share[row, column] > 0.5 else "white"
+            axes.text(column, row, str(videos), ha="center", va="center", color=shade)
+    figure.colorbar(image, ax=axes, label="share of the class's videos")
+    save_png(figure, path)

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
@@ -27,7 +26,7 @@ from psc.decomposition import (
 )
 from psc.decomposition.streams import unfold_layer
 from psc.errors import ConfigError, told_in_a_line
-from psc.paper.style import DASHED, PAGE_WIDTH, VERMILLION, checked_png, page_style, save_png
+from psc.paper.style import DASHED, VERMILLION, checked_png, page_style, plots, save_png
 from psc.paper.text import markdown_table
 from psc.training.checkpoints import NETWORK_PREFIX, read_checkpoint
 
@@ -104,20 +103,20 @@ def kept_energy(weight: Tensor) -> KeptEnergy:
 
 @page_style()
 def energy_figure(
-    trained: Mapping[str, Tensor], path: Path | str, seed: int = 0
+    trained: Mapping[str, Tensor], path: Path, seed: int = 0
 ) -> dict[str, list[KeptEnergy]]:
     """Energy kept against terms per kernel (left) and against filters per layer (right).
 
     Thin lines are layers, thick ones their means. Returns the numbers drawn: of each layer, of the
     trained and of random kernels.
     """
-    path = checked_png(path)
+    checked_png(path)
     if not trained:
         raise ConfigError("the figure needs at least one layer with kernels of 3×3×3 and more")
     kernels = _and_random(trained, seed)
     numbers = {label: [kept_energy(w) for w in weights] for label, weights in kernels.items()}
-    figure = Figure(figsize=(PAGE_WIDTH, 2.6), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
+    figure, ((left, right),) = plots(1, 2, sharey=True)
+    figure.set_figheight(2.6)
     for label, colour in (("random", "0.45"), ("trained", VERMILLION)):
         layers = numbers[label]
         terms = np.arange(_TERMS + 1)

@@ -15,17 +15,16 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Ellipse, Patch
+from matplotlib.patches import Patch
 
 from psc.config.compose import from_plain
 from psc.em.labels import relabel_consecutive
 from psc.em.pictures import (
     assign_colours,
+    circle_regions,
     disagreement,
     match_labels,
     overlay,
-    region_ellipse,
-    worst_regions,
     worst_slice,
 )
 from psc.errors import ConfigError, DataError
@@ -49,11 +48,11 @@ from psc.paper.pictures import (
     write_picture,
 )
 from psc.paper.style import (
+    COLUMN_WIDTH,
     add_scale_bar,
     bounding_box,
-    outline,
     page_style,
-    panel_grid,
+    panel_rows,
     save_figure,
     show_image,
 )
@@ -164,49 +163,27 @@ def _draw(
     picture's shorter side.
     """
     about, size = picture.provenance, picture.provenance["pixel_size"]
-    figure, panels = panel_grid(
-        2 + len(picture.predictions),
-        picture.raw.shape,
-        (1.0, 1.0) if size is None else (size[0], size[1]),
-        columns=2,
-        title=synthetic if about["kind"] == SYNTHETIC else "",
+    height, width = np.multiply(picture.raw.shape, size or 1.0)
+    count = 2 + len(picture.predictions)
+    figure, rows = panel_rows(
+        [height / width] * -(-count // 2),
+        [2] * (count // 2) + [1] * (count % 2),
+        width=COLUMN_WIDTH,
+        title=[synthetic] if about["kind"] == SYNTHETIC else [],
         note=f"{data_note(about)} {note}",
     )
+    panels = [panel for row in rows for panel in row]
     show_image(panels[0], grey, raw_titles)
     paint(panels[1], picture.truth, ["(a) ground truth", ""])
     for i, (label, labels) in enumerate(picture.predictions.items()):
         titles = [f"({'bcdefgh'[i]}) {label}", quote(about["runs"][i]["scores"])]
         paint(panels[2 + i], labels, titles)
-    _circle_differences(panels[1:], picture.difference, ellipses, extent)
+    bits = picture.difference.astype(np.float32)  # sums of float16 overflow
+    # The same ones in every panel, so that one can look up in the truth who is right.
+    circle_regions(panels[1:], bits, ellipses, extent, numbered=True)
     if size is not None:
-        add_scale_bar(panels[0], picture.raw.shape[1] * size[1], about["unit"])
+        add_scale_bar(panels[0], width, about["unit"])
     return figure, panels
-
-
-def _circle_differences(
-    panels: list[Axes], difference: npt.NDArray[np.floating], count: int, extent: float
-) -> None:
-    """Numbered, dotted ellipses about the regions that hold most of a difference.
-
-    The same ones in every panel, so that one can look up in the truth who is right.
-    """
-    side = max(1, round(extent * min(difference.shape)))
-    bits = difference.astype(np.float32)  # sums of float16 overflow
-    for i, region in enumerate(worst_regions(bits, (side, side), count), start=1):
-        (row, column), (rows, columns) = region_ellipse(bits, region)
-        # The number is beside the upper right of the ellipse, or wherever that is on the picture.
-        right = 1 if column + columns < 0.95 * difference.shape[1] else -1
-        up = -1 if row - rows > 0.05 * difference.shape[0] else 1
-        place = column + right * 0.85 * columns, row + up * 0.85 * rows
-        for panel in panels:
-            ellipse = Ellipse((column, row), 2 * columns, 2 * rows, fill=False, linewidth=1.1)
-            ellipse.set(edgecolor="white", linestyle=(0, (1.2, 0.9)))
-            outline(ellipse, 2.2)
-            panel.add_patch(ellipse)
-            number = panel.text(
-                *place, str(i), color="white", weight="bold", ha="center", va="center"
-            )
-            outline(number)
 
 
 # Figure 6: raw, ground truth and the segmentations of two networks, of one EM section.

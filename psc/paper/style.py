@@ -4,11 +4,11 @@ Figures are matplotlib ``Figure`` objects, never pyplot's: no window, no state l
 nothing to close. Sizes are those of the printed page, so that type is readable without scaling.
 """
 
+import logging
 import math
-import os
 import textwrap
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,13 @@ from matplotlib.patches import Rectangle
 from scipy import ndimage
 
 from psc.errors import ConfigError
+from psc.files import replacing
+
+logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells each glyph of a PDF
 
 PAGE_WIDTH = 6.9  # inches, the text width of a two-column page
 COLUMN_WIDTH = 3.35  # inches, of one of its columns
+ROW_HEIGHT = 2.4  # inches, of plots in a row
 GAP = 0.05  # inches between panels
 MARGIN = 0.05  # inches around them
 LINE_HEIGHT = 0.125  # inches, of a line of type
@@ -73,19 +77,20 @@ def page_style() -> Iterator[None]:
         yield
 
 
-def colour(i: int) -> str:
-    """Of the i-th curve."""
-    return PALETTE[i % len(PALETTE)]
+def look(i: int) -> dict[str, Any]:
+    """Colour and marker of the i-th curve; out of step with each other, so that 49 differ."""
+    j = i // len(PALETTE)
+    return {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[(i + j) % len(MARKERS)]}
 
 
-def marker(i: int) -> str:
-    """Of the i-th curve; they go round out of step with the colours, so that 49 curves differ."""
-    return MARKERS[(i + i // len(PALETTE)) % len(MARKERS)]
+def plots(rows: int, columns: int, **shared: Any) -> tuple[Figure, npt.NDArray[Any]]:
+    """A figure as wide as a page, and its axes (rows, columns)."""
+    figure = Figure(figsize=(PAGE_WIDTH, ROW_HEIGHT * rows), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **shared)
 
 
-def checked_png(path: Path | str) -> Path:
-    """The path of a figure, refused before anything is computed unless it ends in ``.png``."""
-    path = Path(path)
+def checked_png(path: Path) -> Path:
+    """The path of a figure, refused unless it ends in ``.png``."""
     if path.suffix != ".png":
         raise ConfigError(f"figures are written as PNG; name the file *.png, found {path}")
     return path
@@ -93,77 +98,82 @@ def checked_png(path: Path | str) -> Path:
 
 def save_png(figure: Figure, path: Path) -> None:
     """Write a figure at 300 dots per inch, completely or not at all; missing folders are made."""
-    _save(figure, path)
+    _save(figure, checked_png(path))
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
     """Write ``name.pdf`` and ``name.png``, both or neither; equal figures give equal bytes."""
     pdf, png = folder / f"{name}.pdf", folder / f"{name}.png"
-    with page_style():
-        _save(figure, pdf, png)
+    _save(figure, pdf, png)
     return pdf, png
 
 
+@page_style()
 def _save(figure: Figure, *paths: Path) -> None:
-    unfinished = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in paths]
-    try:
-        for path, partial in zip(paths, unfinished, strict=True):
-            path.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as whole:
+        for path in paths:
+            partial = whole.enter_context(replacing(path))
             if path.suffix == ".pdf":
                 dateless = {"CreationDate": None}
                 FigureCanvasPdf(figure).print_figure(partial, format="pdf", metadata=dateless)
             else:
                 FigureCanvasAgg(figure).print_figure(partial, format="png", dpi=DOTS_PER_INCH)
-        for path, partial in zip(paths, unfinished, strict=True):
-            partial.replace(path)
-    finally:
-        for partial in unfinished:
-            partial.unlink(missing_ok=True)
 
 
-def panel_grid(
-    count: int,
-    shape: tuple[int, ...],
-    pixel_size: tuple[float, float],
+def panel_rows(
+    ratios: Sequence[float],
+    columns: int | Sequence[int],
     *,
-    columns: int | None = None,
+    width: float = PAGE_WIDTH,
     title_lines: int = 2,
-    title: str = "",
+    title: Sequence[str] = (),
+    heads: Sequence[Sequence[str]] = (),
     note: str = "",
-    right: float = 0.0,
-) -> tuple[Figure, list[Axes]]:
-    """A figure of empty panels, row by row, for images (H, W) of pixels that extend so far in y, x.
+    room: tuple[float, float] = (0.0, 0.0),
+) -> tuple[Figure, list[list[Axes]]]:
+    """A figure of empty panels for images, a row for each ratio of height to width.
 
-    As wide as a column of a page; without ``columns`` all side by side, as wide as the page. It
-    grows wider where panels would be too small for their titles, lines of type that
-    :func:`show_image` writes. ``title`` stands above all panels, ``note`` below, broken into lines;
-    ``right``: inches beside the last panel.
+    ``columns``: panels of every row, or of each. The figure grows wider where panels would be too
+    small for their titles, lines of type that :func:`show_image` writes. Type above all panels
+    (``title``) and above each row (``heads``) has its first line in bold; ``note`` stands below,
+    broken into lines; ``room``: inches left free beside the last panel and below.
     """
-    width = PAGE_WIDTH if columns is None else COLUMN_WIDTH
-    columns = columns or count
-    around = 2 * MARGIN + (columns - 1) * GAP + right
-    panel = max(_SMALLEST_PANEL, (width - around) / columns)
-    width = columns * panel + around
-    rows = -(-count // columns)
+    counts = [columns] * len(ratios) if isinstance(columns, int) else columns
+    lead = 0.6 * LINE_HEIGHT if heads else 0.0
+    heads = heads or [()] * len(ratios)
+    around = 2 * MARGIN + (max(counts) - 1) * GAP + room[0]
+    panel = max(_SMALLEST_PANEL, (width - around) / max(counts))
+    width = max(counts) * panel + around
     lines = textwrap.wrap(note, round(76 * width / COLUMN_WIDTH))
-    height = panel * shape[0] * pixel_size[0] / (shape[1] * pixel_size[1])
-    row_height = height + (title_lines + (0.4 if rows > 1 else 0)) * LINE_HEIGHT
-    above = 1.4 * LINE_HEIGHT if title else 0.0
-    below = len(lines) * 0.9 * LINE_HEIGHT + (MARGIN if lines else 0.0)
-    total = above + rows * row_height + (rows - 1) * GAP + below + 2 * MARGIN
+    spaced = title_lines + (0.4 if len(ratios) > 1 else 0)
+    heights = [
+        panel * ratio + lead + (spaced + len(head)) * LINE_HEIGHT
+        for ratio, head in zip(ratios, heads, strict=True)
+    ]
+    above = (len(title) + 0.4) * LINE_HEIGHT if title else 0.0
+    below = room[1] + len(lines) * 0.9 * LINE_HEIGHT + (MARGIN if lines else 0.0)
+    total = above + sum(heights) + (len(ratios) - 1) * GAP + below + 2 * MARGIN
     figure = Figure(figsize=(width, total))
-    edge = MARGIN / width
-    figure.text(edge, 1 - MARGIN / total, title, va="top", weight="bold")
+    edge, y = MARGIN / width, total - MARGIN
+
+    def write(lines: Sequence[str], top: float) -> None:
+        for i, line in enumerate(lines):
+            place = edge, (top - i * LINE_HEIGHT) / total
+            figure.text(*place, line, va="top", weight="normal" if i else "bold")
+
     small: dict[str, Any] = {"fontsize": SMALL_POINTS, "color": "0.25"}
     figure.text(edge, MARGIN / total, "\n".join(lines), va="bottom", **small)
-    panels = []
-    for i in range(count):
-        row, column = divmod(i, columns)
-        left = MARGIN + column * (panel + GAP)
-        bottom = total - MARGIN - above - (row + 1) * row_height - row * GAP
-        box = (left / width, bottom / total, panel / width, height / total)
-        panels.append(figure.add_axes(box))
-    return figure, panels
+    write(title, y)
+    y -= above
+    rows = []
+    for count, ratio, head, height in zip(counts, ratios, heads, heights, strict=True):
+        write(head, y - lead)
+        y -= height
+        lefts = (MARGIN + column * (panel + GAP) for column in range(count))
+        size = panel / width, panel * ratio / total
+        rows.append([figure.add_axes((left / width, y / total, *size)) for left in lefts])
+        y -= GAP
+    return figure, rows
 
 
 def show_image(
@@ -212,12 +222,15 @@ def add_scale_bar(panel: Axes, width: float, unit: str = "nm") -> None:
     outline(panel.text(0.04, 0.077, label, va="bottom", **place))
 
 
-def bounding_box(mask: npt.NDArray[np.bool_], margin: int = 0) -> tuple[slice, ...] | None:
+def bounding_box(
+    mask: npt.NDArray[np.bool_], margin: int | Sequence[int] = 0
+) -> tuple[slice, ...] | None:
     """The box around all that is true, and ``margin`` more where there is more; None: all false."""
     found = ndimage.find_objects(mask.astype(np.uint8))
     if not found:
         return None
+    margins = np.broadcast_to(margin, mask.ndim).tolist()
     return tuple(
-        slice(max(0, side.start - margin), min(length, side.stop + margin))
-        for side, length in zip(found[0], mask.shape, strict=True)
+        slice(max(0, side.start - more), min(length, side.stop + more))
+        for side, length, more in zip(found[0], mask.shape, margins, strict=True)
     )

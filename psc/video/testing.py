@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from psc.paper.curves import confusion_figure
 from psc.video.clips import ClipNormalisation
 from psc.video.data import ListedVideo
-from psc.video.pictures import confusion_figure
 
 CLASSES_FILE = "classes.csv"
 """Names of the classes, in the network's order, with their accuracy."""

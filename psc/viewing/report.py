@@ -15,20 +15,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.figure import Figure
 from PIL import Image
 
 from psc.em.bodies import BodyError
 from psc.em.pictures import assign_colours, match_labels, overlay
 from psc.errors import DataError
-from psc.files import replacing
+from psc.files import write_text
 from psc.paper.style import (
-    GAP,
-    LINE_HEIGHT,
-    PAGE_WIDTH,
     add_scale_bar,
     outline,
     page_style,
+    panel_rows,
     save_png,
     scale_bar,
     show_image,
@@ -73,8 +70,7 @@ def write_report(scene: Scene, path: Path, worst: int) -> tuple[Path, Path]:
     sections, places = overview(scene), worst_places(scene, worst)
     picture = path.with_suffix(".png")
     try:
-        with replacing(path) as unfinished:
-            unfinished.write_text(report_html(scene, sections, places), encoding="utf-8")
+        write_text(report_html(scene, sections, places), path)
         _write_png(scene, [*sections, *places], picture)
     except OSError as error:
         raise DataError(f"could not write {path}: {error}; give another report=…") from error
@@ -242,46 +238,33 @@ def report_html(scene: Scene, sections: Sequence[PictureRow], places: Sequence[P
     )
 
 
+@page_style()
 def _write_png(scene: Scene, rows: Sequence[PictureRow], path: Path) -> None:
     """The same rows under each other, as wide as a page, for slides and for terminals."""
     head = [scene.title, *([scene.facts["data"]] if "data" in scene.facts else [])]
     for name, scores in scene.scores.items():
         head.append(f"{name}: " + ", ".join(f"{key} {value:.4f}" for key, value in scores.items()))
-    margin, title = 0.1, 0.2  # inches
-    most = max(len(row.pictures) for row in rows)
-    width = (PAGE_WIDTH - 2 * margin - (most - 1) * GAP) / most
-    texts = [textwrap.wrap(row.text, _CHARACTERS) for row in rows]
-    tall = []
+    ratios = []
     for row in rows:
-        image, pixel = row.pictures[0].image, row.pictures[0].pixel_size
-        tall.append(width * image.shape[0] * pixel[0] / (image.shape[1] * pixel[1]))
-    lines = len(head) + sum(2 + len(text) for text in texts)
-    height = 2 * margin + lines * LINE_HEIGHT + len(rows) * title + sum(tall)
-    with page_style():
-        figure = Figure(figsize=(PAGE_WIDTH, height))
-        y = height - margin
-
-        def write(lines: Sequence[str]) -> None:
-            """The first one in bold."""
-            nonlocal y
-            for i, line in enumerate(lines):
-                y -= LINE_HEIGHT
-                weight = "normal" if i else "bold"
-                figure.text(margin / PAGE_WIDTH, y / height, line, weight=weight, va="bottom")
-
-        write(head)
-        for row, text, panel_height in zip(rows, texts, tall, strict=True):
-            y -= LINE_HEIGHT
-            write([row.heading, *text])
-            y -= title + panel_height
-            for i, picture in enumerate(row.pictures):
-                left = margin + i * (width + GAP)
-                box = np.array((left, y, width, panel_height)) / (*[PAGE_WIDTH, height] * 2,)
-                panel = figure.add_axes(tuple(box.tolist()))
-                show_image(panel, picture.image, [picture.title])
-                x, z = picture.mark[1] - 0.5, picture.mark[0] - 0.5
-                (ring,) = panel.plot(x, z, "o", mfc="none", mec="white", ms=7, mew=1)
-                outline(ring, 2.2)
-                if i == 0 and scene.voxel_size is not None:
-                    add_scale_bar(panel, picture.image.shape[1] * picture.pixel_size[1])
-        save_png(figure, path)
+        (height, width, _), (along_y, along_x) = (
+            row.pictures[0].image.shape,
+            row.pictures[0].pixel_size,
+        )
+        ratios.append(height * along_y / (width * along_x))
+    figure, grid = panel_rows(
+        ratios,
+        [len(row.pictures) for row in rows],
+        title=head,
+        title_lines=1,
+        heads=[[row.heading, *textwrap.wrap(row.text, _CHARACTERS)] for row in rows],
+    )
+    for panels, row in zip(grid, rows, strict=True):
+        for panel, picture in zip(panels, row.pictures, strict=True):
+            show_image(panel, picture.image, [picture.title])
+            x, z = picture.mark[1] - 0.5, picture.mark[0] - 0.5
+            (ring,) = panel.plot(x, z, "o", mfc="none", mec="white", ms=7, mew=1)
+            outline(ring, 2.2)
+        if scene.voxel_size is not None:
+            first = row.pictures[0]
+            add_scale_bar(panels[0], first.image.shape[1] * first.pixel_size[1])
+    save_png(figure, path)

@@ -133,7 +133,7 @@ def test_a_scale_bar_only_where_the_voxel_size_is_known(
         ({"predictions": {}}, ConfigError, "at least one prediction"),
         ({"predictions": {"a": np.ones((2, 3, 4), np.int64)}}, DataError, "a has shape"),
         ({"raw": np.ones((SIDE, SIDE))}, DataError, "raw must have shape"),
-        ({"path": "figure.jpg"}, ConfigError, "PNG"),
+        ({"path": Path("figure.jpg")}, ConfigError, "PNG"),
     ],
 )
 def test_impossible_figures_are_refused(

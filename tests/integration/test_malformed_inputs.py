@@ -36,7 +36,7 @@ from psc.training.records import read_record
 from psc.video.data import read_split as read_videos
 from psc.video.decoding import decode_video
 from psc.video.store import PreparedVideos
-from psc.viewing.command import view
+from psc.viewing import view
 
 ODD = [None, -1, 0, 3.5, "nm", "", [], {}, [1, 2], {"name": "x"}, [None] * 3, 1e400, True, 10**30]
 KINDS = ["truncated", "bits flipped", "emptied", "gone", "a folder", "a dead link", "other bytes"]

@@ -4,6 +4,7 @@ import csv
 import math
 from dataclasses import replace
 from itertools import combinations, pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,8 +163,8 @@ def test_slices_follow_the_neurological_convention(drawn, brain):
     # The error is posterior: at the bottom of the axial slice, at the left of the sagittal one.
     assert shown(axial[3])[1](DIFFERENCE_COLOUR)[1] < 0.3
     assert shown(sagittal[3])[1](DIFFERENCE_COLOUR)[0] < 0.3
-    assert [text.get_text() for text in axial[0].texts][:2] == ["L", "R"]
-    assert [text.get_text() for text in sagittal[0].texts][:2] == ["P", "A"]
+    assert [text.get_text() for text in axial[0].texts][:3] == ["T1, axial", "L", "R"]
+    assert [text.get_text() for text in sagittal[0].texts] == ["T1, sagittal", "P", "A"]
     assert "neurological" in figure.legends[0].get_title().get_text()
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == ["CSF", "GM", "WM", "truth and prediction differ"]
@@ -189,10 +190,12 @@ def test_panels_are_as_large_as_their_millimetres(drawn, brain):
     scales = []
     for i, (right, up) in enumerate(("xy", "xz", "yz")):
         panel = figure.axes[4 * i]
-        assert panel.images[0].get_extent() == [0, millimetres[right], 0, millimetres[up]]
-        panel.apply_aspect()
+        rows, columns = shown(panel)[0].shape[:2]
+        assert rows * VOXEL["xyz".index(up)] == millimetres[up]
+        assert columns * VOXEL["xyz".index(right)] == millimetres[right]
         box = panel.get_position()
-        shown_width = np.ptp(panel.get_xlim())  # of the widest: the others are at its left
+        # Of the widest: the others are at its left.
+        shown_width = np.ptp(panel.get_xlim()) * VOXEL["xyz".index(right)]
         assert shown_width == max(millimetres["x"], millimetres["y"])
         scales += [box.width * width / shown_width, box.height * height / millimetres[up]]
     np.testing.assert_allclose(scales, scales[0])
@@ -214,7 +217,7 @@ def test_a_picture_of_a_brain_is_written(brain, tmp_path):
     ("change", "error", "match"),
     [
         ({"prediction": np.full((40, 30, 20), 4, np.uint8)}, DataError, "found 4 to 4"),
-        ({"path": "figure.jpg"}, ConfigError, "PNG"),
+        ({"path": Path("figure.jpg")}, ConfigError, "PNG"),
     ],
 )
 def test_impossible_slices_are_refused(change, error, match, brain, tmp_path):

@@ -12,9 +12,8 @@ from psc.errors import ConfigError
 from psc.paper.style import (
     add_scale_bar,
     bounding_box,
-    checked_png,
     page_style,
-    panel_grid,
+    panel_rows,
     save_png,
     show_image,
 )
@@ -39,9 +38,8 @@ def test_page_style_is_the_same_for_everyone_and_ends_with_the_block():
 
 
 def test_only_png_is_written():
-    assert checked_png("a/b.png") == Path("a/b.png")
     with pytest.raises(ConfigError, match=r"b\.pdf"):
-        checked_png("a/b.pdf")
+        save_png(Figure(), Path("a/b.pdf"))
 
 
 @pytest.mark.usefixtures("full_resolution")
@@ -73,14 +71,20 @@ def test_a_figure_appears_complete_or_not_at_all(tmp_path: Path, monkeypatch: py
 def test_panels_have_the_images_proportions(
     count: int, shape: tuple[int, int], pixel: tuple[float, float], width: float
 ):
-    figure, panels = panel_grid(count, shape, pixel, title_lines=2)
-    assert len(panels) == count
+    ratios = [shape[0] * pixel[0] / (shape[1] * pixel[1]), 0.5]
+    figure, rows = panel_rows(ratios, [count, 2], heads=[["one"], ["two", "more"]])
+    assert [len(panels) for panels in rows] == [count, 2]
     assert figure.get_figwidth() == pytest.approx(width)
-    for panel in panels:
+    for panel, ratio in [(rows[0][0], ratios[0]), (rows[0][-1], ratios[0]), (rows[1][1], 0.5)]:
         box = panel.get_position()
-        ratio = (box.height * figure.get_figheight()) / (box.width * figure.get_figwidth())
-        assert ratio == pytest.approx(shape[0] * pixel[0] / (shape[1] * pixel[1]))
+        found = (box.height * figure.get_figheight()) / (box.width * figure.get_figwidth())
+        assert found == pytest.approx(ratio)
         assert 0 < box.x0 < box.x1 < 1
+        assert 0 < box.y0 < box.y1 < 1
+    heads = {text.get_text(): text.get_position()[1] for text in figure.texts}
+    edges = [rows[0][0].get_position().y1, rows[0][0].get_position().y0]
+    assert heads["one"] > edges[0] > edges[1] > heads["two"] > heads["more"]
+    assert heads["more"] > rows[1][0].get_position().y1
 
 
 @pytest.mark.parametrize(
@@ -90,7 +94,7 @@ def test_panels_have_the_images_proportions(
 def test_the_scale_bar_has_the_longest_round_length_that_fits(
     columns: int, nanometres: float, pixels: float, label: str
 ):
-    _, (panel,) = panel_grid(1, (80, columns), (1.0, 1.0), title_lines=0)
+    _, ((panel,),) = panel_rows([80 / columns], 1, title_lines=0)
     show_image(panel, np.zeros((80, columns)), [])
     add_scale_bar(panel, columns * nanometres)
     (bar,) = panel.patches

@@ -12,8 +12,7 @@ from PIL import Image
 from psc.config.schema import ViewConfig
 from psc.errors import ConfigError, DataError
 from psc.paper import style
-from psc.viewing import command
-from psc.viewing.command import view
+from psc.viewing import view
 from psc.viewing.report import overview, report_html
 from psc.viewing.scene import Layer, Scene
 
@@ -125,6 +124,6 @@ def test_without_a_name_the_page_goes_into_the_run(finished_run, tmp_path, monke
     (tmp_path / "evaluation").mkdir()
     for name in ("result.json", "evaluation/test-0.h5"):
         (tmp_path / name).symlink_to(finished_run[1] / name)
-    monkeypatch.setattr(command, "serve", lambda *_, **__: pytest.fail("it serves"))
+    monkeypatch.setattr("psc.viewing.serve", lambda *_, **__: pytest.fail("it serves"))
     view(ViewConfig(run=str(tmp_path), serve=False, worst=0))
     assert (tmp_path / "report-0.html").is_file()
