@@ -12,8 +12,8 @@ from pathlib import Path
 from psc.errors import missing_package
 from psc.files import PROJECT
 
-_OTHERS = ("foreign_networks", "experiment", "summary", "summarize")
-"""Of the documentation, and former names."""
+_OTHERS = ("experiment", "summary", "summarize")
+"""Former names."""
 
 
 def programs() -> dict[str, Path]:

@@ -7,10 +7,10 @@
     python scripts/benchmark.py blockwise          # volumes of growing size: time, memory, disk
     python scripts/benchmark.py block              # P_mSC_n against plain 3D convolutions
     python scripts/benchmark.py networks           # whole networks, beside torchvision's, MONAI's
-    python scripts/benchmark.py conversion         # psc.convert, and beside tensorly-torch
+    python scripts/benchmark.py conversion         # psc.convert on whole networks
 
 Prints Markdown tables. ``--out FILE.json`` keeps the numbers together with versions and machine,
-``--csv FILE`` all tables as one, ``--markdown FILE`` what is printed.
+``--csv FILE`` all tables as one. Beside tensorly-torch: experiments/conversion/peers.py.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import inspect
 import re
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import NoneType, UnionType
@@ -29,22 +29,21 @@ from psc import machine
 machine.set_up()  # before torch is loaded
 
 import torch
-from benchmarks import blockwise, conversion, host, networks, operator
+from benchmarks import blockwise, conversion, host, networks
 from benchmarks.timing import Report, conditions_on
 
 from psc.errors import PSCError
 
-_BENCHMARKS: dict[str, Callable[..., Report]] = {
+_BENCHMARKS: Mapping[str, Callable[..., Report]] = {
     "metrics": host.metrics,
     "crops": host.crops,
     "patches": host.patches,
     "malis": host.malis,
     "blockwise": blockwise.run,
-    "block": operator.run,
-    "networks": networks.run,
+    "block": networks.block,
+    "networks": networks.networks,
     "conversion": conversion.run,
 }
-_WRITERS = {"out": Report.write_json, "csv": Report.write_csv, "markdown": Report.write_markdown}
 _HELP = {
     "repeats": "rounds per contestant",
     "seed": "of everything random",
@@ -56,55 +55,60 @@ _HELP = {
 """Of what several benchmarks take; their own arguments are told in their docstrings."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(
+    arguments: Sequence[str] | None = None,
+    benchmarks: Mapping[str, Callable[..., Report]] = _BENCHMARKS,
+) -> int:
     """Run one benchmark; the exit status is 1 where the user's input was refused."""
-    options = vars(_parser().parse_args(arguments))
+    options = vars(_parser(benchmarks).parse_args(arguments))
     name: str = options.pop("benchmark")
-    paths: dict[str, Path | None] = {writer: options.pop(writer) for writer in _WRITERS}
-    if (threads := options.pop("threads")) is not None:
+    out, csv, threads = (options.pop(key) for key in ("out", "csv", "threads"))
+    if threads is not None:
         torch.set_num_threads(threads)
     asked = {key: str(v) if isinstance(v, Path) else v for key, v in options.items()}
     try:
         if "device" in options:
-            machine = {key: options.pop(key) for key in _machine(name)}
+            machine = {key: options.pop(key) for key in _machine(benchmarks[name])}
             options["on"] = conditions_on(**machine)
-        report = _BENCHMARKS[name](**options)
+        report = benchmarks[name](**options)
     except PSCError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     report = replace(report, benchmark=name, settings=asked | dict(report.settings))
     print(report.as_markdown())
-    for writer, path in paths.items():
-        if path is not None:
-            _WRITERS[writer](report, path)
+    if out is not None:
+        report.write_json(out)
+    if csv is not None:
+        report.write_csv(csv)
     return 0
 
 
-def _machine(name: str) -> list[str]:
+def _machine(benchmark: Callable[..., Report]) -> list[str]:
     """Arguments of the conditions that a benchmark is run under, if it takes any."""
-    if "on" not in inspect.signature(_BENCHMARKS[name]).parameters:
+    taken = inspect.signature(benchmark).parameters
+    if "on" not in taken:
         return []
-    return ["device", "clock", *([] if name == "conversion" else ["precisions"])]
+    # What is not run in a precision has no blocks or layouts to run in it.
+    return ["device", "clock", *(["precisions"] if "blocks" in taken else [])]
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(benchmarks: Mapping[str, Callable[..., Report]]) -> argparse.ArgumentParser:
     """A command for each benchmark, with the arguments of its function."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True, dest="benchmark")
-    for name, function in _BENCHMARKS.items():
+    for name, function in benchmarks.items():
         text = inspect.getdoc(function) or ""
         command = commands.add_parser(name, help=text.splitlines()[0])
         command.add_argument("--out", type=Path, help="write the results to this JSON file")
         command.add_argument("--csv", type=Path, help="write the tables to this CSV file")
-        command.add_argument("--markdown", type=Path, help="write the tables to this Markdown file")
         command.add_argument("--threads", type=_positive, help="CPU threads of PyTorch")
         own = dict(inspect.signature(function).parameters)
-        machine = {key: inspect.signature(conditions_on).parameters[key] for key in _machine(name)}
+        given = inspect.signature(conditions_on).parameters
         hints = typing.get_type_hints(function) | typing.get_type_hints(conditions_on)
         own.pop("on", None)
-        for key, parameter in (own | machine).items():
+        for key, parameter in (own | {key: given[key] for key in _machine(function)}).items():
             found = re.search(rf"^    {key}: (.+(?:\n {{8}}.+)*)", text, re.MULTILINE)
             told = " ".join(found[1].split()) if found else _HELP[key]
             command.add_argument(

@@ -23,8 +23,7 @@ step() { # a step that fails must not take the others with it
 step 'bf16 against fp32' "$python" -m pytest -q -m gpu tests
 for benchmark in block networks; do
   step "benchmark: $benchmark" "$python" scripts/benchmark.py "$benchmark" \
-    --out "$out/benchmark_$benchmark.json" --csv "$out/benchmark_$benchmark.csv" \
-    --markdown "$out/benchmark_$benchmark.md"
+    --out "$out/benchmark_$benchmark.json" --csv "$out/benchmark_$benchmark.csv"
 done
 for table in 6d 5d; do
   step "table $table at full width, real sample" "$python" scripts/paper.py run "table-$table" \

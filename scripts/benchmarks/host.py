@@ -1,11 +1,9 @@
 """What runs on the host: label metrics, MALIS, and training patches, each beside its peer."""
 
-import functools
-import importlib.util
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,11 +11,11 @@ import numpy.typing as npt
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 from scipy.spatial import cKDTree
 
-from benchmarks.timing import Report, Row, Timing, interleave, peak_python_memory, ratio
+from benchmarks.timing import Report, Row, Timing, interleave, peak_extra_mb, ratio
 from psc.em.affinities import affinities_from_labels
 from psc.em.augmentation import Augmentation
 from psc.em.data import LabelledVolume, Region
-from psc.em.malis import PairCounts, constrained_counts, malis_pairs
+from psc.em.malis import constrained_counts, malis_pairs
 from psc.em.patches import AffinityPatches
 from psc.errors import ConfigError
 from psc.metrics import segmentation_scores
@@ -30,8 +28,6 @@ from psc.volumes.tiling import read_reflected
 Labels = npt.NDArray[Any]
 Affinities = npt.NDArray[np.float32]
 
-_SHORTEST = 0.2  # seconds; a crop takes less than a millisecond, 44³ of MALIS a few
-
 
 def metrics(*, size: int = 250, repeats: int = 5, seed: int = 0) -> Report:
     """VI and adapted Rand error: one table against scikit-image's two calls.
@@ -41,19 +37,36 @@ def metrics(*, size: int = 250, repeats: int = 5, seed: int = 0) -> Report:
     Options:
         size: voxels per axis; 250 gives 3000 true and about 1400 predicted segments.
     """
-    truth, predicted = label_volumes(size, seed)
+    volumes = label_volumes(size, seed)
+    sparse = tuple(_sparse_ids(labels, seed + i) for i, labels in enumerate(volumes))
     peers: dict[str, Callable[..., tuple[float, ...]]] = {
         "psc": _our_scores,
         "scikit-image": _their_scores,
     }
-    rows = _compare_metrics("dense", truth, predicted, peers, repeats)
-    peers["scikit-image, relabelled first"] = _their_scores_relabelled
-    truth_ids, ids = _sparse_ids(truth, seed), _sparse_ids(predicted, seed + 1)
-    rows += _compare_metrics("2**50 to 2**51", truth_ids, ids, peers, repeats)
+    rows = []
+    for ids, pair in {"dense": volumes, "2**50 to 2**51": sparse}.items():
+        calls = {name: partial(function, *pair) for name, function in peers.items()}
+        timings = interleave(calls, repeats)
+        for name, call in calls.items():
+            failed = timings[name].failure is not None
+            split, merge, rand = (None,) * 3 if failed else call()
+            rows.append(
+                {
+                    "ids": ids,
+                    "contestant": name,
+                    **_seconds(timings[name], timings["psc"]),
+                    "peak_extra_mb": None if failed else peak_extra_mb(call),
+                    "split": split,
+                    "merge": merge,
+                    "adapted_rand_error": rand,
+                    "fails": timings[name].failure,
+                }
+            )
+        peers["scikit-image, relabelled first"] = _their_scores_relabelled
     settings = {
-        "dtype": str(truth.dtype),
-        "truth_segments": int(truth.max()),
-        "unknown_fraction": float(np.mean(truth == 0)),
+        "dtype": str(volumes[0].dtype),
+        "truth_segments": int(volumes[0].max()),
+        "unknown_fraction": float(np.mean(volumes[0] == 0)),
     }
     return Report({"variation of information and adapted Rand error": rows}, settings)
 
@@ -118,34 +131,6 @@ def _their_scores_relabelled(truth: Labels, predicted: Labels) -> tuple[float, .
     return _their_scores(*dense)
 
 
-def _compare_metrics(
-    ids: str,
-    truth: Labels,
-    predicted: Labels,
-    contestants: Mapping[str, Callable[..., tuple[float, ...]]],
-    repeats: int,
-) -> list[Row]:
-    calls = {name: functools.partial(f, truth, predicted) for name, f in contestants.items()}
-    timings = interleave(calls, repeats)
-    rows = []
-    for name, call in calls.items():
-        failed = timings[name].failure is not None
-        split, merge, rand = (None,) * 3 if failed else call()
-        rows.append(
-            {
-                "ids": ids,
-                "contestant": name,
-                **_seconds(timings[name], timings["psc"]),
-                "peak_extra_mb": None if failed else peak_python_memory(call) / 1e6,
-                "split": split,
-                "merge": merge,
-                "adapted_rand_error": rand,
-                "fails": timings[name].failure,
-            }
-        )
-    return rows
-
-
 def _seconds(mine: Timing, ours: Timing) -> Row:
     return {
         "cpu_seconds": mine.median("cpu"),
@@ -154,99 +139,42 @@ def _seconds(mine: Timing, ours: Timing) -> Row:
     }
 
 
-def malis(
-    *,
-    sizes: Sequence[int] = (44, 64, 80, 100),
-    reference: Path | None = None,
-    repeats: int = 5,
-    seed: int = 0,
-) -> Report:
+def malis(*, sizes: Sequence[int] = (44, 64, 80, 100), repeats: int = 5, seed: int = 0) -> Report:
     """Pair counts of the MALIS loss on whole patches, and how their time grows.
 
     Options:
         sizes: voxels per axis of the patches, at least 3.
-        reference: Python file with malis_pairs(seg, order, Z, Y, X): dense int32 labels (voxels,)
-            and edges axis · voxels + voxel from the strongest on; returns the positive and the
-            negative pairs of each. If it has radix_argsort_desc(float32), edges are sorted with
-            that. Its labels and targets are prepared before the clock runs.
     """
     if min(sizes) < 3:
         raise ConfigError(f"sizes must be at least 3 voxels, found {min(sizes)}")
-    prepare = None if reference is None else _reference(reference)
     rows: list[Row] = []
+    first: dict[tuple[str, str], Row] = {}
     for size in sorted(set(sizes)):
         # What a network predicts lies on cells without gaps: 0 would hide every boundary.
         labels = label_volumes(size, seed)[1]
         for kind, affinities in _affinities(labels, seed).items():
-            calls: dict[tuple[str, str], Callable[[], PairCounts]] = {
-                (_CONSTRAINED, "psc"): functools.partial(constrained_counts, affinities, labels),
-                (_FREE, "psc"): functools.partial(malis_pairs, affinities, labels),
+            calls = {
+                "constrained, two passes": partial(constrained_counts, affinities, labels),
+                "one pass": partial(malis_pairs, affinities, labels),
             }
-            for name, call in (prepare(affinities, labels) if prepare else {}).items():
-                calls[name, "reference"] = call
-            timings = interleave(calls, repeats, shortest=_SHORTEST)
-            for (counts, contestant), call in calls.items():
-                mine = timings[counts, contestant]
-                found = call() if mine.failure is None else None
-                row = {
+            timings = interleave(calls, repeats)
+            for counts, call in calls.items():
+                found, mine = call(), timings[counts]
+                row: Row = {
                     "size": size,
                     "affinities": kind,
                     "counts": counts,
-                    "contestant": contestant,
-                    **_seconds(mine, timings[counts, "psc"]),
+                    "cpu_seconds": mine.median("cpu"),
+                    "wall_seconds": mine.median("wall"),
                     "growth_exponent": None,
-                    "positive_pairs": found and int(found.positive.sum()),
-                    "negative_pairs": found and int(found.negative.sum()),
-                    "fails": mine.failure,
+                    "positive_pairs": int(found.positive.sum()),
+                    "negative_pairs": int(found.negative.sum()),
                 }
-                same = ("affinities", "counts", "contestant")
-                first = next((r for r in rows if all(r[key] == row[key] for key in same)), None)
-                if first and (grown := ratio(row["cpu_seconds"], first["cpu_seconds"])):
-                    row["growth_exponent"] = math.log(grown, (size / first["size"]) ** 3)
+                if (before := first.setdefault((kind, counts), row)) is not row:
+                    grown = row["cpu_seconds"] / before["cpu_seconds"]
+                    row["growth_exponent"] = math.log(grown, (size / before["size"]) ** 3)
                 rows.append(row)
     return Report({"pair counts": rows})
-
-
-_CONSTRAINED, _FREE = "constrained, two passes", "one pass"
-
-
-def _reference(
-    path: Path,
-) -> Callable[[Affinities, Labels], dict[str, Callable[[], PairCounts]]]:
-    """Another's ``malis_pairs``, constrained as ours: calls by what they count."""
-    spec = importlib.util.spec_from_file_location(f"malis_reference_{path.stem}", path)
-    if not path.is_file() or spec is None or spec.loader is None:
-        raise ConfigError(f"reference = {path}: no Python file; give one with malis_pairs")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        count = module.malis_pairs
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"reference = {path}: {error}; give a file that works") from error
-    sort = getattr(module, "radix_argsort_desc", lambda values: np.argsort(-values, kind="stable"))
-
-    def prepare(affinities: Affinities, labels: Labels) -> dict[str, Callable[[], PairCounts]]:
-        flat = affinities.reshape(-1)
-        true, mask = affinities_from_labels(labels, zero_label="boundary")
-        target = true.reshape(-1).astype(np.float32)
-        edges = np.flatnonzero(mask)
-        dense = labels.astype(np.int32).reshape(-1)
-
-        def one_pass(values: Affinities) -> PairCounts:
-            order = edges[sort(values[edges])]
-            positive, negative = count(dense, order, *labels.shape)[:2]
-            counts = PairCounts(np.zeros(flat.size, np.int64), np.zeros(flat.size, np.int64))
-            counts.positive[order], counts.negative[order] = positive, negative
-            return counts
-
-        def two_passes() -> PairCounts:
-            positive = one_pass(np.minimum(flat, target)).positive
-            negative = one_pass(np.maximum(flat, target)).negative
-            return PairCounts(positive * (target == 1), negative * (target == 0))
-
-        return {_CONSTRAINED: two_passes, _FREE: lambda: one_pass(flat)}
-
-    return prepare
 
 
 def _affinities(labels: Labels, seed: int) -> dict[str, Affinities]:
@@ -275,7 +203,7 @@ def crops(*, size: int = 250, input_size: int = 132, repeats: int = 5, seed: int
         size: voxels per axis of the volume, uint8 and in memory.
         input_size: voxels per axis of a crop; whole samples add labels of a third of that.
     """
-    _check_fit("crop", input_size, "volume of", size, size)
+    _check_fit(input_size, (size,) * 3)
     rng = np.random.default_rng(seed)
     raw = rng.integers(0, 256, (size,) * 3, dtype=np.uint8)
     truth, _ = label_volumes(size, seed)
@@ -316,28 +244,31 @@ def crops(*, size: int = 250, input_size: int = 132, repeats: int = 5, seed: int
         "psc whole sample": samples(None),
         "psc whole sample, augmented": samples(Augmentation()),
     }
-    timings = interleave(contestants, repeats, shortest=_SHORTEST)
-    peer = timings["NumPy copy"].median("cpu")
-    rows = [
-        {
-            "contestant": name,
-            "per_cpu_second": ratio(1, timing.median("cpu")),
-            "per_wall_second": ratio(1, timing.median("wall")),
-            "rate_relative_to_numpy": ratio(peer, timing.median("cpu")),
-            "fails": timing.failure,
-        }
-        for name, timing in timings.items()
-    ]
+    rows = _rates(interleave(contestants, repeats), 1, {"numpy": "NumPy copy"})
     title = f"{input_size}^3 of {size}^3 uint8"
     return Report({title: rows}, {"output_size": output_size})
 
 
-def _check_fit(what: str, size: int, where: str, whole: object, smallest: int) -> None:
-    if size > smallest:
-        raise ConfigError(
-            f"a {what} of {size} voxels does not fit into a {where} {whole}; give a larger --size"
-            " or a smaller --input-size"
-        )
+def _rates(timings: Mapping[str, Timing], at_once: int, peers: Mapping[str, str]) -> list[Row]:
+    """What each draws in a second, and over what each peer does."""
+    return [
+        {
+            "contestant": name,
+            "per_cpu_second": ratio(at_once, mine.median("cpu")),
+            "per_wall_second": ratio(at_once, mine.median("wall")),
+            **{
+                f"rate_relative_to_{short}": ratio(timings[peer].median("cpu"), mine.median("cpu"))
+                for short, peer in peers.items()
+            },
+            "fails": mine.failure,
+        }
+        for name, mine in timings.items()
+    ]
+
+
+def _check_fit(size: int, shape: Triple) -> None:
+    if size > min(shape):
+        raise ConfigError(f"input size {size} does not fit into a volume of {shape}; change --size")
 
 
 _AT_ONCE = 4  # patches in a call: as many as the tuned peer crops when it visits a volume
@@ -367,7 +298,7 @@ def patches(*, size: int = 256, input_size: int = 64, repeats: int = 5, seed: in
         input_size: voxels per axis of a patch.
     """
     shape = (size, size // 2, size)
-    _check_fit("patch", input_size, "volume of", shape, min(shape))
+    _check_fit(input_size, shape)
     try:
         import monai  # noqa: F401
     except ImportError:
@@ -376,28 +307,15 @@ def patches(*, size: int = 256, input_size: int = 64, repeats: int = 5, seed: in
     rows: list[Row] = []
     for title, augmentation in AUGMENTATIONS.items():
         # One after the other, so that few caches are in memory at once.
-        timings = interleave(
-            {
-                "psc": our_patches(subjects, augmentation, input_size, seed),
-                "MONAI": monai_patches(subjects, augmentation, input_size, seed),
-                "MONAI, tuned": monai_patches(subjects, augmentation, input_size, seed, tuned=True),
-            },
-            repeats,
-            shortest=_SHORTEST,
-        )
-        for name, timing in timings.items():
-            mine, others = timing.median("cpu"), ("MONAI", "MONAI, tuned")
-            rows.append(
-                {
-                    "augmentation": title,
-                    "contestant": name,
-                    "per_cpu_second": ratio(_AT_ONCE, mine),
-                    "per_wall_second": ratio(_AT_ONCE, timing.median("wall")),
-                    "rate_relative_to_monai": ratio(timings[others[0]].median("cpu"), mine),
-                    "rate_relative_to_tuned_monai": ratio(timings[others[1]].median("cpu"), mine),
-                    "fails": timing.failure,
-                }
-            )
+        how = (subjects, augmentation, input_size, seed)
+        contestants = {
+            "psc": our_patches(*how),
+            "MONAI": monai_patches(*how),
+            "MONAI, tuned": monai_patches(*how, tuned=True),
+        }
+        peers = {"monai": "MONAI", "tuned_monai": "MONAI, tuned"}
+        made = _rates(interleave(contestants, repeats), _AT_ONCE, peers)
+        rows += [{"augmentation": title, **row} for row in made]
     title = f"{input_size}^3 of {' x '.join(map(str, shape))} float32 and uint8 labels"
     return Report({title: rows}, {"volumes": len(subjects)})
 

@@ -12,10 +12,8 @@ import gc
 import json
 import math
 import os
-import platform
 import statistics
 import time
-import tracemalloc
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -32,13 +30,13 @@ from psc.errors import ConfigError
 from psc.files import write_text
 from psc.paper.text import csv_text, markdown_table
 from psc.training.hardware import hardware
+from psc.training.provenance import versions
 
 Clock = Literal["cpu", "wall"]
 Device = Literal["cuda", "cpu"]
 Layout = Literal["contiguous", "channels_last_3d"]
 Precision = Literal["fp32", "tf32", "bf16"]
 Name = TypeVar("Name", bound=Hashable)
-Result = TypeVar("Result")
 Row = dict[str, Any]
 
 PRECISIONS: dict[str, tuple[Precision, ...]] = {
@@ -51,6 +49,7 @@ LAYOUTS: dict[Layout, torch.memory_format] = {
 }
 
 LEARNING_RATE = 1e-4  # Adam's; no number here depends on it
+SHORTEST = 0.1  # seconds that a measurement takes at least
 
 
 @dataclass(frozen=True)
@@ -70,31 +69,29 @@ class Timing:
 def interleave(
     contestants: Mapping[Name, Callable[[], object]],
     repeats: int,
-    *,
     finish: Callable[[], object] | None = None,
-    shortest: float = 0.0,
 ) -> dict[Name, Timing]:
     """Run all contestants in turn, ``repeats`` rounds after one that warms up.
 
     One that raises is out of the race and gets the error as its ``failure``. ``finish`` waits for
     what a call has only begun (kernels on a GPU), whose time counts; short calls are repeated
-    within a measurement until it takes ``shortest`` seconds.
+    within a measurement until it takes ``SHORTEST`` seconds.
     """
-    wait = finish or (lambda: None)
+    gc.collect()  # what failed before may hold memory in a cycle
     calls: dict[Name, int] = {}
     timings: dict[Name, Timing] = {name: Timing() for name in contestants}
     for name, function in contestants.items():
         try:
-            _measure(function, 1, wait)  # compiles, picks algorithms, fills caches
-            _, seconds = _measure(function, 1, wait)
+            measured(function, 1, finish)  # compiles, picks algorithms, fills caches
+            _, seconds = measured(function, 1, finish)
         except Exception as error:
             timings[name] = Timing(failure=failure(error))
         else:
-            calls[name] = max(1, math.ceil(shortest / max(seconds, 1e-9)))
+            calls[name] = max(1, math.ceil(SHORTEST / max(seconds, 1e-9)))
     for _ in range(repeats):
         for name in list(calls):
             try:
-                cpu, wall = _measure(contestants[name], calls[name], wait)
+                cpu, wall = measured(contestants[name], calls[name], finish)
             except Exception as error:  # the others may have taken the memory since
                 timings[name] = Timing(failure=failure(error))
                 del calls[name]
@@ -104,19 +101,11 @@ def interleave(
     return timings
 
 
-def timed(
-    function: Callable[[], Result], finish: Callable[[], object] | None = None
-) -> tuple[Result, Timing]:
-    """The result of a single call and its seconds, for what takes too long to be repeated."""
-    results: list[Result] = []
-    cpu, wall = _measure(lambda: results.append(function()), 1, finish or (lambda: None))
-    return results[0], Timing((cpu,), (wall,))
-
-
-def _measure(
-    function: Callable[[], object], calls: int, wait: Callable[[], object]
+def measured(
+    function: Callable[[], object], calls: int = 1, finish: Callable[[], object] | None = None
 ) -> tuple[float, float]:
     """CPU and wall seconds of one call."""
+    wait = finish or (lambda: None)
     wait()
     cpu, wall = time.process_time(), time.perf_counter()
     for _ in range(calls):
@@ -126,9 +115,9 @@ def _measure(
 
 
 def failure(error: Exception) -> str:
-    """Type and first line of an error."""
-    message = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {''.join(message[:1])}"
+    """Type and first line of an error; what we refuse ourselves speaks for itself."""
+    message = "".join(str(error).strip().splitlines()[:1])
+    return message if isinstance(error, ConfigError) else f"{type(error).__name__}: {message}"
 
 
 def ratio(mine: float | None, theirs: float | None) -> float | None:
@@ -136,22 +125,7 @@ def ratio(mine: float | None, theirs: float | None) -> float | None:
     return mine / theirs if mine is not None and theirs else None
 
 
-def peak_python_memory(function: Callable[[], object]) -> int:
-    """Largest number of bytes that a call holds beyond what was held before it.
-
-    Sees what NumPy and numba allocate, not what a C++ library allocates by itself. Slows the call
-    down, so it is a pass of its own.
-    """
-    gc.collect()
-    tracemalloc.start()
-    try:
-        function()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-
-
-def peak_extra_mb(function: Callable[[], object], device: str) -> float | None:
+def peak_extra_mb(function: Callable[[], object], device: str = "cpu") -> float | None:
     """Megabytes (1e6 bytes) at the peak of a call, less those held when it began.
 
     On a GPU those of PyTorch's allocator. On a CPU the resident set of the process, which Linux
@@ -334,18 +308,16 @@ class Steps:
 
 
 def race(
-    contestants: Mapping[Name, Any], on: Conditions, repeats: int, shortest: float
-) -> tuple[dict[Name, Timing], dict[Name, Timing]]:
+    contestants: Mapping[Name, Any], on: Conditions, repeats: int
+) -> dict[str, dict[Name, Timing]]:
     """Time all contestants in turn: first their ``forward``, then their ``train``.
 
     Whoever fails in the first does not start in the second and has the same failure there.
     """
-    gc.collect()  # what failed before may hold memory in a cycle
-    how: dict[str, Any] = {"finish": on.finish, "shortest": shortest}
-    forward = interleave({name: c.forward for name, c in contestants.items()}, repeats, **how)
+    forward = interleave({name: c.forward for name, c in contestants.items()}, repeats, on.finish)
     left = {name: c.train for name, c in contestants.items() if forward[name].failure is None}
-    training = interleave(left, repeats, **how)
-    return forward, {name: training.get(name, forward[name]) for name in contestants}
+    training = forward | interleave(left, repeats, on.finish)
+    return {"forward": forward, "training": training}
 
 
 @dataclass(frozen=True)
@@ -359,17 +331,13 @@ class Report:
     benchmark: str = ""  # name of the subcommand, which the script fills in
 
     def as_markdown(self) -> str:
-        """The tables, each under its name."""
-        return "\n\n".join(
-            f"### {self.benchmark}: {name}\n\n{_markdown(rows)}"
-            for name, rows in self.tables.items()
-        )
-
-    @property
-    def hardware(self) -> str:
-        """What it ran on."""
-        found = environment()
-        return str(found["gpu"] if self.settings.get("device") == "cuda" else found["cpu"])
+        """The tables, each under its name, with the columns of its first row."""
+        parts = []
+        for name, rows in self.tables.items():
+            header = [column.replace("_", " ") for column in rows[0]]
+            lines = [[_text(row[column]) for column in rows[0]] for row in rows]
+            parts.append(f"### {self.benchmark}: {name}\n\n{markdown_table([header, *lines])}")
+        return "\n\n".join(parts)
 
     def write_json(self, path: Path) -> None:
         """Everything, with date, machine and versions."""
@@ -387,47 +355,28 @@ class Report:
         Before them come the table's name and the processor or GPU.
         """
         columns = dict.fromkeys(key for rows in self.tables.values() for row in rows for key in row)
-        before = {"table": "", "hardware": self.hardware, **columns}
+        on = hardware(str(self.settings.get("device")))["device"]
+        before = {"table": "", "hardware": on, **columns}
         rows = [
             before | {"table": name} | row for name, some in self.tables.items() for row in some
         ]
         write_text(csv_text(rows), path)
 
-    def write_markdown(self, path: Path) -> None:
-        """The tables under one line about settings and machine."""
-        found = environment()
-        settings = ", ".join(f"{key} {_text(value)}" for key, value in self.settings.items())
-        machine = f"{self.hardware}, {found['threads']} threads, torch {torch.__version__}"
-        write_text(f"{machine}, {found['date']}; {settings}\n\n{self.as_markdown()}\n", path)
-
 
 def environment() -> dict[str, Any]:
     """Date, machine and versions of this run; MONAI and TensorLy need not be there."""
-    versions = {}
-    for name in (
-        *("torch", "torchvision", "monai", "tensorly", "tensorly-torch"),
-        *("numpy", "numba", "scipy", "scikit-image"),
-    ):
+    found = versions()
+    for name in ("monai", "tensorly", "tensorly-torch"):
         with contextlib.suppress(PackageNotFoundError):
-            versions[name] = version(name)
+            found[name] = version(name)
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "cpu": hardware("cpu")["cpu"],
         "cpus": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "versions": versions,
+        "versions": found,
     }
-
-
-def _markdown(rows: Sequence[Row]) -> str:
-    """The columns are those of the first row."""
-    if not rows:
-        return "(nothing was measured)"
-    header = [column.replace("_", " ") for column in rows[0]]
-    lines = [[_text(row[column]) for column in rows[0]] for row in rows]
-    return markdown_table([header, *lines])
 
 
 def _text(value: Any) -> str:

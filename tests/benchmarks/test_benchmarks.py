@@ -16,10 +16,12 @@ import torch
 from torch import nn
 from torchvision.models.video import r3d_18
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))  # as if the script were started
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))  # as if they were started
+sys.path.insert(0, str(Path(__file__).parents[2] / "experiments" / "conversion"))
 
 import benchmark
-from benchmarks import blockwise, conversion, host, networks, operator, timing
+import peers
+from benchmarks import blockwise, conversion, host, networks, timing
 
 from psc.config import compose
 from psc.config.schema import ResNetConfig, UNetConfig
@@ -42,8 +44,7 @@ def _quick(monkeypatch):
 
     monkeypatch.setattr(networks, "_backbone", narrow)
     monkeypatch.setitem(networks.MATRIX_SIZE, "cpu", 96)
-    for module in (operator, networks, host, conversion):
-        monkeypatch.setattr(module, "_SHORTEST", 0.0)
+    monkeypatch.setattr(timing, "SHORTEST", 0.0)
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -70,7 +71,6 @@ def test_metrics_and_what_a_result_says(tmp_path, capsys):
     assert "Error" in by_name[False, "scikit-image"]["fails"]  # it allocates the largest id + 1
     assert by_name[False, "scikit-image"]["cpu_seconds"] is None
     assert peer["cpu_seconds_relative_to_psc"] == peer["cpu_seconds"] / ours["cpu_seconds"]
-    assert peer["peak_extra_mb"] > ours["peak_extra_mb"] > 0
     assert "| dense | scikit-image |" in capsys.readouterr().out
     assert {"size": 40, "repeats": 1, "seed": 0}.items() <= result["settings"].items()
     environment = result["environment"]
@@ -120,52 +120,14 @@ def test_contestants_draw_patches_of_the_same_kind(tuned, augmentation):
     assert len({np.asarray(patch["image"]).tobytes() for patch in patches}) == 16
 
 
-REFERENCE = '''
-"""Sets of voxels, and their labels counted again at every edge."""
-import numpy as np
-
-
-def malis_pairs(seg, order, Z, Y, X):
-    sets = [{voxel} for voxel in range(seg.size)]
-    counts = np.zeros((2, order.size), dtype=np.int64)
-    for i, edge in enumerate(order):
-        axis, voxel = divmod(int(edge), seg.size)
-        a, b = sets[voxel], sets[voxel - (Y * X, X, 1)[axis]]
-        if a is b:
-            continue
-        for x in a:
-            for y in b:
-                if seg[x] and seg[y]:
-                    counts[int(seg[x] != seg[y]), i] += 1
-        a |= b
-        for x in b:
-            sets[x] = a
-    return counts[0], counts[1], "what else it returns is ignored"
-'''
-
-
-def test_malis_beside_a_reference(tmp_path):
-    file = tmp_path / "reference.py"
-    file.write_text(REFERENCE)
-    result = run(tmp_path, "malis", "--sizes", "6", "5", "--reference", str(file))
-    (rows,) = result["tables"].values()
-    key = ("size", "affinities", "counts", "contestant")
-    by_name = {tuple(row[k] for k in key): row for row in rows}
-    assert len(by_name) == len(rows) == 2 * 2 * 2 * 2
-    for (size, affinities, counts, contestant), row in by_name.items():
-        ours = by_name[size, affinities, counts, "psc"]
-        pairs = row["positive_pairs"], row["negative_pairs"]
-        assert pairs == (ours["positive_pairs"], ours["negative_pairs"])
-        if counts == "one pass":
-            assert sum(pairs) == size**3 * (size**3 - 1) // 2
-        first = by_name[5, affinities, counts, contestant]
-        if size > 5:
-            grown = (size / 5) ** (3 * row["growth_exponent"])
-            assert grown == pytest.approx(row["cpu_seconds"] / first["cpu_seconds"])
-    for text, message in (("import no_such_module", "no_such_module"), ("x = 1", "malis_pairs")):
-        file.write_text(text)
-        with pytest.raises(ConfigError, match=message):
-            host.malis(sizes=(6,), reference=file)
+def test_malis(tmp_path):
+    (rows,) = run(tmp_path, "malis", "--sizes", "6", "5")["tables"].values()
+    assert [row["size"] for row in rows] == [5, 5, 5, 5, 6, 6, 6, 6]
+    assert {row["affinities"] for row in rows} == {"trained", "untrained"}
+    for row in rows:
+        pairs = row["positive_pairs"] + row["negative_pairs"]
+        assert row["counts"] != "one pass" or pairs == math.comb(row["size"] ** 3, 2)
+        assert (row["growth_exponent"] is None) == (row["size"] == 5)
 
 
 def test_trained_affinities_are_mostly_right():
@@ -200,41 +162,30 @@ def test_blockwise(tmp_path, monkeypatch):
 def test_block(tmp_path):
     size = ("--size", "6", "--segments", "1-24", "64-64", "--blocks", "p1sc1", "--batch-size", "2")
     tables = run(tmp_path, "block", *size, *ON_CPU)["tables"]
-    for row in tables["bf16 against fp32"]:  # bf16 has 8 bits: wrong kernels are off by 1
-        assert 0 < row["output_error"] < 0.05
-        assert 0 < row["gradient_error"] < 0.3
-    times = tables["time against the fastest 3d"]
-    layouts = ["contiguous", "channels_last_3d"]
-    forms = [("3d", "plain", layout) for layout in layouts]
-    forms += [("p1sc1", form, layout) for form in ("auto", "plain") for layout in layouts]
-    assert [(row["segment"], row["formulation"], row["layout"]) for row in times] == 2 * forms
-    assert {(row["input"], row["fails"], row["clock"]) for row in times} == {
-        ("2x6x6x6", None, "CPU seconds")
-    }
-    for rows in (times[:6], times[6:]):
+    forms = [("3d", "plain"), ("p1sc1", "auto"), ("p1sc1", "plain")]
+    forms = [(*form, layout) for layout in ("contiguous", "channels_last_3d") for form in forms]
+    rows = tables["units"]
+    assert [(row["block"], row["formulation"], row["layout"]) for row in rows] == 2 * forms
+    assert {(row["fails"], row["clock"]) for row in rows} == {(None, "CPU seconds")}
+    assert [row["input"] for row in rows] == 6 * ["2x1x6x6x6"] + 6 * ["2x64x6x6x6"]
+    assert [row["beside"] for row in tables["matrix product"]] == ["unet 1-24", "resnet 64-64"]
+    for level in (rows[:6], rows[6:]):
         for what in ("forward", "training"):
-            peer = min(row[f"{what}_seconds"] for row in rows[:2])
-            for row in rows:
+            peer = min(row[f"{what}_seconds"] for row in (level[0], level[3]))
+            for row in level:
                 ratio = row[f"{what}_time_ratio"]
                 assert ratio == pytest.approx(row[f"{what}_seconds"] / peer)
-                over_flops = ratio / row[f"{what}_flop_ratio"]
-                assert row[f"{what}_time_over_flops"] == pytest.approx(over_flops)
+                assert row[f"{what}_excess"] == pytest.approx(ratio / row["flop_ratio"])
     # 1 to 24 to 24 channels with 27 taps each, against 9 taps to M = 8 (Eq. 5) and 3 to 24, twice.
     expected = (9 * 8 + 3 * 8 * 24 + 9 * 24 * 8 + 3 * 8 * 24) / (27 * 24 + 27 * 24 * 24)
-    assert times[2]["forward_flop_ratio"] == pytest.approx(expected)
-    auto, plain = tables["fastest layout of each"][:2]
-    for best, rows in ((auto, times[2:4]), (plain, times[4:6])):
-        over = [min(r[f"{w}_time_over_flops"] for r in rows) for w in ("forward", "training")]
-        assert [best[f"{w}_time_over_flops"] for w in ("forward", "training")] == over
-        assert best["at_most_1.2"] == (max(over) <= 1.2)
-    assert plain["forward_relative_to_plain"] == 1
+    assert rows[1]["flop_ratio"] == pytest.approx(expected)
 
 
 def test_networks(tmp_path, monkeypatch):
-    def ready(self, shape, device, seed, build=networks.Candidate.ready):
-        if self.block is None:  # what torchvision's are is counted; 33 million weights are slow
-            return nn.Conv3d(3, 2, 3), torch.randn(*shape)
-        return build(self, shape, device, seed)
+    def ready(self, device, seed, build=networks.Candidate.ready):
+        if self.labels["block"] is None:  # torchvision's are counted; 33 million weights are slow
+            return nn.Conv3d(3, 2, 3), torch.randn(*self.shape)
+        return build(self, device, seed)
 
     monkeypatch.setattr(networks.Candidate, "ready", ready)
     arguments = ["--backbones", "resnet18", "--blocks", "p2sc2", "p2sc2", "--batch-size", "2"]
@@ -259,10 +210,10 @@ def test_networks(tmp_path, monkeypatch):
 
 
 def test_who_cannot_train_has_no_memory_or_is_not_there_says_so(tmp_path, monkeypatch):
-    def ready(self, shape, device, seed, build=networks.Candidate.ready):
-        if self.block == "p2sc2":
+    def ready(self, device, seed, build=networks.Candidate.ready):
+        if self.labels["block"] == "p2sc2":
             raise torch.OutOfMemoryError("no memory\nmore words")
-        return build(self, shape, device, seed)
+        return build(self, device, seed)
 
     monkeypatch.setattr(networks.Candidate, "ready", ready)
     monkeypatch.setitem(sys.modules, "monai.networks.nets", None)
@@ -282,7 +233,7 @@ def test_who_cannot_train_has_no_memory_or_is_not_there_says_so(tmp_path, monkey
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu(tmp_path):
-    times = run(tmp_path, "block", "--size", "8")["tables"]["time against the fastest 3d"]
+    times = run(tmp_path, "block", "--size", "8")["tables"]["units"]
     assert {row["precision"] for row in times} == {"fp32", "tf32", "bf16"}
     assert all(row["fails"] is None and row["training_peak_extra_mb"] > 0 for row in times)
     rows = run(tmp_path, "networks", "--size", "32", "--blocks", "p2sc2")["tables"]["networks"]
@@ -301,8 +252,7 @@ def tiny_network():
 
 def test_speed_of_conversion(tmp_path, monkeypatch):
     monkeypatch.setitem(conversion.NETWORKS, "tiny", tiny_network)
-    monkeypatch.setitem(sys.modules, "tltorch", None)  # which the other part needs
-    arguments = ["conversion", "--parts", "speed", "--networks", "tiny", "--device", "cpu"]
+    arguments = ["conversion", "--networks", "tiny", "--device", "cpu"]
     rows = run(tmp_path, *arguments)["tables"]["convert"]
     assert [(row["m"], row["convolutions"], row["converted"]) for row in rows] == [
         (1, 3, 2), (2, 3, 1), (3, 3, 1)
@@ -313,7 +263,6 @@ def test_speed_of_conversion(tmp_path, monkeypatch):
         assert 0 < row["mean_error"] <= row["max_error"] < 1
         assert row["largest_kernel_mb"] == pytest.approx(4 * 24 * 2 * 27 / 1e6)
         assert row["left"].startswith("1 × ")
-    assert benchmark.main(["conversion", "--device", "cpu"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -327,9 +276,12 @@ def test_networks_are_those_of_the_paper_and_of_torchvision(name, parameters):
 
 def test_peers(tmp_path):
     pytest.importorskip("tltorch")
-    arguments = ["--parts", "peers", "--layers", "24-72", "stem", "--size", "5", "--device", "cpu"]
-    tiny = ["--iterations", "2", "--layouts", "contiguous", "--memory", "0.001"]
-    tables = run(tmp_path, "conversion", *arguments, *tiny)["tables"]
+    path = tmp_path / "peers.json"
+    arguments = ["peers", "--layers", "24-72", "stem", "--size", "5", "--device", "cpu"]
+    arguments += ["--iterations", "2", "--layouts", "contiguous", "--memory", "0.001"]
+    arguments += ["--threads", "1", "--repeats", "1", "--out", str(path)]
+    assert benchmark.main(arguments, {"peers": peers.run}) == 0
+    tables = json.loads(path.read_text())["tables"]
     rows = [row for row in tables["at equal parameters"] if row["layer"] == "24-72"]
     assert rows[0]["contestant"] == "nn.Conv3d"
     assert (rows[0]["error"], rows[0]["forward_ratio"]) == (0, 1)
@@ -342,8 +294,8 @@ def test_peers(tmp_path):
         assert row["rank"] == "+".join([str(width)] * m)
         assert row["parameters"] == row["at_most"] == m * width * (24 * 9 + lines * 3)
     names = ["tensorly CP", "tensorly Tucker", "tensorly TT"]
-    peers = [(r["at_most"], r["contestant"]) for r in rows if r["contestant"].startswith("tens")]
-    assert peers == [(budget, name) for budget in (46656, 34992, 31104) for name in names]
+    others = [(r["at_most"], r["contestant"]) for r in rows if r["contestant"].startswith("tens")]
+    assert others == [(budget, name) for budget in (46656, 34992, 31104) for name in names]
     for row in tables["at equal parameters"]:
         if row["contestant"] == "tensorly CP":
             assert row["fails"].startswith("left out: its Khatri-Rao product takes")
@@ -361,17 +313,17 @@ def layer_of(kernel, stride=1):
     return layer
 
 
-@pytest.mark.parametrize("factorization", conversion.IMPLEMENTATIONS)
+@pytest.mark.parametrize("factorization", peers.IMPLEMENTATIONS)
 def test_ranks_are_the_largest_that_fit_and_kernels_those_that_run(factorization):
     pytest.importorskip("tltorch")
     layer = layer_of(
         torch.randn(6, 4, 3, 5, 5, generator=torch.Generator().manual_seed(0)), (1, 2, 2)
     )
     kernel = layer.weight.detach()
-    ranks = conversion.largest_ranks(factorization, kernel, kernel.numel() // 2)
-    made = conversion.factorise(layer, factorization, ranks, iterations=2, seed=0)
+    ranks = peers.largest_ranks(factorization, kernel, kernel.numel() // 2)
+    made = peers.factorise(layer, factorization, ranks, iterations=2, seed=0)
     stored = sum(p.numel() for p in made.parameters())
-    assert stored == conversion.stored_numbers(factorization, kernel.shape, ranks)
+    assert stored == peers.stored_numbers(factorization, kernel.shape, ranks)
     assert stored <= kernel.numel() // 2
     sizes = (*kernel.shape[1:], kernel.shape[0])
     cuts = [math.prod(sizes[:i]) for i in range(1, 5)]
@@ -379,20 +331,20 @@ def test_ranks_are_the_largest_that_fit_and_kernels_those_that_run(factorization
     exact["Tucker"] = [min(n, kernel.numel() // n) for n in kernel.shape]
     for axis in range(len(ranks)):
         more = (*ranks[:axis], ranks[axis] + 1, *ranks[axis + 1 :])
-        fits = conversion.stored_numbers(factorization, kernel.shape, more) <= kernel.numel() // 2
+        fits = peers.stored_numbers(factorization, kernel.shape, more) <= kernel.numel() // 2
         assert not fits or ranks[axis] == exact[factorization][axis]
-    composed = conversion.composed_kernel(factorization, made)
+    composed = peers.composed_kernel(factorization, made)
     x = torch.randn(2, 4, 6, 8, 10)
     expected = nn.functional.conv3d(x, composed, stride=(1, 2, 2), padding=(1, 2, 2))
-    for implementation in conversion.IMPLEMENTATIONS[factorization]:
-        module = conversion.in_implementation(layer, implementation, made)
+    for implementation in peers.IMPLEMENTATIONS[factorization]:
+        module = peers.in_implementation(layer, implementation, made)
         with torch.no_grad():
             torch.testing.assert_close(module(x), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_no_rank_is_small_enough():
     with pytest.raises(ConfigError, match="no TT of a kernel"):
-        conversion.largest_ranks("TT", torch.ones(4, 4, 3, 3, 3), 16)
+        peers.largest_ranks("TT", torch.ones(4, 4, 3, 3, 3), 16)
 
 
 @pytest.mark.parametrize("block", ["3d", "p2sc2"])
@@ -405,13 +357,13 @@ def test_trained_layers_are_one_of_each_shape(tmp_path, block):
     torch.save({"state_dict": weights, CONFIG_KEY: asdict(config)}, path)
     if block != "3d":
         with pytest.raises(ConfigError, match=r"has no 3D convolution to convert"):
-            conversion.trained_layers(path, "cpu", None)
+            peers.trained_layers(path, "cpu", None)
         return
     first = {}
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv3d) and module.kernel_size == (3, 3, 3):
             first.setdefault(module.weight.shape, (name, module))
-    layers = conversion.trained_layers(path, "cpu", 6)
+    layers = peers.trained_layers(path, "cpu", 6)
     assert [layer.name for layer in layers] == [name for name, _ in first.values()]
     for layer, (_, module) in zip(layers, first.values(), strict=True):
         assert torch.equal(layer.convolution.weight, module.weight)
@@ -419,7 +371,7 @@ def test_trained_layers_are_one_of_each_shape(tmp_path, block):
 
 
 def test_layers_are_those_that_are_asked_for():
-    layers = conversion.random_layers(("stem", "64-64"), "cpu", None, seed=2)
+    layers = peers.random_layers(("stem", "64-64"), "cpu", None, seed=2)
     assert [layer.name for layer in layers] == ["64-64", "stem"]
     assert layers[1].convolution(layers[1].input(0)).shape == (1, 64, 16, 32, 32)
 
@@ -429,14 +381,13 @@ def test_layers_are_those_that_are_asked_for():
     [
         (["block", "--segments", "24-71"], "segments ['24-71']: there are unet, resnet, 1-24"),
         (["block", "--blocks", "p4sc1"], "block p4sc1: there are 3d, p1sc1"),
-        (["block", "--size", "6", "--padding", "valid"], "size = 6: p2sc3 looks at 7 voxels"),
+        (["block", "--size", "4", "--padding", "valid"], "3d, input 1x1x4x4x4: "),
         (["block", "--device", "cpu", "--precisions", "tf32"], "on cpu there are fp32, bf16"),
         (["networks", "--backbones", "vgg"], "backbone vgg: there are densenet"),
         (["networks", "--backbones", "unet", "--size", "20"], "nearest valid sizes: 16"),
-        (["crops", "--size", "20", "--input-size", "21"], "does not fit into a volume of 20"),
+        (["crops", "--size", "20", "--input-size", "21"], "does not fit into a volume of (20, 20"),
         (["patches", "--size", "40", "--input-size", "21"], "a volume of (40, 20, 40)"),
         (["malis", "--sizes", "9", "2"], "at least 3 voxels, found 2"),
-        (["malis", "--reference", "nowhere.py"], "no Python file"),
         (["blockwise", "--sizes", "1"], "at least 2"),
         (["blockwise", "--folder", "/nowhere"], "no such folder"),
         (["conversion", "--networks", "vgg"], "networks ['vgg']: there are r3d_18, unet"),
@@ -478,14 +429,10 @@ def test_contestants_take_turns_after_a_warm_up():
     assert timings["d"].failure == "IndexError: pop from empty list"
 
 
-def test_short_calls_are_repeated_and_waited_for():
+def test_short_calls_are_repeated_and_waited_for(monkeypatch):
+    monkeypatch.setattr(timing, "SHORTEST", 0.001)
     calls, waits = [], []
-    timing.interleave(
-        {"a": lambda: calls.append(1)},
-        repeats=1,
-        finish=lambda: waits.append(len(calls)),
-        shortest=0.001,
-    )
+    timing.interleave({"a": lambda: calls.append(1)}, 1, finish=lambda: waits.append(len(calls)))
     assert len(calls) > 10
     assert waits == [0, 1, 1, 2, 2, len(calls)]  # before and after each measurement
 
@@ -518,8 +465,6 @@ def test_peak_memory():
     assert 199 < timing.peak_extra_mb(hold, "cpu") < 450
     assert timing.peak_extra_mb(lambda: None, "cpu") < 10
     assert timing.peak_extra_mb(fails, "cpu") is None
-    held = timing.peak_python_memory(lambda: np.zeros(4_000_000, dtype=np.uint8).sum())
-    assert 4_000_000 <= held < 4_100_000
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="all kernels are slow ones")
@@ -533,27 +478,24 @@ def test_slow_convolutions_are_counted():
     assert timing.slow_convolutions(lambda: along(small), "cuda") is None
 
 
-def test_csv_holds_all_tables_and_markdown_says_where(tmp_path):
+def test_csv_and_markdown_hold_all_tables(tmp_path):
     tables = {
         "first": [{"a": 1, "b": None}, {"a": 12345.6, "b": "x|y"}],
         "second": [{"b": 3, "c": 0.0123456}],
     }
     report = timing.Report(tables, {"device": "cpu", "repeats": 4}, "block")
     report.write_csv(tmp_path / "tables.csv")
-    report.write_markdown(tmp_path / "tables.md")
     with (tmp_path / "tables.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    first = {"table": "first", "hardware": report.hardware, "c": ""}
+    processor = timing.environment()["cpu"]
+    first = {"table": "first", "hardware": processor, "c": ""}
     assert rows == [
         first | {"a": "1", "b": ""},
         first | {"a": "12345.6", "b": "x|y"},
         first | {"table": "second", "a": "", "b": "3", "c": "0.0123456"},
     ]
-    line, _, rest = (tmp_path / "tables.md").read_text().partition("\n")
-    assert line.startswith(report.hardware)
-    assert "repeats 4" in line
-    assert "| 12346 | x/y |" in rest
-    assert "| 3 | 0.0123 |" in rest
+    assert "| 12346 | x/y |" in report.as_markdown()
+    assert "| 3 | 0.0123 |" in report.as_markdown()
     path = tmp_path / "tables.csv"
     before = path.read_bytes()
     with pytest.raises(TypeError):

@@ -17,7 +17,7 @@ from psc.config.compose import CONFIG_DIRECTORY, register
 from psc.conversion.checkpoints import ConvertConfig
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path.insert(0, str(ROOT / "docs" / "hooks"))
 import configuration_keys  # noqa: E402
 import site_pages  # noqa: E402
 

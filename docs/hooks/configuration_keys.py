@@ -1,4 +1,4 @@
-"""Every key of the configuration, as a page: ``python scripts/configuration_keys.py``.
+"""Every key of the configuration, as a page: ``python docs/hooks/configuration_keys.py``.
 
 Keys, types, defaults and allowed values are those of the typed schema (``psc.config``). What a key
 means stands at its field, above it in a file of ``configs/``, or among the arguments of what the

@@ -18,7 +18,7 @@ from typing import Any
 
 from configuration_keys import configuration_page
 
-PROJECT = Path(__file__).resolve().parents[1]
+PROJECT = Path(__file__).resolve().parents[2]
 
 SECTIONS: dict[str, list[tuple[str, str]]] = {
     "deviations.md": [

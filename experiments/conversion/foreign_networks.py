@@ -1,6 +1,6 @@
 """Convert networks of other packages and say what came of it: ``docs/foreign-networks.md``.
 
-    python scripts/foreign_networks.py [--only NAME] [--into docs/foreign-networks.md [--missing]]
+    python experiments/conversion/foreign_networks.py --into docs/foreign-networks.md
 
 Networks of random weights and small sizes. Every package is optional: pip install monai einops
 torchvision dynamic-network-architectures pytorch3dunet segmentation-models-pytorch-3d timm-3d
