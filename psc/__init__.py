@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from psc.block.unit import make_unit
     from psc.conversion import calibrate, convert, match_features, merge_linear
     from psc.networks.named import create, list_networks
-    from psc.networks.shipped import list_weights
+    from psc.networks.weights import list_weights
 
 __all__ = [
     "ConvolutionOptions",
@@ -36,7 +36,7 @@ _HOMES = {
     "merge_linear": "psc.conversion",
     "create": "psc.networks.named",
     "list_networks": "psc.networks.named",
-    "list_weights": "psc.networks.shipped",
+    "list_weights": "psc.networks.weights",
 }
 
 

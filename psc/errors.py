@@ -48,6 +48,11 @@ class MissingPackageError(PSCError, ImportError):
     """A package that an extra of the project brings, and that is not installed."""
 
 
+def first_line(error: BaseException) -> str:
+    """Of an exception's message, or its type where it has none."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
 def refused_by_the_system(error: OSError) -> str:
     """What programs print of a file that the system refuses; what names no file is raised again."""
     if error.filename is None:

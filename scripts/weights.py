@@ -25,7 +25,7 @@ from psc.em.data import read_splits
 from psc.em.settings import FibsemConfig
 from psc.errors import CheckpointError, ConfigError, DataError, told_in_a_line
 from psc.files import in_words, replacing, sha256_of
-from psc.networks.shipped import ENDING, FOLDER, SUMS, read_safetensors, safetensors_of
+from psc.networks.weights import ENDING, FOLDER, SUMS, read_safetensors, safetensors_of
 from psc.training.checkpoints import Checkpoint, read_checkpoint
 from psc.training.folder import BEST
 from psc.training.records import Record, read_record

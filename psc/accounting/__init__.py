@@ -10,7 +10,6 @@ attention, say) count, as in torch's ``FlopCounterMode``; biases, normalisation,
 pooling and interpolation do not.
 """
 
-from psc.accounting.account import Account, Layer, account
-from psc.accounting.memory import ActivationMemory, activation_memory
+from psc.accounting.account import Account, ActivationMemory, Layer, account, activation_memory
 
 __all__ = ["Account", "ActivationMemory", "Layer", "account", "activation_memory"]

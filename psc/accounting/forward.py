@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from psc.errors import ConfigError
+from psc.errors import ConfigError, first_line
 
 ExampleInput = Tensor | tuple[Any, ...] | Mapping[str, Any]
 """A network's input: a tensor, a tuple of arguments, or a mapping of keyword arguments."""
@@ -97,7 +97,6 @@ def forward(module: nn.Module, input_shape: tuple[int, ...]) -> Any:
         raise
     except Exception as error:  # whatever the code of others raises
         mode = "training" if module.training else "evaluation"
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         # A value that is read, data that decide on shapes, or a device that is not asked for.
         of_meta = re.search(r"meta|item\(\)|data-dependent|device", str(error), re.IGNORECASE)
         if isinstance(error, TypeError) or of_meta:
@@ -106,7 +105,7 @@ def forward(module: nn.Module, input_shape: tuple[int, ...]) -> Any:
             remedy = "change the shape"
         raise ConfigError(
             f"{type(module).__name__} cannot take an input of shape {input_shape} in {mode} mode "
-            f"({reason}); {remedy}"
+            f"({first_line(error)}); {remedy}"
         ) from error
 
 

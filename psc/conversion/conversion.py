@@ -25,7 +25,7 @@ from psc.conversion.plan import (
 )
 from psc.conversion.report import ConversionReport, parameter_count, report_rows
 from psc.conversion.watching import Observation, observe
-from psc.errors import ConfigError, extra_needed
+from psc.errors import ConfigError, extra_needed, first_line
 
 Model = TypeVar("Model", bound=nn.Module)
 Item = TypeVar("Item")
@@ -303,7 +303,7 @@ def _culprits(
 
 
 def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 _HOOKS = tuple(key for key in vars(nn.Module()) if "ward" in key and "hook" in key)

@@ -13,7 +13,7 @@ from psc.block.convolution import Triple, triple
 from psc.conversion.layers import Geometry, SeparableConv3d, exact_widths, uninitialised
 from psc.conversion.watching import Link
 from psc.decomposition import Factorisation, StreamFactors, compose_chain, factorise_chain
-from psc.decomposition.streams import checked_layer, unfold_layer
+from psc.decomposition.streams import checked_layer, stream_of, unfold_layer
 from psc.errors import ConfigError
 
 Initialisation = Literal["svd", "random"]
@@ -206,17 +206,11 @@ def _exact_factors(kernel: Tensor, counts: Sequence[int], merge: Merge) -> Facto
     shares = [kernel] if merge == "sum" else list(torch.split(kernel, list(counts)))
     streams = []
     for axis, share in enumerate(shares):
-        out, channels = share.shape[:2]
-        taps = share.shape[2 + axis]
         rows = unfold_layer(share, axis).flatten(0, 1)  # (out · k, in · plane)
         wide = rows.shape[0] <= rows.shape[1]
         identity = torch.eye(min(rows.shape), dtype=kernel.dtype, device=kernel.device)
         filters, lines = (rows, identity) if wide else (identity, rows)
-        plane_shape, line_shape = list(share.shape[2:]), [1, 1, 1]
-        plane_shape[axis], line_shape[axis] = 1, taps
-        plane = filters.reshape(-1, channels, *plane_shape)
-        line = lines.reshape(out, taps, -1).mT.reshape(out, -1, *line_shape)
-        streams.append(StreamFactors(axis, (plane,), line))
+        streams.append(stream_of(axis, filters, lines, share.shape))
     order = torch.arange(kernel.shape[0], device=kernel.device)
     return Factorisation(tuple(streams), merge, order, kernel.new_zeros(()))
 

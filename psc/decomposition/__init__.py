@@ -4,7 +4,6 @@ Functions of tensors only; ``docs/theory.md`` derives what they compute and name
 """
 
 from psc.decomposition.chains import factorise_chain
-from psc.decomposition.composition import compose, compose_chain
 from psc.decomposition.hosvd import (
     HOSVD,
     Orientation,
@@ -19,6 +18,8 @@ from psc.decomposition.hosvd import (
 from psc.decomposition.streams import (
     Factorisation,
     StreamFactors,
+    compose,
+    compose_chain,
     factorise,
     factorise_streams,
     factorise_sum,

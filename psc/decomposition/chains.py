@@ -17,14 +17,16 @@ from torch import Tensor
 
 from psc.block.block import Merge
 from psc.block.convolution import AXES, Triple
-from psc.decomposition.composition import FIRST_SPATIAL, compose_chain, spread
 from psc.decomposition.streams import (
+    FIRST_SPATIAL,
     Factorisation,
     StreamFactors,
     checked_layer,
+    compose_chain,
     factorise_streams,
     factorise_sum,
     relative_error,
+    spread,
     unfold_layer,
 )
 from psc.errors import ConfigError

@@ -9,24 +9,75 @@ its 2D filters among all output channels, which the sum of Eq. 3, one kernel at 
 Concatenated, every output channel lives in ONE stream, so it must be decided in which, and the
 result has the channels in another order. Summed, every stream contributes to all output channels.
 
+Convolutions in a row are one (Eq. 4): PyTorch's is a cross-correlation, and two of them are one
+whose kernel is the true convolution of both. This holds for valid padding; with zero padding only
+where no kernel reaches the border.
+
 Weights are (out, in, kD, kH, kW), floating point; half precision is computed in float32. M above
 ``full_width`` would be filled with zeros and is cut. ConfigError is raised for what is no 3D kernel
-of finite numbers, and for an axis, m, M or number of sweeps that there is not.
+of finite numbers, does not read what the one before it writes, and for an axis, m, M or number of
+sweeps that there is not.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise, permutations
 from typing import Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from psc.block.block import Merge, check_streams, stream_channels
 from psc.block.convolution import AXES, Triple
-from psc.decomposition.composition import FIRST_SPATIAL, compose_chain
 from psc.decomposition.hosvd import checked_kernel
 from psc.errors import ConfigError
+
+FIRST_SPATIAL = 2
+
+
+def compose(first: Tensor, second: Tensor, stride: Triple = (1, 1, 1)) -> Tensor:
+    """The kernel of a convolution by ``first`` and then by ``second``, of the product of strides.
+
+    (M, in, kD, kH, kW) and (out, M, lD, lH, lW) → (out, in, kD + sD (lD - 1), ...), s the stride of
+    the first convolution: the second one's taps lie that far apart in the input.
+    """
+    for kernel in (first, second):
+        if kernel.ndim != FIRST_SPATIAL + AXES:
+            raise ConfigError(f"a kernel must be (out, in, kD, kH, kW); got {tuple(kernel.shape)}")
+    if second.shape[1] != first.shape[0]:
+        raise ConfigError(
+            f"the second kernel reads {second.shape[1]} channels, the first writes {first.shape[0]}"
+        )
+    second = spread(second, stride)
+    padding = [size - 1 for size in second.shape[FIRST_SPATIAL:]]
+    composed = F.conv3d(first.transpose(0, 1), second.flip(2, 3, 4), padding=padding)
+    return composed.transpose(0, 1)
+
+
+def compose_chain(weights: Sequence[Tensor], strides: Sequence[Triple]) -> Tensor:
+    """The kernel of consecutive convolutions, first to last, of stride ∏ strides."""
+    whole = weights[0]
+    so_far: Triple = (1, 1, 1)
+    for weight, (d, h, w) in zip(weights[1:], strides, strict=False):
+        so_far = (so_far[0] * d, so_far[1] * h, so_far[2] * w)
+        whole = compose(whole, weight, so_far)
+    return whole
+
+
+def spread(kernel: Tensor, stride: Sequence[int]) -> Tensor:
+    """Zeros between the taps of a kernel (out, in, spatial...), so that they lie apart so far."""
+    if all(step == 1 for step in stride):
+        return kernel
+    sizes = kernel.shape[FIRST_SPATIAL:]
+    spaced = [step * (size - 1) + 1 for step, size in zip(stride, sizes, strict=True)]
+    wide = kernel.new_zeros(*kernel.shape[:FIRST_SPATIAL], *spaced)
+    taps = wide
+    for axis, step in enumerate(stride, start=FIRST_SPATIAL):
+        taps = taps.unfold(axis, 1, step).squeeze(-1)  # a view of every step-th
+    taps.copy_(kernel)
+    return wide
 
 
 @dataclass(frozen=True)
@@ -183,15 +234,21 @@ def unfold_layer(weight: Tensor, axis: int) -> Tensor:
 
 def _truncated(weight: Tensor, axis: int, width: int) -> tuple[StreamFactors, Tensor]:
     """The nearest stream with at most ``width`` filters, and the energy that it drops."""
-    out, channels = weight.shape[:2]
     unfolded = unfold_layer(weight, axis)
     left, values, right, dropped = leading_singular_vectors(unfolded.flatten(0, 1), width)
-    width, root = len(values), values.sqrt()
-    plane_shape, line_shape = list(weight.shape[FIRST_SPATIAL:]), [1] * AXES
-    plane_shape[axis], line_shape[axis] = 1, unfolded.shape[1]
-    plane = (root[:, None] * right).reshape(width, channels, *plane_shape)
-    lines = (left * root).reshape(out, -1, width).mT  # (out, M, k)
-    return StreamFactors(axis, (plane,), lines.reshape(out, width, *line_shape)), dropped
+    root = values.sqrt()
+    return stream_of(axis, root[:, None] * right, left * root, weight.shape), dropped
+
+
+def stream_of(axis: int, filters: Tensor, lines: Tensor, shape: Sequence[int]) -> StreamFactors:
+    """A stream for a kernel of that shape, of filters (M, in · plane) and lines (out · k, M)."""
+    out, channels = shape[:2]
+    plane_shape, line_shape = list(shape[FIRST_SPATIAL:]), [1] * AXES
+    taps, plane_shape[axis] = plane_shape[axis], 1
+    line_shape[axis] = taps
+    plane = filters.reshape(-1, channels, *plane_shape)
+    line = lines.reshape(out, taps, -1).mT.reshape(out, -1, *line_shape)
+    return StreamFactors(axis, (plane,), line)
 
 
 def leading_singular_vectors(matrix: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

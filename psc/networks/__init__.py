@@ -3,7 +3,7 @@
 from psc.networks.densenet import DenseNet
 from psc.networks.named import create, list_networks
 from psc.networks.resnet import ResNet
-from psc.networks.shipped import list_weights
 from psc.networks.unet import UNet
+from psc.networks.weights import list_weights
 
 __all__ = ["DenseNet", "ResNet", "UNet", "create", "list_networks", "list_weights"]

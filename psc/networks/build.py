@@ -15,9 +15,9 @@ from psc.config.schema import BackboneConfig, BlockConfig, DenseNetConfig, ResNe
 from psc.errors import ConfigError
 from psc.networks.densenet import DenseNet, layers_per_segment
 from psc.networks.named import Network
-from psc.networks.pretrained import load_weights
 from psc.networks.resnet import ResNet
 from psc.networks.unet import UNet
+from psc.networks.weights import load_weights
 
 PAPER_OUTPUT_SIZE = 44
 """Affinities that one training patch of the paper's U-Net teaches, along each axis."""

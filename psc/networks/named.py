@@ -25,10 +25,9 @@ from typing import Any
 from psc.block.unit import UnitFactory, make_unit
 from psc.errors import CheckpointError, ConfigError
 from psc.networks.densenet import DenseNet, layers_per_segment
-from psc.networks.pretrained import load_weights
 from psc.networks.resnet import ResNet
-from psc.networks.shipped import ENDING, chosen_file, read_safetensors
 from psc.networks.unet import UNet
+from psc.networks.weights import ENDING, chosen_file, load_weights, read_safetensors
 
 Network = UNet | ResNet | DenseNet
 

@@ -11,7 +11,6 @@ import glob
 import hashlib
 import json
 import os
-import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -25,13 +24,19 @@ from torch import Tensor, nn
 from psc.config.compose import from_plain
 from psc.config.schema import ResNetConfig, TrainConfig
 from psc.conversion.conversion import ConversionArguments
-from psc.errors import CheckpointError, ConfigError
+from psc.errors import CheckpointError, ConfigError, first_line
 from psc.files import replacing
 from psc.networks.build import build_network, build_network_on_meta
 from psc.networks.densenet import DenseNet
 from psc.networks.resnet import ResNet
-from psc.networks.shipped import ENDING, read_safetensors
 from psc.networks.unet import UNet
+from psc.networks.weights import (
+    ENDING,
+    check_same_architecture,
+    named_tensors,
+    read_safetensors,
+    read_saved,
+)
 
 CONFIG_KEY = "psc_config"
 """Where a checkpoint holds the configuration that it was trained with."""
@@ -64,7 +69,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 os.fsync(file.fileno())
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             raise CheckpointError(
-                f"could not write {path}: {_first_line(error)}. Earlier checkpoints are intact; "
+                f"could not write {path}: {first_line(error)}. Earlier checkpoints are intact; "
                 "free disk space, then continue with resume=true"
             ) from error
 
@@ -94,22 +99,10 @@ def read_checkpoint(path: Path) -> "Checkpoint":
         raise CheckpointError(f"no checkpoint at {path}; runs keep theirs in <run>/checkpoints/")
     if path.suffix == ENDING:
         return _shipped_checkpoint(path)
-    try:
-        if zipfile.is_zipfile(path):  # PyTorch does not look at its checksums
-            with zipfile.ZipFile(path) as archive:
-                if (name := archive.testzip()) is not None:
-                    raise zipfile.BadZipFile(f"{name} has changed since it was written")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files raise half a dozen types
-        raise CheckpointError(
-            f"{path} is damaged or not a checkpoint of ours ({_first_line(error)})"
-        ) from error
-    weights = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(weights, dict):
+    content = read_saved(path)
+    if not isinstance(content, dict) or "state_dict" not in content:
         raise CheckpointError(f"{path} is not a training checkpoint: it has no 'state_dict'")
-    for name, tensor in weights.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise CheckpointError(f"{path}: parameter {name!r} is no tensor; restore the file")
+    named_tensors(content["state_dict"], path)
     if not isinstance(content.get("global_step", 0), int):
         raise CheckpointError(f"{path}: its 'global_step' is no number; restore the file")
     if _OPTIMIZERS in content:
@@ -138,7 +131,7 @@ class Checkpoint:
 
     path: Path  # its file, for messages
     content: Mapping[str, Any]  # Lightning's
-    # what weights that come with psc say of themselves, see ``psc.networks.shipped``
+    # what weights that come with psc say of themselves, see ``psc.networks.weights``
     told: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
@@ -287,25 +280,3 @@ def resumed_step(
 
 def _in_words(conversion: ConversionArguments | None) -> str:
     return "that is not converted" if conversion is None else f"converted by {asdict(conversion)}"
-
-
-def check_same_architecture(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse weights whose names or shapes are not a network's, naming the first that differs."""
-    expected = network.state_dict()
-    remedy = "it belongs to another backbone, block or width; use the configuration of its own run"
-    for name, tensor in expected.items():
-        if name not in weights:
-            raise CheckpointError(f"{path} has no parameter {name}: {remedy}")
-        if weights[name].shape != tensor.shape:
-            raise CheckpointError(
-                f"{path}: parameter {name} has shape {tuple(weights[name].shape)}, the network "
-                f"needs {tuple(tensor.shape)}: {remedy}"
-            )
-    if surplus := weights.keys() - expected.keys():
-        raise CheckpointError(
-            f"{path} has a parameter that the network lacks, {min(surplus)}: {remedy}"
-        )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

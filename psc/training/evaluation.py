@@ -12,7 +12,7 @@ from torch import nn
 from psc.applications import build_application
 from psc.config.schema import EvaluateConfig
 from psc.errors import ConfigError
-from psc.networks.shipped import ENDING
+from psc.networks.weights import ENDING
 from psc.training.application import Application
 from psc.training.checkpoints import Checkpoint, read_checkpoint
 from psc.training.hardware import arithmetic, hardware, inference_device, prediction_precision

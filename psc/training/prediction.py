@@ -8,7 +8,7 @@ from psc.em.settings import AffinityRecipeConfig
 from psc.errors import ConfigError
 from psc.mri.nifti import ENDINGS
 from psc.mri.segmenting import segment_tissues
-from psc.networks.shipped import weights_file
+from psc.networks.weights import weights_file
 from psc.training.checkpoints import checkpoint_paths, read_checkpoint
 
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from psc.errors import ConfigError
+from psc.errors import ConfigError, first_line
 from psc.files import write_text
 from psc.paper.text import csv_text, markdown_table
 from psc.training.hardware import hardware
@@ -116,8 +116,8 @@ def measured(
 
 def failure(error: Exception) -> str:
     """Type and first line of an error; what we refuse ourselves speaks for itself."""
-    message = "".join(str(error).strip().splitlines()[:1])
-    return message if isinstance(error, ConfigError) else f"{type(error).__name__}: {message}"
+    line = first_line(error)
+    return line if isinstance(error, ConfigError) else f"{type(error).__name__}: {line}"
 
 
 def ratio(mine: float | None, theirs: float | None) -> float | None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from psc import PSCBlock
 from psc.decomposition import compose_chain, factorise_chain, factorise_streams, factorise_sum
 from psc.decomposition.chains import solve_normal_equations, stack_planes
-from psc.decomposition.composition import spread
+from psc.decomposition.streams import spread
 from psc.errors import ConfigError
 
 

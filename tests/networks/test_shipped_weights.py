@@ -16,8 +16,8 @@ from psc.config.schema import SegmentConfig
 from psc.em.data import read_volume
 from psc.errors import CheckpointError, ConfigError, DataError
 from psc.files import sha256_of
-from psc.networks import shipped
-from psc.networks.pretrained import read_weights
+from psc.networks import weights as shipped
+from psc.networks.weights import read_weights
 from psc.training.checkpoints import read_checkpoint
 from psc.training.prediction import segment_file
 from psc.training.records import FILE_NAME

@@ -18,8 +18,8 @@ from torchvision.models.video.resnet import (
 
 from psc import make_unit
 from psc.errors import CheckpointError
-from psc.networks.pretrained import load_torchvision_weights, read_weights
 from psc.networks.resnet import ResNet
+from psc.networks.weights import load_torchvision_weights, read_weights
 
 CLASSES = 7
 
