@@ -35,7 +35,7 @@ try:
     with extra_needed():
         import hydra
         from hydra.core.hydra_config import HydraConfig
-        from hydra.errors import HydraException as HydraException
+        from hydra.errors import HydraException
         from hydra.types import RunMode
         from omegaconf import DictConfig as DictConfig
         from omegaconf import OmegaConf
@@ -43,8 +43,8 @@ try:
             GrammarParseError,
             InterpolationResolutionError,
             MissingMandatoryValue,
+            OmegaConfBaseException,
         )
-        from omegaconf.errors import OmegaConfBaseException as OmegaConfBaseException
 
         from psc.config.compose import CONFIG_DIRECTORY, register
         from psc.config.compose import from_arguments as from_arguments
@@ -76,21 +76,14 @@ def run(config_name: str, main: Main) -> None:
     traceback. In a sweep all failures are told at the end, which exits with 1.
     """
     register()
-    try:
-        sys.argv[1:] = as_hydra_reads(sys.argv[1:])
-    except ConfigError as error:
-        _fail(str(error))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of Hydra's own report
     job = Job(main, Path(sys.argv[0]).resolve())
-    program = hydra.main(
-        config_path=str(CONFIG_DIRECTORY), config_name=config_name, version_base="1.3"
-    )(job)
     try:
-        program()
-    except (PSCError, HydraException, OmegaConfBaseException) as error:
-        _fail(explain(error))
-    except OSError as error:
-        _fail(refused_by_the_system(error))
+        with refusals():
+            sys.argv[1:] = as_hydra_reads(sys.argv[1:])
+            hydra.main(
+                config_path=str(CONFIG_DIRECTORY), config_name=config_name, version_base="1.3"
+            )(job)()
     except JobFailedError as error:
         _fail(failure_report(Path(error.args[0])))
     except BrokenExecutor as error:
@@ -98,13 +91,24 @@ def run(config_name: str, main: Main) -> None:
             f"a process of this sweep was killed, perhaps for want of memory ({error}). Run fewer "
             "at once (hydra.launcher.n_jobs=…); with resume=true finished runs are skipped"
         )
+    except KeyboardInterrupt:
+        print("\ninterrupted; resume=true continues from the last checkpoint", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Around a program: what the user can act on ends in one message, and the exit status 1."""
+    try:
+        yield
+    except (PSCError, HydraException, OmegaConfBaseException) as error:
+        _fail(explain(error))
+    except OSError as error:
+        _fail(refused_by_the_system(error))
     except ImportError as error:
         if missing_package(error) is None:
             raise
         _fail(explain(error))
-    except KeyboardInterrupt:
-        print("\ninterrupted; resume=true continues from the last checkpoint", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
 
 
 class Job:

@@ -61,10 +61,13 @@ def refused_by_the_system(error: OSError) -> str:
 
 
 @contextmanager
-def told_in_a_line() -> Iterator[None]:
+def told_in_a_line(after_interruption: str = "run it again") -> Iterator[None]:
     """Around a program: an error that a user can act on is one line, and the exit status 1."""
     try:
         yield
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; {after_interruption}", file=sys.stderr)
+        sys.exit(130)
     except PSCError as error:
         sys.exit(f"error: {error}")
     except OSError as error:

@@ -13,15 +13,8 @@ skip) runs=[…] match_learning_rate=1e-3 accelerator=auto (or cpu, gpu) overwri
 import sys
 from pathlib import Path
 
-from psc.cli import (
-    EXIT_FAILURE,
-    HydraException,
-    OmegaConfBaseException,
-    explain,
-    from_arguments,
-)
+from psc.cli import from_arguments, refusals
 from psc.conversion.checkpoints import ConvertConfig, convert_checkpoint
-from psc.errors import PSCError, refused_by_the_system
 from psc.files import write_json
 
 
@@ -42,11 +35,5 @@ if __name__ == "__main__":
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(__doc__)
         sys.exit()
-    try:
+    with refusals():
         main(sys.argv[1:])
-    except (PSCError, HydraException, OmegaConfBaseException) as error:
-        print(f"error: {explain(error)}", file=sys.stderr)
-        sys.exit(EXIT_FAILURE)
-    except OSError as error:
-        print(f"error: {refused_by_the_system(error)}", file=sys.stderr)
-        sys.exit(EXIT_FAILURE)

@@ -62,14 +62,8 @@ _UNPACKED = 1.05
 def main(arguments: Sequence[str] | None = None) -> None:
     """Fetch or prepare from the command line."""
     chosen = _parser().parse_args(arguments)
-    try:
-        with told_in_a_line():
-            status = chosen.run(chosen)
-    except KeyboardInterrupt:
-        print("\ninterrupted; run it again to go on", file=sys.stderr)
-        status = 130
-    if status:
-        sys.exit(status)
+    with told_in_a_line("run it again to go on"):
+        chosen.run(chosen)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -114,14 +108,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def get_fibsem(chosen: argparse.Namespace) -> int:
+def get_fibsem(chosen: argparse.Namespace, names: Sequence[str] = FIBSEM_FILES) -> None:
     """Download FIB-25; a file that is there with the right checksum is left alone."""
-    fetch_fibsem(chosen, FIBSEM_FILES)
-    return 0
-
-
-def fetch_fibsem(chosen: argparse.Namespace, names: Sequence[str]) -> None:
-    """Download some of FIB-25's files."""
     sources = source_files("fibsem", chosen.sources)
     if {file.path.as_posix() for file in sources} != set(FIBSEM_FILES):
         raise DataError(f"{chosen.sources}: fibsem must list {', '.join(FIBSEM_FILES)}")
@@ -132,11 +120,11 @@ def fetch_fibsem(chosen: argparse.Namespace, names: Sequence[str]) -> None:
             print(f"{found.path}: {done} ({in_words(found.size)})", flush=True)
 
 
-def get_sample(chosen: argparse.Namespace) -> int:
+def get_sample(chosen: argparse.Namespace) -> None:
     """Cut the sample of electron microscopy; one that is there and right is left alone."""
     path = chosen.output / SAMPLES["fibsem"]
     if not path.exists():
-        fetch_fibsem(chosen, [name for name in FIBSEM_FILES if name.startswith(SAMPLE_OF)])
+        get_fibsem(chosen, [name for name in FIBSEM_FILES if name.startswith(SAMPLE_OF)])
         volume = read_volume(chosen.folder / SAMPLE_OF)
         assert volume.labels is not None  # groundtruth.h5 has them
         found = {RAW: volume.raw[:SAMPLE_SECTIONS], TRUTH: volume.labels[:SAMPLE_SECTIONS]}
@@ -157,17 +145,16 @@ def get_sample(chosen: argparse.Namespace) -> int:
         )
     print(f"{path}: {shape} voxels, those that the reduced records rest on")
     print(f"export PSC_SAMPLE_DATA={chosen.output.absolute()}")
-    return 0
 
 
-def get_ucf101(chosen: argparse.Namespace) -> int:
+def get_ucf101(chosen: argparse.Namespace) -> None:
     """Download and unpack UCF101, and prepare it."""
     steps = {"splits": LISTS, "videos": VIDEOS}  # lists first: they say whether videos are missing
     for step, part in steps.items():
         if chosen.videos is None and chosen.only in (None, step):
             get_part(part, chosen.sources, chosen.folder, keep_archives=chosen.keep_archives)
     if chosen.videos is None and chosen.only not in (None, "prepared"):
-        return 0
+        return
     output = chosen.output or chosen.folder / "prepared"
     report = prepare(
         chosen.videos or chosen.folder / VIDEOS,
@@ -188,10 +175,11 @@ def get_ucf101(chosen: argparse.Namespace) -> int:
             f" {output / 'unreadable.csv'}",
             file=sys.stderr,
         )
-    return int(bool(report.unreadable) and chosen.strict)
+        if chosen.strict:
+            sys.exit(1)
 
 
-def get_ibsr(chosen: argparse.Namespace) -> int:
+def get_ibsr(chosen: argparse.Namespace) -> None:
     """Put IBSR in place, or say where it is to be had."""
     if not chosen.archives:
         sys.exit(INSTRUCTIONS)
@@ -203,7 +191,6 @@ def get_ibsr(chosen: argparse.Namespace) -> int:
     )
     print(table(subjects))
     print(f"{chosen.output}: {len(subjects)} subjects, listed in {MANIFEST}")
-    return 0
 
 
 def get_part(part: str, listing: Path, folder: Path, *, keep_archives: bool) -> None:

@@ -258,12 +258,8 @@ def main() -> None:
     if arguments.rest and arguments.main is not run:
         parser().error(f"unrecognized arguments: {' '.join(arguments.rest)}")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        with told_in_a_line():
-            arguments.main(arguments)
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from there", file=sys.stderr)
-        sys.exit(130)
+    with told_in_a_line("the same command goes on from there"):
+        arguments.main(arguments)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from psc.download.download import SOURCES
 from psc.em.data import read_splits
 from psc.em.settings import FibsemConfig
 from psc.errors import CheckpointError, ConfigError, DataError, told_in_a_line
-from psc.files import in_words, replacing, sha256_of
+from psc.files import in_words, replacing, sha256_of, write_text
 from psc.networks.weights import ENDING, FOLDER, SUMS, read_safetensors, safetensors_of
 from psc.training.checkpoints import Checkpoint, read_checkpoint
 from psc.training.folder import BEST
@@ -100,21 +100,25 @@ def make(run: Path, folder: Path) -> Path:
     with replacing(file) as unfinished:
         unfinished.write_bytes(content)
     read_safetensors(file)
-    card |= {"name": name, "network": network, "data_name": prefix, "best": checkpoint.iterations}
-    card |= {"arguments": ", ".join(f"{k}={v!r}" for k, v in arguments.items())}
-    card |= {"voxel_size": " × ".join(f"{s:g}" for s in json.loads(told["voxel_size"]))}
-    low, high = json.loads(told["grey_range"])
-    card |= {"grey_type": told["grey_type"], "grey_range": f"[{low:g}, {high:g}]"}
-    offsets = json.loads(told["offsets"])
-    card["channels"] = "three affinities: with the neighbour before along z, y, x"
+    offsets, (low, high) = json.loads(told["offsets"]), json.loads(told["grey_range"])
+    channels = "three affinities: with the neighbour before along z, y, x"
     if offsets[3:]:
-        card["channels"] = f"affinities with the voxels at offsets (z, y, x) {offsets}"
-    card["sha256"] = sha256_of(file)
-    with replacing(file.with_suffix(".md")) as unfinished:
-        unfinished.write_text(CARD.format(**card), encoding="utf-8")
+        channels = f"affinities with the voxels at offsets (z, y, x) {offsets}"
+    card |= {
+        "name": name,
+        "network": network,
+        "data_name": prefix,
+        "best": checkpoint.iterations,
+        "arguments": ", ".join(f"{k}={v!r}" for k, v in arguments.items()),
+        "voxel_size": " × ".join(f"{s:g}" for s in json.loads(told["voxel_size"])),
+        "grey_type": told["grey_type"],
+        "grey_range": f"[{low:g}, {high:g}]",
+        "channels": channels,
+        "sha256": sha256_of(file),
+    }
+    write_text(CARD.format(**card), file.with_suffix(".md"))
     sums = {path.name: sha256_of(path) for path in sorted(folder.glob(f"*{ENDING}"))}
-    with replacing(folder / SUMS) as unfinished:
-        unfinished.write_text("".join(f"{digest}  {file}\n" for file, digest in sums.items()))
+    write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()), folder / SUMS)
     return file
 
 

@@ -25,17 +25,15 @@ from torch import Tensor, nn
 from psc import convert
 from psc.accounting import account
 from psc.accounting.forward import ExampleInput, counting, run_on, tensors_in
-from psc.errors import PSCError
+from psc.errors import PSCError, first_line
+from psc.paper.text import insert_between
 
 LARGE = 1_000_000
 """Parameters above which pairs begin at random: their decomposition would take minutes."""
-PACKAGES: tuple[str, ...] = (
-    "monai",
-    "dynamic-network-architectures",
-    "torchvision",
-    "pytorch3dunet",
+PACKAGES = (
+    *("monai", "dynamic-network-architectures", "torchvision", "pytorch3dunet"),
+    *("segmentation-models-pytorch-3d", "timm-3d", "diffusers", "transformers", "unet"),
 )
-PACKAGES += ("segmentation-models-pytorch-3d", "timm-3d", "diffusers", "transformers", "unet")
 HEAD = ("package", "network", "parameters", "MACs", "exact", "error", "pairs", "export", "step")
 
 
@@ -181,7 +179,7 @@ def tried(function: Callable[[], str]) -> str:
         lines = [line.strip() for line in str(error).splitlines()]
         return f"none: {lines[min(1, len(lines) - 1)]}"[:110]
     except Exception as error:  # whatever the code of others raises
-        return f"**{type(error).__name__}**: {(str(error).splitlines() or [''])[0]}"[:110]
+        return f"**{type(error).__name__}**: {first_line(error)}"[:110]
 
 
 def macs(network: nn.Module, x: ExampleInput) -> tuple[int, str]:
@@ -274,38 +272,32 @@ def main() -> None:
     """Convert them all and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="networks whose name or package holds this")
-    parser.add_argument("--into", type=Path, help="a file, in whose table rows are replaced")
-    parser.add_argument("--missing", action="store_true", help="only networks that it lacks")
+    parser.add_argument("--into", type=Path, help="a page, which keeps the rows that are not made")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable()
     rows: dict[tuple[str, str], str] = {}
-    before = after = ""
-    if options.into is not None:
-        before, _, rest = options.into.read_text(encoding="utf-8").partition("<!-- TABLE -->\n")
-        table, _, after = rest.partition("<!-- /TABLE -->")
-        for line in table.splitlines()[2:]:
-            if line.startswith("| "):
-                package, name = line.strip("| ").split(" | ")[:2]
+    for line in () if options.into is None else options.into.read_text("utf-8").splitlines():
+        if line.startswith("| ") and line.count(" | ") == len(HEAD) - 1:
+            package, name = line.strip("| ").split(" | ")[:2]
+            if " " in package:  # its version, which the head has not
                 rows[package.rpartition(" ")[0], name] = line
     for package in PACKAGES:
         try:
             for name, build, x in networks(package):
-                kept = rows.pop((package, name), None)  # to its place, the last so far
-                asked = options.only in f"{package} {name}"
-                if asked and not (options.missing and kept):
+                row = rows.pop((package, name), None)  # to its place, the last so far
+                if options.only in f"{package} {name}":
                     made = [f"{package} {importlib.metadata.version(package)}", name]
-                    kept = f"| {' | '.join([*made, *cells(build, x)])} |"
-                    print(kept, flush=True)
-                if kept is not None:
-                    rows[package, name] = kept
-                if options.into is not None and asked:
-                    head = [f"| {' | '.join(HEAD)} |", "|" + " --- |" * len(HEAD)]
-                    with_what = f"\ntorch {torch.__version__}, Python {platform.python_version()}\n"
-                    lines = ["<!-- TABLE -->", *head, *rows.values(), with_what, "<!-- /TABLE -->"]
-                    options.into.write_text(before + "\n".join(lines) + after, encoding="utf-8")
+                    row = f"| {' | '.join([*made, *cells(build, x)])} |"
+                    print(row, flush=True)
+                if row is not None:
+                    rows[package, name] = row
         except ImportError as missing:
             print(f"{package}: {missing}")
+        if options.into is not None:  # after each, as all together take an hour
+            head = [f"| {' | '.join(HEAD)} |", "|" + " --- |" * len(HEAD)]
+            with_what = f"torch {torch.__version__}, Python {platform.python_version()}"
+            insert_between(options.into, "TABLE", "\n".join([*head, *rows.values(), "", with_what]))
 
 
 if __name__ == "__main__":
