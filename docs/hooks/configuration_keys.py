@@ -40,15 +40,8 @@ _COMMENTED = {
     "OwnMRIConfig": "dataset/own_mri",
     "OwnVideoConfig": "dataset/own_video",
 }
-_WORDS = {
-    int: "integer",
-    float: "number",
-    str: "text",
-    bool: "true, false",
-    type(None): "null",
-    Any: "any",
-    dict: "mapping",
-}
+_WORDS = {int: "integer", float: "number", str: "text", bool: "true, false", type(None): "null"}
+_WORDS |= {Any: "any", dict: "mapping"}
 
 
 def configuration_page() -> str:
@@ -85,14 +78,8 @@ def configuration_page() -> str:
                 lines += [f"### {group}: {_of(group, kind) or names}", ""]
             comments = _comments(_COMMENTED.get(kind.__name__, ""))
             lines += [_told(kind), "", *_table(kind, comments, group), ""]
-    lines += [
-        "## sweep",
-        "",
-        *_choices("sweep"),
-        "## hydra/launcher",
-        "",
-        *_choices("hydra/launcher"),
-    ]
+    for group in ("sweep", "hydra/launcher"):
+        lines += [f"## {group}", "", *_choices(group)]
     return "\n".join(lines) + "\n"
 
 

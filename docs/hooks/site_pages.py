@@ -78,20 +78,13 @@ def text_of(source: str) -> str:
 
 def section(text: str, title: str) -> str:
     """A section of a Markdown file below its heading; "" is what stands before the first."""
-    parts = re.split(r"^## (.+)\n", _outside_fences(text), flags=re.MULTILINE)
+    # With the comments of code that look like headings made to look like none.
+    text = _FENCE.sub(lambda code: code[0].replace("\n#", "\n\0#"), text)
+    parts = re.split(r"^## (.+)\n", text, flags=re.MULTILINE)
     found = dict(zip(["", *parts[1::2]], parts[0::2], strict=True))
     if title not in found:
         raise ValueError(f"no section {title!r}; there are: {', '.join(found)}")
-    return _inside_fences(found[title]).strip() + "\n"
-
-
-def _outside_fences(text: str) -> str:
-    """With the comments of code that look like headings made to look like none."""
-    return _FENCE.sub(lambda code: code[0].replace("\n#", "\n\0#"), text)
-
-
-def _inside_fences(text: str) -> str:
-    return text.replace("\0", "")
+    return found[title].replace("\0", "").strip() + "\n"
 
 
 def assembled(page: str) -> str:
@@ -145,26 +138,18 @@ def relinked(
 
 def reference(name: str) -> str:
     """The page of a module: its docstring and its public names."""
-    if name == "psc":
-        lines = [f"| {code} | {told} |" for code, told in _names_of_psc()]
-        return (
-            "# psc\n\nWhat `import psc` gives; each is loaded when it is asked for.\n\n"
-            "| name | |\n|---|---|\n" + "\n".join(lines) + "\n"
-        )
-    return f"# {name}\n\n::: {name}\n"
-
-
-def _names_of_psc() -> list[tuple[str, str]]:
+    if name != "psc":
+        return f"# {name}\n\n::: {name}\n"
     import psc
 
-    rows = []
-    for name in psc.__all__:
-        value = getattr(psc, name)
+    text = "# psc\n\nWhat `import psc` gives; each is loaded when it is asked for.\n\n"
+    text += "| name | |\n|---|---|\n"
+    for public in psc.__all__:
+        value = getattr(psc, public)
         room = ".".join(value.__module__.split(".")[:2])
-        told = (value.__doc__ or "").split("\n\n")[0].replace("\n", " ").strip()
-        told = re.sub("``", "`", told)
-        rows.append((f"[`psc.{name}`]({room}.md#{room}.{name})", told))
-    return rows
+        told = " ".join((value.__doc__ or "").split("\n\n")[0].split()).replace("``", "`")
+        text += f"| [`psc.{public}`]({room}.md#{room}.{public}) | {told} |\n"
+    return text
 
 
 def formula(tex: str, *, block: bool) -> str:
@@ -187,7 +172,8 @@ def on_files(files: Any, config: Any) -> Any:
 
     made = {page: assembled(page) for page in SECTIONS}
     made |= {page: text_of(source) for source, page in WHOLE.items()}
-    made |= {f"reference/{name}.md": reference(name) for name in ("psc", *_modules())}
+    names = ("psc", *(f"psc.{name}" for name in MODULES))
+    made |= {f"reference/{name}.md": reference(name) for name in names}
     made["reference/configuration.md"] = configuration_page()
     for page, text in made.items():
         files.append(File.generated(config, page, content=text))
@@ -199,10 +185,6 @@ def on_files(files: Any, config: Any) -> Any:
         if files.get_file_from_path(place) is None:
             files.append(File.generated(config, place, abs_src_path=str(PROJECT / path)))
     return files
-
-
-def _modules() -> list[str]:
-    return [f"psc.{name}" for name in MODULES]
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:

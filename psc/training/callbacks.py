@@ -112,15 +112,11 @@ class Throughput(Callback):
             self.counted += 1
             self.busy += self._end - self._begin
             if self.counted == ESTIMATED_AFTER and trainer.is_global_zero and self.iterations:
-                self._estimate(self.iterations - trainer.global_step)
+                left = self.iterations - trainer.global_step
+                each = (self.busy + self.waiting) / self.counted
+                about = f"about {duration(each * left)} for the {left} that are left"
+                log.info(f"{each:.3g} s per iteration: {about}, validation aside")
         self._seen += 1
-
-    def _estimate(self, left: int) -> None:
-        each = (self.busy + self.waiting) / self.counted
-        log.info(
-            "%.3g s per iteration: about %s for the %d that are left, validation aside",
-            *(each, duration(each * left), left),
-        )
 
     def summary(self, flops_per_iteration: int) -> dict[str, float | None]:
         """Numbers for the record; None where nothing was measured. FLOPs of this process."""

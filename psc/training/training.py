@@ -75,11 +75,9 @@ def train(config: TrainConfig) -> Record | None:
             return _train(config, plain, code, folder)
         record = read_record(folder.path)
         if reason := difference(record.git, code):
-            log.warning(
-                "already finished: %s, but %s; resume=false trains it again", folder.path, reason
-            )
+            log.warning(f"already finished: {folder.path}, but {reason}; resume=false trains again")
         else:
-            log.info("already finished: %s (resume=false trains it again)", folder.path)
+            log.info(f"already finished: {folder.path} (resume=false trains it again)")
         return record
 
 
@@ -145,42 +143,32 @@ def _announce(config: TrainConfig, folder: RunFolder) -> None:
         device = "a GPU" if torch.cuda.is_available() else "no GPU"
         other = "quick" if config.recipe.name.endswith("paper") else "paper"
         log.info(
-            "budget=auto: %s found, took %s (%d iterations); budget=%s for the other",
-            device,
-            config.recipe.name,
-            config.recipe.iterations,
-            other,
+            f"budget=auto: {device} found, took {config.recipe.name} "
+            f"({config.recipe.iterations} iterations); budget={other} for the other"
         )
-    if config.dataset.name.endswith("synthetic"):
+    data = config.dataset.name
+    if data.endswith("synthetic"):
         log.warning(
-            "\n*** SYNTHETIC DATA (dataset=%s): a stand-in, no real recording. The record says so"
-            "\n*** and never enters the paper's tables. Real data: data/README.md\n",
-            config.dataset.name,
+            f"\n*** SYNTHETIC DATA (dataset={data}): a stand-in, no real recording. The record says"
+            "\n*** so and never enters the paper's tables. Real data: data/README.md\n"
         )
     what = f"continues {folder.resume_from} in" if folder.resume_from else "writes"
     folds = getattr(config.dataset, "folds", None)
     fold = f", fold {getattr(config.dataset, 'fold', 0)} of {folds}" if folds else ""
     log.info(
-        "%s × %s on %s%s, seed %d; %s %s",
-        config.backbone.name,
-        config.block.name,
-        config.dataset.name,
-        fold,
-        config.seed,
-        what,
-        folder.path,
+        f"{config.backbone.name} × {config.block.name} on {data}{fold}, seed {config.seed}; "
+        f"{what} {folder.path}"
     )
 
 
 def _announce_training(config: TrainConfig, network: torch.nn.Module, data: TrainingData) -> None:
     """Say what is trained, on how much at a time."""
-    sample = config.recipe.sample_shape(network)[1:]
+    recipe, interval = config.recipe, data.iterations_per_epoch
+    sample = " × ".join(map(str, recipe.sample_shape(network)[1:]))
     log.info(
-        "trains %s parameters: %s iterations of %d × (%s) voxels, validated every %d (recipe %s)",
-        f"{sum(p.numel() for p in network.parameters()):,}",
-        f"{data.epochs * data.iterations_per_epoch:,}",
-        *(config.recipe.batch_size, " × ".join(map(str, sample)), data.iterations_per_epoch),
-        config.recipe.name,
+        f"trains {sum(p.numel() for p in network.parameters()):,} parameters: "
+        f"{data.epochs * interval:,} iterations of {recipe.batch_size} × ({sample}) voxels, "
+        f"validated every {interval} (recipe {recipe.name})"
     )
 
 
