@@ -114,9 +114,7 @@ def refusals() -> Iterator[None]:
 class Job:
     """What Hydra calls for every run; it may be called in another process than it was made in.
 
-    Args:
-        main: the program of one run.
-        script: path of the program, to start it again.
+    ``script`` is the program's path, to start it again.
     """
 
     def __init__(self, main: Main, script: Path) -> None:

@@ -80,10 +80,7 @@ def _end_with_parent(parent: int) -> None:
 def claim_gpu(folder: Path | None = None) -> None:
     """Let this process see one GPU only: the one that the fewest other workers have claimed.
 
-    Must come before CUDA is initialised. Nothing happens where there is one GPU or none.
-
-    Args:
-        folder: where the claims of this machine's processes are; by default a temporary one.
+    Must come before CUDA is initialised. Claims of this machine's processes are in the folder.
     """
     import torch  # not above: programs set the process up before it is loaded
 

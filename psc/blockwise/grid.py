@@ -118,12 +118,9 @@ def block_size(
 ) -> Size3:
     """Cores of whole tiles, so that blocks predict with the very tiles of the whole volume.
 
-    Args:
-        shape: of the volume.
-        wanted: voxels of a core; rounded up to a multiple of the tiles' step. Along an axis that
-            one tile or one block covers it becomes the volume's size, up to the period.
-        tile_output: voxels that one tile predicts (``psc.volumes.tiling.tile_sizes``).
-        period: of the network; tiles step by multiples of it.
+    ``wanted`` voxels are rounded up to a multiple of the tiles' step, which is one of the network's
+    period; along an axis that one tile or block covers, to the volume's size, up to the period.
+    ``tile_output``: voxels that one tile predicts (``psc.volumes.tiling.tile_sizes``).
     """
     if len(wanted) != 3 or min(wanted) < 1:
         raise ConfigError(f"block_size={wanted} must be three positive numbers of voxels (z, y, x)")

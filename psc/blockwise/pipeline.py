@@ -265,18 +265,10 @@ def segment_blockwise(
 ) -> Result:
     """Segment a volume, or go on where an earlier call was interrupted.
 
-    Args:
-        affinities_of: float32 (3, D, H, W) in [0, 1] of the core of any block; can be pickled.
-        source: what the affinities depend on (volume, network, tiles), plain values. Results of
-            another source are not mixed with these.
-        grid: blocks of the volume.
-        options: how to segment.
-        folder: where to write.
-        engine: where blocks are worked on.
-        voxel_size: (z, y, x) in nm, for the metadata.
-        offset: where the first voxel lies, (z, y, x) in nm, for the metadata.
-        facts: where the result is from, for ``summary.json``; plain values.
-        overwrite: see ``psc.blockwise.engine.Ledger.open``.
+    ``affinities_of`` gives float32 (3, D, H, W) in [0, 1] of the core of any block and can be
+    pickled. Plain values: ``source``, what affinities depend on (volume, network, tiles), results
+    of another are not mixed with these; ``facts``, for ``summary.json``. Voxel size and offset of
+    the first voxel, (z, y, x) in nm, are for the metadata; ``overwrite``: see ``Ledger.open``.
     """
     folder = folder.resolve()
     grids = [grid]  # of the levels, down to one block

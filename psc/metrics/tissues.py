@@ -82,13 +82,9 @@ def tissue_scores(
     voxel_size: Sequence[float],
     tissues: Mapping[str, int],
 ) -> TissueScores:
-    """Score the segmentation of one subject on the whole volume.
+    """Score the segmentation of one subject on the whole volume, (D, H, W), voxels in mm.
 
-    Args:
-        labels: true classes, integers (D, H, W), 0 = background.
-        prediction: predicted classes of the same shape.
-        voxel_size: mm along D, H and W.
-        tissues: value of each tissue's class by name, at least one; no label may exceed them all.
+    ``tissues``: value of each tissue's class by name; 0 is background, no label may exceed them.
     """
     if not tissues:
         raise DataError("no tissue to score; name at least one, such as {'gm': 2}")
@@ -144,15 +140,9 @@ def summarise(subjects: Sequence[TissueScores]) -> dict[str, float | int | None]
 
 
 def confusion(labels: _Labels, prediction: _Labels, classes: int) -> npt.NDArray[np.int64]:
-    """Count the voxels of each pair of a true and a predicted class, in one pass.
+    """Voxels by true class (row) and predicted class (column), int64 (classes, classes).
 
-    Args:
-        labels: true classes, integers 0 … classes − 1, at least one axis, any memory order.
-        prediction: predicted classes, of the same shape.
-        classes: number of classes, background included; at least 1.
-
-    Returns:
-        int64 (classes, classes): voxels by true class (row) and predicted class (column).
+    Of integers 0 … classes − 1, background included, in any memory order, in one pass.
     """
     if classes < 1:
         raise ConfigError(f"classes must be at least 1, found {classes}")
@@ -191,12 +181,6 @@ def dice(confusion: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float64]:
     A class that is absent from both volumes has no Dice: nan. One that only the prediction lacks
     was missed, one that only the truth lacks was invented: 0 for both. MONAI's DiceMetric agrees,
     except that with its default (``ignore_empty=True``) an invented class goes unpunished, as nan.
-
-    Args:
-        confusion: (classes, classes), voxels by true (row) and predicted class, of ``confusion``.
-
-    Returns:
-        float64 (classes,), in [0, 1] or nan.
     """
     both = confusion.sum(axis=0) + confusion.sum(axis=1)
     scores = np.full(len(confusion), np.nan)
@@ -215,16 +199,7 @@ def hausdorff95(
 
     A structure that one side lacks has no distance to it. Leaving such a subject out would reward
     losing the structure, and infinity would swallow every mean, so it counts as the diagonal of the
-    volume, more than which no distance can be (see ``TissueScores.missed``).
-
-    Args:
-        labels: true classes, integers (D, H, W).
-        prediction: predicted classes of the same shape.
-        value: the class.
-        voxel_size: mm along D, H and W.
-
-    Returns:
-        mm; ``volume_diagonal`` where one of both lacks the class, nan where both do.
+    volume, more than which no distance can be. Where both lack it: nan.
     """
     if labels.ndim != 3 or labels.shape != prediction.shape:
         raise DataError(

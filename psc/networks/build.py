@@ -102,12 +102,9 @@ def paper_input_shape(backbone: BackboneConfig, network: nn.Module) -> tuple[int
 
 
 def forward_flops(network: nn.Module, input_shape: tuple[int, ...]) -> int:
-    """FLOPs (two per multiply-add) of a forward pass, counted without computing it.
+    """FLOPs (two per multiply-add) of a forward pass of a network on the meta device.
 
-    Args:
-        network: on the meta device; it is put into evaluation mode, in which batch norm takes a
-            single sample.
-        input_shape: (N, C, D, H, W).
+    It is put into evaluation mode, in which batch norm takes a single sample.
     """
     with torch.device("meta"), counting() as (counter, _):
         network.eval()(torch.zeros(input_shape))

@@ -36,18 +36,10 @@ def layers_per_segment(n: int) -> int:
 
 
 class DenseLayer(nn.Module):
-    """A dense layer, or several that one unit stands for: new channels join the input.
+    """A dense layer, or several ``layers`` that one unit stands for: new channels join the input.
 
-    Args:
-        unit: factory of the 3×3×3 convolutions.
-        in_channels: channels that enter.
-        growth: channels that each dense layer adds.
-        bottleneck: a 1×1×1 convolution to ``bottleneck``·``growth`` channels comes first; 0: none.
-        layers: dense layers that the unit stands for.
-        dropout: probability with which an added value is zeroed in training.
-
-    Input (N, in_channels, D, H, W), result (N, in_channels + layers·growth, D, H, W): the input,
-    then the new channels.
+    A 1×1×1 convolution to ``bottleneck``·``growth`` channels comes first, unless that is 0. The
+    result (N, in_channels + layers·growth, D, H, W) is the input, then the new channels.
     """
 
     def __init__(
@@ -79,10 +71,7 @@ class DenseLayer(nn.Module):
 class DenseBlock(nn.Sequential):
     """Dense layers one after the other: each is given what all before it found.
 
-    Args:
-        layer: builds a layer for the channels that enter it.
-        in_channels: channels that enter the first.
-        count: number of layers, at least 1.
+    ``layer`` builds one for the channels that enter it; ``count`` is at least 1.
     """
 
     def __init__(self, layer: Callable[[int], DenseLayer], in_channels: int, count: int) -> None:
