@@ -59,13 +59,7 @@ def separable_width(in_channels: int, out_channels: int, kernel_size: int = 3) -
     Raises:
         ConfigError: if an argument is not positive.
     """
-    for name, value in (
-        ("in_channels", in_channels),
-        ("out_channels", out_channels),
-        ("kernel_size", kernel_size),
-    ):
-        if value < 1:
-            raise ConfigError(f"{name} must be at least 1, got {value}")
+    check_positive(in_channels, out_channels, kernel_size=kernel_size)
     d = kernel_size
     numerator = out_channels * in_channels * d**3
     denominator = in_channels * d**2 + out_channels * d

@@ -1,6 +1,7 @@
 """Torchvision's networks as numerical oracle, and weights that do not fit."""
 
 import copy
+import struct
 
 import pytest
 import torch
@@ -258,6 +259,10 @@ def test_missing_and_damaged_files_are_refused(state, tmp_path):
     torch.save(state, tmp_path / "whole.pt")
     (tmp_path / "half.pt").write_bytes((tmp_path / "whole.pt").read_bytes()[:5000])
     torch.save(nn.Linear(2, 2), tmp_path / "module.pt")  # code, not tensors
-    for name in ("text.pt", "half.pt", "module.pt"):
+    torch.save({"weight": torch.full((100,), 1.5)}, tmp_path / "changed.pt")
+    content = (tmp_path / "changed.pt").read_bytes()  # of which PyTorch compares no checksum
+    value = struct.pack("<f", 1.5)
+    (tmp_path / "changed.pt").write_bytes(content.replace(value, struct.pack("<f", 2.5), 1))
+    for name in ("text.pt", "half.pt", "module.pt", "changed.pt"):
         with pytest.raises(CheckpointError, match=f"{name} is damaged or not a checkpoint"):
             read_weights(tmp_path / name)
