@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from psc.block.block import MINIMUM_WIDTH, Merge, check_streams, stream_channels, stream_width
 from psc.block.convolution import AXES, Triple, conv3d, symmetric_padding, triple
 from psc.conversion.watching import CHANNELS
+from psc.decomposition import full_width
 from psc.errors import ConfigError
 
 Width = int | Literal["eq5"] | Callable[[str, nn.Conv3d], int] | Mapping[str, Sequence[int]] | None
@@ -342,11 +343,8 @@ def stream_widths(
 
 def exact_widths(layer: nn.Conv3d, m: int, merge: Merge) -> tuple[int, ...]:
     """The M per group from which on each stream has any kernel for its channels exactly."""
-    volume = layer.weight[0, 0].numel()
-    channels, per_group = layer.in_channels // layer.groups, layer.out_channels // layer.groups
-    counts = stream_channels(per_group, m, merge)
-    sizes = zip(layer.kernel_size, counts, strict=False)
-    return tuple(min(channels * volume // size, size * count) for size, count in sizes)
+    counts = stream_channels(layer.out_channels // layer.groups, m, merge)
+    return tuple(full_width(layer.weight[:count], axis) for axis, count in enumerate(counts))
 
 
 def _eq5(layer: nn.Conv3d, out_channels: int, m: int, maximum: int | None) -> int:
