@@ -15,9 +15,9 @@ import argparse
 import logging
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from psc.errors import DataError, told_in_a_line
 from psc.files import write_text
@@ -202,52 +202,44 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parts = top.add_subparsers(required=True, metavar="PART")
-    where = argparse.ArgumentParser(add_help=False)
-    where.add_argument("--experiments", type=Path, default=EXPERIMENTS, help="where they lie")
-    out = argparse.ArgumentParser(add_help=False)
-    out.add_argument("--output", type=Path, default=Path("build/paper"), help="folder to write to")
 
-    part = parts.add_parser("run", parents=[where], help="what a table lacks, and collect it")
-    part.add_argument("tables", nargs="+", metavar="TABLE", help="such as table-6d")
-    part.add_argument("--protocol", default="paper", help="of its runs.yaml; default: paper")
-    part.add_argument("--rows", nargs="+", default=(), help="of its runs.yaml; default: all")
-    part.add_argument("--seeds", metavar="7,8", help="in place of its runs.yaml's; also seed=7,8")
-    part.add_argument("--output", type=Path, default=Path("runs"), help="folder for the runs")
+    def part(name: str, main: Callable[[argparse.Namespace], None], words: str) -> Any:
+        made = parts.add_parser(name, help=words)
+        made.set_defaults(main=main, error=made.error)
+        made.add_argument("--experiments", type=Path, default=EXPERIMENTS, help="where they lie")
+        return made.add_argument
+
+    add = part("run", run, "what a table lacks, and collect it")
+    add("tables", nargs="+", metavar="TABLE", help="such as table-6d")
+    add("--protocol", default="paper", help="of its runs.yaml; default: paper")
+    add("--rows", nargs="+", default=(), help="of its runs.yaml; default: all")
+    add("--seeds", metavar="7,8", help="in place of its runs.yaml's; also seed=7,8")
+    add("--output", type=Path, default=Path("runs"), help="folder for the runs")
     again = "also what is recorded; nothing is collected then"
-    part.add_argument("--again", action="store_true", help=again)
-    part.add_argument("--dry-run", action="store_true", help="only print the commands")
-    part.set_defaults(main=run, error=part.error)
+    add("--again", action="store_true", help=again)
+    add("--dry-run", action="store_true", help="only print the commands")
 
-    part = parts.add_parser("collect", parents=[where], help="records of another machine's runs")
-    part.add_argument("table", help="such as table-6d")
-    part.add_argument("runs", type=Path, help="a folder of run folders, such as runs")
-    part.set_defaults(main=collect_records)
+    add = part("collect", collect_records, "records of another machine's runs")
+    add("table", help="such as table-6d")
+    add("runs", type=Path, help="a folder of run folders, such as runs")
 
-    part = parts.add_parser("picture", parents=[where], help="the slice of Figure 5 or 6")
-    part.add_argument("runs", type=Path, nargs="+", help="run folders, the 3D network's first")
-    part.add_argument("--overwrite", action="store_true", help="replace the figure's picture")
-    part.add_argument("--draw", type=Path, metavar="FOLDER", help="only draw, into this folder")
-    part.set_defaults(main=picture)
+    add = part("picture", picture, "the slice of Figure 5 or 6")
+    add("runs", type=Path, nargs="+", help="run folders, the 3D network's first")
+    add("--overwrite", action="store_true", help="replace the figure's picture")
+    add("--draw", type=Path, metavar="FOLDER", help="only draw, into this folder")
 
     for name, function, words, example in (
         ("tables", tables, "the paper's numbers beside ours", "table-6d"),
         ("figures", figures, "the figures as PDF and PNG", "figure-6"),
         ("page", page, "everything on one page of HTML", None),
         ("all", everything, "tables, figures and page", None),
+        ("readme", readme, "generated parts of README.md and docs/", None),
     ):
-        part = parts.add_parser(name, parents=[where, out], help=words)
+        add = part(name, function, words)
+        add("--output", type=Path, default=Path("build/paper"), help="folder to write to")
         if example is not None:
-            part.add_argument(
-                "names", nargs="*", metavar="NAME", help=f"such as {example}; default: all"
-            )
-        part.set_defaults(main=function)
-    part = parts.add_parser(
-        "readme", parents=[where, out], help="generated parts of README.md and docs/"
-    )
-    part.add_argument(
-        "--into", type=Path, default=Path("README.md"), help="the README, docs/ beside it"
-    )
-    part.set_defaults(main=readme)
+            add("names", nargs="*", metavar="NAME", help=f"such as {example}; default: all")
+    add("--into", type=Path, default=Path("README.md"), help="the README, docs/ beside it")
     return top
 
 
