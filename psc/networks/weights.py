@@ -48,7 +48,7 @@ TORCHVISION = (
     "backbone=resnet18 backbone.stem=factorised block=p1sc1 block.maximum_width=null; both need "
     "backbone.base_width=64 backbone.shortcut=projection"
 )
-OURS = "weights of a run of ours need the backbone, block and width of that run"
+OURS = "it belongs to another backbone, block or width: take those of its own run"
 
 _CLASSIFIER = ("classifier.weight", "classifier.bias")
 
@@ -188,7 +188,7 @@ def load_torchvision_weights(
     another number of classes, else none.
     """
     video = isinstance(network, ResNet)
-    remedy = f"{TORCHVISION}; {OURS}" if video else OURS
+    remedy = f"{OURS}; {TORCHVISION}" if video else OURS
     expected = network.state_dict()
     if _CLASSIFIER[0] in state or not video:  # our naming
         theirs = {name: name for name in state}

@@ -219,7 +219,7 @@ def test_nothing_is_loaded_where_something_does_not_fit(state):
     with pytest.raises(CheckpointError, match=r"classifier\.weight has shape \(7, 3\)"):
         load_torchvision_weights(network, damaged, "x")
     without = {name: t for name, t in state.items() if name != "classifier.bias"}
-    with pytest.raises(CheckpointError, match=r"has no classifier\.bias"):
+    with pytest.raises(CheckpointError, match=r"has no parameter classifier\.bias"):
         load_torchvision_weights(network, without, "x")
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, before[name]), name
