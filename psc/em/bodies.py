@@ -5,7 +5,6 @@ segment adds to VI merge by joining pieces of several bodies. Every error is a r
 with a voxel where two of its pieces touch.
 """
 
-import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,11 @@ import numpy.typing as npt
 
 from psc.em.labels import Pieces, pieces_of
 from psc.errors import DataError
-from psc.files import replacing
+from psc.files import write_text
+from psc.paper.text import csv_text
+from psc.volumes.metadata import Size3, size3
 
 _Indices = npt.NDArray[np.int64]
-_Voxel = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class BodyError:
     voxels: int  # of all pieces; where the truth is unknown nothing counts
     bits: float  # what it adds to VI split or VI merge
     pieces: tuple[Piece, ...]  # at least two, the largest first
-    location: _Voxel
+    location: Size3
     """In the middle of where two pieces touch, of all that touch the two whose smaller one is
     largest; else in the middle of the largest piece."""
     touching: bool  # which of the two
@@ -56,7 +56,7 @@ def body_errors(
     truth: npt.NDArray[np.integer[Any]],
     predicted: npt.NDArray[np.integer[Any]],
     *,
-    offset: _Voxel = (0, 0, 0),
+    offset: Size3 = (0, 0, 0),
 ) -> list[BodyError]:
     """Every split and every merge of a segmentation, the worst first.
 
@@ -70,7 +70,6 @@ def body_errors(
         raise DataError(f"labels must have shape (D, H, W) to find places, found {truth.shape}")
     first, second, positions = _contacts(pieces)
     errors: list[BodyError] = []
-    z, y, x = offset
     for kind, owner, owner_labels, labels in (
         ("split", pieces.body, pieces.body_labels, pieces.segment_labels[pieces.segment]),
         ("merge", pieces.segment, pieces.segment_labels, pieces.body_labels[pieces.body]),
@@ -93,7 +92,7 @@ def body_errors(
                 voxels=int(sizes[row]),
                 bits=float(owner_bits[row]),
                 pieces=tuple(Piece(int(labels[p]), int(pieces.voxels[p])) for p in group),
-                location=(location[row][0] + z, location[row][1] + y, location[row][2] + x),
+                location=size3(np.add(location[row], offset)),
                 touching=row in touching,
             )
             for row, group in members.items()
@@ -121,7 +120,7 @@ def _contacts(pieces: Pieces) -> tuple[_Indices, _Indices, _Indices]:
     return first, second, positions
 
 
-def _centres(pieces: Pieces, numbers: _Indices) -> dict[int, _Voxel]:
+def _centres(pieces: Pieces, numbers: _Indices) -> dict[int, Size3]:
     """The voxel in the middle of each of some pieces."""
     if not numbers.size:
         return {}
@@ -140,11 +139,8 @@ def _touching(
     second: _Indices,
     positions: _Indices,
     shape: tuple[int, ...],
-) -> dict[int, _Voxel]:
-    """For each owner of pieces that touch, the middle of its worst contact.
-
-    The worst is between the two pieces whose smaller one is largest; of several, the widest.
-    """
+) -> dict[int, Size3]:
+    """The middle of the worst contact of each owner of pieces that touch, of equals the widest."""
     pairs = np.minimum(first, second) * owner.size + np.maximum(first, second)
     contacts, contact, faces = np.unique(pairs, return_inverse=True, return_counts=True)
     one, other = np.divmod(contacts, owner.size)
@@ -157,7 +153,7 @@ def _touching(
     return dict(zip(owners.tolist(), middle, strict=True))
 
 
-def _middle(groups: _Indices, positions: _Indices, shape: tuple[int, ...]) -> list[_Voxel]:
+def _middle(groups: _Indices, positions: _Indices, shape: tuple[int, ...]) -> list[Size3]:
     """Of every group 0, 1, … of flat positions the one that is nearest to their mean."""
     voxels = np.stack(np.unravel_index(positions, shape)).astype(np.float64)
     sizes = np.bincount(groups)
@@ -165,7 +161,7 @@ def _middle(groups: _Indices, positions: _Indices, shape: tuple[int, ...]) -> li
     distance = ((voxels - means[:, groups]) ** 2).sum(axis=0)
     order = np.lexsort((positions, distance, groups))
     nearest = order[np.cumsum(sizes) - sizes]
-    return [(int(z), int(y), int(x)) for z, y, x in voxels[:, nearest].T]
+    return [size3(voxel) for voxel in voxels[:, nearest].T]
 
 
 def _groups(owner: _Indices, voxels: _Indices) -> Iterator[tuple[int, _Indices]]:
@@ -176,30 +172,19 @@ def _groups(owner: _Indices, voxels: _Indices) -> Iterator[tuple[int, _Indices]]
 
 
 _HEADER = ("kind", "label", "bits", "voxels", "pieces", "z", "y", "x", "touching", "largest_pieces")
+_TOUCHES = {True: "yes", False: "no"}
 _LARGEST = 20  # pieces of an error by name; a shattered body has thousands
 
 
 def write_body_errors(path: Path, errors: Sequence[BodyError]) -> None:
-    """Write a CSV with one row per split and merge; completely or not at all.
-
-    Columns: kind ("split" of a body, "merge" by a segment), label (of that body or segment), bits
-    (of VI split or VI merge, unrounded), voxels, number of pieces, a location in voxels
-    (``touching``: of two pieces that touch, else the middle of the largest), and up to 20 pieces as
-    label:voxels, the largest first.
-    """
+    """Write a CSV with a row per split and merge, bits unrounded, the 20 largest pieces named."""
+    rows = []
+    for error in errors:
+        pieces = " ".join(f"{p.label}:{p.voxels}" for p in error.pieces[:_LARGEST])
+        sizes = (error.voxels, len(error.pieces), *error.location)
+        found = (error.kind, error.label, error.bits, *sizes, _TOUCHES[error.touching], pieces)
+        rows.append(dict(zip(_HEADER, found, strict=True)))
     try:
-        with (
-            replacing(path) as temporary,
-            temporary.open("w", encoding="utf-8", newline="") as file,
-        ):
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(_HEADER)
-            for error in errors:
-                touching = "yes" if error.touching else "no"
-                pieces = " ".join(f"{p.label}:{p.voxels}" for p in error.pieces[:_LARGEST])
-                sizes = (error.voxels, len(error.pieces), *error.location)
-                writer.writerow(
-                    (error.kind, error.label, repr(error.bits), *sizes, touching, pieces)
-                )
+        write_text(csv_text(rows, _HEADER), path)
     except OSError as error:
         raise DataError(f"could not write {path}: {error}") from error

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 from numpy.lib.stride_tricks import sliding_window_view
@@ -25,15 +26,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from psc.em.labels import pieces_of, relabel_consecutive
 from psc.errors import ConfigError, DataError
 from psc.metrics import contingency_table
-from psc.paper.style import (
-    GAP,
-    add_scale_bar,
-    outline,
-    page_style,
-    panel_rows,
-    save_png,
-    show_image,
-)
+from psc.paper import style
 from psc.volumes.intensity import grey_image
 from psc.volumes.metadata import Triple
 
@@ -47,10 +40,7 @@ _PALETTE_HEX = (
     "ff6900 4b00ff 87f0ff 962d3c 009696 2dffc3 69b4ff d23c78 d21e00 960f87 69c3b4 ffe15a 87b478"
     " 4b78ff"
 )
-PALETTE: tuple[Colour, ...] = tuple(
-    (int(h[:2], 16) / 255, int(h[2:4], 16) / 255, int(h[4:], 16) / 255)
-    for h in _PALETTE_HEX.split()
-)
+PALETTE: tuple[Colour, ...] = tuple(to_rgb(f"#{colour}") for colour in _PALETTE_HEX.split())
 # Segments this many pixels apart look as if they touched: membranes are often labelled 0.
 _TOUCHING_PIXELS = (1, 2, 4)
 _COLOUR_BAR_WIDTH = 0.42  # inches, numbers included
@@ -58,7 +48,7 @@ _REGIONS, _REGION_EXTENT = 3, 0.2  # ellipses at most; of the slice's shorter si
 _OPACITY = 0.5  # of label colours over the raw image
 
 
-@page_style()
+@style.page_style()
 def segmentation_figure(
     raw: npt.NDArray[Any],
     truth: _Labels,
@@ -83,16 +73,16 @@ def segmentation_figure(
     colours = assign_colours([truth[z], *matched.values()])
     figure, panels = _row(raw, 2 + len(matched), voxel_size_nm)
     grey = grey_image(raw[z])
-    show_image(panels[0], grey, ["raw", f"z = {z}"])
-    show_image(panels[1], overlay(grey, truth[z], colours), ["ground truth", ""])
+    style.show_image(panels[0], grey, ["raw", f"z = {z}"])
+    style.show_image(panels[1], overlay(grey, truth[z], colours), ["ground truth", ""])
     for panel, (name, labels) in zip(panels[2:], matched.items(), strict=True):
-        vi = f"VI split {maps[name].vi_split:.2f}, merge {maps[name].vi_merge:.2f}"
-        show_image(panel, overlay(grey, labels, colours), [name, vi])
+        vi = "VI split {:.2f}, merge {:.2f}".format(*maps[name].vi)
+        style.show_image(panel, overlay(grey, labels, colours), [name, vi])
         circle_regions([panel], maps[name].total[z], _REGIONS, _REGION_EXTENT)
-    save_png(figure, path)
+    style.save_png(figure, path)
 
 
-@page_style()
+@style.page_style()
 def affinity_figure(
     raw: npt.NDArray[Any],
     affinities: npt.NDArray[np.floating[Any]],
@@ -100,23 +90,20 @@ def affinity_figure(
     *,
     voxel_size_nm: Triple | None = None,
 ) -> None:
-    """One row of panels: raw | affinity along z | along y | along x, of the middle slice.
-
-    ``raw`` is (D, H, W), ``affinities`` (3, D, H, W) in [0, 1]; ``voxel_size_nm`` as above.
-    """
+    """Raw | affinity along z | along y | along x, (3, D, H, W) in [0, 1], of the middle slice."""
     _check_volumes(raw, {"affinities": affinities[0]})
     z = len(raw) // 2
     look: dict[str, Any] = {"title_lines": 1, "room": (_COLOUR_BAR_WIDTH, 0.0)}
     figure, panels = _row(raw, 4, voxel_size_nm, **look)
-    show_image(panels[0], grey_image(raw[z]), [f"raw, z = {z}"])
+    style.show_image(panels[0], grey_image(raw[z]), [f"raw, z = {z}"])
     section = np.asarray(affinities[:, z], dtype=np.float32)
     for panel, image, axis in zip(panels[1:], section, "zyx", strict=True):
-        show_image(panel, image, [f"affinity along {axis}"], cmap="cividis")
+        style.show_image(panel, image, [f"affinity along {axis}"], cmap="cividis")
     box = panels[-1].get_position()
     width = figure.get_figwidth()
-    bar = figure.add_axes((box.x1 + GAP / width, box.y0, 0.08 / width, box.height))
+    bar = figure.add_axes((box.x1 + style.GAP / width, box.y0, 0.08 / width, box.height))
     figure.colorbar(panels[-1].images[0], cax=bar, ticks=[0, 0.5, 1])
-    save_png(figure, path)
+    style.save_png(figure, path)
 
 
 def _row(
@@ -124,9 +111,9 @@ def _row(
 ) -> tuple[Figure, list[Axes]]:
     """Panels of a section's proportions, the first with a scale bar where these are known."""
     _, height, width = np.multiply(raw.shape, voxel_size or 1.0)
-    figure, (panels,) = panel_rows([height / width], count, **look)
+    figure, (panels,) = style.panel_rows([height / width], count, **look)
     if voxel_size is not None:
-        add_scale_bar(panels[0], width)
+        style.add_scale_bar(panels[0], width)
     return figure, panels
 
 
@@ -146,10 +133,7 @@ def circle_regions(
     *,
     numbered: bool = False,
 ) -> None:
-    """Dotted ellipses around the regions of a slice that hold most, the same in every panel.
-
-    ``count`` at most, of the ``extent`` of the slice's shorter side.
-    """
+    """Ellipses around the regions of a slice with most bits, of an extent of its shorter side."""
     side = max(1, round(extent * min(bits.shape)))
     for i, region in enumerate(worst_regions(bits, (side, side), count), start=1):
         (row, column), (rows, columns) = region_ellipse(bits, region)
@@ -160,11 +144,11 @@ def circle_regions(
         for panel in panels:
             ellipse = Ellipse((column, row), 2 * columns, 2 * rows, fill=False, linewidth=1.1)
             ellipse.set(edgecolor="white", linestyle=(0, (1.2, 0.9)))
-            outline(ellipse, 2.2)
+            style.outline(ellipse, 2.2)
             panel.add_patch(ellipse)
             if numbered:
                 middle: dict[str, Any] = {"ha": "center", "va": "center"}
-                outline(panel.text(*place, str(i), color="white", weight="bold", **middle))
+                style.outline(panel.text(*place, str(i), color="white", weight="bold", **middle))
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,14 +165,11 @@ class Disagreement:
         return self.split + self.merge
 
     @property
-    def vi_split(self) -> float:
-        """VI split in bits: the mean of ``split`` over the known voxels."""
-        return float(self.split.sum(dtype=np.float64) / np.count_nonzero(self.known))
-
-    @property
-    def vi_merge(self) -> float:
-        """VI merge in bits: the mean of ``merge`` over the known voxels."""
-        return float(self.merge.sum(dtype=np.float64) / np.count_nonzero(self.known))
+    def vi(self) -> tuple[float, float]:
+        """VI split and VI merge in bits: the means over the known voxels."""
+        split, merge = (bits.sum(dtype=np.float64) for bits in (self.split, self.merge))
+        known = np.count_nonzero(self.known)
+        return float(split / known), float(merge / known)
 
 
 def disagreement(truth: _Labels, predicted: _Labels) -> Disagreement:
@@ -238,11 +219,7 @@ def worst_slice(bits: npt.NDArray[np.floating[Any]]) -> int:
 def region_ellipse(
     bits: npt.NDArray[np.floating[Any]], region: Box
 ) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Centre and radii (rows, columns) of the upright ellipse around the bits in a box of a slice.
-
-    The centre is their mean position; the radii are two and a half of their standard deviations,
-    but no less than a quarter of the box, and no more than the ellipse through its corners.
-    """
+    """Centre and radii (rows, columns) of an ellipse around the bits in a box of a slice."""
     inside = bits[region].astype(np.float64)
     centre, radii = [], []
     for axis, side in enumerate(region):

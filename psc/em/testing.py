@@ -232,10 +232,5 @@ def write_outputs(
             body_errors(truth, segmentation, offset=region.first),
         )
         affinity_figure(raw, affinities, folder / f"affinities-{i}.png", voxel_size_nm=voxel_size)
-    threshold_figure(
-        {
-            name: [(s["threshold"], s["split"], s["merge"]) for s in part.sweep]
-            for name, part in (("network", outcome), ("no network", baseline))
-        },
-        folder / "thresholds.png",
-    )
+    sweeps = {"network": outcome.sweep, "no network": baseline.sweep}
+    threshold_figure(sweeps, folder / "thresholds.png")

@@ -23,41 +23,32 @@ from psc.errors import DataError
 from psc.files import write_text
 from psc.metrics.tissues import TissueScore, TissueScores
 from psc.mri.tissues import TISSUES
-from psc.paper.style import (
-    BLUE,
-    DASHED,
-    GREEN,
-    LINE_HEIGHT,
-    MARKERS,
-    ORANGE,
-    PAGE_WIDTH,
-    PURPLE,
-    SKY_BLUE,
-    SMALL_POINTS,
-    VERMILLION,
-    add_scale_bar,
-    bounding_box,
-    outline,
-    page_style,
-    panel_rows,
-    save_png,
-    show_image,
-)
+from psc.paper import style
 from psc.paper.text import csv_text
 from psc.volumes.intensity import grey_image, grey_range
 
 NETWORK = "network"
 """The method of rows that are not a baseline's."""
 
-DIFFERENCE_COLOUR = to_rgb(VERMILLION)
+DIFFERENCE_COLOUR = to_rgb(style.VERMILLION)
 """Voxels where truth and prediction differ, over the grey image."""
 
 _Labels = npt.NDArray[np.integer[Any]]
 
 # The three of the palette that are told apart best with any colour vision; markers repeat it.
-_COLOURS = {"csf": BLUE, "gm": ORANGE, "wm": SKY_BLUE}
+_COLOURS = {"csf": style.BLUE, "gm": style.ORANGE, "wm": style.SKY_BLUE}
 _MARKERS = {"csf": "o", "gm": "s", "wm": "^"}
-_OTHERS = (GREEN, PURPLE, BLUE, ORANGE, SKY_BLUE, "#F0E442", "#999999", "#882255", "#44AA99")
+_OTHERS = (
+    style.GREEN,
+    style.PURPLE,
+    style.BLUE,
+    style.ORANGE,
+    style.SKY_BLUE,
+    "#F0E442",
+    "#999999",
+    "#882255",
+    "#44AA99",
+)
 _COLUMNS = 6  # of a legend
 
 _PLANES = (("axial", 2, "LR"), ("coronal", 1, "LR"), ("sagittal", 0, "PA"))
@@ -76,10 +67,7 @@ _LIMITS = 1.96  # standard deviations: 95 % of normally distributed differences
 
 
 def tissue_colour(tissue: str, among: Iterable[str] = TISSUES) -> tuple[float, float, float]:
-    """Red, green and blue in [0, 1] of a tissue ``among`` those that are shown together.
-
-    From the tenth on that are not of the paper's, colours come again.
-    """
+    """RGB in [0, 1] of a tissue ``among`` those shown together; of more than nine they repeat."""
     others = [name for name in among if name not in _COLOURS]
     if tissue in _COLOURS:
         return to_rgb(_COLOURS[tissue])
@@ -91,7 +79,7 @@ def shown_name(tissue: str) -> str:
     return tissue.upper() if len(tissue) <= 3 else tissue
 
 
-@page_style()
+@style.page_style()
 def slices_figure(
     image: npt.NDArray[Any],
     labels: _Labels,
@@ -109,8 +97,8 @@ def slices_figure(
     middle of the box around everything that truth or prediction labels.
     """
     occupied = (labels != 0) | (prediction != 0)
-    box = bounding_box(occupied, [round(_AROUND_BRAIN / size) for size in voxel_size])
-    tight = bounding_box(occupied)
+    box = style.bounding_box(occupied, [round(_AROUND_BRAIN / size) for size in voxel_size])
+    tight = style.bounding_box(occupied)
     if box is None or tight is None:
         raise DataError("neither truth nor prediction holds a tissue; nothing to show")
     middle = [(side.start + side.stop - 1) // 2 for side in tight]
@@ -124,8 +112,8 @@ def slices_figure(
     bounds = grey_range(np.concatenate([part.ravel() for part in sections]))
     x, y, z = np.multiply([side.stop - side.start for side in box], voxel_size).tolist()
     widest = max(x, y)  # of all panels, which so have one scale; z is never to the right
-    below = _LEGEND + len(tissues) // _COLUMNS * LINE_HEIGHT
-    figure, rows = panel_rows(
+    below = _LEGEND + len(tissues) // _COLUMNS * style.LINE_HEIGHT
+    figure, rows = style.panel_rows(
         [height / widest for height in (y, z, z)],
         len(_TITLES),
         title_lines=1,
@@ -139,13 +127,13 @@ def slices_figure(
         pictures = (t1, _paint(true, tissues), _paint(predicted, tissues), different)
         columns, size = part.shape[1], voxel_size[1 if axis == 0 else 0]
         for panel, picture, words in zip(panels, pictures, _TITLES, strict=True):
-            show_image(panel, picture, [f"{words}, {name}" if panel is panels[0] else words])
+            style.show_image(panel, picture, [f"{words}, {name}" if panel is panels[0] else words])
             panel.set_xlim(-0.5, widest / size - 0.5)
         place: dict[str, Any] = {"transform": panels[0].get_xaxis_transform(), "va": "top"}
         for letter, share, edge in zip(letters, (0.03, 0.97), ("left", "right"), strict=True):
             at = share * columns - 0.5, 0.97
-            outline(panels[0].text(*at, letter, color="w", ha=edge, **place))
-    add_scale_bar(rows[0][0], widest, "mm")
+            style.outline(panels[0].text(*at, letter, color="w", ha=edge, **place))
+    style.add_scale_bar(rows[0][0], widest, "mm")
     handles = [
         Patch(color=tissue_colour(name, tissues), label=shown_name(name)) for name in tissues
     ]
@@ -158,7 +146,7 @@ def slices_figure(
         title="left is the subject's left (neurological convention)",
         alignment="center",
     )
-    save_png(figure, path)
+    style.save_png(figure, path)
 
 
 def _paint(labels: _Labels, tissues: Mapping[str, int]) -> npt.NDArray[np.float32]:
@@ -174,10 +162,7 @@ def _paint(labels: _Labels, tissues: Mapping[str, int]) -> npt.NDArray[np.float3
 
 @dataclass(frozen=True)
 class SubjectScores:
-    """One subject's scores by one method: ``NETWORK``, or a name of ``psc.mri.baseline.METHODS``.
-
-    ``part`` is that of the split, "validation" or "test"; the scores are of the whole volume.
-    """
+    """One subject's scores of the whole volume, by the network or a method without one."""
 
     subject: str
     part: str
@@ -186,11 +171,7 @@ class SubjectScores:
 
 
 def write_subject_scores(path: Path, rows: Sequence[SubjectScores]) -> None:
-    """Write one row per subject and method as CSV, at least one; all of the same tissues.
-
-    Columns: subject, part, method; then those of ``TissueScores.as_row``, unrounded, and empty
-    where a measure is not defined.
-    """
+    """Write a row of ``TissueScores.as_row`` per subject and method as CSV, unrounded."""
     table = [
         {"subject": row.subject, "part": row.part, "method": row.method} | row.scores.as_row()
         for row in rows
@@ -198,7 +179,7 @@ def write_subject_scores(path: Path, rows: Sequence[SubjectScores]) -> None:
     write_text(csv_text(table), path)
 
 
-@page_style()
+@style.page_style()
 def scores_figure(rows: Sequence[SubjectScores], path: Path, *, title: str = "") -> None:
     """Box plot of Dice per tissue, the methods side by side, every subject a point.
 
@@ -209,7 +190,7 @@ def scores_figure(rows: Sequence[SubjectScores], path: Path, *, title: str = "")
     by_method = _by_method(rows)
     tissues, title = _shown(by_method, title)
     width = _TISSUE_WIDTH / len(by_method)
-    inches = 0.75 * PAGE_WIDTH * max(1, len(tissues) / 6)
+    inches = 0.75 * style.PAGE_WIDTH * max(1, len(tissues) / 6)
     figure = Figure(figsize=(inches, _SCORES_HEIGHT), layout="constrained")
     axes = figure.add_subplot()
     for i, tissue in enumerate(tissues):
@@ -229,10 +210,10 @@ def scores_figure(rows: Sequence[SubjectScores], path: Path, *, title: str = "")
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     figure.suptitle(title, weight="bold", fontsize="medium")
-    save_png(figure, path)
+    style.save_png(figure, path)
 
 
-@page_style()
+@style.page_style()
 def volumes_figure(rows: Sequence[SubjectScores], path: Path, *, title: str = "") -> None:
     """Tissue volumes of every subject, predicted minus true against their mean, in ml.
 
@@ -243,7 +224,7 @@ def volumes_figure(rows: Sequence[SubjectScores], path: Path, *, title: str = ""
     """
     by_method = _by_method(rows)
     tissues, title = _shown(by_method, title)
-    size = (PAGE_WIDTH * max(1, len(tissues) / 4), _VOLUMES_HEIGHT * len(by_method))
+    size = (style.PAGE_WIDTH * max(1, len(tissues) / 4), _VOLUMES_HEIGHT * len(by_method))
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(len(by_method), len(tissues), squeeze=False)
     for row, (method, scores) in zip(panels, by_method.items(), strict=True):
@@ -255,14 +236,14 @@ def volumes_figure(rows: Sequence[SubjectScores], path: Path, *, title: str = ""
     for axes in panels[-1]:
         axes.set_xlabel("mean of predicted and true volume (ml)")
     if max(map(len, by_method.values())) >= _FEWEST_FOR_LIMITS:
-        styles: dict[str, Any] = {"mean difference": "solid", "mean ± 1.96 sd": DASHED}
+        styles: dict[str, Any] = {"mean difference": "solid", "mean ± 1.96 sd": style.DASHED}
         lines = [
-            Line2D([], [], color="0.3", linewidth=0.9, linestyle=style, label=label)
-            for label, style in styles.items()
+            Line2D([], [], color="0.3", linewidth=0.9, linestyle=dashes, label=label)
+            for label, dashes in styles.items()
         ]
         figure.legend(handles=lines, loc="outside lower center", ncols=2)
     figure.suptitle(title, weight="bold", fontsize="medium")
-    save_png(figure, path)
+    style.save_png(figure, path)
 
 
 def _by_method(rows: Sequence[SubjectScores]) -> dict[str, list[Mapping[str, TissueScore]]]:
@@ -291,7 +272,7 @@ def _points(method: int, colour: Any, size: float) -> dict[str, Any]:
     """How a method's points look: filled for the first one."""
     return {
         "linestyle": "none",
-        "marker": MARKERS[method % len(MARKERS)],
+        "marker": style.MARKERS[method % len(style.MARKERS)],
         "markersize": size,
         "markeredgewidth": 0.7,
         "markeredgecolor": colour,
@@ -324,7 +305,7 @@ def _draw_dice(
     mean = f"{known.mean():.3f}{deviation}\n" if known.size else ""
     said = f"{mean}n = {known.size}" + (f", {missed} missed" if missed else "")
     above: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
-    above |= {"ha": "center", "va": "bottom", "fontsize": SMALL_POINTS}
+    above |= {"ha": "center", "va": "bottom", "fontsize": style.SMALL_POINTS}
     axes.annotate(said, (x, 1), (0, 3), **above)
 
 
@@ -339,11 +320,11 @@ def _draw_volumes(axes: Axes, tissue: str, colour: Any, scores: Sequence[TissueS
     if difference.size >= _FEWEST_FOR_LIMITS:
         mean, spread = difference.mean(), _LIMITS * difference.std(ddof=1)
         lines = (mean, mean + spread, mean - spread)
-        for height, style in zip(lines, ("solid", DASHED, DASHED), strict=True):
-            axes.axhline(height, color=colour, linestyle=style, linewidth=0.9)
+        for height, dashes in zip(lines, ("solid", style.DASHED, style.DASHED), strict=True):
+            axes.axhline(height, color=colour, linestyle=dashes, linewidth=0.9)
             place: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center"}
             number = f"{height:+.3g}".replace("-", "−")
-            axes.text(1.01, height, number, fontsize=SMALL_POINTS, color="0.3", **place)
+            axes.text(1.01, height, number, fontsize=style.SMALL_POINTS, color="0.3", **place)
         axes.update_datalim([(truth[0], height) for height in lines])
         axes.autoscale_view()
     axes.xaxis.set_major_locator(MaxNLocator(5))

@@ -93,10 +93,7 @@ def network_cost(config: TrainConfig) -> Cost:
 
 
 def recorded_cost(record: Record) -> Cost:
-    """The cost of a record's network, which is built again.
-
-    Of one that this code does not know, or builds otherwise, only the parameters are told.
-    """
+    """The cost of a record's network, built again; its parameters only, if it is another now."""
     try:
         cost = network_cost(from_plain(record.config, Path(record.run)))
     except (CheckpointError, ConfigError):
@@ -129,10 +126,8 @@ def to_account(config: DictConfig) -> AccountConfig:
     if typed.batch_size < 1:
         raise ConfigError(f"batch_size={typed.batch_size}: must be at least 1")
     size = typed.input_size
-    sizes = size if isinstance(size, list) else [size]
-    if size is not None and not (
-        len(sizes) in (1, AXES) and all(type(one) is int and one >= 1 for one in sizes)
-    ):
+    sizes = size if isinstance(size, list) else [1 if size is None else size]
+    if len(sizes) not in (1, AXES) or any(type(one) is not int or one < 1 for one in sizes):
         raise ConfigError(
             f"input_size={size}: allowed are one size, [D, H, W], or null for the paper's; sizes "
             "are whole numbers from 1 on"
@@ -159,14 +154,14 @@ def network_account(config: AccountConfig) -> str:
     if config.format == "json":
         return _as_json(config, result, memory, comparison)
     title = f"{config.backbone.name} {config.block.name}"
-    rows = [_row(layer) for layer in result.layers]
+    grid = [COLUMNS, *(_row(layer) for layer in result.layers)]
     facts = list(_facts(result, memory, comparison))
     if config.format == "markdown":
-        lines = [f"# {title}", "", markdown_table([COLUMNS, *rows]), ""]
-        return "\n".join(lines + [f"- {name}: {text}" for name, text in facts])
+        lines = [f"- {name}: {text}" for name, text in facts]
+        return "\n".join([f"# {title}", "", markdown_table(grid), "", *lines])
     width = max(len(name) for name, _ in facts) + 2
-    lines = [title, "", aligned([COLUMNS, *rows], right=2), ""]
-    return "\n".join(lines + [f"{name + ':':{width}}{text}" for name, text in facts])
+    lines = [f"{name + ':':{width}}{text}" for name, text in facts]
+    return "\n".join([title, "", aligned(grid, right=2), "", *lines])
 
 
 def input_shape(config: AccountConfig, network: nn.Module) -> tuple[int, ...]:
@@ -189,10 +184,7 @@ class Comparison:
 
 
 def compare(network: Network, parameters: int) -> Comparison:
-    """Compare a network's size with what was published about it.
-
-    Where no number was published but a relation to another network, that is checked instead.
-    """
+    """Compare a network's size with what was published about it, else with what is said of it."""
     if (size := SIZES.get(network)) is not None:
         return Comparison(str(size), size.verdict(parameters), size.source)
     for relation in RELATIONS:
@@ -229,24 +221,24 @@ def named_config(group: str, name: str) -> Any:
 @cache
 def count_parameters(network: Network) -> int:
     """Parameters of our network of that backbone and block."""
+    return sum(p.numel() for p in built(network)[0].parameters())
+
+
+def built(network: Network) -> tuple[nn.Module, tuple[int, ...]]:
+    """Our network as its configuration files have it, on the meta device, and the paper's input."""
     config = published_form(network)
-    return sum(p.numel() for p in network_on_meta(config.backbone, config.block).parameters())
+    module = network_on_meta(config.backbone, config.block)
+    return module, paper_input_shape(config.backbone, module)
 
 
 def _row(layer: Layer) -> tuple[str, ...]:
     same = layer.in_channels == layer.out_channels
     channels = f"{layer.in_channels}" if same else f"{layer.in_channels}→{layer.out_channels}"
-    return (
-        layer.name,
-        layer.kind,
-        _times(layer.kernel),
-        _times(layer.stride),
-        "–" if layer.groups is None else str(layer.groups),
-        "–" if layer.in_channels is None else channels,
-        _times(layer.output_shape),
-        f"{layer.parameters:,}",
-        f"{layer.multiply_adds:,}",
-    )
+    groups = "–" if layer.groups is None else str(layer.groups)
+    shown = "–" if layer.in_channels is None else channels
+    counted = f"{layer.parameters:,}", f"{layer.multiply_adds:,}"
+    window = _times(layer.kernel), _times(layer.stride), groups
+    return (layer.name, layer.kind, *window, shown, _times(layer.output_shape), *counted)
 
 
 def _times(sizes: tuple[int, ...] | None) -> str:
@@ -265,10 +257,8 @@ def _facts(
     yield "parameters", f"{result.parameters:,} learnable, {result.buffers:,} in buffers"
     yield "published", f"{comparison.published or 'no number'}{source}"
     yield "verdict", comparison.verdict
-    yield (
-        "multiply-adds (MACs)",
-        f"{result.multiply_adds:,} = {billions(result.multiply_adds)}",
-    )
+    macs = result.multiply_adds
+    yield "multiply-adds (MACs)", f"{macs:,} = {billions(macs)}"
     yield "FLOPs = 2·MACs", f"{result.flops:,}; counted by torch: {counted}"
     yield "receptive field", "unknown" if field is None else f"{_times(field)} (D, H, W)"
     if memory is None:
@@ -280,10 +270,7 @@ def _facts(
 
 
 def _as_json(
-    config: AccountConfig,
-    result: Account,
-    memory: ActivationMemory | None,
-    comparison: Comparison,
+    config: AccountConfig, result: Account, memory: ActivationMemory | None, comparison: Comparison
 ) -> str:
     numbers = asdict(result)
     layers = numbers.pop("layers")
@@ -302,12 +289,7 @@ def _as_json(
 
 def paper_accounts() -> dict[Network, Account]:
     """The accounts of all ``NETWORKS``, at the paper's inputs."""
-    accounts = {}
-    for network in NETWORKS:
-        config = published_form(network)
-        built = network_on_meta(config.backbone, config.block)
-        accounts[network] = account(built, input_shape(config, built))
-    return accounts
+    return {network: account(*built(network)) for network in NETWORKS}
 
 
 def verdicts(accounts: Accounts) -> list[tuple[Relation, str]]:
@@ -333,16 +315,10 @@ def parameter_table(accounts: Accounts) -> str:
     relations = [("the paper compares", "here")]
     for network, result in accounts.items():
         comparison = compare(network, result.parameters)
-        sizes.append(
-            (
-                *(f"`{name}`" for name in network),
-                shown_input(result),
-                f"{result.parameters:,}",
-                billions(result.multiply_adds),
-                comparison.published or "–",
-                comparison.verdict,
-            )
-        )
+        counted = f"{result.parameters:,}", billions(result.multiply_adds)
+        names = (f"`{name}`" for name in network)
+        published = comparison.published or "–", comparison.verdict
+        sizes.append((*names, shown_input(result), *counted, *published))
     for relation, verdict in verdicts(accounts):
         words = f"{' '.join(relation.network)}: {relation} ({relation.source})"
         relations.append((words, verdict))

@@ -16,7 +16,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, PercentFormatter
 
@@ -42,7 +41,6 @@ from psc.paper.groups import (
     of_one_version,
 )
 from psc.paper.measures import AFFINITY, Measures, moments
-from psc.paper.pictures import read_volumes
 from psc.paper.style import DASHED, SMALL_POINTS, look, page_style, plots, save_png
 from psc.paper.table import Table
 from psc.paper.text import csv_text, markdown_table
@@ -56,11 +54,7 @@ log = logging.getLogger(__name__)
 def compare_runs(
     folder: Path, *, commit: str | None = None, all_commits: bool = False, into: Path | None = None
 ) -> tuple[str, list[Path]]:
-    """Compare a folder of runs; returns the tables and all files, as written.
-
-    ``commit`` and ``all_commits``: see ``psc.paper.groups.of_one_version``; ``into``: where files
-    are written, by default the folder of runs.
-    """
+    """Compare a folder of runs; returns the tables and all files, as written ``into`` a folder."""
     runs = of_one_version(finished_runs(folder), commit=commit, all_commits=all_commits)
     into = into or folder
     groups = group_records(list(runs.values()))
@@ -85,11 +79,8 @@ def comparison_text(groups: Sequence[Group]) -> str:
     parts = []
     for measures, some in applications.items():
         heading = f"## {measures.title}\n\n" if len(applications) > 1 else ""
-        named = [
-            pair
-            for alike in comparable(some)
-            for pair in zip(group_names(alike), alike, strict=True)
-        ]
+        together = comparable(some)
+        named = [pair for alike in together for pair in zip(group_names(alike), alike, strict=True)]
         apart = evidence.contrasts(named)
         differences = f"{markdown_table(apart)}\n\n{evidence.NOTE}\n\n" if apart[1:] else ""
         parts.append(f"{heading}{_table(measures, some)}\n\n{differences}{_notes(some)}\n")
@@ -98,12 +89,10 @@ def comparison_text(groups: Sequence[Group]) -> str:
 
 def _notes(groups: Sequence[Group]) -> str:
     """What the table's numbers come from, in one line per kind of data."""
-    by_kind: dict[str, list[Record]] = {}
-    for group in groups:
-        for record in group.records:
-            by_kind.setdefault(record.data["kind"], []).append(record)
+    every = [record for group in groups for record in group.records]
     notes = []
-    for _, records in sorted(by_kind.items()):
+    for kind in sorted({record.data["kind"] for record in every}):
+        records = [record for record in every if record.data["kind"] == kind]
         devices = sorted({str(record.hardware["device"]) for record in records})
         commits = sorted({code_version(record.git) for record in records})
         treated = sorted({record.data.get("label_treatment", "") for record in records} - {""})
@@ -132,16 +121,9 @@ def _table(measures: Measures, groups: Sequence[Group]) -> str:
     shown = {name: of for name, of in optional.items() if len(set(of.values())) > 1}
     if any(group.folds for group in groups):
         shown["folds"] = {group: group.folds for group in groups}
-    header = (
-        "block",
-        "parameters",
-        "iterations",
-        *(score.label for score in measures.scores),
-        *((measures.against,) if measures.against else ()),
-        "training [min]",
-        "seeds",
-        *shown,
-    )
+    labels = [score.label for score in measures.scores]
+    labels += [measures.against] if measures.against else []
+    header = ("block", "parameters", "iterations", *labels, "training [min]", "seeds", *shown)
     rows: list[tuple[str, ...]] = [header]
     for together in comparable(groups):
         rows += [(*_row(group), *(of[group] for of in shown.values())) for group in together]
@@ -157,15 +139,11 @@ def _row(group: Group) -> tuple[str, ...]:
     measures, key = group.measures, group.measures.headline.key
     change = 100 * (mean(group.scores(key)) / mean(group.floor(key)) - 1)
     minutes = _minutes(group)
-    return (
-        group.block,
-        f"{group.first.parameters:,}",
-        f"{group.first.iterations:,}",
-        *(measures.text(group.scores(score.key)) for score in measures.scores),
-        *((f"{change:+.1f} %",) if measures.against else ()),
-        "" if minutes is None else f"{minutes:.1f}",
-        ", ".join(map(str, group.seeds)),
-    )
+    scores = [measures.text(group.scores(score.key)) for score in measures.scores]
+    scores += [f"{change:+.1f} %"] if measures.against else []
+    counts = f"{group.first.parameters:,}", f"{group.first.iterations:,}"
+    time, seeds = "" if minutes is None else f"{minutes:.1f}", ", ".join(map(str, group.seeds))
+    return (group.block, *counts, *scores, time, seeds)
 
 
 def _minutes(group: Group) -> float | None:
@@ -175,12 +153,7 @@ def _minutes(group: Group) -> float | None:
 
 
 def write_csv(groups: Sequence[Group], costs: Sequence[Cost], path: Path) -> None:
-    """Write summary.csv: a row per group, the numbers unrounded.
-
-    Costs are of one forward pass of a sample of ``input_shape``, N×C×D×H×W, empty where unknown. VI
-    is in bits, accuracies are shares of 1; the deviation is empty for a single seed, all scores for
-    runs of another application.
-    """
+    """Write summary.csv: unrounded; costs of a forward pass, VI in bits, accuracies of 1."""
     applications = by_application(groups)
     rows = [_csv_row(*pair, applications) for pair in zip(groups, costs, strict=True)]
     write_text(csv_text(rows), path)
@@ -215,11 +188,7 @@ def _csv_row(group: Group, cost: Cost, applications: Iterable[Measures]) -> dict
 def tradeoff_figure(
     rows: Sequence[Mapping[str, Group]], costs: Mapping[Group, Cost], path: Path
 ) -> None:
-    """Score against parameters, FLOPs and training time; further left is cheaper.
-
-    A row of panels for groups that may be compared, by name. Bars are standard deviations over
-    seeds. No axis begins at zero.
-    """
+    """Scores against costs, ± sd over seeds; a row of panels for groups that may be compared."""
     figure, grid = plots(len(rows), 3, sharey="row")
     for (left, middle, right), row in zip(grid, rows, strict=True):
         first = next(iter(row.values()))
@@ -227,12 +196,14 @@ def tradeoff_figure(
         title = f"{first.first.config['dataset']['name']}: {data_name(first.first)}"
         left.set_title(title, loc="left", weight="bold")
         better = "lower" if measures.lower_is_better else "higher"
-        left.set(xlabel="parameters", ylabel=f"{measures.axis}, {better} is better")
-        middle.set(xlabel=f"FLOPs of a {measures.sample}'s forward pass")
-        right.set(xlabel="minutes of training, measured")
-        _draw_points(left, row, [costs[group].parameters for group in row.values()])
-        _draw_points(middle, row, [costs[group].flops for group in row.values()])
-        _draw_points(right, row, [_minutes(group) for group in row.values()])
+        left.set_ylabel(f"{measures.axis}, {better} is better")
+        for axes, words, cost in (
+            (left, "parameters", lambda group: costs[group].parameters),
+            (middle, f"FLOPs of a {measures.sample}'s forward pass", lambda g: costs[g].flops),
+            (right, "minutes of training, measured", _minutes),
+        ):
+            axes.set_xlabel(words)
+            _draw_points(axes, row, [cost(group) for group in row.values()])
         right.legend(*left.get_legend_handles_labels(), **BESIDE)
     save_png(figure, path)
 
@@ -272,18 +243,14 @@ def _tested_on_the_way(
     groups: Mapping[str, Group],
 ) -> tuple[dict[str, list[dict[int, float]]] | None, str]:
     """Score by iterations of each seed, by network, and its name; None if any run was not so."""
-    records = {name: group.records for name, group in groups.items()}
     measures = next(iter(groups.values())).measures
-    if not all("by_iteration" in record.metrics for some in records.values() for record in some):
-        return None, measures.axis
-    key = measures.headline.key
-    return {
-        name: [
-            {entry["iterations"]: entry["test"][key] for entry in record.metrics["by_iteration"]}
-            for record in some
-        ]
-        for name, some in records.items()
-    }, measures.axis
+    key, found = measures.headline.key, {}
+    for name, group in groups.items():
+        if not all("by_iteration" in record.metrics for record in group.records):
+            return None, measures.axis
+        tests = [record.metrics["by_iteration"] for record in group.records]
+        found[name] = [{one["iterations"]: one["test"][key] for one in test} for test in tests]
+    return found, measures.axis
 
 
 def draw_table(table: Table, folder: Path) -> list[Path]:
@@ -343,13 +310,8 @@ def _pictures(
         return names
     found = [group.first.metrics for group in groups.values()]
     sweeps = [*(metrics["sweep"] for metrics in found), found[0]["baseline"]["sweep"]]
-    threshold_figure(
-        {
-            name: [(row["threshold"], row["split"], row["merge"]) for row in sweep]
-            for name, sweep in zip([*groups, AFFINITY.floor_name], sweeps, strict=True)
-        },
-        into / "thresholds.png",
-    )
+    named = dict(zip([*groups, AFFINITY.floor_name], sweeps, strict=True))
+    threshold_figure(named, into / "thresholds.png")
     folders = {name: files[0].parent for name, files in metrics.items()}
     names.append("thresholds.png")
     if _segmentations(folders, into / "summary.png"):
@@ -373,10 +335,8 @@ def _segmentations(runs: dict[str, Path], path: Path) -> bool:
             log.warning("no %s: %s is missing; evaluate.py writes it again", path.name, volumes)
             return False
         keys = (output.SEGMENTATION, output.RAW, output.TRUTH, output.BASELINE)
-        found, attributes = read_volumes(volumes, *keys)
+        found, of_raw, _ = output.read_volumes(volumes, *keys)
         predictions[name], raw, truth, baseline = found.values()
     predictions[AFFINITY.floor_name] = baseline
-    resolution = attributes.get("resolution")
-    size = None if resolution is None else tuple(np.asarray(resolution, dtype=float).tolist())
-    segmentation_figure(raw, truth, predictions, path, voxel_size_nm=size)
+    segmentation_figure(raw, truth, predictions, path, voxel_size_nm=of_raw.voxel_size)
     return True

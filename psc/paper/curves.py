@@ -178,14 +178,12 @@ def curve_handles(labels: Sequence[str]) -> list[Line2D]:
 
 
 @page_style()
-def threshold_figure(
-    sweeps: Mapping[str, Sequence[tuple[float, float, float]]], path: Path
-) -> None:
+def threshold_figure(sweeps: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> None:
     """Variation of information over the agglomeration threshold, one colour for each network.
 
     Left: split against merge, one point for each threshold; nearer to the origin is better. Right:
     their sum against the threshold. The best threshold of each is a filled marker in both.
-    ``sweeps``: (threshold, VI split, VI merge) in bits, by label.
+    ``sweeps``: threshold, and VI split and merge in bits, by label.
     """
     if not sweeps:
         raise ConfigError("a figure of thresholds needs at least one sweep")
@@ -205,15 +203,13 @@ def threshold_figure(
     save_png(figure, path)
 
 
-def _sweep_table(label: str, sweep: Sequence[tuple[float, float, float]]) -> _Numbers:
+def _sweep_table(label: str, sweep: Sequence[Mapping[str, float]]) -> _Numbers:
     """(3, thresholds) in ascending order of these."""
-    if not sweep:
+    table = np.array(sorted((row["threshold"], row["split"], row["merge"]) for row in sweep))
+    if not table.size:
         raise DataError(f"the sweep of {label!r} holds no threshold")
-    table = np.array(sorted(sweep), dtype=np.float64)
-    if table.shape[1] != 3 or not np.isfinite(table).all() or (table[:, 1:] < 0).any():
-        raise DataError(
-            f"the sweep of {label!r} must hold finite (threshold, split, merge), VI at least 0"
-        )
+    if not np.isfinite(table).all() or (table[:, 1:] < 0).any():
+        raise DataError(f"the sweep of {label!r} must hold finite numbers, VI at least 0")
     return table.T
 
 

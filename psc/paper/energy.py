@@ -36,10 +36,7 @@ _WIDTHS = np.linspace(0.0, 1.5, 31)  # multiples of Eq. 5's M
 
 
 def stream_errors(weight: Tensor, m: int) -> tuple[float, float]:
-    """‖W − approximation‖ / ‖W‖ of m concatenated and of m summed streams for one layer.
-
-    Of a weight (out, in, d, d, d); each stream has the M of Eq. 5 divided by m, uncapped.
-    """
+    """‖W − approximation‖ / ‖W‖ of m concatenated and m summed streams, of Eq. 5's M / m each."""
     weight = weight.detach().double()
     width = stream_width(weight.shape[1], weight.shape[0], m, kernel_size=weight.shape[2])
     concatenated = factorise_streams(weight, m, width).relative_error
@@ -105,11 +102,7 @@ def kept_energy(weight: Tensor) -> KeptEnergy:
 def energy_figure(
     trained: Mapping[str, Tensor], path: Path, seed: int = 0
 ) -> dict[str, list[KeptEnergy]]:
-    """Energy kept against terms per kernel (left) and against filters per layer (right).
-
-    Thin lines are layers, thick ones their means. Returns the numbers drawn: of each layer, of the
-    trained and of random kernels.
-    """
+    """Energy kept against terms per kernel and against filters per layer; returns the numbers."""
     checked_png(path)
     if not trained:
         raise ConfigError("the figure needs at least one layer with kernels of 3×3×3 and more")

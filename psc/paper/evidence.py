@@ -85,10 +85,7 @@ def _interval(apart: npt.NDArray[np.float64]) -> tuple[float, float]:
 
 
 def contrasts(named: Sequence[tuple[str, Group]]) -> list[tuple[str, ...]]:
-    """A grid of every network against 3D of the same code, recipe and test; a header first.
-
-    Where several networks have 3D convolutions, against that whose backbone most others have.
-    """
+    """A grid of every network against 3D of the same code, recipe and test; a header first."""
     names = {id(group): name for name, group in named}
     grid: list[tuple[str, ...]] = [
         ("against 3D", "difference", "95 % interval", "shared seeds", "therefore")
@@ -99,6 +96,7 @@ def contrasts(named: Sequence[tuple[str, Group]]) -> list[tuple[str, ...]]:
             full = [other for other in alike if other.block == "3d"]
             if not full:
                 continue
+            # of several that whose backbone most others have
             other = max(full, key=lambda g: sum(g.backbone == any_.backbone for any_ in alike))
             found = None if other is group else paired_difference(group, other)
             if found is not None:
@@ -108,10 +106,7 @@ def contrasts(named: Sequence[tuple[str, Group]]) -> list[tuple[str, ...]]:
 
 
 def _protocol(group: Group) -> tuple[str, ...]:
-    """Code, recipe and precision.
-
-    But neither its name, which is the backbone's, nor the rate, which may be tuned for each block.
-    """
+    """Code, recipe and precision, but the recipe's name and the rate, tuned for each block."""
     recipe = {key: value for key, value in group.first.config["recipe"].items() if key != "name"}
     if "optimizer" in recipe:
         recipe["optimizer"] = recipe["optimizer"] | {"learning_rate": None}
@@ -192,11 +187,7 @@ def joined_pairs(bodies_csv: Path) -> dict[_Pair, int]:
 
 
 def joined_bodies(runs: Mapping[str, Sequence[Path]]) -> list[tuple[str, ...]]:
-    """A grid of the pairs of bodies that not all networks join alike; a header first.
-
-    The greatest difference between two networks comes first. ``runs``: the tables of bodies of
-    each run, by network.
-    """
+    """A grid of the pairs of bodies that not all networks join alike, the most unlike first."""
     tables = {name: [joined_pairs(path) for path in paths] for name, paths in runs.items()}
     voxels: dict[_Pair, int] = {}
     for pair, size in (item for some in tables.values() for t in some for item in t.items()):
@@ -207,11 +198,8 @@ def joined_bodies(runs: Mapping[str, Sequence[Path]]) -> list[tuple[str, ...]]:
         apart[pair] = max(shares) - min(shares)
     order = sorted((p for p in apart if apart[p] > 0), key=lambda p: (-apart[p], -voxels[p], p))
     header = ("bodies", "voxels joined, at most", *(f"{name} joins them" for name in runs))
-    return [header] + [
-        (
-            f"{pair[0]}, {pair[1]}",
-            f"{voxels[pair]:,}",
-            *(f"{sum(pair in table for table in some)} of {len(some)}" for some in tables.values()),
-        )
-        for pair in order
-    ]
+    grid: list[tuple[str, ...]] = [header]
+    for pair in order:
+        joins = (f"{sum(pair in t for t in some)} of {len(some)}" for some in tables.values())
+        grid.append((f"{pair[0]}, {pair[1]}", f"{voxels[pair]:,}", *joins))
+    return grid

@@ -167,10 +167,8 @@ def read_experiment(folder: Path) -> Experiment:
     return Experiment(folder, content["title"], measures, *given)
 
 
-_TEXT, _LIST, _TEXTS, _SEEDS, _SWITCH, _ANYTHING = (
-    *("text", "a list", "a list of texts", "a list of different numbers", "true or false"),
-    "anything",
-)
+_TEXT, _LIST, _TEXTS, _SEEDS = "text", "a list", "a list of texts", "a list of different numbers"
+_SWITCH, _ANYTHING = "true or false", "anything"
 _IS: Mapping[str, Callable[[Any], bool]] = {
     _TEXT: lambda value: isinstance(value, str) and bool(value.strip()),
     _LIST: lambda value: isinstance(value, list),
@@ -226,8 +224,7 @@ def _rows(entries: list[Any], path: Path) -> dict[str, Row]:
 
 def _protocol(entry: Any, kind: str, rows: Mapping[str, Row], path: Path) -> Protocol:
     needed = {"title": _TEXT, "overrides": _TEXTS, "seeds": _SEEDS}
-    if kind != PAPER:
-        needed |= {"name": _TEXT, "rows": _LIST}
+    needed |= {} if kind == PAPER else {"name": _TEXT, "rows": _LIST}
     name = entry.get("name", kind) if isinstance(entry, dict) else kind
     where = f"{path}, protocol {name}"
     found = _checked(entry, where, needed)
@@ -275,14 +272,11 @@ def _refuse_twins(protocols: Sequence[Protocol], path: Path) -> None:
     names = [protocol.name for protocol in protocols]
     if len(set(names)) < len(names):
         raise DataError(f"{path}: two protocols have one name ({', '.join(names)})")
-    rows = [
-        (f"row {planned.row.name} of protocol {protocol.name}", planned.settings)
-        for protocol in protocols
-        for planned in protocol.rows
-    ]
+    rows = [(row, protocol.name) for protocol in protocols for row in protocol.rows]
     for (other, known), (own, its) in combinations(rows, 2):
-        if not differences(known, its):
-            raise DataError(f"{path}: {own} and {other} are the same configuration")
+        if not differences(other.settings, own.settings):
+            twins = f"row {own.row.name} of protocol {its} and row {other.row.name} of {known}"
+            raise DataError(f"{path}: {twins} are the same configuration")
 
 
 @dataclass(frozen=True, eq=False)
@@ -296,11 +290,7 @@ class RecordedRun:
 
 
 def read_records(experiment: Experiment) -> tuple[RecordedRun, ...]:
-    """Read all of an experiment's records, in order of their folders' names.
-
-    One that cannot be trusted is refused: changed by hand, of no row, of a seed or of data that its
-    row does not have, or of a run that another record is of, too.
-    """
+    """Read all records; refused: changed by hand, of no row, its seeds or data, a run twice."""
     runs: dict[str, RecordedRun] = {}
     for path in sorted((experiment.folder / RECORDS).glob(f"*/{FILE_NAME}")):
         run = assigned(experiment, path, read_record(path))
@@ -386,10 +376,8 @@ def launches(
 ) -> tuple[list[Launch], int]:
     """What is left to run of a table at a protocol, and how many records make the rest needless.
 
-    Committed records are not run ``again``, nor are runs that are finished in their folder, and
-    unfinished ones are continued: train.py sees to that. ``seeds`` take the place of each row's.
-    With ``overrides`` that change the result, no record is of that run. Runs of seeds or settings
-    that the table does not have lie beside ``output``.
+    ``seeds`` take the place of each row's. With ``overrides`` that change the result, no record is
+    of that run; runs of seeds or settings that the table does not have lie beside ``output``.
     """
     known = [planned.row.name for planned in protocol.rows]
     if unknown := [name for name in rows if name not in known]:
@@ -411,17 +399,10 @@ def launches(
             continue
         of_table = not changed and set(left) <= set(planned.seeds)
         folder = output if of_table else output.with_name(f"{output.name}-own")
-        folds = [f"dataset.fold={','.join(map(str, planned.folds))}"]
-        arguments = (
-            "--multirun",
-            *planned.overrides,
-            *(folds if len(planned.folds) > 1 else []),
-            f"seed={','.join(map(str, left))}",
-            f"output_directory={folder}",
-            f"logger.group={experiment.name}",
-            "resume=true",
-            *overrides,
-        )
+        ours = [f"dataset.fold={','.join(map(str, planned.folds))}"] * (len(planned.folds) > 1)
+        ours += [f"seed={','.join(map(str, left))}", f"output_directory={folder}"]
+        ours += [f"logger.group={experiment.name}", "resume=true"]
+        arguments = ("--multirun", *planned.overrides, *ours, *overrides)
         found.append(Launch(planned, left, arguments, folder, of_table))
     return found, records
 
@@ -436,10 +417,7 @@ def _changed(planned: PlannedRow, overrides: Sequence[str]) -> bool:
 
 
 def launch(pending: Sequence[Launch]) -> None:
-    """Run all, row after row; rows of a SLURM cluster at once. A failing row stops no other.
-
-    An interrupted run is a ``KeyboardInterrupt``: the same command goes on from there.
-    """
+    """Run all, row after row; rows of a SLURM cluster at once. A failing row stops no other."""
     failed: list[str] = []
     waiting: list[tuple[Launch, subprocess.Popen[bytes]]] = []
 
@@ -463,10 +441,7 @@ def launch(pending: Sequence[Launch]) -> None:
 
 
 def collect(experiment: Experiment, runs: Path) -> list[Path]:
-    """Copy the records of a folder of runs to a table; returns the folders that were written.
-
-    A record that is there already and equal is left alone. All are checked before any is copied.
-    """
+    """Copy the new records of a folder of runs to a table, all checked before; returns where to."""
     new: dict[Path, Path] = {}
     for folder, record in finished_runs(runs).items():
         assigned(experiment, folder / FILE_NAME, record)

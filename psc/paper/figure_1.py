@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import nn
 
@@ -21,16 +20,9 @@ from psc.paper.drawing import (
     LARGE,
     NORMAL,
     STREAM_COLOURS,
-    arrow,
-    directions,
-    frame,
-    kernel_box,
+    Page,
     kernel_reach,
     kernel_size,
-    line,
-    page,
-    rectifier,
-    write,
 )
 from psc.paper.style import PAGE_WIDTH, page_style
 from psc.paper.text import block_label, percent
@@ -62,10 +54,7 @@ DrawnBlock = tuple[DrawnStream, ...]
 
 
 def walk_unit(unit: nn.Module) -> tuple[DrawnBlock, ...]:
-    """The blocks of a unit in their order, each with its streams, each with its convolutions.
-
-    3D convolutions are one block of a single stream.
-    """
+    """The blocks of a unit, each with its streams of convolutions; 3D ones are a single stream."""
     blocks = [part for part in unit.modules() if isinstance(part, PSCBlock)]
     if not blocks:
         return ((_convolutions(unit),),)
@@ -128,25 +117,25 @@ def block_figure(
     gaps = len(widths) - 1
     page_width = max(PAGE_WIDTH, 2 * _MARGIN + sum(widths) + gaps * 0.14)
     gap = (page_width - 2 * _MARGIN - sum(widths)) / max(1, gaps)
-    figure, axes = page(page_width, _HEIGHT)
+    page = Page(page_width, _HEIGHT)
     left = _MARGIN
     for name, walk, width, parameters in zip(names, walks, widths, counts, strict=True):
         middle = left + width / 2
         for y, beside, channels in ((_INPUT, 0.08, in_channels), (_OUTPUT, -0.09, out_channels)):
-            line(axes, (left + 0.04, y), (left + width - 0.04, y), linewidth=1.0, color="0.15")
-            write(axes, middle, y + beside, f"{channels} channels")
+            page.line((left + 0.04, y), (left + width - 0.04, y), linewidth=1.0, color="0.15")
+            page.write(middle, y + beside, f"{channels} channels")
         height = (_INPUT - _OUTPUT) / len(walk)
         for i, block in enumerate(walk):
             top, last = _INPUT - i * height, i == len(walk) - 1
-            _draw_block(axes, left, width, top, top - height, block, last=last)
-        write(axes, middle, _HEIGHT - 0.13, name, fontsize=LARGE, weight="bold")
-        write(axes, middle, _HEIGHT - 0.28, _composition(walk))
-        write(axes, middle, _OUTPUT - 0.26, f"{parameters:,}", fontsize=NORMAL, weight="bold")
+            _draw_block(page, left, width, top, top - height, block, last=last)
+        page.write(middle, _HEIGHT - 0.13, name, fontsize=LARGE, weight="bold")
+        page.write(middle, _HEIGHT - 0.28, _composition(walk))
+        page.write(middle, _OUTPUT - 0.26, f"{parameters:,}", fontsize=NORMAL, weight="bold")
         saved = percent(100 * (parameters / counts[0] - 1), 0)
-        write(axes, middle, _OUTPUT - 0.38, "parameters" if name == "3D" else saved)
+        page.write(middle, _OUTPUT - 0.38, "parameters" if name == "3D" else saved)
         left += width + gap
-    _draw_key(axes, page_width)
-    return figure
+    _draw_key(page, page_width)
+    return page.figure
 
 
 def drawn_unit(mn: tuple[int, int] | None, in_channels: int, out_channels: int) -> Unit:
@@ -165,12 +154,12 @@ def _composition(walk: tuple[DrawnBlock, ...]) -> str:
 
 
 def _draw_block(
-    axes: Axes, left: float, width: float, top: float, bottom: float, block: DrawnBlock, last: bool
+    page: Page, left: float, width: float, top: float, bottom: float, block: DrawnBlock, last: bool
 ) -> None:
     """A block between two heights: its streams side by side, and where they join."""
     pad = 0.06
     if block[0][0].axes < AXES:
-        frame(axes, left, bottom + pad, width, top - bottom - 2 * pad)
+        page.frame(left, bottom + pad, width, top - bottom - 2 * pad)
     joined = len(block) > 1
     end = bottom + _JOIN if joined else bottom
     # Room of each kernel, the same in all streams, so that they align.
@@ -178,17 +167,17 @@ def _draw_block(
     heights = [max(kernel_size(c.kernel, _VOXEL)[1] for c in row) for row in rows]
     for i, stream in enumerate(block):
         x = left + i * width / len(block) + _CENTRE
-        _draw_stream(axes, x, top, end, stream, heights, arrives=last or joined)
+        _draw_stream(page, x, top, end, stream, heights, arrives=last or joined)
     if joined:
-        line(axes, (left + 0.08, end), (left + width - 0.08, end), **_THICK)
+        page.line((left + 0.08, end), (left + width - 0.08, end), **_THICK)
         middle = left + width / 2
-        arrow(axes, (middle, end), (middle, bottom + 0.012))
+        page.arrow((middle, end), (middle, bottom + 0.012))
         total = sum(stream[-1].out_channels for stream in block)
-        write(axes, middle + 0.05, (end + bottom + pad) / 2, str(total), ha="left")
+        page.write(middle + 0.05, (end + bottom + pad) / 2, str(total), ha="left")
 
 
 def _draw_stream(
-    axes: Axes,
+    page: Page,
     x: float,
     top: float,
     bottom: float,
@@ -196,41 +185,38 @@ def _draw_stream(
     heights: Sequence[float],
     arrives: bool,
 ) -> None:
-    """Convolutions one below the other, channels on the arrows between them.
-
-    ``arrives``: it ends with an arrow; else another block follows directly.
-    """
+    """Convolutions one below the other, channels beside; ``arrives``: no block follows directly."""
     free = top - bottom - sum(heights) - _MARK * sum(c.active for c in stream)
     between = free / (len(stream) + 1)
     y, start = top, top
     for convolution, height in zip(stream, heights, strict=True):
-        write(axes, x + 0.05, y - between / 2 + 0.01, str(convolution.in_channels), ha="left")
+        page.write(x + 0.05, y - between / 2 + 0.01, str(convolution.in_channels), ha="left")
         y -= between + height / 2
         above, below = kernel_reach(convolution.kernel, _VOXEL)
-        arrow(axes, (x, start), (x, y + above))
-        kernel_box(axes, (x, y), convolution.kernel, stream_colour(stream), _VOXEL)
+        page.arrow((x, start), (x, y + above))
+        page.kernel_box((x, y), convolution.kernel, stream_colour(stream), _VOXEL)
         beside = x + kernel_size(convolution.kernel, _VOXEL)[0] / 2 + 0.02
-        write(axes, beside, y, "×".join(map(str, convolution.kernel)), ha="left")
+        page.write(beside, y, "×".join(map(str, convolution.kernel)), ha="left")
         start = y - below
         y -= height / 2
         if convolution.active:
-            line(axes, (x, start), (x, y - _MARK * 0.6))
-            rectifier(axes, x, y - _MARK * 0.6)
+            page.line((x, start), (x, y - _MARK * 0.6))
+            page.rectifier(x, y - _MARK * 0.6)
             y -= _MARK
             start = y + _MARK * 0.4 - 0.052
     if arrives:
-        arrow(axes, (x, start), (x, bottom + 0.012))
+        page.arrow((x, start), (x, bottom + 0.012))
     else:
-        line(axes, (x, start), (x, bottom))
-    write(axes, x + 0.05, (y + bottom) / 2 + 0.01, str(stream[-1].out_channels), ha="left")
+        page.line((x, start), (x, bottom))
+    page.write(x + 0.05, (y + bottom) / 2 + 0.01, str(stream[-1].out_channels), ha="left")
 
 
-def _draw_key(axes: Axes, width: float) -> None:
+def _draw_key(page: Page, width: float) -> None:
     """What colours and marks mean, along the lower edge."""
     y = 0.17
-    line(axes, (_MARGIN, 0.37), (width - _MARGIN, 0.37), color="0.8", linewidth=0.5)
+    page.line((_MARGIN, 0.37), (width - _MARGIN, 0.37), color="0.8", linewidth=0.5)
     to_w, to_h = ("W", (0.17, 0.0), (0.06, 0.0)), ("H", (0.0, -0.13), (0.06, 0.02))
-    directions(axes, 0.15, y + 0.01, to_w, to_h, ("D", (0.1, 0.076), (0.06, 0.01)))
+    page.directions(0.15, y + 0.01, to_w, to_h, ("D", (0.1, 0.076), (0.06, 0.01)))
     x = 0.6
     for colour, kernel, words, advance in (
         (FULL_COLOUR, (3, 3, 3), "3D", 0.56),
@@ -238,15 +224,15 @@ def _draw_key(axes: Axes, width: float) -> None:
         (STREAM_COLOURS[1], (3, 1, 3), "planes D×W,\nrods along H", 1.0),
         (STREAM_COLOURS[2], (3, 3, 1), "planes D×H,\nrods along W", 1.0),
     ):
-        kernel_box(axes, (x + 0.12, y), kernel, colour, 0.042)
-        write(axes, x + 0.27, y, words, ha="left", linespacing=1.1)
+        page.kernel_box((x + 0.12, y), kernel, colour, 0.042)
+        page.write(x + 0.27, y, words, ha="left", linespacing=1.1)
         x += advance
-    rectifier(axes, x + 0.08, y)
-    write(axes, x + 0.17, y, "activation", ha="left")
+    page.rectifier(x + 0.08, y)
+    page.write(x + 0.17, y, "activation", ha="left")
     x += 0.76
-    line(axes, (x, y), (x + 0.2, y), **_THICK)
-    write(axes, x + 0.26, y, "concatenation", ha="left")
+    page.line((x, y), (x + 0.2, y), **_THICK)
+    page.write(x + 0.26, y, "concatenation", ha="left")
     x += 1.03
-    arrow(axes, (x, y + 0.09), (x, y - 0.1))
-    write(axes, x + 0.05, y, "k", ha="left")
-    write(axes, x + 0.16, y, "channels", ha="left")
+    page.arrow((x, y + 0.09), (x, y - 0.1))
+    page.write(x + 0.05, y, "k", ha="left")
+    page.write(x + 0.16, y, "channels", ha="left")

@@ -8,7 +8,6 @@ from itertools import count
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -18,17 +17,7 @@ from psc.block.unit import make_unit
 from psc.decomposition import HOSVD, hosvd, ownership, separable_terms, split_core
 from psc.decomposition.hosvd import core_sizes
 from psc.networks.unet import UNet
-from psc.paper.drawing import (
-    LARGE,
-    NORMAL,
-    STREAM_COLOURS,
-    Point,
-    directions,
-    page,
-    polygons,
-    tint,
-    write,
-)
+from psc.paper.drawing import LARGE, NORMAL, STREAM_COLOURS, Page, Point, tint
 from psc.paper.style import PAGE_WIDTH, page_style
 
 
@@ -115,71 +104,71 @@ _NEUTRAL = "#303030"
 def decomposition_figure(seed: int = 0) -> Figure:
     """Figure 2: A and its core, the core's sub-tensors, and the separable kernel of each."""
     found = decompose(first_kernel(seed))
-    figure, axes = page(PAGE_WIDTH, _HEIGHT)
-    _draw_hosvd(axes, found, seed, _HEIGHT - 0.08)
-    _draw_terms(axes, found, _HEIGHT - 1.52)
-    return figure
+    page = Page(PAGE_WIDTH, _HEIGHT)
+    _draw_hosvd(page, found, seed, _HEIGHT - 0.08)
+    _draw_terms(page, found, _HEIGHT - 1.52)
+    return page.figure
 
 
-def _head(axes: Axes, top: float, letter: str, words: str) -> None:
+def _head(page: Page, top: float, letter: str, words: str) -> None:
     style = {"ha": "left", "va": "baseline"}
-    write(axes, 0.06, top - 0.1, letter, fontsize=LARGE, weight="bold", **style)
-    write(axes, 0.3, top - 0.1, words, fontsize=NORMAL, **style)
+    page.write(0.06, top - 0.1, letter, fontsize=LARGE, weight="bold", **style)
+    page.write(0.3, top - 0.1, words, fontsize=NORMAL, **style)
 
 
-def _draw_hosvd(axes: Axes, found: Decomposition, seed: int, top: float) -> None:
+def _draw_hosvd(page: Page, found: Decomposition, seed: int, top: float) -> None:
     words = "Higher-order SVD of a kernel A: the first of the U-Net's first convolution"
-    _head(axes, top, "(a)", f"{words}, initialised with seed {seed}")
+    _head(page, top, "(a)", f"{words}, initialised with seed {seed}")
     y = top - 0.25
     middle = y - _TALL / 2
     to_w, to_h = ("W", (0.2, 0.0), (0.06, 0.0)), ("H", (-0.14, -0.128), (-0.04, -0.04))
-    directions(axes, 0.36, middle + 0.1, to_w, to_h, ("D", (0.0, -0.28), (0.0, -0.06)))
+    page.directions(0.36, middle + 0.1, to_w, to_h, ("D", (0.0, -0.28), (0.0, -0.06)))
     for x, tensor, name in ((0.86, found.kernel, "A"), (2.14, found.hosvd.core[..., 0], "core S")):
-        _layers(axes, x, y, tensor, _NEUTRAL)
-        write(axes, x + _WIDE / 2, y - _TALL - 0.1, name)
-    write(axes, 1.85, middle, "=", fontsize=10)
+        _layers(page, x, y, tensor, _NEUTRAL)
+        page.write(x + _WIDE / 2, y - _TALL - 0.1, name)
+    page.write(1.85, middle, "=", fontsize=10)
     x, edge = 3.05, 0.15
     for axis, matrix in enumerate(found.hosvd.factors):
-        write(axes, x, middle, f"×{chr(0x2081 + axis)}", fontsize=9)
+        page.write(x, middle, f"×{chr(0x2081 + axis)}", fontsize=9)
         corner = x + 0.13, middle + 1.5 * edge
-        _shaded(axes, corner, matrix, STREAM_COLOURS[axis], 1.0, _square(edge))
+        _shaded(page, corner, matrix, STREAM_COLOURS[axis], 1.0, _square(edge))
         words = f"U⁽{'¹²³'[axis]}⁾, along {'DHW'[axis]}"
-        write(axes, x + 0.13 + 1.5 * edge, middle - 1.5 * edge - 0.1, words)
+        page.write(x + 0.13 + 1.5 * edge, middle - 1.5 * edge - 0.1, words)
         x += 0.83
-    _scale(axes, 5.72, middle + 0.14)
+    _scale(page, 5.72, middle + 0.14)
 
 
-def _draw_terms(axes: Axes, found: Decomposition, top: float) -> None:
+def _draw_terms(page: Page, found: Decomposition, top: float) -> None:
     """A column for each term: its sub-tensor of S above, its separable kernel below."""
     shares = [sum(t.energy for t in found.terms if t.axis == axis) for axis in range(AXES)]
     held = ", ".join(f"{a} {100 * s:.0f} %" for a, s in zip("DHW", shares, strict=True))
     below = top - 1.42
-    _head(axes, top, "(b)", "S as a sum of sub-tensors Sᵅᵝ, each on slice β across axis α")
+    _head(page, top, "(b)", "S as a sum of sub-tensors Sᵅᵝ, each on slice β across axis α")
     words = "A as a sum of separable kernels, each a rod (1D) times a plane (2D)"
-    _head(axes, below, "(c)", f"{words}; energy by axis: {held}")
+    _head(page, below, "(c)", f"{words}; energy by axis: {held}")
     core_scale, kernel_scale = (float(t.abs().max()) for t in (found.hosvd.core, found.kernel))
     pitch = (PAGE_WIDTH - 0.2 - _WIDE) / max(1, len(found.terms) - 1)
     for i, term in enumerate(found.terms):
         colour, x = STREAM_COLOURS[term.axis], 0.1 + i * pitch
         middle = x + _WIDE / 2
-        _layers(axes, x, top - 0.25, term.core, colour, core_scale, term.owned)
+        _layers(page, x, top - 0.25, term.core, colour, core_scale, term.owned)
         words = f"α = {'DHW'[term.axis]}, β = {term.index + 1}"
-        write(axes, middle, top - 0.25 - _TALL - 0.1, words)
-        _layers(axes, x, below - 0.25, term.kernel, colour, kernel_scale)
+        page.write(middle, top - 0.25 - _TALL - 0.1, words)
+        _layers(page, x, below - 0.25, term.kernel, colour, kernel_scale)
         y = below - 0.25 - _TALL - 0.1
         left = middle - 2.75 * _SQUARE
         for x_of, factor in ((left, term.rod[:, None]), (left + 2.5 * _SQUARE, term.plane)):
             largest = float(factor.abs().max()) or 1.0
-            _shaded(axes, (x_of, y), factor, colour, largest, _square(_SQUARE))
-        write(axes, left + 1.75 * _SQUARE, y - 1.5 * _SQUARE, "×")
-        write(axes, middle, y - 0.38, f"{100 * term.energy:.1f} %", weight="bold")
+            _shaded(page, (x_of, y), factor, colour, largest, _square(_SQUARE))
+        page.write(left + 1.75 * _SQUARE, y - 1.5 * _SQUARE, "×")
+        page.write(middle, y - 0.38, f"{100 * term.energy:.1f} %", weight="bold")
         if i:
             for y in (top, below):
-                write(axes, x - (pitch - _WIDE) / 2, y - 0.25 - _TALL / 2, "+", fontsize=8)
+                page.write(x - (pitch - _WIDE) / 2, y - 0.25 - _TALL / 2, "+", fontsize=8)
 
 
 def _layers(
-    axes: Axes,
+    page: Page,
     x: float,
     y: float,
     values: Tensor,
@@ -187,15 +176,12 @@ def _layers(
     largest: float | None = None,
     owned: Tensor | None = None,
 ) -> None:
-    """A tensor as layers along D, seen from above: W to the right, H towards the reader.
-
-    What ``owned`` leaves out is faint.
-    """
+    """A tensor as layers along D, W to the right, H towards us; faint where it is not ``owned``."""
     largest = largest or float(values.abs().max())
     for k, layer in enumerate(values):
         corner = x - len(layer) * _LEANING[1][0], y - k * _LAYER
         solid = None if owned is None else owned[k]
-        _shaded(axes, corner, layer, colour, largest, _LEANING, solid)
+        _shaded(page, corner, layer, colour, largest, _LEANING, solid)
 
 
 def _square(edge: float) -> tuple[Point, Point]:
@@ -203,7 +189,7 @@ def _square(edge: float) -> tuple[Point, Point]:
 
 
 def _shaded(
-    axes: Axes,
+    page: Page,
     corner: Point,
     values: Tensor,
     colour: str,
@@ -211,10 +197,7 @@ def _shaded(
     steps: tuple[Point, Point],
     solid: Tensor | None = None,
 ) -> None:
-    """A matrix's magnitudes as shades, from its upper left; ``steps`` along a row, a column.
-
-    Shades follow the root, between white and the full colour at ``largest``.
-    """
+    """The roots of a matrix's magnitudes as shades; ``steps``: along a row, along a column."""
     along, down = np.array(steps)
     cells = []
     for i, row in enumerate(values.tolist()):
@@ -225,14 +208,14 @@ def _shaded(
     # Faint outlines first, so that they do not cross the others.
     solids, magnitudes, quads = zip(*sorted(cells, key=lambda cell: cell[0]), strict=True)
     shades = PowerNorm(0.5, 0, largest, clip=True)(np.array(magnitudes))
-    polygons(axes, quads, _shades(colour)(shades), ["0.3" if one else "0.82" for one in solids])
+    page.polygons(quads, _shades(colour)(shades), ["0.3" if one else "0.82" for one in solids])
 
 
 def _shades(colour: str) -> LinearSegmentedColormap:
     return LinearSegmentedColormap.from_list("magnitude", ["white", tint(colour, 0.5), colour])
 
 
-def _scale(axes: Axes, x: float, y: float) -> None:
+def _scale(page: Page, x: float, y: float) -> None:
     """What shades mean."""
     steps = 60
     edge = 0.72 / steps
@@ -243,12 +226,12 @@ def _scale(axes: Axes, x: float, y: float) -> None:
             [(a, low), (a + edge, low), (a + edge, low + 0.07), (a, low + 0.07)] for a in lefts
         ]
         fills = _shades(colour)(np.sqrt((np.arange(steps) + 0.5) / steps))
-        polygons(axes, quads, fills, fills, 0.2, 1)
-    write(axes, x, y + 0.14, "0")
-    write(axes, x + 0.72, y + 0.14, "largest")
+        page.polygons(quads, fills, fills, 0.2, 1)
+    page.write(x, y + 0.14, "0")
+    page.write(x + 0.72, y + 0.14, "largest")
     lines = (
         "magnitudes; A and its terms",
         "share a scale, S and its parts",
         "another; rods, planes their own",
     )
-    write(axes, x + 0.36, y - 0.46, "\n".join(lines), linespacing=1.1)
+    page.write(x + 0.36, y - 0.46, "\n".join(lines), linespacing=1.1)

@@ -10,7 +10,6 @@ from itertools import groupby, pairwise
 from typing import Any
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 from torch import Tensor, nn
@@ -19,23 +18,10 @@ from torch.utils._pytree import tree_leaves
 
 from psc.accounting.forward import forward
 from psc.block.convolution import Unit
-from psc.networks.build import network_on_meta, paper_input_shape
 from psc.networks.resnet import ResidualBlock
-from psc.paper.account import published_form
-from psc.paper.drawing import (
-    FULL_COLOUR,
-    LARGE,
-    NORMAL,
-    STREAM_COLOURS,
-    arrow,
-    frame,
-    line,
-    page,
-    tint,
-    write,
-)
+from psc.paper.account import built
+from psc.paper.drawing import FULL_COLOUR, LARGE, NORMAL, STREAM_COLOURS, Page, tint
 from psc.paper.figure_1 import DrawnBlock, stream_colour, walk_unit
-from psc.paper.published import Network
 from psc.paper.style import PAGE_WIDTH, PURPLE, page_style
 from psc.paper.text import block_label, percent
 
@@ -127,53 +113,46 @@ def _origins(x: Tensor) -> set[str]:
     return getattr(x, "origins", set())
 
 
-def draw_network(network: Network) -> DrawnNetwork:
-    """Walk a network as its configuration files have it, at the paper's input."""
-    config = published_form(network)
-    built = network_on_meta(config.backbone, config.block)
-    return walk_network(built, paper_input_shape(config.backbone, built))
-
-
 @page_style()
 def network_figure() -> Figure:
     """Figure 3: U-Net, ResNet-34 and DenseNet, each with 3D and with P_2SC_2."""
-    rows: tuple[tuple[str, str, float, Callable[[Axes, DrawnNetwork, float], None]], ...] = (
+    rows: tuple[tuple[str, str, float, Callable[[Page, DrawnNetwork, float], None]], ...] = (
         ("unet", "U-Net, electron microscopy", 1.8, draw_unet),
         ("resnet34", "ResNet-34, video", 1.06, draw_resnet),
         ("densenet", "DenseNet, MRI", 1.14, draw_densenet),
     )
     height = 2 * sum(row[2] for row in rows) + 0.52
-    figure, axes = page(PAGE_WIDTH, height)
+    page = Page(PAGE_WIDTH, height)
     top = height - 0.06
-    for letter, (backbone, title, row, draw) in zip("abc", rows, strict=True):
+    for letter, (backbone, title, row, diagram) in zip("abc", rows, strict=True):
         if letter != "a":
-            _rule(axes, top + 0.02)
+            _rule(page, top + 0.02)
         full = 0
         for block in BLOCKS:
-            walk = draw_network((backbone, block))
+            walk = walk_network(*built((backbone, block)))
             words, style = f"{walk.parameters:,} parameters", {"va": "top", "fontsize": NORMAL}
-            write(axes, 0.34, top, block_label(block), ha="left", weight="bold", **style)
+            page.write(0.34, top, block_label(block), ha="left", weight="bold", **style)
             if full:
                 words += f" ({percent(100 * (walk.parameters / full - 1), 0)})"
             else:
                 full = walk.parameters
-                write(axes, 0.34 + 0.25, top, title, ha="left", **style)
+                page.write(0.34 + 0.25, top, title, ha="left", **style)
                 large = {"ha": "left", "va": "top", "fontsize": LARGE, "weight": "bold"}
-                write(axes, MARGIN, top, f"({letter})", **large)
-            write(axes, PAGE_WIDTH - MARGIN, top, words, ha="right", **style)
-            draw(axes, walk, top - 0.2)
+                page.write(MARGIN, top, f"({letter})", **large)
+            page.write(PAGE_WIDTH - MARGIN, top, words, ha="right", **style)
+            diagram(page, walk, top - 0.2)
             top -= row
-    _draw_key(axes, 0.17)
-    return figure
+    _draw_key(page, 0.17)
+    return page.figure
 
 
-def _rule(axes: Axes, y: float) -> None:
-    line(axes, (MARGIN, y), (PAGE_WIDTH - MARGIN, y), color="0.8", linewidth=0.5)
+def _rule(page: Page, y: float) -> None:
+    page.line((MARGIN, y), (PAGE_WIDTH - MARGIN, y), color="0.8", linewidth=0.5)
 
 
-def _draw_key(axes: Axes, y: float) -> None:
+def _draw_key(page: Page, y: float) -> None:
     """What colours and lines mean, along the lower edge."""
-    _rule(axes, y + 0.2)
+    _rule(page, y + 0.2)
     x = 0.12
     for colours, share, words, advance in (
         ((FULL_COLOUR,), LIGHT, "3D convolution", 0.98),
@@ -184,23 +163,23 @@ def _draw_key(axes: Axes, y: float) -> None:
             height = 2 * ROW / len(colours)
             low = y + ROW - (s + 1) * height
             fill = tint(colour, share)
-            rectangle(axes, x, low, 0.14, height, fill)
-        write(axes, x + 0.19, y, words, ha="left", linespacing=1.1)
+            rectangle(page, x, low, 0.14, height, fill)
+        page.write(x + 0.19, y, words, ha="left", linespacing=1.1)
         x += advance
     lines = (
         "24 · 128³: channels · voxels;",
         "in cells: channels that leave;",
         "÷2, ×2: resolution",
     )
-    write(axes, x, y, "\n".join(lines), ha="left", linespacing=1.1)
+    page.write(x, y, "\n".join(lines), ha="left", linespacing=1.1)
     x += 1.52
-    arrow(axes, (x, y + 0.1), (x + 0.22, y + 0.1), **SKIP)
-    write(axes, x + 0.27, y + 0.1, "concatenated (in c at full resolution)", ha="left")
-    line(axes, (x, y), (x + 0.1, y), **SKIP)
-    line(axes, (x + 0.12, y), (x + 0.22, y), **SKIP | {"linestyle": (0, (2, 1))})
-    write(axes, x + 0.27, y, "added; dashed: after a 1×1×1 projection", ha="left")
-    write(axes, x, y - 0.1, "3× 64 → 64", ha="left", color="0.35")
-    write(axes, x + 0.57, y - 0.1, "blocks, channels along a stream", ha="left")
+    page.arrow((x, y + 0.1), (x + 0.22, y + 0.1), **SKIP)
+    page.write(x + 0.27, y + 0.1, "concatenated (in c at full resolution)", ha="left")
+    page.line((x, y), (x + 0.1, y), **SKIP)
+    page.line((x + 0.12, y), (x + 0.22, y), **SKIP | {"linestyle": (0, (2, 1))})
+    page.write(x + 0.27, y, "added; dashed: after a 1×1×1 projection", ha="left")
+    page.write(x, y - 0.1, "3× 64 → 64", ha="left", color="0.35")
+    page.write(x + 0.57, y - 0.1, "blocks, channels along a stream", ha="left")
 
 
 def _feature(shape: tuple[int, ...]) -> str:
@@ -227,12 +206,9 @@ def _width(unit: DrawnUnit, cell: float | None = None) -> float:
 
 
 def _draw_unit(
-    axes: Axes, left: float, middle: float, unit: DrawnUnit, cell: float | None = None
+    page: Page, left: float, middle: float, unit: DrawnUnit, cell: float | None = None
 ) -> float:
-    """A unit's convolutions as cells, a row for each stream; returns where it ends.
-
-    ``cell``: width of a cell, which then bears no number.
-    """
+    """Cells of a unit's convolutions, a row for each stream, numbered if wide; where it ends."""
     for block in unit.blocks:
         edge = cell or _cell(block)
         row = 2 * ROW if len(block) == 1 else ROW
@@ -242,24 +218,24 @@ def _draw_unit(
                 colour = stream_colour(stream)
                 whole = convolution.axes == 1
                 fill = colour if whole else tint(colour, LIGHT)
-                rectangle(axes, left + i * edge, y, edge, row, fill)
+                rectangle(page, left + i * edge, y, edge, row, fill)
                 if cell is None:
                     x = left + (i + 0.5) * edge
                     words = str(convolution.out_channels)
                     shade = "white" if whole else "0.1"
-                    write(axes, x, y + row / 2 - 0.003, words, color=shade)
+                    page.write(x, y + row / 2 - 0.003, words, color=shade)
         left += edge * len(block[0]) + 0.03
     return left - 0.03
 
 
-def rectangle(axes: Axes, left: float, low: float, width: float, height: float, fill: str) -> None:
+def rectangle(page: Page, left: float, low: float, width: float, height: float, fill: str) -> None:
     """A cell, or a layer that no block replaces."""
     box = Rectangle((left, low), width, height)
     box.set(facecolor=fill, edgecolor="0.2", linewidth=0.45, zorder=2)
-    axes.add_patch(box)
+    page.axes.add_patch(box)
 
 
-def draw_unet(axes: Axes, walk: DrawnNetwork, top: float) -> None:
+def draw_unet(page: Page, walk: DrawnNetwork, top: float) -> None:
     """A V: each level lower, skip connections across."""
     depth = sum(unit.name.startswith("encoder") for unit in walk.units) - 1
     first, last = 0.78, PAGE_WIDTH - 0.78
@@ -270,33 +246,33 @@ def draw_unet(axes: Axes, walk: DrawnNetwork, top: float) -> None:
         width = _width(unit)
         middle, y = first + column * pitch, top - 0.2 - level * drop
         places[unit.name] = (middle - width / 2, middle + width / 2, y)
-        _draw_unit(axes, middle - width / 2, y, unit)
-        write(axes, middle, y + 0.18, _feature(unit.left))
+        _draw_unit(page, middle - width / 2, y, unit)
+        page.write(middle, y + 0.18, _feature(unit.left))
     for column, (before, after) in enumerate(pairwise(walk.units)):
         left, right, y = places[before.name]
         next_left, next_right, next_y = places[after.name]
         if column < depth:  # down and to the right
             x, low, high = (left + right) / 2, next_y, y - ROW
-            line(axes, (x, high), (x, low))
-            arrow(axes, (x, low), (next_left, low))
+            page.line((x, high), (x, low))
+            page.arrow((x, low), (next_left, low))
         else:
             x, low, high = (next_left + next_right) / 2, y, next_y - ROW
-            line(axes, (right, low), (x, low))
-            arrow(axes, (x, low), (x, high))
-        write(axes, x + 0.04, (low + high) / 2, _step(before, after), ha="left")
+            page.line((right, low), (x, low))
+            page.arrow((x, low), (x, high))
+        page.write(x + 0.04, (low + high) / 2, _step(before, after), ha="left")
         for source in after.sources:
             if source != before.name:
                 _, source_right, source_y = places[source]
-                arrow(axes, (source_right, source_y), (next_left, source_y), **SKIP)
+                page.arrow((source_right, source_y), (next_left, source_y), **SKIP)
     left, _, y = places[walk.units[0].name]
     _, right, _ = places[walk.units[-1].name]
-    write(axes, left - 0.2, y - 0.09, _feature(walk.input_shape))
-    arrow(axes, (left - 0.4, y), (left, y))
-    arrow(axes, (right, y), (right + 0.4, y))
-    write(axes, right + 0.22, y - 0.09, _feature(walk.output_shape))
+    page.write(left - 0.2, y - 0.09, _feature(walk.input_shape))
+    page.arrow((left - 0.4, y), (left, y))
+    page.arrow((right, y), (right + 0.4, y))
+    page.write(right + 0.22, y - 0.09, _feature(walk.output_shape))
 
 
-def draw_resnet(axes: Axes, walk: DrawnNetwork, top: float) -> None:
+def draw_resnet(page: Page, walk: DrawnNetwork, top: float) -> None:
     """Residual blocks in a row, each with its shortcut; numbers below, by stage."""
     y = top - 0.26
     blocks = {
@@ -315,26 +291,26 @@ def draw_resnet(axes: Axes, walk: DrawnNetwork, top: float) -> None:
         left = x
         for unit in stage:
             cells = sum(len(block[0]) for block in unit.blocks)
-            arrow(axes, (x - (gap if unit is not stage[0] else stage_gap), y), (x, y))
-            _draw_unit(axes, x, y, unit, box / cells)
+            page.arrow((x - (gap if unit is not stage[0] else stage_gap), y), (x, y))
+            _draw_unit(page, x, y, unit, box / cells)
             projects = not isinstance(blocks[unit.name].shortcut, nn.Identity)
-            _shortcut(axes, x - 0.055, x + box + 0.05, y, projects)
+            _shortcut(page, x - 0.055, x + box + 0.05, y, projects)
             x += box + gap
         x += stage_gap - gap
         middle = (left + x - stage_gap) / 2
-        write(axes, middle, y - 0.2, _feature(stage[-1].left))
+        page.write(middle, y - 0.2, _feature(stage[-1].left))
         for i, words in enumerate(_stage_channels(stage)):
-            write(axes, middle, y - 0.31 - 0.105 * i, words, color="0.35")
+            page.write(middle, y - 0.31 - 0.105 * i, words, color="0.35")
     stem = next(m for m in walk.network.modules() if isinstance(m, nn.Conv3d))
-    rectangle(axes, 0.46, y - ROW, 0.36, 2 * ROW, "white")
-    write(axes, 0.64, y, "×".join(map(str, stem.kernel_size)))
-    write(axes, 0.25, y + 0.1, _feature(walk.input_shape))
-    arrow(axes, (0.06, y), (0.46, y))
-    write(axes, 0.64, y - 0.2, _feature(walk.units[0].entered))
-    arrow(axes, (x - stage_gap, y), (PAGE_WIDTH - MARGIN, y))
-    write(axes, PAGE_WIDTH - 0.33, y + 0.09, "pool, linear")
-    write(axes, PAGE_WIDTH - 0.33, y - 0.09, f"{walk.output_shape[1]} classes")
-    line(axes, (0.82, y), (first - stage_gap, y))
+    rectangle(page, 0.46, y - ROW, 0.36, 2 * ROW, "white")
+    page.write(0.64, y, "×".join(map(str, stem.kernel_size)))
+    page.write(0.25, y + 0.1, _feature(walk.input_shape))
+    page.arrow((0.06, y), (0.46, y))
+    page.write(0.64, y - 0.2, _feature(walk.units[0].entered))
+    page.arrow((x - stage_gap, y), (PAGE_WIDTH - MARGIN, y))
+    page.write(PAGE_WIDTH - 0.33, y + 0.09, "pool, linear")
+    page.write(PAGE_WIDTH - 0.33, y - 0.09, f"{walk.output_shape[1]} classes")
+    page.line((0.82, y), (first - stage_gap, y))
 
 
 def _stage_channels(stage: list[DrawnUnit]) -> list[str]:
@@ -345,19 +321,19 @@ def _stage_channels(stage: list[DrawnUnit]) -> list[str]:
     return [f"{len(list(same))}× {words}" for words, same in groupby(kinds)]
 
 
-def _shortcut(axes: Axes, left: float, right: float, y: float, projects: bool) -> None:
+def _shortcut(page: Page, left: float, right: float, y: float, projects: bool) -> None:
     """Around a residual block, to the mark of an addition."""
     top, radius = y + ROW + 0.07, 0.032
     style = SKIP | ({"linestyle": (0, (2, 1))} if projects else {})
-    line(axes, (left, y), (left, top), (right, top), (right, y + radius), **style)
+    page.line((left, y), (left, top), (right, top), (right, y + radius), **style)
     mark = Circle((right, y), radius, facecolor="white", edgecolor=PURPLE, linewidth=0.7, zorder=4)
-    axes.add_patch(mark)
+    page.axes.add_patch(mark)
     for x, up in ((0.6 * radius, 0.0), (0.0, 0.6 * radius)):
         ends = (right - x, y - up), (right + x, y + up)
-        line(axes, *ends, color="0.2", zorder=5, linewidth=0.6)
+        page.line(*ends, color="0.2", zorder=5, linewidth=0.6)
 
 
-def draw_densenet(axes: Axes, walk: DrawnNetwork, top: float) -> None:
+def draw_densenet(page: Page, walk: DrawnNetwork, top: float) -> None:
     """Dense blocks in a row; everything that the head sees is brought up to a line above."""
     y, above = top - 0.56, top - 0.09
     # dense.2.0.segment is of block 2, stem by itself.
@@ -371,33 +347,33 @@ def draw_densenet(axes: Axes, walk: DrawnNetwork, top: float) -> None:
         pad = 0.04
         left, right = x - pad, x + width + pad
         roof = y + ROW + (0.2 if len(group) > 1 else pad)
-        frame(axes, left, y - ROW - pad, width + 2 * pad, roof - y + ROW + pad)
+        page.frame(left, y - ROW - pad, width + 2 * pad, roof - y + ROW + pad)
         start = left - (gap - 2 * pad) if i else MARGIN
-        arrow(axes, (start, y), (left, y))
+        page.arrow((start, y), (left, y))
         if i:
             words = _step(groups[i - 1][-1], group[0])
-            write(axes, (start + left) / 2, y - 0.08, words)
+            page.write((start + left) / 2, y - 0.08, words)
         centres = {}
         for unit in group:
-            end = _draw_unit(axes, x, y, unit)
+            end = _draw_unit(page, x, y, unit)
             centres[unit.name] = (x + end) / 2
             x = end + inner
         middle, (batch, channels, *size) = (left + right) / 2, group[-1].left
         channels += group[-1].entered[1] if len(group) > 1 else 0
-        write(axes, middle, y - 0.26, _feature((batch, channels, *size)))
-        _dense_connections(axes, group, centres, y + ROW)
+        page.write(middle, y - 0.26, _feature((batch, channels, *size)))
+        _dense_connections(page, group, centres, y + ROW)
         if any(unit.name in walk.output_sources for unit in group):
-            arrow(axes, (middle, roof), (middle, above - 0.015), **SKIP)
+            page.arrow((middle, roof), (middle, above - 0.015), **SKIP)
         x += gap - inner
     head = PAGE_WIDTH - 0.5
-    write(axes, 0.24, y + 0.08, _feature(walk.input_shape))
-    line(axes, (first, above), (head, above), linewidth=2.2, color="0.15")
-    arrow(axes, (head, above), (PAGE_WIDTH - MARGIN, above))
-    write(axes, PAGE_WIDTH - 0.3, above - 0.09, _feature(walk.output_shape))
+    page.write(0.24, y + 0.08, _feature(walk.input_shape))
+    page.line((first, above), (head, above), linewidth=2.2, color="0.15")
+    page.arrow((head, above), (PAGE_WIDTH - MARGIN, above))
+    page.write(PAGE_WIDTH - 0.3, above - 0.09, _feature(walk.output_shape))
 
 
 def _dense_connections(
-    axes: Axes, group: list[DrawnUnit], centres: dict[str, float], y: float
+    page: Page, group: list[DrawnUnit], centres: dict[str, float], y: float
 ) -> None:
     """Arcs from every unit of a dense block to those later ones that see its result."""
     for unit in group:
@@ -407,4 +383,4 @@ def _dense_connections(
                 # The widest arc just fits under the roof.
                 bend = -0.3 / (max(centres.values()) - min(centres.values()))
                 style = SKIP | {"linewidth": 0.6, "arrowstyle": "-"}
-                arrow(axes, (start, y), (end, y), bend=bend, **style)
+                page.arrow((start, y), (end, y), bend=bend, **style)

@@ -10,32 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from psc.errors import ConfigError, DataError
-from psc.paper.curves import (
-    VALIDATION_ACCURACY,
-    Intervals,
-    curve_handles,
-    draw_pair,
-    iterations_per_epoch,
-    read_intervals,
-)
+from psc.paper import curves, panels, style
 from psc.paper.figure_1 import block_figure
 from psc.paper.figure_2 import decomposition_figure
 from psc.paper.figure_3 import network_figure
 from psc.paper.measures import VIDEO
-from psc.paper.panels import em_figure, tissue_figure
-from psc.paper.pictures import (
-    PIXELS,
-    PROVENANCE,
-    Picture,
-    Run,
-    read_picture,
-    read_runs,
-)
-from psc.paper.style import COLUMN_WIDTH, page_style, save_figure
+from psc.paper.panels import PIXELS, PROVENANCE, Picture, Run
 from psc.paper.text import block_label
 from psc.training.records import FILE_NAME, REAL, SYNTHETIC, read_record
 
@@ -97,13 +82,10 @@ def chosen_figures(names: Sequence[str]) -> list[PaperFigure]:
 
 
 def make_figure(figure: PaperFigure, experiments: Path, folder: Path) -> MadeFigure:
-    """Draw a figure into ``folder``, as PDF and PNG, or say why not.
-
-    Older files of a figure that cannot be drawn are deleted: they would show what is not there.
-    """
+    """Draw a figure as PDF and PNG, or say why not and delete older ones."""
     try:
         drawn, source = figure.draw(experiments)
-        return MadeFigure(figure, source, *save_figure(drawn, folder, figure.name))
+        return MadeFigure(figure, source, *style.save_figure(drawn, folder, figure.name))
     except NotThereError as error:
         made = MadeFigure(figure, missing=str(error))
     except DataError as error:
@@ -114,10 +96,7 @@ def make_figure(figure: PaperFigure, experiments: Path, folder: Path) -> MadeFig
 
 
 def figure_4a_runs(experiments: Path) -> list[Path]:
-    """Folders of the records that Figure 4a is drawn from, the 3D network's first.
-
-    Those of UCF101 itself if both networks have one, else the synthetic ones.
-    """
+    """Records of Figure 4a, 3D's first: of UCF101 if both networks have one, else synthetic."""
     for place, kind in zip(_CURVES, (REAL, SYNTHETIC), strict=True):
         found: dict[str, Path] = {}
         for path in sorted((experiments / place).glob(f"*/{FILE_NAME}")):
@@ -133,33 +112,31 @@ def figure_4a_runs(experiments: Path) -> list[Path]:
     )
 
 
-@page_style()
+@style.page_style()
 def figure_4a(folders: Sequence[Path]) -> Figure:
     """Error above, loss below, of runs on videos, against epochs; training dashed, else solid."""
-    runs, measures = read_runs(folders)
+    runs, measures = panels.read_runs(folders)
     if measures is not VIDEO:
         raise DataError(
             f"{runs[0].record.run} is scored as {measures.name}, not by errors over epochs; name"
             " runs on videos"
         )
-    curves = [epochs_of(run) for run in runs]
-    figure = Figure(figsize=(COLUMN_WIDTH, 3.3), layout="constrained")
+    figure = Figure(figsize=(style.COLUMN_WIDTH, 3.3), layout="constrained")
     error, loss = figure.subplots(2, 1, sharex=True)
     kind = str(runs[0].record.data["kind"])
     longest = 0.0
-    for i, (epochs, run) in enumerate(curves):
+    for i, (epochs, of) in enumerate(map(epochs_of, runs)):
         shown = epochs <= max(PAPER_EPOCHS if kind == REAL else np.inf, epochs[0])
         x, longest = epochs[shown], max(longest, float(epochs[shown][-1]))
-        for axes, training, validation in (
-            (error, run.training_error, run.validation_error),
-            (loss, run.training_loss, run.validation_loss),
-        ):
-            draw_pair(axes, i, (x, training[shown]), (x, validation[shown]), clip_on=False)
+        pairs = (of.training_error, of.validation_error), (of.training_loss, of.validation_loss)
+        for axes, pair in zip((error, loss), pairs, strict=True):
+            training, validation = ((x, values[shown]) for values in pair)
+            curves.draw_pair(axes, i, training, validation, clip_on=False)
     error.set(ylabel="error", ylim=(0, None))
     error.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
     loss.set(xlabel="epoch", ylabel="loss", yscale="log", xlim=(0, 1.02 * longest))
     labels = [run.label for run in runs]
-    error.legend(handles=curve_handles(labels), ncols=2, loc="upper right")
+    error.legend(handles=curves.curve_handles(labels), ncols=2, loc="upper right")
     figure.align_ylabels()
     network = str(runs[0].record.config["backbone"]["name"]).replace("resnet", "ResNet-")
     named = {REAL: "UCF101", SYNTHETIC: "SYNTHETIC clips, not UCF101"}
@@ -168,13 +145,14 @@ def figure_4a(folders: Sequence[Path]) -> Figure:
     return figure
 
 
-def epochs_of(run: Run) -> tuple[np.ndarray[tuple[int], np.dtype[np.float64]], Intervals]:
+def epochs_of(run: Run) -> tuple[npt.NDArray[np.float64], curves.Intervals]:
     """Training clips seen over training videos, and what was logged then."""
     path = run.folder / "metrics.csv"
-    intervals = read_intervals(path)
+    intervals = curves.read_intervals(path)
     if intervals.iterations.size == 0:
-        raise DataError(f"{path} holds no {VALIDATION_ACCURACY}: was the run ever validated?")
-    per_epoch = iterations_per_epoch(run.record)
+        missing = curves.VALIDATION_ACCURACY
+        raise DataError(f"{path} holds no {missing}: was the run ever validated?")
+    per_epoch = curves.iterations_per_epoch(run.record)
     if per_epoch is None:
         devices = run.record.config["trainer"]["devices"]
         raise DataError(
@@ -212,7 +190,7 @@ def _pictured(
                 f"another of two runs of {runs}: python scripts/paper.py picture RUN_FOLDER "
                 "RUN_FOLDER"
             )
-        picture = read_picture(experiments / name)
+        picture = panels.read_picture(experiments / name)
         about, keys = picture.provenance, ("label", "run", "commit", "iterations")
         shown = tuple(_shown(*(run[key] for key in keys)) for run in about["runs"])
         source = Source(about["kind"], about["attribution"], shown, (f"{name}/{PROVENANCE}",))
@@ -274,7 +252,7 @@ _ALL = (
         "most, whichever of them is right.",
         "Four panels of one axial brain slice: the T1 image, and the tissue outlines of the ground "
         "truth, of 3D and of P2SC2, with numbered ellipses where the networks differ most.",
-        _pictured("figure-5", "brains", tissue_figure),
+        _pictured("figure-5", "brains", panels.tissue_figure),
     ),
     PaperFigure(
         "figure-6",
@@ -285,7 +263,7 @@ _ALL = (
         "Four panels of one section of neural tissue: the raw image, and in random colours the "
         "segmentations of the ground truth, of 3D and of P2SC2, with numbered ellipses where the "
         "networks differ most.",
-        _pictured("figure-6", "EM volumes", em_figure),
+        _pictured("figure-6", "EM volumes", panels.em_figure),
     ),
 )
 

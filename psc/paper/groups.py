@@ -32,10 +32,7 @@ _TIME_LIMIT, _PRECISION = "recipe.max_minutes", "trainer.precision"
 
 
 def settings(config: Mapping[str, Any]) -> Settings:
-    """What decides a result but the seed, of a configuration in plain containers.
-
-    Neither where files lie counts nor what only changes how fast a result is there.
-    """
+    """What decides a result but the seed; neither where files lie, nor what only takes time."""
     without = {*_PLACES, "fold"}  # the folds of a cross-validation are one experiment
     if "images" in config["dataset"]:  # of one's own: psc.mri.finding
         without |= {"images", "labels"}
@@ -46,13 +43,12 @@ def settings(config: Mapping[str, Any]) -> Settings:
                 {key: slab.get(key) for key in ("z", "synthetic")}
                 for slab in config["dataset"][part]
             ]
-    trainer = config.get("trainer", {})
-    parts = {key: config[key] for key in ("backbone", "block", "recipe")} | {
-        "dataset": dataset,
-        "fine_tuned": config.get("initial_weights") is not None,
-        "converted": False,
-        "trainer": {k: v for k, v in trainer.items() if k not in TRAINER_WITHOUT_EFFECT},
+    trainer = {
+        k: v for k, v in config.get("trainer", {}).items() if k not in TRAINER_WITHOUT_EFFECT
     }
+    parts = {key: config[key] for key in ("backbone", "block", "recipe")}
+    parts |= {"dataset": dataset, "trainer": trainer, "converted": False}
+    parts["fine_tuned"] = config.get("initial_weights") is not None
     if any(part in dataset for part in _SLABS):  # volumes are segmented after the network
         parts["segmentation"] = config["segmentation"]
     return dict(_flat(parts))
@@ -238,17 +234,10 @@ def _test(record: Record) -> tuple[Any, ...]:
 
 
 def group_names(groups: Sequence[Group]) -> list[str]:
-    """What each group is called beside the others: its block, and what else it takes.
-
-    The backbone, the iterations, being a control, the precision and the version of the code are
-    said where they differ; groups that still have one name are numbered.
-    """
+    """What each group is called: its block, in what else they differ, and a number if need be."""
     aspects = [
-        (
-            *(group.backbone, f"{group.first.iterations:,} it.", group.control),
-            *(precision(group.first), group.version),
-        )
-        for group in groups
+        (g.backbone, f"{g.first.iterations:,} it.", g.control, precision(g.first), g.version)
+        for g in groups
     ]
     differ = [len(set(column)) > 1 for column in zip(*aspects, strict=True)]
     names: list[str] = []

@@ -98,11 +98,8 @@ def _video_test(record: Record) -> tuple[Any, ...]:
 
 def _tissue_test(record: Record) -> tuple[Any, ...]:
     """Which labels of which subjects; windows are how a network is applied, so they count too."""
-    dataset, recipe, splits = (
-        record.config["dataset"],
-        record.config["recipe"],
-        record.data["splits"],
-    )
+    dataset, recipe = record.config["dataset"], record.config["recipe"]
+    splits = record.data["splits"]
     labels = repr(dataset["label_values"]) if "label_values" in dataset else dataset["labels"]
     tested = splits["test"]
     if dataset.get("folds"):  # each is tested in one of them
@@ -191,9 +188,7 @@ _ALL = (AFFINITY, VIDEO, TISSUE)
 def _other_tissues(keys: tuple[str, ...]) -> Measures:
     """Tissues of a user's own, by the keys of their Dice."""
     names = [key.removeprefix("dice_") for key in keys]
-    scores = tuple(
-        Score(key, f"Dice {name} [%]", key) for key, name in zip(keys, names, strict=True)
-    )
+    scores = [Score(f"dice_{name}", f"Dice {name} [%]", f"dice_{name}") for name in names]
     return replace(
         TISSUE,
         name=f"tissue-{'-'.join(names)}"[:60],

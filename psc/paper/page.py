@@ -49,9 +49,8 @@ _APPLICATIONS = (
 )
 """Identifier, heading, experiment and figure of each application."""
 
-_BADGES = dict.fromkeys((SAMPLE, REDUCED), "real sample · reduced protocol") | dict.fromkeys(
-    (SYNTHETIC_DATA, SYNTHETIC), "synthetic"
-)
+_BADGES = dict.fromkeys((SAMPLE, REDUCED), "real sample · reduced protocol")
+_BADGES |= dict.fromkeys((SYNTHETIC_DATA, SYNTHETIC), "synthetic")
 
 _NETWORKS = {
     "resnet34": ("ResNet-34, video", "ResNet-34"),
@@ -100,10 +99,8 @@ def page_html(
 ) -> str:
     """The page of tables, of figures that have been drawn or could not be, and of sizes.
 
+    Its links lead from ``page_folder``, where it is going to be, into ``folder``, experiments/;
     ``plots``: what is drawn of a table's runs, by experiment and protocol.
-
-    Its links lead into the checkout: ``folder`` is experiments/, where figures and other folders
-    may hold records of their own, ``page_folder`` where the page is going to be.
     """
 
     def link(target: Path) -> str:
@@ -111,14 +108,12 @@ def page_html(
 
     def paragraphs(name: str) -> Iterator[tuple[str, Markup]]:
         """What a folder's README says of the paper and of deviations from it."""
-        readme, links = folder / name / "README.md", f"{link(folder / name)}/"
         claimed = "In the paper:" if name.startswith("figure") else "What the paper claims"
-        for title, *beginnings in (
-            (claimed, "What the paper shows", "What the paper claims"),
-            ("Deviations:", "Deviations"),
-        ):
-            if (words := paragraph_of(readme, *beginnings)) is not None:
-                yield title, inline(words, links)
+        shown = ("What the paper shows", "What the paper claims")
+        for title, beginnings in ((claimed, shown), ("Deviations:", ("Deviations",))):
+            words = paragraph_of(folder / name / "README.md", *beginnings)
+            if words is not None:
+                yield title, inline(words, f"{link(folder / name)}/")
 
     by_name = {tables[0].experiment.name: tables for tables in experiments}
     known = {experiment for *_, experiment, _ in _APPLICATIONS}
@@ -128,11 +123,10 @@ def page_html(
     contents += [("synthetic", "Synthetic data")] if synthetic else []
     stated = [line for tables in experiments for line in claims(tables[0])[1:]]
     words = ("what the paper says in words", "paper", "ours", "place")
-    relations = ("the paper compares", "here", "place")
-    compared_sizes = [
-        (_readable(f"{' '.join(relation.network)}: {relation}"), verdict, relation.source)
-        for relation, verdict in verdicts(accounts)
-    ]
+    relations = [("the paper compares", "here", "place")]
+    for relation, verdict in verdicts(accounts):
+        sizes = _readable(f"{' '.join(relation.network)}: {relation}")
+        relations.append((sizes, verdict, relation.source))
     return render_html(
         Path(__file__).with_suffix(".html"),
         applications=_APPLICATIONS,
@@ -157,7 +151,7 @@ def page_html(
         plots=plots or {},
         parameters=[(name, _shown(g, f"Sizes of {name}")) for name, g in _sizes(accounts)],
         records=list(_records(experiments, folder)),
-        relations=_shown([relations, *compared_sizes], "Comparisons of sizes"),
+        relations=_shown(relations, "Comparisons of sizes"),
         results=_results,
         status=_status(experiments, figures, accounts),
         synthetic=synthetic,
@@ -167,17 +161,11 @@ def page_html(
 
 
 def inline(words: str, links: str = "") -> Markup:
-    """A sentence: **bold**, *emphasis*, `code`, [links](to) and P_mSC_n; all else is escaped.
-
-    Relative links start from the folder ``links``, as seen from the page.
-    """
+    """Markup of a sentence: emphasis, code, links from the folder ``links``, P_mSC_n; no other."""
+    code = Markup("<code>{}</code>")
     parts = re.split(r"(`[^`]+`)", " ".join(words.split()))
-    return Markup("").join(
-        Markup("<code>{}</code>").format(part[1:-1])
-        if part.startswith("`")
-        else _marked(part, links)
-        for part in parts
-    )
+    shown = (code.format(p[1:-1]) if p.startswith("`") else _marked(p, links) for p in parts)
+    return Markup("").join(shown)
 
 
 def _marked(words: str, links: str) -> Markup:
@@ -223,22 +211,12 @@ def _shown(
         shared = name.removesuffix(", paper")
         pair = shared if names[i + 1 : i + 2] == [f"{shared}, ours"] and shared != name else ""
         texts = [_plain(line[i]) for line in lines]
-        header.append(
-            {
-                "text": name,
-                "pair": pair,
-                "second": bool(i and header[i - 1]["pair"]),
-                "numeric": bool(texts) and all(t in _FAINT or _NUMBER.fullmatch(t) for t in texts),
-            }
-        )
-    return {
-        "label": label,
-        "header": header,
-        "pairs": any(heading["pair"] for heading in header),
-        "lines": lines,
-        "separate": separate,
-        "stacked": stacked,
-    }
+        numeric = bool(texts) and all(t in _FAINT or _NUMBER.fullmatch(t) for t in texts)
+        second = bool(i and header[i - 1]["pair"])
+        header.append({"text": name, "pair": pair, "second": second, "numeric": numeric})
+    table = {"label": label, "header": header, "lines": lines}
+    pairs = any(heading["pair"] for heading in header)
+    return table | {"pairs": pairs, "separate": separate, "stacked": stacked}
 
 
 def _plain(cell: Cell) -> str:
@@ -299,14 +277,14 @@ def state_of(paper: Table) -> tuple[str, str]:
 def states_at(others: Sequence[Table]) -> str:
     """How much has been run at protocols that are not the paper's."""
     kind = {REDUCED: "real sample, reduced protocol", SYNTHETIC: "synthetic"}
-    counts = [(table.protocol, sum(len(line.runs) for line in table.lines)) for table in others]
-    parts = [
-        f"{kind[protocol.kind]} “{protocol.name}”: {runs} run{'' if runs == 1 else 's'}"
-        for protocol, runs in counts
-        if runs
-    ]
-    if missing := [f"“{protocol.name}”" for protocol, runs in counts if not runs]:
-        parts.append(f"{NOT_RUN}: {', '.join(missing)}")
+    parts, missing = [], []
+    for table in others:
+        name, runs = f"“{table.protocol.name}”", sum(len(line.runs) for line in table.lines)
+        if runs:
+            parts.append(f"{kind[table.protocol.kind]} {name}: {runs} run{'s'[: runs != 1]}")
+        else:
+            missing.append(name)
+    parts += [f"{NOT_RUN}: {', '.join(missing)}"] if missing else []
     return "; ".join(parts) or NOTHING
 
 
@@ -329,9 +307,8 @@ def _figure_name(made: MadeFigure) -> str:
 def _verdict(experiments: Experiments) -> str:
     """All of it in a few sentences."""
     states = [state_of(tables[0])[0] for tables in experiments]
-    if set(states) <= {NOT_RUN}:
-        sentence = f"None of the paper's {len(states)} tables has been run at its protocol. "
-    else:
+    sentence = f"None of the paper's {len(states)} tables has been run at its protocol. "
+    if set(states) - {NOT_RUN}:
         counted = [f"{states.count(s)} {s}" for s in ("run", "partly run", NOT_RUN) if s in states]
         sentence = f"Of the paper's {len(states)} tables, at its protocol: {', '.join(counted)}. "
     all_tables = (table for tables in experiments for table in tables)
@@ -351,20 +328,15 @@ def _results(shown: Table) -> dict[str, Any]:
     """The table's cells and a column of links to the records of each line."""
     grid: list[tuple[Cell, ...]] = list(results(shown))
     if any(line.runs for line in shown.lines):
-        folder = shown.experiment.folder.parent
-        link = Markup('<a href="#{}">{}</a>')
-        links: list[Cell] = [
-            Markup(" ").join(
-                link.format(
-                    run.path.parent.relative_to(folder).as_posix(),
-                    run.record.run.rpartition("-")[2],
-                )
-                for run in line.runs
-            )
-            for line in shown.lines
-        ]
+        links: list[Cell] = ["records"]
+        for line in shown.lines:
+            names = [run.record.run.rpartition("-")[2] for run in line.runs]
+            folders = [run.path.parent for run in line.runs]
+            places = [f.relative_to(shown.experiment.folder.parent).as_posix() for f in folders]
+            found = map(Markup('<a href="#{}">{}</a>').format, places, names)
+            links.append(Markup(" ").join(found))
         links += [""] * len(shown.floors)
-        grid = [(*row, end) for row, end in zip(grid, ["records", *links], strict=True)]
+        grid = [(*row, end) for row, end in zip(grid, links, strict=True)]
     separate = len(shown.lines) + 1 if shown.floors else None
     return _shown(grid, shown.heading, separate=separate)
 
@@ -493,20 +465,18 @@ def _costs_markdown(experiments: Experiments) -> str:
             flops = 2 * multiply_adds * 3 * samples  # forward; gradients of input and weights
             found: dict[str, list[float]] = {}
             for run in runs:
-                rate = run.record.throughput.get("achieved_gflop_per_second")
-                if rate is not None and run.planned.row.name == planned.row.name:
-                    found.setdefault(_device(run.record.hardware), []).append(rate)
+                achieved = run.record.throughput.get("achieved_gflop_per_second")
+                if achieved is not None and run.planned.row.name == planned.row.name:
+                    found.setdefault(_device(run.record.hardware), []).append(achieved)
                     on_gpu |= run.record.hardware.get("accelerator") != "cpu"
             rates = {device: mean(measured) for device, measured in found.items()}
             hours = [flops / (rate * 1e9) / 3600 for rate in rates.values()]
             measured = [f"{rate:.0f} GFLOP/s, {device}" for device, rate in rates.items()]
             taken = [f"{h:.1f} hours" if h < 48 else f"{h / 24:,.0f} days" for h in hours]
             samples_of = f"{recipe.iterations:,} × {recipe.batch_size}"
+            row = experiment.name, planned.row.label, samples_of, f"{flops / 1e15:,.0f}"
             grid.append(
-                (
-                    *(experiment.name, planned.row.label, samples_of, f"{flops / 1e15:,.0f}"),
-                    *("; ".join(measured) or "not measured", "; ".join(taken) or "unknown"),
-                )
+                (*row, "; ".join(measured) or "not measured", "; ".join(taken) or "unknown")
             )
     note = (
         "Of one run at the paper's protocol, training only. PFLOP (10¹⁵ operations) are counted:"

@@ -1,12 +1,20 @@
-"""Panels (a)-(c) of Figures 5 and 6: which slice is shown of two runs, and how it is drawn.
+"""Panels (a)-(c) of Figures 5 and 6: the slice of two runs that is shown, and how it is drawn.
 
 Slice and ellipses are where the networks differ most, whichever of them is right; the paper's
 ellipses were drawn by hand. In EM that is measured in bits of variation of information between the
-segmentations (``psc.em.pictures``), in MRI in voxels labelled differently. IBSR's terms allow no
-published pictures: what is committed is of phantoms, and says so.
+segmentations (``psc.em.pictures``), in MRI in voxels labelled differently.
+
+A fresh clone draws the figures without any data: ``scripts/paper.py picture`` has left the slice,
+``slices.npz``, and what it is of, ``provenance.json``: data, runs, their records and scores, and
+the checksum of the former. A changed file is refused; that guards against slips, not forgers.
+IBSR's terms allow no published pictures: what is committed is of phantoms, and says so.
 """
 
+import hashlib
+import io
+import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,37 +36,35 @@ from psc.em.pictures import (
     worst_slice,
 )
 from psc.errors import ConfigError, DataError
-from psc.files import locate
+from psc.files import locate, replacing, write_json
 from psc.mri.data import Subject, prepare_synthetic, read_configured
 from psc.mri.finding import find_subjects
 from psc.mri.nifti import check_same_space, read_nifti
 from psc.mri.pictures import tissue_colour
 from psc.mri.settings import IBSRConfig
 from psc.mri.tissues import GM, TISSUES
-from psc.paper.measures import AFFINITY, TISSUE, Measures
-from psc.paper.pictures import (
-    Picture,
-    Run,
-    check_free,
-    data_note,
-    read_runs,
-    read_volumes,
-    run_entry,
-    smallest,
-    write_picture,
+from psc.paper import style
+from psc.paper.groups import Group, comparable
+from psc.paper.measures import AFFINITY, TISSUE, Measures, measures_of
+from psc.paper.text import block_label
+from psc.training.records import (
+    FILE_NAME,
+    SAMPLE,
+    SEAL,
+    SYNTHETIC,
+    Record,
+    read_record,
+    seal_of,
+    shared,
 )
-from psc.paper.style import (
-    COLUMN_WIDTH,
-    add_scale_bar,
-    bounding_box,
-    page_style,
-    panel_rows,
-    save_figure,
-    show_image,
-)
-from psc.training.records import FILE_NAME, SYNTHETIC
 from psc.volumes import output
 from psc.volumes.intensity import grey_image
+
+PIXELS, PROVENANCE = "slices.npz", "provenance.json"
+LARGEST = 1_000_000
+"""Bytes that the pixels may take in the repository."""
+
+SCHEMA_VERSION = 1
 
 _Labels = npt.NDArray[np.integer[Any]]
 
@@ -75,18 +81,116 @@ PUBLISHABLE = {
 _ELLIPSES = "Ellipses: where the networks differ most."
 
 
+@dataclass(frozen=True)
+class Run:
+    """A finished run whose prediction is shown."""
+
+    label: str  # what its panel is called, such as 3D
+    folder: Path  # where its volumes are
+    record: Record  # its numbers
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One slice: what went in, what was wanted, and what each run made of it."""
+
+    raw: npt.NDArray[np.uint8]  # uint8 (H, W)
+    truth: _Labels  # labels (H, W); bodies are numbered together with those of ``predictions``
+    # labels (H, W) by panel title; the first run is the one compared with
+    predictions: Mapping[str, _Labels]
+    difference: npt.NDArray[np.float16]  # float16 (H, W), at least 0: how much the runs differ here
+    provenance: Mapping[str, Any]  # what is shown; see ``_picked``
+
+
+def read_runs(folders: Sequence[Path]) -> tuple[list[Run], Measures]:
+    """The runs that a figure is to compare, of one test and a block each, and their scores."""
+    if len(folders) < 2:
+        raise ConfigError(f"a picture compares at least two runs, found {len(folders)}; name both")
+    records = [read_record(folder / FILE_NAME) for folder in folders]
+    labels = [block_label(record.config["block"]["name"]) for record in records]
+    if len(set(labels)) < len(labels):
+        raise ConfigError(
+            f"runs of {', '.join(labels)}: a panel for each block, so one run of each"
+        )
+    tests = comparable([Group((record,)) for record in records])
+    if len(tests) > 1:
+        apart = tests[1][0].first
+        raise DataError(
+            f"{records[0].run} and {apart.run} were tested on different data, or in different ways;"
+            " a picture compares runs of one test"
+        )
+    runs = [Run(*each) for each in zip(labels, folders, records, strict=True)]
+    return runs, measures_of(records[0])
+
+
+def write_picture(picture: Picture, folder: Path) -> tuple[Path, Path]:
+    """Write a picture's pixels and provenance, each completely or not at all.
+
+    A kill between the two leaves pixels that do not fit their provenance, which reading refuses.
+    """
+    pixels, provenance = folder / PIXELS, folder / PROVENANCE
+    predictions = {
+        f"prediction_{i}": labels for i, labels in enumerate(picture.predictions.values())
+    }
+    arrays = {"raw": picture.raw, "truth": picture.truth, "difference": picture.difference}
+    file = io.BytesIO()
+    np.savez_compressed(file, allow_pickle=False, **arrays, **predictions)
+    content = file.getvalue()
+    if len(content) > LARGEST:
+        raise DataError(
+            f"the picture takes {len(content):,} bytes, more than {LARGEST:,}; show a smaller"
+            " slice, or fewer runs"
+        )
+    checksum = hashlib.sha256(content).hexdigest()
+    about = {**picture.provenance, "schema_version": SCHEMA_VERSION, "sha256": checksum}
+    try:
+        with replacing(pixels) as partial:
+            partial.write_bytes(content)
+            write_json({**about, SEAL: seal_of(about)}, provenance)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be written: {error}") from error
+    return pixels, provenance
+
+
+def read_picture(folder: Path) -> Picture:
+    """Read and check a picture."""
+    pixels, provenance = folder / PIXELS, folder / PROVENANCE
+    remedy = "restore both with git, or write them again with scripts/paper.py picture"
+    try:
+        about = json.loads(provenance.read_text(encoding="utf-8"))
+        version, whole = about["schema_version"], about.get(SEAL) == seal_of(about)
+        content = pixels.read_bytes()
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read ({error.strerror}); {remedy}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{provenance} is none ({error!r}); {remedy}") from error
+    if version != SCHEMA_VERSION:
+        raise DataError(
+            f"{provenance} has schema version {version}, this code reads {SCHEMA_VERSION}; {remedy}"
+        )
+    if not whole:
+        raise DataError(f"{provenance} was changed after it was written; {remedy}")
+    if hashlib.sha256(content).hexdigest() != about["sha256"]:
+        raise DataError(f"{pixels} is not the file that {PROVENANCE} describes; {remedy}")
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        names = [run["label"] for run in about["runs"]]
+        predictions = {name: arrays[f"prediction_{i}"] for i, name in enumerate(names)}
+        return Picture(arrays["raw"], arrays["truth"], predictions, arrays["difference"], about)
+
+
 def keep_picture(
     folders: Sequence[Path], experiments: Path, *, overwrite: bool = False
 ) -> tuple[Path, Path]:
-    """Choose the slice of finished runs and write it beside its figure's README.
-
-    Refused unless the data are known to be publishable.
-    """
+    """Write the slice of finished runs beside its figure's README, if it may be published."""
     runs, measures = read_runs(folders)
     figure, pick, _ = _figure_of(measures)
     attribution = _attribution(runs[0])
-    check_free(experiments / figure, overwrite=overwrite)
-    return write_picture(pick(runs, attribution), experiments / figure, overwrite=overwrite)
+    there = [
+        path for name in (PIXELS, PROVENANCE) if (path := experiments / figure / name).exists()
+    ]
+    if there and not overwrite:  # a look before a slice is searched for
+        raise ConfigError(f"{there[0]} exists; --overwrite replaces it")
+    return write_picture(pick(runs, attribution), experiments / figure)
 
 
 def draw_runs(folders: Sequence[Path], place: Path) -> tuple[Path, Path]:
@@ -94,7 +198,7 @@ def draw_runs(folders: Sequence[Path], place: Path) -> tuple[Path, Path]:
     runs, measures = read_runs(folders)
     figure, pick, draw = _figure_of(measures)
     picture = pick(runs, str(runs[0].record.config["dataset"]["name"]))
-    return save_figure(draw(picture), place, figure)
+    return style.save_figure(draw(picture), place, figure)
 
 
 def _figure_of(
@@ -138,10 +242,37 @@ def _picked(
         "kind": record.data["kind"],
         "attribution": attribution,
         **own,
-        "runs": [run_entry(run, scores(run)) for run in runs],
+        "runs": [
+            {
+                "label": run.label,
+                "run": run.record.run,
+                "record": shared(run.record).seal,
+                "commit": run.record.git.get("commit"),
+                "iterations": run.record.iterations,
+                "parameters": run.record.parameters,
+                "scores": dict(scores(run)),  # that its panel quotes
+            }
+            for run in runs
+        ],
     }
     named = {run.label: found for run, found in zip(runs, predictions, strict=True)}
     return Picture(raw, truth, named, apart.astype(np.float16), about)
+
+
+def data_note(about: Mapping[str, Any]) -> str:
+    """Whose data, of which kind, and how long was trained on it: the beginning of a caption."""
+    trained = {run["label"]: f"{run['iterations']:,}" for run in about["runs"]}
+    if len(set(trained.values())) == 1:
+        iterations = next(iter(trained.values()))
+    else:
+        iterations = ", ".join(f"{label} {count}" for label, count in trained.items())
+    kind = "real sample, reduced protocol" if about["kind"] == SAMPLE else about["kind"]
+    return f"{about['attribution']}; {kind}, {iterations} iterations."
+
+
+def smallest(labels: npt.NDArray[np.integer[Any]]) -> _Labels:
+    """Labels in the narrowest unsigned dtype that holds them."""
+    return labels.astype(np.min_scalar_type(int(labels.max(initial=0))))
 
 
 def _draw(
@@ -165,15 +296,15 @@ def _draw(
     about, size = picture.provenance, picture.provenance["pixel_size"]
     height, width = np.multiply(picture.raw.shape, size or 1.0)
     count = 2 + len(picture.predictions)
-    figure, rows = panel_rows(
+    figure, rows = style.panel_rows(
         [height / width] * -(-count // 2),
         [2] * (count // 2) + [1] * (count % 2),
-        width=COLUMN_WIDTH,
+        width=style.COLUMN_WIDTH,
         title=[synthetic] if about["kind"] == SYNTHETIC else [],
         note=f"{data_note(about)} {note}",
     )
     panels = [panel for row in rows for panel in row]
-    show_image(panels[0], grey, raw_titles)
+    style.show_image(panels[0], grey, raw_titles)
     paint(panels[1], picture.truth, ["(a) ground truth", ""])
     for i, (label, labels) in enumerate(picture.predictions.items()):
         titles = [f"({'bcdefgh'[i]}) {label}", quote(about["runs"][i]["scores"])]
@@ -182,7 +313,7 @@ def _draw(
     # The same ones in every panel, so that one can look up in the truth who is right.
     circle_regions(panels[1:], bits, ellipses, extent, numbered=True)
     if size is not None:
-        add_scale_bar(panels[0], width, about["unit"])
+        style.add_scale_bar(panels[0], width, about["unit"])
     return figure, panels
 
 
@@ -217,7 +348,7 @@ def _places(run: Run, pattern: str) -> list[Path]:
     return found
 
 
-@page_style()
+@style.page_style()
 def em_figure(picture: Picture, *, regions: int = 3) -> Figure:
     """Raw | ground truth | each prediction; ``regions``: ellipses at most."""
     at = picture.provenance["slice"]
@@ -226,7 +357,7 @@ def em_figure(picture: Picture, *, regions: int = 3) -> Figure:
     colours = assign_colours([picture.truth, *picture.predictions.values()])
 
     def paint(panel: Axes, labels: _Labels, titles: Sequence[str]) -> None:
-        show_image(panel, overlay(grey, labels, colours), titles)
+        style.show_image(panel, overlay(grey, labels, colours), titles)
 
     figure, _ = _draw(
         picture,
@@ -243,12 +374,12 @@ def em_figure(picture: Picture, *, regions: int = 3) -> Figure:
 
 
 def _pick_of_volume(runs: Sequence[Run], name: str, attribution: str) -> tuple[float, Picture]:
-    volumes, attributes = read_volumes(runs[0].folder / _EVALUATION / name, *_PICTURED)
+    volumes, of_raw, offset = output.read_volumes(runs[0].folder / _EVALUATION / name, *_PICTURED)
     raw, truth, first = (volumes[key] for key in _PICTURED)
     predictions = [first]
     for run in runs[1:]:
         path = run.folder / _EVALUATION / name
-        other, _ = read_volumes(path, *_PICTURED)
+        other, *_ = output.read_volumes(path, *_PICTURED)
         if not all(np.array_equal(volumes[key], other[key]) for key in (output.RAW, output.TRUTH)):
             raise DataError(
                 f"{path} is not of the volume of {runs[0].record.run}; evaluate both on the same"
@@ -262,14 +393,13 @@ def _pick_of_volume(runs: Sequence[Run], name: str, attribution: str) -> tuple[f
     z = worst_slice(apart)
     matched = [truth[z], *(match_labels(truth, labels)[z] for labels in predictions)]
     dense, _ = relabel_consecutive(np.stack(matched).astype(np.uint64))
-    size, offset = (attributes.get(key) for key in ("resolution", "offset_voxels"))
-    in_file = None if offset is None else z + int(offset[0])
+    size = of_raw.voxel_size
     picture = _picked(
         *(runs, attribution, _as_bytes(raw[z]), list(dense), apart[z]),
         lambda run: {key: run.record.metrics["test"][key] for key in ("split", "merge")},
         files=runs[0].record.data["files"],
-        slice={"volume": name, "axis": "z", "index": z, "in_file": in_file},
-        pixel_size=None if size is None else [float(size[1]), float(size[2])],
+        slice={"volume": name, "axis": "z", "index": z, "in_file": z + offset[0]},
+        pixel_size=None if size is None else list(size[1:]),
         unit="nm",
     )
     return float(apart[z].sum(dtype=np.float64)), picture
@@ -293,22 +423,19 @@ _FILL = 0.45  # opacity of grey matter
 
 
 def pick_tissues(runs: Sequence[Run], attribution: str) -> Picture:
-    """The axial slice of the test subjects in which the runs' labels differ most.
-
-    The data must still be where the runs found them.
-    """
+    """The axial slice, of test subjects that still lie there, in which the labels differ most."""
     picked = [_pick_of_subject(runs, one, attribution) for one in _test_subjects(runs[0])]
     return max(picked, key=lambda pair: pair[0])[1]
 
 
-@page_style()
+@style.page_style()
 def tissue_figure(picture: Picture, *, regions: int = 3) -> Figure:
     """T1 | ground truth | each prediction, outlined; ``regions``: ellipses at most."""
     at = picture.provenance["slice"]
     grey = picture.raw.astype(np.float32) / 255
 
     def paint(panel: Axes, labels: _Labels, titles: Sequence[str]) -> None:
-        show_image(panel, grey, titles)
+        style.show_image(panel, grey, titles)
         _outline(panel, labels)
 
     def quote(scores: Mapping[str, float]) -> str:
@@ -365,7 +492,7 @@ def _pick_of_subject(
         apart += first != labels
     z = worst_slice(np.moveaxis(apart, _AXIAL, 0))
     labelled = np.logical_or.reduce([v[..., z] != 0 for v in (truth, *predictions)])
-    box = bounding_box(labelled, _AROUND_BRAIN) or (slice(None), slice(None))
+    box = style.bounding_box(labelled, _AROUND_BRAIN) or (slice(None), slice(None))
 
     def section(volume: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """As it is looked at: right to the right (neurological convention), anterior upwards."""
@@ -415,14 +542,6 @@ def _add_legend(panel: Axes) -> None:
     }
     edge = tissue_colour("gm")
     handles["gm"] = Patch(facecolor=(*edge, _FILL), edgecolor=edge, label="GM")
-    panel.legend(
-        handles=[*handles.values()],
-        loc="lower left",
-        bbox_to_anchor=(0.0, 1.0),
-        ncols=len(handles),
-        borderaxespad=0.1,
-        borderpad=0,
-        handlelength=1.0,
-        handletextpad=0.3,
-        columnspacing=0.7,
-    )
+    narrow = {"borderaxespad": 0.1, "borderpad": 0, "handlelength": 1.0, "handletextpad": 0.3}
+    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), **narrow}
+    panel.legend(handles=[*handles.values()], ncols=len(handles), columnspacing=0.7, **place)

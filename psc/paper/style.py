@@ -185,17 +185,12 @@ def show_image(
     """
     panel.imshow(image, cmap=cmap, vmin=0, vmax=1, interpolation="nearest", aspect="auto")
     panel.set_axis_off()
+    place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
     for i, text in enumerate(titles):
-        panel.annotate(
-            text,
-            (0, 1),
-            (0, 72 * (MARGIN / 2 + (len(titles) - 1 - i) * LINE_HEIGHT)),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            va="bottom",
-            weight="normal" if i else "bold",
-            color="0.25" if i else "black",
-        )
+        above = 72 * (MARGIN / 2 + (len(titles) - 1 - i) * LINE_HEIGHT)
+        weight, colour = ("normal", "0.25") if i else ("bold", "black")
+        place |= {"weight": weight, "color": colour, "va": "bottom"}
+        panel.annotate(text, (0, 1), (0, above), **place)
 
 
 def outline(artist: Artist, linewidth: float = 1.6) -> None:

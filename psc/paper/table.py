@@ -98,14 +98,12 @@ class Line:
     def origin(self) -> dict[str, str]:
         """Version of the code, devices and data of its runs; all empty if nothing ran."""
         records = [run.record for run in self.runs]
-        data = {f"{r.data['kind']}: {r.config['dataset']['name']}" for r in records}
-        hardware = {str(r.hardware["device"]) for r in records}
-        commit = self.group.version if records else ""
-        return {
-            "commit": commit,
-            "hardware": ", ".join(sorted(hardware)),
-            "data": ", ".join(sorted(data)),
+        found = {
+            "commit": {self.group.version} if records else set(),
+            "hardware": {str(r.hardware["device"]) for r in records},
+            "data": {f"{r.data['kind']}: {r.config['dataset']['name']}" for r in records},
         }
+        return {name: ", ".join(sorted(texts)) for name, texts in found.items()}
 
     def printed(self, metric: str, nothing: str = NOTHING) -> str:
         """What the paper prints."""
@@ -178,10 +176,7 @@ class Table:
 
 
 def tables_of(folder: Path) -> list[Table]:
-    """All tables of an experiment from its folder: one for each protocol, the paper's first.
-
-    One of synthetic data is left out as long as nothing has been run at it.
-    """
+    """A table for each protocol, the paper's first; of synthetic data only if it was run."""
     experiment = read_experiment(folder)
     return make_tables(experiment, read_records(experiment))
 
@@ -200,11 +195,8 @@ def _table(experiment: Experiment, protocol: Protocol, runs: Sequence[RecordedRu
     is_paper = protocol.kind == PAPER
     lines: list[Line] = []
     for row in experiment.rows:
-        cells = {
-            cell.metric: cell
-            for cell in experiment.published
-            if is_paper and cell.row == row.name and cell.against is None
-        }
+        printed = [c for c in experiment.published if c.row == row.name and c.against is None]
+        cells = {cell.metric: cell for cell in printed if is_paper}
         if row.name in planned:
             lines += _lines(planned[row.name], cells, runs)
         elif is_paper and row.in_paper:
@@ -282,9 +274,8 @@ def origins(table: Table) -> Grid:
             runs = ", ".join(run.record.run for run in line.runs)
             seals = ", ".join(run.record.seal[:8] for run in line.runs)
             commit, hardware, data = line.origin.values()
-            grid.append(
-                (line.row.label, runs, seals, commit, hardware, _counts(line.iterations), data)
-            )
+            where = commit, hardware, _counts(line.iterations), data
+            grid.append((line.row.label, runs, seals, *where))
     return grid
 
 
@@ -305,14 +296,9 @@ def claims(table: Table) -> Grid:
         ours, other = (_value(table, cell.metric, row) for row in (cell.row, cell.against))
         change = NOT_RUN if ours is None or other is None else percent(100 * (ours / other - 1))
         metric = words.get(cell.metric, cell.metric)
-        grid.append(
-            (
-                f"{labels[cell.row]}: {metric} against {labels[cell.against]}",
-                UNKNOWN if cell.value is None else percent(cell.value, 0),
-                change,
-                cell.place,
-            )
-        )
+        label = f"{labels[cell.row]}: {metric} against {labels[cell.against]}"
+        stated = UNKNOWN if cell.value is None else percent(cell.value, 0)
+        grid.append((label, stated, change, cell.place))
     return grid
 
 
@@ -348,10 +334,8 @@ def to_latex(table: Table) -> str:
     warning = WARNINGS.get(table.protocol.kind, "")
     caption = f"{table.experiment.title}. {table.heading}. {warning}".strip()
     notes = [table.legend, *table.notes]
-    notes += [
-        f"{label}: {change} ({interval}; seeds {seeds}): {words}."
-        for label, change, interval, seeds, words in differences(table)[1:]
-    ]
+    for label, change, interval, seeds, words in differences(table)[1:]:
+        notes.append(f"{label}: {change} ({interval}; seeds {seeds}): {words}.")
     for label, runs, _, commit, hardware, iterations, data in origins(table)[1:]:
         notes.append(f"{label}: {runs}; commit {commit}; {hardware}; {iterations} it.; {data}.")
     label = f"{table.experiment.name}-{table.protocol.name}"
@@ -359,10 +343,7 @@ def to_latex(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """One table as CSV: unrounded, a line per row; what does not exist is empty.
-
-    Shares of 1, such as Dice, are given in per cent, as the paper does.
-    """
+    """One table as CSV: unrounded, shares of 1 in per cent; what does not exist is empty."""
     return csv_text([_csv_line(table, line) for line in table.lines])
 
 
@@ -395,11 +376,7 @@ def _csv_line(table: Table, line: Line) -> dict[str, Any]:
 
 
 def write_tables(tables: Sequence[Table], folder: Path) -> list[Path]:
-    """Write an experiment's tables: one Markdown file, and CSV and LaTeX of each.
-
-    The paper's have the experiment's name, others ``<experiment>-<protocol>``; older ones of these
-    names are deleted.
-    """
+    """One Markdown file, and CSV and LaTeX of each; older ones of this experiment are deleted."""
     name = tables[0].experiment.name
     contents = {f"{name}.md": to_markdown(tables)}
     for table in tables:

@@ -74,10 +74,11 @@ def markdown_table(grid: Sequence[Cells]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as CSV, below the first one's keys; None is an empty cell."""
+def csv_text(rows: Sequence[Mapping[str, Any]], header: Sequence[str] = ()) -> str:
+    """Rows as CSV, below the header or the first one's keys; None is an empty cell."""
     file = io.StringIO()
-    writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
+    header = header or list(rows[0] if rows else ())
+    writer = csv.DictWriter(file, header, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return file.getvalue()
@@ -97,10 +98,7 @@ def aligned(lines: Sequence[Cells], right: int = 0) -> str:
 
 
 def escape(text: str) -> str:
-    """Text that LaTeX prints as it is; 7-bit, so that any engine takes it.
-
-    A character that has no escape here and is not ASCII becomes a question mark.
-    """
+    """Text that LaTeX prints as it is, in ASCII; what has no escape becomes a question mark."""
     escaped = "".join(_ESCAPED.get(character, character) for character in text)
     return escaped.encode("ascii", "replace").decode()
 

@@ -21,15 +21,7 @@ from psc.em.bodies import BodyError
 from psc.em.pictures import assign_colours, match_labels, overlay
 from psc.errors import DataError
 from psc.files import write_text
-from psc.paper.style import (
-    add_scale_bar,
-    outline,
-    page_style,
-    panel_rows,
-    save_png,
-    scale_bar,
-    show_image,
-)
+from psc.paper import style
 from psc.paper.text import render_html
 from psc.viewing.scene import AFFINITIES, RAW, SEGMENTATION, TRUTH, Layer, Scene
 from psc.volumes.intensity import grey_image, grey_range
@@ -193,10 +185,7 @@ def _pictures(
 
 
 def _grey(scene: Scene, box: _Box, axis: int) -> npt.NDArray[np.float32]:
-    """What lies below labels, in [0, 1]: raw, else the mean affinity, which is dark at membranes.
-
-    Black and white are those of the whole section, so that a close-up is no brighter than it.
-    """
+    """What lies below labels: raw, as bright as in the whole section, else the mean affinity."""
     if RAW in scene.layers:
         layer = scene.layers[RAW]
         whole = _section(layer, _thin(scene.box, axis, box[axis].start), axis)
@@ -234,24 +223,21 @@ def report_html(scene: Scene, sections: Sequence[PictureRow], places: Sequence[P
         sections=sections,
         places=places,
         png=png,
-        scale_bar=scale_bar,
+        scale_bar=style.scale_bar,
     )
 
 
-@page_style()
+@style.page_style()
 def _write_png(scene: Scene, rows: Sequence[PictureRow], path: Path) -> None:
     """The same rows under each other, as wide as a page, for slides and for terminals."""
     head = [scene.title, *([scene.facts["data"]] if "data" in scene.facts else [])]
     for name, scores in scene.scores.items():
         head.append(f"{name}: " + ", ".join(f"{key} {value:.4f}" for key, value in scores.items()))
     ratios = []
-    for row in rows:
-        (height, width, _), (along_y, along_x) = (
-            row.pictures[0].image.shape,
-            row.pictures[0].pixel_size,
-        )
-        ratios.append(height * along_y / (width * along_x))
-    figure, grid = panel_rows(
+    for first in (row.pictures[0] for row in rows):
+        height, width = np.multiply(first.image.shape[:2], first.pixel_size)
+        ratios.append(height / width)
+    figure, grid = style.panel_rows(
         ratios,
         [len(row.pictures) for row in rows],
         title=head,
@@ -260,11 +246,11 @@ def _write_png(scene: Scene, rows: Sequence[PictureRow], path: Path) -> None:
     )
     for panels, row in zip(grid, rows, strict=True):
         for panel, picture in zip(panels, row.pictures, strict=True):
-            show_image(panel, picture.image, [picture.title])
+            style.show_image(panel, picture.image, [picture.title])
             x, z = picture.mark[1] - 0.5, picture.mark[0] - 0.5
             (ring,) = panel.plot(x, z, "o", mfc="none", mec="white", ms=7, mew=1)
-            outline(ring, 2.2)
+            style.outline(ring, 2.2)
         if scene.voxel_size is not None:
             first = row.pictures[0]
-            add_scale_bar(panels[0], first.image.shape[1] * first.pixel_size[1])
-    save_png(figure, path)
+            style.add_scale_bar(panels[0], first.image.shape[1] * first.pixel_size[1])
+    style.save_png(figure, path)

@@ -9,7 +9,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -24,7 +24,7 @@ from psc.paper.measures import measures_of
 from psc.training.provenance import code_version
 from psc.training.records import FILE_NAME, Record, read_record
 from psc.volumes import output
-from psc.volumes.containers import HDF5, Zarr
+from psc.volumes.containers import Zarr
 from psc.volumes.metadata import Size3
 from psc.volumes.reading import Volume, fingerprint, open_volume
 
@@ -46,7 +46,6 @@ _LAYERS: Mapping[str, tuple[str, LayerKind]] = {
     BASELINE: (output.BASELINE, "labels"),
     TRUTH: (output.TRUTH, "labels"),
 }
-_REQUIRED = (RAW, SEGMENTATION, TRUTH)
 _SUMMARY, _DESCRIPTION, _FINEST = "summary.json", "blockwise.json", "0"
 
 log = logging.getLogger(__name__)
@@ -171,39 +170,14 @@ def open_evaluation(folder: Path, region: int) -> Scene:
             f"region={region}: {folder} has the test regions {', '.join(map(str, numbers))}"
         )
     record = read_record(folder if (folder / FILE_NAME).is_file() else folder.parent)
-    file = HDF5(path)
-    sources = {
-        name: file.open(key)
-        for name, (key, _) in _LAYERS.items()
-        if name in _REQUIRED or file.look(key) is not None
-    }
-    raw = Volume(sources[RAW])
-    offset, voxel_size = _offset(raw.attribute("offset_voxels"), path), raw.voxel_size
-    arrays = {name: source.values() for name, source in sources.items()}
-    layers = {name: Layer(name, _LAYERS[name][1], values) for name, values in arrays.items()}
-    Scene(record.run, path, layers, voxel_size, offset)  # refuses what does not fit together
-    truth, segmentation = arrays[TRUTH], arrays[SEGMENTATION]
-    return Scene(
-        title=record.run,
-        path=path,
-        layers=layers,
-        voxel_size=voxel_size,
-        offset=offset,
-        errors=tuple(body_errors(truth, segmentation, offset=offset)),
-        scores=_scores(record),
-        facts=_facts(record, raw),
-    )
-
-
-def _offset(said: Any, path: Path) -> Size3:
-    value = np.asarray((0, 0, 0) if said is None else said)
-    if value.shape != (3,) or value.dtype.kind not in "iu":
-        raise DataError(
-            f"{path}: attribute 'offset_voxels' must be three whole numbers (z, y, x), found"
-            f" {value!r}; evaluate the checkpoint again"
-        )
-    z, y, x = (int(number) for number in value)
-    return z, y, x
+    keys = {key: (name, kind) for name, (key, kind) in _LAYERS.items()}
+    optional = (output.AFFINITIES, output.FRAGMENTS, output.BASELINE)
+    arrays, raw, offset = output.read_volumes(path, *keys, optional=optional)
+    layers = {keys[key][0]: Layer(*keys[key], values) for key, values in arrays.items()}
+    scene = Scene(record.run, path, layers, raw.voxel_size, offset)  # refuses what does not fit
+    errors = body_errors(arrays[output.TRUTH], arrays[output.SEGMENTATION], offset=offset)
+    scores, facts = _scores(record), _facts(record, raw)
+    return replace(scene, errors=tuple(errors), scores=scores, facts=facts)
 
 
 def _scores(record: Record) -> dict[str, dict[str, float]]:
@@ -240,11 +214,7 @@ def is_blockwise_output(folder: Path) -> bool:
 
 
 def open_blockwise_output(folder: Path, raw: Path | None, raw_key: str | None) -> Scene:
-    """Open an output without reading its voxels.
-
-    ``raw`` is the volume that was segmented (None: where the output says that it was), ``raw_key``
-    the dataset within it, where it is not recognised.
-    """
+    """Open an output without reading its voxels; ``raw``: else where it says that it was."""
     try:
         summary = json.loads((folder / _SUMMARY).read_text())
         stages = json.loads((folder / _DESCRIPTION).read_text())["stages"]

@@ -1,6 +1,6 @@
 """Segmentations on disk: HDF5 in CREMI's layout, with resolution and provenance."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,9 @@ import numpy.typing as npt
 
 from psc.errors import DataError
 from psc.files import replacing
-from psc.volumes.metadata import Triple
+from psc.volumes.containers import HDF5
+from psc.volumes.metadata import Size3, Triple, size3
+from psc.volumes.reading import Volume
 
 RAW = "volumes/raw"
 TRUTH = "volumes/labels/neuron_ids"
@@ -59,3 +61,24 @@ def write_volumes(
         raise DataError(
             f"could not write {path}: {error}; free disk space, run it again"
         ) from error
+
+
+def read_volumes(
+    path: Path, *names: str, optional: Collection[str] = ()
+) -> tuple[dict[str, npt.NDArray[Any]], Volume, Size3]:
+    """Volumes by dataset name, raw itself, which knows the rest, and where they begin in its file.
+
+    ``optional``: those of them that need not be there.
+    """
+    file = HDF5(path)
+    found = [name for name in names if name not in optional or file.look(name) is not None]
+    sources = {name: file.open(name) for name in found}
+    raw = Volume(sources[RAW])
+    said = raw.attribute("offset_voxels")
+    offset = np.asarray((0, 0, 0) if said is None else said)
+    if offset.shape != (3,) or offset.dtype.kind not in "iu":
+        raise DataError(
+            f"{path}: attribute 'offset_voxels' must be three whole numbers (z, y, x), found"
+            f" {offset!r}; evaluate the checkpoint again"
+        )
+    return {name: source.values() for name, source in sources.items()}, raw, size3(offset)

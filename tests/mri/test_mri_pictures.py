@@ -14,7 +14,6 @@ from skimage.color import deltaE_ciede2000, rgb2lab
 
 from psc.errors import ConfigError, DataError
 from psc.metrics.tissues import TissueScore, TissueScores
-from psc.mri import pictures
 from psc.mri.pictures import (
     DIFFERENCE_COLOUR,
     NETWORK,
@@ -42,7 +41,7 @@ def drawn(monkeypatch):
 
     def draw(function, *arguments, **options):
         figures = []
-        monkeypatch.setattr(pictures, "save_png", lambda figure, path: figures.append(figure))
+        monkeypatch.setattr("psc.paper.style.save_png", lambda figure, path: figures.append(figure))
         function(*arguments, "figure.png", **options)
         return figures[0]
 

@@ -152,13 +152,17 @@ def test_without_logged_errors_the_losses_remain(error_panel, caplog: pytest.Log
     assert "losses only" in caplog.text
 
 
-SWEEP = [(0.1, 1.0, 0.1), (0.5, 0.3, 0.3), (0.9, 0.2, 1.1)]
+def sweep(*rows):
+    return [dict(zip(("threshold", "split", "merge"), row, strict=True)) for row in rows]
+
+
+SWEEP = sweep((0.1, 1.0, 0.1), (0.5, 0.3, 0.3), (0.9, 0.2, 1.1))
 
 
 def test_the_threshold_figure_shows_every_sweep_whatever_its_order(tmp_path: Path):
     one, two, shuffled = (tmp_path / f"{name}.png" for name in ("one", "two", "shuffled"))
     threshold_figure({"3D": SWEEP}, one)
-    threshold_figure({"3D": SWEEP, "P2SC2": [(t, s / 2, m / 2) for t, s, m in SWEEP]}, two)
+    threshold_figure({"3D": SWEEP, "P2SC2": sweep((0.1, 0.5, 0.05), (0.5, 0.1, 0.1))}, two)
     threshold_figure({"3D": [SWEEP[1], SWEEP[2], SWEEP[0]]}, shuffled)
     assert Image.open(one).size == (690, 240)
     assert share_of(one, ORANGE) == 0
@@ -171,9 +175,8 @@ def test_the_threshold_figure_shows_every_sweep_whatever_its_order(tmp_path: Pat
     [
         ({}, ConfigError, "at least one sweep"),
         ({"3D": []}, DataError, "'3D' holds no threshold"),
-        ({"3D": [(0.1, np.nan, 0.2)]}, DataError, "finite"),
-        ({"3D": [(0.1, 0.2, -0.1)]}, DataError, "at least 0"),
-        ({"3D": [(0.1, 0.2)]}, DataError, "threshold, split, merge"),
+        ({"3D": sweep((0.1, np.nan, 0.2))}, DataError, "finite"),
+        ({"3D": sweep((0.1, 0.2, -0.1))}, DataError, "at least 0"),
     ],
 )
 def test_impossible_sweeps_are_refused(sweeps: dict, error: type, match: str, tmp_path: Path):

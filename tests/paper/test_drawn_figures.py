@@ -9,7 +9,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from psc.errors import ConfigError
-from psc.paper.drawing import SMALL, kernel_reach, kernel_size, page
+from psc.paper.drawing import SMALL, Page, kernel_reach, kernel_size
 from psc.paper.figure_1 import block_figure
 from psc.paper.figure_2 import decomposition_figure
 from psc.paper.figure_3 import network_figure
@@ -73,7 +73,7 @@ def test_the_same_drawing_is_the_same_bytes(tmp_path):
 
 
 def test_neither_file_is_left_if_one_fails(tmp_path, monkeypatch):
-    figure, _ = page(1, 1)
+    figure = Page(1, 1).figure
 
     def fail(*args, **options):
         raise OSError("no room")

@@ -23,7 +23,7 @@ from psc.paper.figures import (
     figure_4a_runs,
     make_figure,
 )
-from psc.paper.pictures import Run, read_runs
+from psc.paper.panels import Run, read_runs
 from psc.training.records import read_record
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "paper.py"

@@ -17,9 +17,10 @@ from psc.paper.panels import (
     keep_picture,
     pick_em,
     pick_tissues,
+    read_picture,
+    read_runs,
     tissue_figure,
 )
-from psc.paper.pictures import read_picture, read_runs
 from psc.training.records import FILE_NAME
 
 
@@ -123,7 +124,7 @@ def test_lost_or_foreign_volumes_are_named(tmp_path):
     with pytest.raises(DataError, match="not of the volume"):
         pick_em(read_runs([one, foreign])[0], "")
     (foreign / "evaluation" / "test-0.h5").write_bytes(b"no HDF5")
-    with pytest.raises(DataError, match="damaged"):
+    with pytest.raises(DataError, match="not an HDF5 file"):
         pick_em(read_runs([one, foreign])[0], "")
     assert (one / FILE_NAME).is_file()
 
@@ -235,6 +236,7 @@ def test_synthetic_runs_are_collected_once(tmp_path):
     assert list(picture.predictions) == ["3D", "P₂SC₂"]
     assert "fibsem_synthetic" in picture.provenance["attribution"]
     (runs[0] / "evaluation" / "test-0.h5").unlink()  # refused before volumes are read
+    (place / "figure-6" / "provenance.json").unlink()  # one of the two is enough
     with pytest.raises(ConfigError, match="--overwrite"):
         keep_picture(runs, place)
 

@@ -8,7 +8,7 @@ import picture_runs
 import pytest
 
 from psc.errors import ConfigError, DataError
-from psc.paper.pictures import (
+from psc.paper.panels import (
     LARGEST,
     PIXELS,
     PROVENANCE,
@@ -89,15 +89,6 @@ def test_a_missing_file_is_named(picture, tmp_path, missing):
     (tmp_path / missing).unlink()
     with pytest.raises(DataError, match=missing):
         read_picture(tmp_path)
-
-
-def test_nothing_is_overwritten_unasked(picture, tmp_path):
-    write_picture(picture, tmp_path)
-    (tmp_path / PROVENANCE).unlink()  # one of the two is enough
-    with pytest.raises(ConfigError, match="--overwrite"):
-        write_picture(picture, tmp_path)
-    write_picture(picture, tmp_path, overwrite=True)
-    read_picture(tmp_path)
 
 
 def test_a_large_picture_leaves_nothing(picture, tmp_path):

@@ -6,8 +6,9 @@ from torch import nn
 
 from psc.block.convolution import ConvolutionOptions
 from psc.block.unit import make_unit
+from psc.paper.account import built
 from psc.paper.figure_1 import BLOCKS, drawn_unit, stream_axis, walk_unit
-from psc.paper.figure_3 import INPUT, draw_network, walk_network
+from psc.paper.figure_3 import INPUT, walk_network
 
 # Each stream as its first channels, then (kernel, channels that leave): the U-Net's second level.
 PLANES = {0: (1, 3, 3), 1: (3, 1, 3), 2: (3, 3, 1)}
@@ -64,7 +65,7 @@ UNET = {
 
 
 def test_the_unet_is_drawn_as_published():
-    walk = draw_network(("unet", "p2sc2"))
+    walk = walk_network(*built(("unet", "p2sc2")))
     found = {
         s.name: (s.entered[1], [[c.out_channels for c in stream] for stream in s.blocks[0]])
         for s in walk.units
@@ -77,7 +78,7 @@ def test_the_unet_is_drawn_as_published():
 
 
 def test_connections_of_the_unet_are_its_skips():
-    walk = draw_network(("unet", "3d"))
+    walk = walk_network(*built(("unet", "3d")))
     assert walk.parameters == 25_178_811
     assert {s.name: set(s.sources) for s in walk.units} == {
         "encoder.0": {INPUT},
@@ -92,7 +93,7 @@ def test_connections_of_the_unet_are_its_skips():
 
 
 def test_resnet_34_and_its_shortcuts():
-    walk = draw_network(("resnet34", "p2sc2"))
+    walk = walk_network(*built(("resnet34", "p2sc2")))
     names = [s.name for s in walk.units]
     blocks = [(stage, block) for stage, count in enumerate((3, 4, 6, 3)) for block in range(count)]
     assert names == [f"stages.{stage}.{block}.segment" for stage, block in blocks]
@@ -105,7 +106,7 @@ def test_resnet_34_and_its_shortcuts():
 
 
 def test_densenet_layers_see_all_before_them():
-    walk = draw_network(("densenet", "3d"))
+    walk = walk_network(*built(("densenet", "3d")))
     names = [s.name for s in walk.units]
     assert names == ["stem", *(f"dense.{i}.{j}.segment" for i in range(4) for j in range(4))]
     assert [list(s.sources) for s in walk.units[1:]] == [names[:i] for i in range(1, 17)]
@@ -113,7 +114,7 @@ def test_densenet_layers_see_all_before_them():
     entering = [s.entered[1] for s in walk.units]
     assert entering == [1, *range(32, 32 + 16 * 16, 16)]
     # With n = 2 a unit stands for two layers.
-    pairs = draw_network(("densenet", "p2sc2"))
+    pairs = walk_network(*built(("densenet", "p2sc2")))
     assert [s.entered[1] for s in pairs.units] == [1, *range(32, 32 + 16 * 16, 32)]
     assert pairs.parameters == 1_362_542
 
