@@ -229,9 +229,5 @@ def _scale(page: Page, x: float, y: float) -> None:
         page.polygons(quads, fills, fills, 0.2, 1)
     page.write(x, y + 0.14, "0")
     page.write(x + 0.72, y + 0.14, "largest")
-    lines = (
-        "magnitudes; A and its terms",
-        "share a scale, S and its parts",
-        "another; rods, planes their own",
-    )
-    page.write(x + 0.36, y - 0.46, "\n".join(lines), linespacing=1.1)
+    words = "magnitudes; A and its terms\nshare a scale, S and its parts\n"
+    page.write(x + 0.36, y - 0.46, f"{words}another; rods, planes their own", linespacing=1.1)

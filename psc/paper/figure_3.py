@@ -166,12 +166,8 @@ def _draw_key(page: Page, y: float) -> None:
             rectangle(page, x, low, 0.14, height, fill)
         page.write(x + 0.19, y, words, ha="left", linespacing=1.1)
         x += advance
-    lines = (
-        "24 · 128³: channels · voxels;",
-        "in cells: channels that leave;",
-        "÷2, ×2: resolution",
-    )
-    page.write(x, y, "\n".join(lines), ha="left", linespacing=1.1)
+    words = "24 · 128³: channels · voxels;\nin cells: channels that leave;\n÷2, ×2: resolution"
+    page.write(x, y, words, ha="left", linespacing=1.1)
     x += 1.52
     page.arrow((x, y + 0.1), (x + 0.22, y + 0.1), **SKIP)
     page.write(x + 0.27, y + 0.1, "concatenated (in c at full resolution)", ha="left")

@@ -87,14 +87,9 @@ def csv_text(rows: Sequence[Mapping[str, Any]], header: Sequence[str] = ()) -> s
 def aligned(lines: Sequence[Cells], right: int = 0) -> str:
     """Cells in columns of text, the last ``right`` ones aligned at the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = (
-        "  ".join(
-            cell.rjust(width) if i >= len(widths) - right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    )
-    return "\n".join(line.rstrip() for line in padded)
+    sides = "<" * (len(widths) - right) + ">" * right
+    form = "  ".join(f"{{:{side}{width}}}" for side, width in zip(sides, widths, strict=True))
+    return "\n".join(form.format(*line).rstrip() for line in lines)
 
 
 def escape(text: str) -> str:

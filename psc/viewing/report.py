@@ -38,7 +38,7 @@ _CHARACTERS = 118  # on a line of the PNG
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class Panel:
     """One image."""
 
     title: str  # what it shows
@@ -49,12 +49,12 @@ class Picture:
 
 
 @dataclass(frozen=True, eq=False)
-class PictureRow:
+class Panels:
     """Pictures of the same voxels."""
 
     heading: str  # which voxels, or which error
     text: str  # a sentence about them
-    pictures: tuple[Picture, ...]  # of equal size
+    pictures: tuple[Panel, ...]  # of equal size
 
 
 def write_report(scene: Scene, path: Path, worst: int) -> tuple[Path, Path]:
@@ -69,7 +69,7 @@ def write_report(scene: Scene, path: Path, worst: int) -> tuple[Path, Path]:
     return path, picture
 
 
-def overview(scene: Scene) -> list[PictureRow]:
+def overview(scene: Scene) -> list[Panels]:
     """Sections of all layers across z, y and x, through the voxel to look at first."""
     matched = _matched(scene)
     rows = []
@@ -84,18 +84,18 @@ def overview(scene: Scene) -> list[PictureRow]:
         }
         heading = f"{plane} section at {'zyx'[axis]} = {start + scene.offset[axis]}"
         pictures = _pictures(scene, layers, labels, box, axis, scene.start)
-        rows.append(PictureRow(heading, "", pictures))
+        rows.append(Panels(heading, "", pictures))
     return rows
 
 
-def worst_places(scene: Scene, count: int) -> list[PictureRow]:
+def worst_places(scene: Scene, count: int) -> list[Panels]:
     """Close-ups of the worst splits, then of the worst merges, ``count`` of each at most."""
     matched = _matched(scene)
     errors = (*scene.worst("split", count), *scene.worst("merge", count))
     return [_close_up(scene, matched, error) for error in errors]
 
 
-def _close_up(scene: Scene, matched: Mapping[str, Layer], error: BodyError) -> PictureRow:
+def _close_up(scene: Scene, matched: Mapping[str, Layer], error: BodyError) -> Panels:
     owner, other = (TRUTH, SEGMENTATION) if error.kind == "split" else (SEGMENTATION, TRUTH)
     place = scene.within(error.location)
     axis, box = _best_plane(scene, owner, other, error, place)
@@ -106,7 +106,7 @@ def _close_up(scene: Scene, matched: Mapping[str, Layer], error: BodyError) -> P
     }
     layers = [scene.layers[n] for n in (RAW, AFFINITIES, TRUTH, SEGMENTATION) if n in scene.layers]
     pieces = ", ".join(f"{piece.label} ({piece.voxels:,})" for piece in error.pieces[:4])
-    return PictureRow(
+    return Panels(
         f"{error.kind.capitalize()}: {error.bits:.4f} bits",
         f"{error.what.capitalize()}; the largest (voxels): {pieces}"
         f"{', …' if error.pieces[4:] else ''}; around z, y, x ="
@@ -164,7 +164,7 @@ def _pictures(
     box: _Box,
     axis: int,
     place: Size3,
-) -> tuple[Picture, ...]:
+) -> tuple[Panel, ...]:
     grey = _grey(scene, box, axis)
     colours = assign_colours(list(labels.values()))
     across = [b for b in range(3) if b != axis]
@@ -180,7 +180,7 @@ def _pictures(
         else:
             values = np.repeat(grey[..., None], 3, axis=-1)
         image = np.rint(255 * values.clip(0, 1)).astype(np.uint8)
-        pictures.append(Picture(layer.name, image, (height, width), (row, column)))
+        pictures.append(Panel(layer.name, image, (height, width), (row, column)))
     return tuple(pictures)
 
 
@@ -209,10 +209,10 @@ def _matched(scene: Scene) -> dict[str, Layer]:
     }
 
 
-def report_html(scene: Scene, sections: Sequence[PictureRow], places: Sequence[PictureRow]) -> str:
+def report_html(scene: Scene, sections: Sequence[Panels], places: Sequence[Panels]) -> str:
     """The page: the template ``report.html`` with its ``report.css``."""
 
-    def png(picture: Picture) -> str:
+    def png(picture: Panel) -> str:
         file = io.BytesIO()
         Image.fromarray(picture.image).save(file, "PNG", optimize=True)
         return base64.b64encode(file.getvalue()).decode()
@@ -228,7 +228,7 @@ def report_html(scene: Scene, sections: Sequence[PictureRow], places: Sequence[P
 
 
 @style.page_style()
-def _write_png(scene: Scene, rows: Sequence[PictureRow], path: Path) -> None:
+def _write_png(scene: Scene, rows: Sequence[Panels], path: Path) -> None:
     """The same rows under each other, as wide as a page, for slides and for terminals."""
     head = [scene.title, *([scene.facts["data"]] if "data" in scene.facts else [])]
     for name, scores in scene.scores.items():
