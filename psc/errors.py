@@ -5,7 +5,7 @@ print them without a traceback; everything else that escapes is a defect of ours
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 
@@ -51,6 +51,12 @@ class MissingPackageError(PSCError, ImportError):
 def first_line(error: BaseException) -> str:
     """Of an exception's message, or its type where it has none."""
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+def first_of(items: Sequence[object], count: int = 10) -> str:
+    """For a message: the first ones, and how many more there are; or "nothing"."""
+    more = f" and {len(items) - count} more" if len(items) > count else ""
+    return (", ".join(map(str, items[:count])) or "nothing") + more
 
 
 def refused_by_the_system(error: OSError) -> str:

@@ -1,5 +1,6 @@
 """Files that are whole or not there, their checksum, locks between processes, room on a disk."""
 
+import csv
 import difflib
 import errno
 import hashlib
@@ -10,14 +11,14 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from psc.errors import DataError
+from psc.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
@@ -29,26 +30,51 @@ WORKPLACE = Path() if _HELD.is_dir() else PROJECT
 """Where data/ of the user's lies: in the checkout, else in the folder of work."""
 
 
+_REMEDY = "make room or correct the permissions, then run again"
+
+
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def reading(path: Path, remedy: str = "correct the path or its permissions") -> Iterator[None]:
+    """Around all that reads a file that a user names: what the system refuses is a DataError."""
+    try:
+        yield
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise DataError(f"{path} cannot be read ({why}); {remedy}") from error
+
+
+@contextmanager
+def writing(path: Path, remedy: str = _REMEDY) -> Iterator[None]:
+    """Around all that writes: a full disk, or what else the system refuses, is a DataError."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or error
+        raise DataError(f"{path} cannot be written ({why}); {remedy}") from error
+
+
+@contextmanager
+def replacing(path: Path, remedy: str = _REMEDY) -> Iterator[Path]:
     """Give a temporary place beside ``path`` to write a file, or a folder, which then replaces it.
 
-    If the body fails, what was written is removed and ``path`` is what it was. The temporary name
-    ends with ``.tmp``: a writer that goes by the ending must be told the format.
+    If the body fails, what was written is removed and ``path`` is what it was; errors of the disk
+    are told as by ``writing``. The temporary name ends with ``.tmp``: a writer that goes by the
+    ending must be told the format.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        if temporary.is_dir():
-            replace_folder(temporary, path)
-        else:
-            temporary.replace(path)
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+    with writing(path, remedy):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            if temporary.is_dir():
+                replace_folder(temporary, path)
+            else:
+                temporary.replace(path)
+        finally:
+            if temporary.is_dir():
+                shutil.rmtree(temporary, ignore_errors=True)
+            else:
+                temporary.unlink(missing_ok=True)
 
 
 def entries(folder: Path) -> list[Path]:
@@ -60,6 +86,20 @@ def entries(folder: Path) -> list[Path]:
     left = {"@eadir", "#recycle", "__macosx", "thumbs.db", "desktop.ini", "lost+found"}
     found = (p for p in folder.iterdir() if p.name[0] != "." and p.name.casefold() not in left)
     return sorted(found, key=lambda path: (natural_order(path.name), path.name))
+
+
+def files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """All files below a folder, in order; ``above`` guards against links in circles.
+
+    A link that leads nowhere is a file here: reading it says that it is missing.
+    """
+    if (real := folder.resolve()) in above:
+        return
+    for path in entries(folder):
+        if path.is_dir():
+            yield from files_below(path, (*above, real))
+        else:
+            yield path
 
 
 def nearest(missing: Path, most: int = 5) -> str:
@@ -99,6 +139,28 @@ def natural_order(name: str) -> list[tuple[int, str]]:
     ]
 
 
+def clear(folder: Path, patterns: Sequence[str]) -> None:
+    """Make a folder ready for what is named so; nothing else in it is ours to delete."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in [path for pattern in patterns for path in folder.glob(pattern)]:
+        path.unlink()
+
+
+def check_output(
+    path: Path, *, overwrite: bool, source: Path | None = None, folder: bool = False
+) -> Path:
+    """A command's ``output=``: refused if it may not be replaced, or if it is the input itself."""
+    if path.exists() and path.is_dir() != folder:
+        kinds = ("a folder; give a file", "a file; give a folder")
+        raise ConfigError(f"output={path} is {kinds[folder]}")
+    if source is not None and path.exists() and source.exists() and path.samefile(source):
+        raise ConfigError(f"output={path} is the input; give another file")
+    if path.exists() and not overwrite:
+        what = "folder" if folder else "file"
+        raise ConfigError(f"output={path} exists; give another {what}, or overwrite=true")
+    return path
+
+
 def write_text(text: str, path: Path) -> Path:
     """Write text, whole or not at all; returns the path."""
     with replacing(path) as temporary:
@@ -110,6 +172,13 @@ def write_json(content: Any, path: Path) -> Path:
     """Write JSON, whole or not at all; returns the path."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     return write_text(text + "\n", path)
+
+
+def write_csv(header: Sequence[str], rows: Iterable[Sequence[Any]], path: Path) -> Path:
+    """Write a table, whole or not at all; returns the path."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    return path
 
 
 def sha256_of(path: Path) -> str:
@@ -198,6 +267,45 @@ def in_words(size: int) -> str:
         if value < 999.5 or unit == "TB":
             break
     return f"{value:.3g} {unit}" if value < 1000 else f"{value:.0f} {unit}"
+
+
+def generate(
+    folder: Path, described: Mapping[str, Any], marker: str, make: Callable[[Path], None]
+) -> bool:
+    """Make a folder of generated data, whole or not at all, unless it is there already.
+
+    Its file ``marker`` says of what it was made, by which version, and the SHA-256 of every file; a
+    folder that is something else, or no longer whole, is refused. Processes that start together
+    wait for the first. Returns whether it was made.
+    """
+    lock = folder.with_name(f".{folder.name}.preparation")
+    with nullcontext() if folder.exists() else locked(lock):
+        if not folder.exists():
+            with replacing(folder) as temporary:
+                make(temporary)
+                files = {p.relative_to(temporary).as_posix(): p for p in files_below(temporary)}
+                sums = {name: sha256_of(path) for name, path in files.items()}
+                text = json.dumps({**described, "files": sums}, indent=2)
+                (temporary / marker).write_text(f"{text}\n", encoding="utf-8")
+            return True
+    try:
+        found = json.loads((folder / marker).read_text(encoding="utf-8"))
+        sums = dict(found.pop("files", {}))
+    except (OSError, ValueError, TypeError, AttributeError):
+        found, sums = None, {}
+    if found != json.loads(json.dumps(described)):
+        raise ConfigError(
+            f"{folder} holds something else than the stand-in asked for ({described}); it is not"
+            " overwritten: choose another folder or move it away"
+        )
+    for name, sha256 in sums.items():
+        path = folder / name
+        if not path.is_file() or sha256_of(path) != sha256:
+            raise DataError(
+                f"{path} is {'damaged' if path.exists() else 'missing'}, though {folder / marker}"
+                f" lists it; remove {folder}, then run again: it will be written anew"
+            )
+    return False
 
 
 def replace_folder(complete: Path, place: Path) -> None:

@@ -19,7 +19,6 @@ after an error (or, with --strict, if a clip could not be decoded), 130 when int
 """
 
 import argparse
-import csv
 import hashlib
 import os
 import sys
@@ -33,7 +32,7 @@ from psc.download.archives import require_rar_tool, unpack
 from psc.download.download import SOURCES, SourceFile, fetch, source_files
 from psc.em.data import read_volume
 from psc.errors import DataError, told_in_a_line
-from psc.files import WORKPLACE, in_words, require_free_space
+from psc.files import WORKPLACE, in_words, require_free_space, write_csv, writing
 from psc.mri.prepare import INSTRUCTIONS, MANIFEST, prepare_ibsr, table
 from psc.video.data import read_split, video_key
 from psc.video.preparation import PreparationReport, prepare_videos
@@ -259,14 +258,11 @@ def prepare(
 
         report = prepare_videos(videos, output, settings, workers=workers, on_progress=show)
     path = output / "unreadable.csv"
-    try:
+    with writing(path):
         path.unlink(missing_ok=True)
-        if report.unreadable:
-            rows = [[v.source, v.sha256, v.reason] for v in report.unreadable]
-            with path.open("w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows([["source", "sha256", "reason"], *rows])
-    except OSError as error:
-        raise DataError(f"{path} cannot be written ({error}); make room and run again") from error
+    if report.unreadable:
+        rows = [[v.source, v.sha256, v.reason] for v in report.unreadable]
+        write_csv(["source", "sha256", "reason"], rows, path)
     return report
 
 

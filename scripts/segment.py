@@ -7,7 +7,7 @@ from psc.config.compose import typed_node
 def main(config: DictConfig) -> None:
     """Check the composed configuration, then predict and write."""
     typed = typed_node(config)
-    from psc.training.prediction import segment_file  # seconds, after a wrong key
+    from psc.applications import segment_file  # seconds, after a wrong key
 
     segment_file(typed)
 

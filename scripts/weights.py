@@ -147,7 +147,7 @@ def _told(
     """What the file says of itself: text by name, JSON where it is more than text."""
     data = checkpoint.config.dataset
     assert isinstance(data, FibsemConfig)
-    volume = read_splits(data).test[0].volume
+    volume = read_splits(data).parts["test"][0].volume
     voxel_size = data.voxel_size or volume.voxel_size
     if voxel_size is None:
         raise DataError(f"{record.run}: nothing says its voxels' size; dataset.voxel_size does")

@@ -21,6 +21,7 @@ from psc.conversion import ConversionReport, calibrate, match_features
 from psc.conversion.conversion import ConversionArguments
 from psc.conversion.factors import Initialisation
 from psc.errors import ConfigError
+from psc.files import check_output
 from psc.training.checkpoints import (
     CONFIG_KEY,
     CONVERSION_KEY,
@@ -57,8 +58,7 @@ def convert_checkpoint(config: ConvertConfig) -> tuple[ConversionReport, list[fl
     if config.init not in get_args(Initialisation):
         known = ", ".join(get_args(Initialisation))
         raise ConfigError(f"init must be one of {known}; got {config.init!r}")
-    if output.exists() and not config.overwrite:
-        raise ConfigError(f"output={output} exists; give another file, or overwrite=true")
+    check_output(output, overwrite=config.overwrite, source=source)
     if steps < 0:
         raise ConfigError(f"match_steps must not be negative, got {steps}")
     device = inference_device(config.accelerator)

@@ -51,26 +51,12 @@ _Opened = tuple[list[_Member], Iterator[IO[bytes]]]
 
 
 def unpack(archive: Path, destination: Path) -> int:
-    """Unpack an archive to a folder that does not exist yet.
-
-    Zip, RAR, and tar: plain (.tar) or compressed (.tar.gz or .tgz, .tar.bz2, .tar.xz).
+    """Unpack a zip, RAR or tar (plain, gzip, bzip2, xz) to a new folder; returns how many files.
 
     A folder that holds everything else of the archive becomes ``destination`` itself. What is
     unpacked lies in ``.NAME.unpacking`` beside it until it is complete; what an interruption left
-    there is removed by the next call, which starts anew.
-
-    Args:
-        archive: what it is, is seen from its first bytes.
-        destination: the new folder; its parent is made.
-
-    Returns:
-        How many files were unpacked.
-
-    Raises:
-        DataError: before anything is written, if a member would leave the folder or is no file or
-            folder, the archive is damaged, encrypted or of another kind, the disk has no room, the
-            destination exists, or no tool for RAR is installed; after that, if it cannot be
-            unpacked completely.
+    there is removed by the next call, which starts anew. What is wrong with an archive is told
+    before anything is written, if its directory or its first bytes show it.
     """
     if destination.exists():
         raise DataError(f"{destination} exists; move it away to unpack {archive} there")

@@ -25,7 +25,7 @@ import yaml
 from tqdm import tqdm
 
 from psc.errors import DataError
-from psc.files import PROJECT, in_words, locked, require_free_space, sha256_of, write_json
+from psc.files import PROJECT, in_words, locked, require_free_space, sha256_of, write_json, writing
 
 log = logging.getLogger(__name__)
 
@@ -105,13 +105,7 @@ def fetch(source: SourceFile, folder: Path) -> Downloaded:
             "last_modified": found.modified,
             "fetched": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        try:
-            write_json(notes, record)
-        except OSError as error:
-            raise DataError(
-                f"{record} cannot be written: {error.strerror}; {found.path} is there, but where it"
-                " came from is not noted. Make room or correct the permissions"
-            ) from error
+        write_json(notes, record)
     return found
 
 
@@ -120,17 +114,9 @@ def download(url: str, path: Path, *, sha256: str | None = None) -> Downloaded:
 
     A broken connection is taken up where it broke (as is a killed process, by the next call), if
     the server can do that and still has the same version; else the file is fetched anew. A whole
-    file with another checksum is kept as ``path.rejected``. A file that is there already and right
-    causes no request; one that is there and wrong is never touched.
-
-    Args:
-        url: http or https address.
-        path: where the file shall be; its folder is made.
-        sha256: checksum in hexadecimal, where it is known.
-
-    Raises:
-        DataError: the server refuses, there is no connection, the disk has no room, the file is
-            not what it should be (or one that is there is not), or another process fetches it.
+    file with another checksum (hexadecimal, None where unknown) is kept as ``path.rejected``. A
+    file that is there already and right causes no request; one that is there and wrong is never
+    touched.
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise DataError(f"{url}: not an address that starts with http:// or https://")
@@ -138,33 +124,29 @@ def download(url: str, path: Path, *, sha256: str | None = None) -> Downloaded:
     if path.exists():
         return _present(url, path, sha256)
     bar: tqdm[NoReturn] = tqdm(desc=path.name, unit="B", unit_scale=True, miniters=1, disable=None)
-    try:
-        with locked(path.with_name(f"{path.name}.lock"), f"{path} is being downloaded"), bar:
-            if path.exists():  # another process has just finished
-                return _present(url, path, sha256)
-            partial = _Partial(path, url)
-            while True:
-                _complete(partial, sha256, bar)
-                found = sha256_of(partial.path)
-                if sha256 in (None, found):
-                    partial.move(path)
-                    modified = partial.version["modified"]
-                    return Downloaded(path, path.stat().st_size, found, True, modified)
-                problem = f"its sha256 is {found} instead of {sha256}"
-                if not partial.joined:
-                    aside = partial.move(path.with_name(f"{path.name}.rejected"))
-                    raise DataError(
-                        f"{url}: what the server sent is not the file: {problem}; kept as {aside}"
-                        " for you to look at. Try again; if it stays so, the file has been replaced"
-                        " there or a proxy sends a page of its own"
-                    )
-                log.warning("%s: joined from pieces, %s; starting again", path, problem)
-                partial.discard()
-    except OSError as error:  # of the disk: those of the network are _BrokenError
-        raise DataError(
-            f"{path} cannot be written: {error.strerror or error}. Make room or correct the"
-            " folder's permissions, then run again: it goes on from what has arrived"
-        ) from error
+    lock = path.with_name(f"{path.name}.lock")
+    # Errors of the disk: those of the network are _BrokenError.
+    with writing(path), locked(lock, f"{path} is being downloaded"), bar:
+        if path.exists():  # another process has just finished
+            return _present(url, path, sha256)
+        partial = _Partial(path, url)
+        while True:
+            _complete(partial, sha256, bar)
+            found = sha256_of(partial.path)
+            if sha256 in (None, found):
+                partial.move(path)
+                modified = partial.version["modified"]
+                return Downloaded(path, path.stat().st_size, found, True, modified)
+            problem = f"its sha256 is {found} instead of {sha256}"
+            if not partial.joined:
+                aside = partial.move(path.with_name(f"{path.name}.rejected"))
+                raise DataError(
+                    f"{url}: what the server sent is not the file: {problem}; kept as {aside} for"
+                    " you to look at. Try again; if it stays so, the file has been replaced there"
+                    " or a proxy sends a page of its own"
+                )
+            log.warning("%s: joined from pieces, %s; starting again", path, problem)
+            partial.discard()
 
 
 def _present(url: str, path: Path, sha256: str | None) -> Downloaded:

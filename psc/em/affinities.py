@@ -29,18 +29,12 @@ def affinities_from_labels(
     zero_label: Literal["ignore", "boundary"] = "ignore",
     offsets: Sequence[Sequence[int]] = NEAREST,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-    """True affinities of a label volume, and where they are known.
+    """True affinities of a label volume (D, H, W), and where they are known.
 
-    Args:
-        labels: integer array (D, H, W), 0 = background or unknown.
-        zero_label: what label 0 means. With ``"ignore"`` nothing is known about a pair that
-            contains a 0; with ``"boundary"`` 0 is membrane, and such a pair has affinity 0.
-        offsets: of each channel, from a voxel to its partner (z, y, x).
-
-    Returns:
-        affinities: uint8 (C, D, H, W), 1 where both voxels have the same non-zero label, else 0.
-        mask: bool (C, D, H, W), False where the affinity is unknown: where the partner is outside
-            the array, and as ``zero_label`` says.
+    Affinities are uint8 (C, D, H, W), a channel for each of ``offsets`` (z, y, x) from a voxel to
+    its partner: 1 where both have the same non-zero label, else 0. The mask, bool (C, D, H, W), is
+    False where the partner is outside the array and, with ``zero_label="ignore"``, where either
+    label is 0; with ``"boundary"`` 0 is membrane, and such a pair has affinity 0.
     """
     labels = np.asarray(labels)
     if labels.ndim != 3 or labels.dtype.kind not in "iu":
@@ -109,6 +103,17 @@ def checked_affinities(affinities: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 def neighbours(axis: int) -> tuple[_Slices, _Slices]:
     """Slices of (D, H, W): all voxels that have a predecessor along an axis; these predecessors."""
     return pairs(NEAREST[axis])
+
+
+def at_borders(labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.bool_]:
+    """Both voxels of every pair of neighbours with different labels."""
+    near = np.zeros(labels.shape, dtype=np.bool_)
+    for axis in range(3):
+        here, before = neighbours(axis)
+        change = labels[here] != labels[before]
+        near[here] |= change
+        near[before] |= change
+    return near
 
 
 def pairs(offset: Sequence[int]) -> tuple[_Slices, _Slices]:

@@ -39,7 +39,8 @@ class AffinityApplication(Application):
         """The recipe's, with no more axes swapped than the data set allows."""
         allowed = self._dataset.axis_swaps or "all"
         if allowed == "auto":
-            voxels = [region.volume.voxel_size or (1, 1, 1) for region in self._splits.train]
+            regions = self._splits.parts["train"]
+            voxels = [region.volume.voxel_size or (1, 1, 1) for region in regions]
             flat = all(y == x for _, y, x in voxels)
             allowed = "all" if all(z == y == x for z, y, x in voxels) else "yx" if flat else "none"
         both = {allowed, augmentation.axis_swaps}
@@ -58,14 +59,13 @@ class AffinityApplication(Application):
             "offsets": self._recipe.offsets,
         }
         train = AffinityPatches(
-            self._splits.train,
+            self._splits.parts["train"],
             seed=self.config.seed,
-            length=2**62,
             augmentation=self._augmentation,
             **common,
         )
         validation = ValidationPatches(
-            self._splits.validation, maximum=self._recipe.validation_patches, **common
+            self._splits.parts["validation"], maximum=self._recipe.validation_patches, **common
         )
         return TrainingData(train, validation, self._recipe, workers=workers)
 

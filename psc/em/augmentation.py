@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from psc.em.affinities import neighbours
+from psc.em.affinities import at_borders, neighbours
 from psc.errors import ConfigError
-from psc.training.settings import at_least, interval, require, share
+from psc.training.settings import at_least, between, interval, require, share
 
 if TYPE_CHECKING:
     from psc.volumes.resampling import Sources
@@ -67,8 +67,7 @@ class Deformation:
                     f"jitter={self.jitter}: more than {_LARGEST_JITTER} of spacing={self.spacing}"
                     " can fold the tissue"
                 )
-        if not 0 <= self.rotation <= 180:
-            raise ConfigError(f"rotation={self.rotation}: must be 0 to 180 degrees")
+        between(self, 0, 180, "rotation")
         if self.offset < 1 or self.offset != int(self.offset):
             raise ConfigError(f"offset={self.offset}: must be a whole number of voxels ≥ 1")
         share(self, "slip", "shift")
@@ -273,12 +272,7 @@ def thicken_boundaries(labels: npt.NDArray[_IntegerT], thickness: int) -> npt.ND
         return labels
     # Within one step of another label; every further step of thickness is a step from there:
     # on the way to a different label, some voxel of one's own stands next to the change.
-    near = np.zeros(labels.shape, dtype=np.bool_)
-    for axis in range(3):
-        here, before = neighbours(axis)
-        change = labels[here] != labels[before]
-        near[here] |= change
-        near[before] |= change
+    near = at_borders(labels)
     for _ in range(thickness - 1):
         nearer = near.copy()
         for axis in range(3):

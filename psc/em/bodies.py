@@ -184,7 +184,4 @@ def write_body_errors(path: Path, errors: Sequence[BodyError]) -> None:
         sizes = (error.voxels, len(error.pieces), *error.location)
         found = (error.kind, error.label, error.bits, *sizes, _TOUCHES[error.touching], pieces)
         rows.append(dict(zip(_HEADER, found, strict=True)))
-    try:
-        write_text(csv_text(rows, _HEADER), path)
-    except OSError as error:
-        raise DataError(f"could not write {path}: {error}") from error
+    write_text(csv_text(rows, _HEADER), path)

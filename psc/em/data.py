@@ -29,12 +29,13 @@ import numpy.typing as npt
 from psc.em.labels import relabel_consecutive
 from psc.em.settings import FibsemConfig, SlabConfig
 from psc.em.synthetic import write_synthetic_volume
-from psc.errors import ConfigError, DataError
+from psc.errors import ConfigError, DataError, first_of
 from psc.files import entries, locate, matching, nearest
-from psc.training.records import REAL, SAMPLE, SYNTHETIC
+from psc.training.records import kind_of
+from psc.training.settings import PARTS
 from psc.volumes.containers import MissingChunks, Zarr
 from psc.volumes.intensity import full_scale, settled_range
-from psc.volumes.metadata import Size3, Triple, size3
+from psc.volumes.metadata import Size3, Triple, in_nm, size3
 from psc.volumes.reading import OWN_LABELS, FileRecord, Volume, open_container, open_volume, sample
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,6 @@ log = logging.getLogger(__name__)
 _RAW_FILES = ("grayscale_maps.h5", "raw.h5")
 _RAW_FOLDER = "grayscale_maps"
 _LABELS_FILE = "groundtruth.h5"
-_MOST_LISTED = 10
 _CONTEXT = 128  # voxels read around labels of a part: more than a network sees around its output
 _RESERVED = np.uint64(2**64 - 3)
 """From here on ids are no bodies: outside, invalid and transparent of imglib2's labels (CREMI)."""
@@ -135,16 +135,9 @@ class Region:
 class Splits:
     """Regions to train on, to choose checkpoints and thresholds on, and to test on."""
 
-    train: tuple[Region, ...]
-    validation: tuple[Region, ...]
-    test: tuple[Region, ...]
+    parts: Mapping[str, tuple[Region, ...]]
     kind: str  # "real", "real sample" or "synthetic"
     files: tuple[Mapping[str, Any], ...]  # name, bytes and sha256 of every file read
-
-    @property
-    def parts(self) -> dict[str, tuple[Region, ...]]:
-        """The regions by what they are for."""
-        return {"train": self.train, "validation": self.validation, "test": self.test}
 
     def record(self) -> dict[str, Any]:
         """What result.json says about the data."""
@@ -183,7 +176,7 @@ def read_splits(config: FibsemConfig) -> Splits:
             volumes[key] = _read(slab, config)
         return volumes[key]
 
-    parts: dict[str, list[Region]] = {"train": [], "validation": [], "test": []}
+    parts: dict[str, list[Region]] = {name: [] for name in PARTS}
     context = config.context_across_border
     if config.raw is not None:
         for slab in _expanded(config.volume):
@@ -204,10 +197,10 @@ def read_splits(config: FibsemConfig) -> Splits:
         if (region.raw == region.raw.flat[0]).all():
             raise DataError(f"{region}: every grey value is {region.raw.flat[0]}; choose others")
     synthetic = any(volume.synthetic for volume in volumes.values())
-    kind = SYNTHETIC if synthetic else SAMPLE if config.sample else REAL
+    own = config.raw is not None or config.name == "own_em"
+    kind = kind_of(config, synthetic=synthetic, own=own)
     files = {file["sha256"]: file for volume in volumes.values() for file in volume.files}
-    train, validation, test = (tuple(regions) for regions in parts.values())
-    return Splits(train, validation, test, kind, tuple(files.values()))
+    return Splits({name: tuple(p) for name, p in parts.items()}, kind, tuple(files.values()))
 
 
 def _cut(volume: LabelledVolume, shares: Sequence[float]) -> list[tuple[int, int]]:
@@ -293,12 +286,12 @@ def _settled(volume: LabelledVolume, config: FibsemConfig) -> LabelledVolume:
         )
     elif found is None and given is not None:
         found = given[0], given[1], given[2]
-        said.append(f"{name}: voxels of {_nm(found)} (dataset.voxel_size)")
+        said.append(f"{name}: voxels of {in_nm(found)} (dataset.voxel_size)")
     elif found is not None and given is not None and list(found) != given:
         log.warning(
             "%s: its voxels are %s, as it says itself; dataset.voxel_size=%s is for files that say"
             " nothing, and not used",
-            *(volume.source, _nm(found), given),
+            *(volume.source, in_nm(found), given),
         )
     chosen, note = settled_range(
         sample(volume.raw),
@@ -366,16 +359,11 @@ def read_volume(
 ) -> LabelledVolume:
     """Read a volume into memory; of raw with labels of a part, that part and context around it.
 
-    Args:
-        raw: what ``psc.volumes.reading.open_volume`` reads, or a folder in NeuroProof's or FIB-25's
-            layout.
-        labels: likewise. None means where the layout has them: beside the raw data in the same
-            file, or in ``groundtruth.h5`` of the folder.
-        raw_key: dataset of the raw data, if it is not recognised.
-        labels_key: the same for the labels.
-        labels_offset: voxel (z, y, x) of raw at which the labels begin; None: as their file says,
-            by CREMI's attribute ``offset`` or a translation of OME-Zarr, else at the first one.
-        missing_chunks: see ``psc.volumes.reading.open_volume``.
+    Both are what ``psc.volumes.reading.open_volume`` reads, or a folder in NeuroProof's or FIB-25's
+    layout; labels None are beside the raw data in the same file, or in ``groundtruth.h5`` of the
+    folder. Keys are for what is not recognised. ``labels_offset``: voxel (z, y, x) of raw at which
+    the labels begin; None: as their file says, by CREMI's attribute ``offset`` or a translation of
+    OME-Zarr, else at the first one.
     """
     source = _source_of(raw)
     grey = open_volume(source, raw_key, missing_chunks=missing_chunks, setting="raw_key")
@@ -384,7 +372,7 @@ def read_volume(
     said = [note for part in parts for note in part.notes]
     shape = " × ".join(map(str, grey.shape))
     voxels = next((part for part in parts if part.voxel_size), None)
-    size = "" if voxels is None else f", {_nm(voxels.voxel_size)} ({voxels.voxel_size_source})"
+    size = "" if voxels is None else f", {in_nm(voxels.voxel_size)} ({voxels.voxel_size_source})"
     said.append(f"{grey.where}: {shape} voxels (z, y, x) of {grey.dtype}{size}")
     box = _box_of(grey, truth, labels_offset)
     read = tuple(
@@ -408,10 +396,6 @@ def read_volume(
     )
 
 
-def _nm(voxel_size: Triple | None) -> str:
-    return " × ".join(f"{size:g}" for size in voxel_size or ()) + " nm"
-
-
 def _span(box: Sequence[slice]) -> str:
     return ", ".join(f"{a} {part.start}:{part.stop}" for a, part in zip("zyx", box, strict=True))
 
@@ -427,8 +411,8 @@ def _source_of(raw: Path) -> Path:
     if len(candidates) != 1:
         raise DataError(
             f"{raw}: expected exactly one of {', '.join(_RAW_FILES)}, {_RAW_FOLDER}/ or slices"
-            f" (*.png, *.tif) in this folder, found {', '.join(there[:_MOST_LISTED]) or 'nothing'};"
-            " give the path of the raw data itself"
+            f" (*.png, *.tif) in this folder, found {first_of(there)}; give"
+            " the path of the raw data itself"
         )
     return candidates[0]
 
@@ -537,22 +521,16 @@ def bodies_from_supervoxels(
     known, first = np.unique(rows[:, 0], return_index=True)
     if known.size != len(rows):
         repeated = rows[1:, 0][rows[1:, 0] == rows[:-1, 0]]
-        raise DataError(
-            f"{where}: supervoxels with two bodies: {_some(repeated)}; keep one row for each"
-        )
+        twice = first_of(repeated.tolist())
+        raise DataError(f"{where}: supervoxels with two bodies: {twice}; keep one row for each")
     dense, supervoxel_ids = relabel_consecutive(supervoxels)
     present = supervoxel_ids[1:]
     missing = present[~np.isin(present, known)]
     if missing.size:
         raise DataError(
-            f"{where}: {missing.size} supervoxels have no body: {_some(missing)}; the map belongs"
-            " to another segmentation, or the file is incomplete"
+            f"{where}: {missing.size} supervoxels have no body: {first_of(missing.tolist())}; the"
+            " map belongs to another segmentation, or the file is incomplete"
         )
     bodies = np.zeros(supervoxel_ids.size, dtype=np.uint64)
     bodies[1:] = rows[first[np.searchsorted(known, present)], 1]
     return bodies[dense]
-
-
-def _some(ids: npt.NDArray[np.uint64]) -> str:
-    rest = ", …" if ids.size > _MOST_LISTED else ""
-    return ", ".join(str(i) for i in np.sort(ids)[:_MOST_LISTED]) + rest

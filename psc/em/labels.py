@@ -12,13 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import skimage.measure
-from numba import njit
+from numba import njit, types
+from numba.typed import Dict
 
 from psc.errors import DataError
 from psc.metrics import contingency_table
-
-_INITIAL_SLOTS = 1024
-_FIBONACCI = np.uint64(11400714819323198485)  # 2**64 / golden ratio: spreads neighbouring ids
 
 # scikit-image has no types
 _connected_components: Callable[..., npt.NDArray[np.integer[Any]]] = skimage.measure.label
@@ -100,54 +98,21 @@ def _checked(labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.integer[Any
 
 
 @njit(nogil=True, cache=True)
-def _find_slot(
-    table: npt.NDArray[np.int32], original_ids: npt.NDArray[np.uint64], key: np.uint64
-) -> int:
-    """Open addressing: the slot that holds the new id of ``key``, or the free slot it would get."""
-    slot = np.int64((key * _FIBONACCI) >> np.uint64(32)) & (table.size - 1)
-    while table[slot] != 0 and original_ids[table[slot]] != key:
-        slot = (slot + 1) & (table.size - 1)
-    return int(slot)
-
-
-@njit(nogil=True, cache=True)
-def _relabel_runs(
-    labels: npt.NDArray[np.integer[Any]], relabelled: npt.NDArray[np.int32]
-) -> npt.NDArray[np.uint64]:
+def _relabel_runs(labels: Any, relabelled: Any) -> Any:
     """Fill ``relabelled`` (flat, like ``labels``) and return the original ids."""
-    table = np.zeros(_INITIAL_SLOTS, dtype=np.int32)  # hash of an id -> new id, 0 = free
-    original_ids = np.zeros(_INITIAL_SLOTS // 2 + 1, dtype=np.uint64)
-    count = 0
+    known = Dict.empty(types.uint64, types.int32)
+    known[np.uint64(0)] = np.int32(0)
     start = 0
     while start < labels.size:
         current = np.uint64(labels[start])
         stop = start + 1
         while stop < labels.size and labels[stop] == labels[start]:
             stop += 1
-        new_id = np.int32(0)
-        if current != 0:
-            slot = _find_slot(table, original_ids, current)
-            new_id = table[slot]
-            if new_id == 0:
-                count += 1
-                new_id = np.int32(count)
-                table[slot] = new_id
-                original_ids[count] = current
-                if 2 * count == table.size:
-                    table, original_ids = _doubled(table, original_ids)
-        relabelled[start:stop] = new_id
+        if current not in known:
+            known[current] = np.int32(len(known))
+        relabelled[start:stop] = known[current]
         start = stop
-    return original_ids[: count + 1].copy()
-
-
-@njit(nogil=True, cache=True)
-def _doubled(
-    table: npt.NDArray[np.int32], original_ids: npt.NDArray[np.uint64]
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint64]]:
-    """A table twice as large, with the same ids, called when half the slots are taken."""
-    larger_table = np.zeros(2 * table.size, dtype=np.int32)
-    larger_ids = np.zeros(table.size + 1, dtype=np.uint64)
-    larger_ids[: original_ids.size] = original_ids
-    for new_id in range(1, original_ids.size):
-        larger_table[_find_slot(larger_table, larger_ids, original_ids[new_id])] = new_id
-    return larger_table, larger_ids
+    original_ids = np.empty(len(known), dtype=np.uint64)
+    for current, new_id in known.items():
+        original_ids[new_id] = current
+    return original_ids

@@ -50,7 +50,7 @@ class AffinityPatches(RandomPatches):
         regions: Sequence[Region],
         *,
         seed: int,
-        length: int,
+        length: int = 2**62,
         augmentation: Augmentation | None = None,
         **cutting: Any,
     ) -> None:

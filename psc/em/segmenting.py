@@ -3,69 +3,33 @@
 import json
 import logging
 import multiprocessing
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from psc.blockwise.engine import open_engine
-from psc.blockwise.grid import Box, Grid, block_size
+from psc.blockwise.grid import Grid, block_size
 from psc.blockwise.pipeline import BlockwiseOptions, segment_blockwise
 from psc.config.schema import SegmentConfig, TrainConfig, UNetConfig
-from psc.em.affinities import NEAREST
 from psc.em.settings import AffinityRecipeConfig, FibsemConfig
-from psc.em.testing import prediction_tiles
+from psc.em.testing import Loaded, NetworkAffinities, nearest_affinities
 from psc.errors import CheckpointError, ConfigError, DataError
 from psc.machine import claim_gpu
 from psc.networks.geometry import VolumeNetwork
 from psc.training.checkpoints import Checkpoint, read_checkpoint
 from psc.training.hardware import BF16, arithmetic, inference_device, prediction_precision
 from psc.training.records import read_record
-from psc.volumes.intensity import Range, scale_intensity, settled_range
-from psc.volumes.metadata import Size3
+from psc.training.settings import sizes
+from psc.volumes.intensity import settled_range
+from psc.volumes.metadata import Triple, in_nm
 from psc.volumes.reading import Volume, fingerprint, open_volume, sample
-from psc.volumes.tiling import predict_volume
+from psc.volumes.tiling import size_triple
 
 log = logging.getLogger(__name__)
-
-_Triple = tuple[float, float, float]
-
-Loaded = tuple[Callable[[Tensor], Tensor], torch.device]
-"""A network in memory: (N, 1, d, h, w) on the device → affinities (N, 3, …) in [0, 1]."""
-
-
-@dataclass(frozen=True)
-class NetworkAffinities:
-    """Affinities of any box of a volume, from a network; see ``psc.volumes.tiling``."""
-
-    raw: Volume
-    load: Callable[[], Loaded]  # called once for every box: it must remember its network
-    tile_input: Size3
-    tile_output: Size3
-    period: int
-    intensity_range: Range | None = None  # grey values that become 0 and 1; None = by the dtype
-    batch_size: int = 1
-
-    def __call__(self, box: Box) -> npt.NDArray[np.float32]:
-        """Affinities float32 (3, D, H, W) of a box that starts at multiples of the period."""
-        predict, device = self.load()
-        return predict_volume(
-            predict,
-            self.raw,
-            tile_input=self.tile_input,
-            tile_output=self.tile_output,
-            period=self.period,
-            region=box,
-            prepare=lambda tile: scale_intensity(tile, self.intensity_range),
-            device=device,
-            batch_size=self.batch_size,
-        )
 
 
 @lru_cache(maxsize=1)
@@ -76,11 +40,11 @@ def _loaded(path: Path, accelerator: str, precision: str) -> Loaded:
     device = inference_device(accelerator)
     network = read_checkpoint(path).network()
     assert isinstance(network, VolumeNetwork)
-    tiled = network.to(device).eval().unpadded()
+    nearest = nearest_affinities(network.to(device).eval())
 
     def predict(raw: Tensor) -> Tensor:
         with arithmetic(precision, device):
-            return torch.sigmoid(tiled(raw)[:, : len(NEAREST)].float())
+            return nearest(raw)
 
     return predict, device
 
@@ -103,11 +67,29 @@ def segment_neurons(config: SegmentConfig, checkpoint: Checkpoint) -> Path:
         config.input_key,
         missing_chunks=config.missing_chunks,  # type: ignore[arg-type]  # open_volume checks it
     )
-    voxel_size = _voxel_size(config, volume, _trained_voxel_size(checkpoint))
-    affinities = _affinities(config, checkpoint, trained, volume, precision)
-    core = block_size(
-        volume.shape, _block(config.block_size), affinities.tile_output, affinities.period
+    assert isinstance(trained.dataset, FibsemConfig)  # psc.config.checks
+    told_size, told_range = (
+        json.loads(checkpoint.told.get(key, "null")) for key in ("voxel_size", "grey_range")
     )
+    voxel_size = _voxel_size(config, volume, told_size or trained.dataset.voxel_size)
+    network = checkpoint.network()  # here: a wrong one is refused at once
+    assert isinstance(network, VolumeNetwork)
+    intensity_range, note = settled_range(
+        sample(volume),
+        config.intensity_range,
+        trained.dataset.intensity_range or told_range,
+        where=config.input,
+        setting="intensity_range",
+    )
+    if note:
+        log.warning("%s", note)
+    affinities = NetworkAffinities.of(
+        *(network, volume, volume.shape, trained),
+        load=partial(_loaded, checkpoint.path.resolve(), config.accelerator, precision),
+        intensity_range=intensity_range,
+    )
+    wanted = size_triple(config.block_size, "block_size")
+    core = block_size(volume.shape, wanted, affinities.tile_output, affinities.period)
     grid = Grid(volume.shape, core)
     log.info(
         "%s: %s voxels in %d blocks of %s, tiles of %s",
@@ -121,7 +103,7 @@ def segment_neurons(config: SegmentConfig, checkpoint: Checkpoint) -> Path:
         "input": fingerprint(volume),
         "weights": checkpoint.digest,
         "missing_chunks": config.missing_chunks,
-        "intensity_range": affinities.intensity_range,
+        "intensity_range": intensity_range,
         "tile_input": affinities.tile_input,
         **({"precision": precision} if precision == BF16 else {}),
     }
@@ -141,7 +123,7 @@ def segment_neurons(config: SegmentConfig, checkpoint: Checkpoint) -> Path:
                 "checkpoint": str(checkpoint.path.resolve()),
                 "network": f"{trained.backbone.name}, {trained.block.name}",
                 "threshold": options.threshold,
-                "intensity_range": affinities.intensity_range or f"the range of {volume.dtype}",
+                "intensity_range": intensity_range or f"the range of {volume.dtype}",
                 "voxel_size": voxel_size or "unknown",
             },
             overwrite=config.overwrite,
@@ -196,58 +178,13 @@ def _threshold(config: SegmentConfig, checkpoint: Checkpoint) -> float:
     return float(threshold)
 
 
-def _affinities(
-    config: SegmentConfig,
-    checkpoint: Checkpoint,
-    trained: TrainConfig,
-    volume: Volume,
-    precision: str,
-) -> NetworkAffinities:
-    """The network with the very tiles that it would predict the whole volume in."""
-    assert isinstance(trained.dataset, FibsemConfig)  # psc.config.checks
-    network = checkpoint.network()  # here: a wrong one is refused at once
-    assert isinstance(network, VolumeNetwork)
-    tiled, tile_input, tile_output = prediction_tiles(network, volume.shape, trained)
-    intensity_range, note = settled_range(
-        sample(volume),
-        config.intensity_range,
-        trained.dataset.intensity_range or json.loads(checkpoint.told.get("grey_range", "null")),
-        where=config.input,
-        setting="intensity_range",
-    )
-    if note:
-        log.warning("%s", note)
-    return NetworkAffinities(
-        volume,
-        partial(_loaded, checkpoint.path.resolve(), config.accelerator, precision),
-        tile_input,
-        tile_output,
-        tiled.period,
-        intensity_range,
-        trained.segmentation.batch_size,
-    )
-
-
-def _block(block: Any) -> Size3:
-    sizes = [block] * 3 if isinstance(block, int) else block
-    if not isinstance(sizes, Sequence) or len(sizes) != 3 or not all(type(n) is int for n in sizes):
-        raise ConfigError(f"block_size={block}: give a number of voxels, or three of them [z,y,x]")
-    return sizes[0], sizes[1], sizes[2]
-
-
-def _trained_voxel_size(checkpoint: Checkpoint) -> Sequence[float] | None:
-    """(z, y, x) in nm; None where neither the file nor its configuration says it."""
-    assert isinstance(checkpoint.config.dataset, FibsemConfig)  # psc.config.checks
-    told: list[float] | None = json.loads(checkpoint.told.get("voxel_size", "null"))
-    return told or checkpoint.config.dataset.voxel_size
-
-
 def _voxel_size(
     config: SegmentConfig, volume: Volume, trained: Sequence[float] | None
-) -> _Triple | None:
+) -> Triple | None:
     """As set, else as the file says; a guess is said, and one that the network did not learn."""
     for note in volume.notes:
         log.warning("%s; another one is named by input_key=…", note)
+    sizes(config, "voxel_size", "nm [z,y,x]")
     size: Sequence[float] | None = config.voxel_size
     found = volume.voxel_size
     if size is None:
@@ -255,15 +192,13 @@ def _voxel_size(
             why = volume.voxel_size_source
             log.warning("voxel size unknown: %s; voxel_size=[z,y,x] in nm says it", why)
         size = found
-    elif len(size) != 3 or not min(size) > 0:
-        raise ConfigError(f"voxel_size={size}: give three positive numbers of nm [z,y,x]")
     elif found is not None and tuple(size) != found:
         log.warning("voxel_size=%s nm, though the input says %s nm", size, list(found))
     if trained and not (size and np.allclose(size, trained, rtol=0.02)):
         log.warning(
-            "the network was trained on voxels of %s nm, these are of %s: expect worse, or "
-            "resample the volume",
-            " × ".join(f"{length:g}" for length in trained),
-            "unknown size" if size is None else " × ".join(f"{length:g}" for length in size),
+            "the network was trained on voxels of %s, these are of %s: expect worse, or resample "
+            "the volume",
+            in_nm(trained),
+            in_nm(size),
         )
     return None if size is None else (size[0], size[1], size[2])

@@ -12,7 +12,16 @@ from omegaconf import MISSING
 from psc.em.affinities import NEAREST
 from psc.em.augmentation import AXIS_SWAPS, Augmentation
 from psc.errors import ConfigError
-from psc.training.settings import DatasetConfig, RecipeConfig, at_least, require, share
+from psc.training.settings import (
+    PARTS,
+    DatasetConfig,
+    RecipeConfig,
+    at_least,
+    require,
+    share,
+    shares,
+    sizes,
+)
 
 if TYPE_CHECKING:
     from psc.networks.geometry import VolumeNetwork
@@ -97,11 +106,7 @@ class FibsemConfig(DatasetConfig):
 
     def __post_init__(self) -> None:
         require(self, "axis_swaps", (None, "auto", *AXIS_SWAPS))
-        shares = self.shares
-        if len(shares) != 3 or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
-            raise ConfigError(
-                f"shares={shares}: must be three positive parts [train,validation,test] of 1"
-            )
+        shares(self, "shares")
         require(self, "zero_label", ("ignore", "boundary"))
         at_least(self, 0, "boundary_thickness")
         if self.boundary_thickness and self.zero_label == "ignore":
@@ -110,14 +115,13 @@ class FibsemConfig(DatasetConfig):
                 f"boundary_thickness={self.boundary_thickness} turns borders into label 0, which"
                 " zero_label=ignore then hides; set zero_label=boundary, or thickness 0"
             )
-        bounds, voxel = self.intensity_range, self.voxel_size
+        sizes(self, "voxel_size", "nm")
+        bounds = self.intensity_range
         if bounds is not None and not (len(bounds) == 2 and bounds[0] < bounds[1]):
             raise ConfigError(
                 f"intensity_range={bounds}: must be [low, high] with low < high, or null"
             )
-        if voxel is not None and not (len(voxel) == 3 and min(voxel) > 0):
-            raise ConfigError(f"voxel_size={voxel}: must be three positive nm, or null")
-        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        splits: dict[str, list[SlabConfig]] = {name: getattr(self, name) for name in PARTS}
         if self.raw is not None:
             self.volume  # noqa: B018  # refuses what is impossible
             if any(splits.values()):

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import distance_transform_edt, gaussian_filter, gaussian_filter1d
 
-from psc.em.affinities import neighbours
+from psc.em.affinities import at_borders
 from psc.em.labels import split_disconnected
 from psc.errors import ConfigError
 from psc.files import replacing
@@ -132,12 +132,7 @@ def _connected_bodies(labels: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
 
 def _image(labels: npt.NDArray[np.int32], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     """What the microscope would show of the labels."""
-    border = np.zeros(labels.shape, dtype=np.float32)  # both voxels of every border
-    for axis in range(3):
-        here, before = neighbours(axis)
-        change = labels[here] != labels[before]
-        border[here][change] = 1
-        border[before][change] = 1
+    border = at_borders(labels).astype(np.float32)
     depth = distance_transform_edt(border == 0) if border.any() else np.full(labels.shape, 9.0)
 
     def noise(scale: float) -> _Float:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from psc.em.malis import VoxelGraph, pair_weights
@@ -195,17 +195,7 @@ class AffinityTask(Task):
     that checkpoints of both stages can be compared.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        recipe: AffinityRecipeConfig,
-        *,
-        iterations: int,
-        channels_last: bool = True,
-    ) -> None:
-        super().__init__(network, recipe, iterations=iterations, channels_last=channels_last)
-        self.recipe: AffinityRecipeConfig = recipe
-        self.first_loss = LOSSES[recipe.loss]
+    recipe: AffinityRecipeConfig
 
     @property
     def stage(self) -> int:
@@ -217,12 +207,10 @@ class AffinityTask(Task):
         """Raw EM (N, 1, D, H, W)."""
         return batch["raw"]
 
-    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
-        """Loss of one batch, logged as train/loss."""
-        loss = self._loss(batch, self.stage)
-        self.log_training(loss)
+    def training_loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """That of the stage."""
         self.log("train/stage", float(self.stage))
-        return loss
+        return self._loss(batch, self.stage)
 
     def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
         """Loss over the fixed validation patches, logged as validation/loss."""
@@ -232,10 +220,6 @@ class AffinityTask(Task):
     def _loss(self, batch: dict[str, Tensor], stage: int) -> Tensor:
         logits = self(self.network_input(batch))
         if stage == 1:
-            return self.first_loss(logits, batch["affinities"], batch["mask"])
-        return malis_loss(
-            logits,
-            batch["labels"],
-            batch["mask"],
-            normalization=self.recipe.malis_normalization,
-        )
+            return LOSSES[self.recipe.loss](logits, batch["affinities"], batch["mask"])
+        normalization = self.recipe.malis_normalization
+        return malis_loss(logits, batch["labels"], batch["mask"], normalization=normalization)

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
+from psc.blockwise.grid import Box
 from psc.config.schema import TrainConfig
 from psc.em.affinities import NEAREST, intensity_affinities
 from psc.em.bodies import body_errors, write_body_errors
@@ -23,6 +25,7 @@ from psc.em.data import Region, Splits
 from psc.em.pictures import affinity_figure, segmentation_figure
 from psc.em.settings import AffinityRecipeConfig, FibsemConfig, SegmentationConfig
 from psc.em.watershed import segment, threshold_scores
+from psc.files import clear
 from psc.metrics import SegmentationScores, segmentation_scores
 from psc.networks.geometry import VolumeNetwork
 from psc.paper.curves import threshold_figure
@@ -103,16 +106,66 @@ def evaluate_affinities(
     return {**outcome.metrics(), "baseline": {"sigma": sigma, **baseline.metrics()}}
 
 
-def prediction_tiles(
-    network: VolumeNetwork, shape: Size3, config: TrainConfig
-) -> tuple[VolumeNetwork, Size3, Size3]:
-    """The network as it predicts a region of this shape, and its tiles' input and output."""
-    assert isinstance(config.recipe, AffinityRecipeConfig)  # psc.config.checks
-    largest = config.segmentation.tile_input
-    if largest is None:
-        largest = round(_TILE_TO_PATCH ** (1 / 3) * config.recipe.patch_input(network))
-    network = network.unpadded()
-    return network, *tile_sizes(network, shape, largest, margin=network.spoilt_margin)
+Loaded = tuple[Callable[[Tensor], Tensor], torch.device | str]
+"""A network in memory: (N, 1, d, h, w) on the device → affinities (N, 3, …) in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class NetworkAffinities:
+    """Affinities of any box of a volume, from a network; see ``psc.volumes.tiling``."""
+
+    raw: Any  # (D, H, W), slices like an array
+    load: Callable[[], Loaded]  # called once for every box: it must remember its network
+    tile_input: Size3
+    tile_output: Size3
+    period: int
+    intensity_range: Sequence[float] | None = None  # what becomes 0 and 1; None = by the dtype
+    batch_size: int = 1
+
+    @classmethod
+    def of(
+        cls,
+        network: VolumeNetwork,
+        raw: Any,
+        shape: Size3,
+        config: TrainConfig,
+        load: Callable[[], Loaded],
+        intensity_range: Sequence[float] | None,
+    ) -> "NetworkAffinities":
+        """In the tiles that a network predicts a region of this shape in."""
+        assert isinstance(config.recipe, AffinityRecipeConfig)  # psc.config.checks
+        largest = config.segmentation.tile_input
+        if largest is None:
+            largest = round(_TILE_TO_PATCH ** (1 / 3) * config.recipe.patch_input(network))
+        network = network.unpadded()
+        tiles = tile_sizes(network, shape, largest, margin=network.spoilt_margin)
+        return cls(
+            raw, load, *tiles, network.period, intensity_range, config.segmentation.batch_size
+        )
+
+    def __call__(
+        self, box: Box | None, progress: Callable[[int, int], None] | None = None
+    ) -> _Affinities:
+        """Float32 (3, D, H, W) of a box that starts at multiples of the period; None: of all."""
+        predict, device = self.load()
+        return predict_volume(
+            predict,
+            self.raw,
+            tile_input=self.tile_input,
+            tile_output=self.tile_output,
+            period=self.period,
+            region=box,
+            prepare=lambda tile: scale_intensity(tile, self.intensity_range),
+            device=device,
+            batch_size=self.batch_size,
+            progress=progress,
+        )
+
+
+def nearest_affinities(network: VolumeNetwork) -> Callable[[Tensor], Tensor]:
+    """What a network says of nearest neighbours, sigmoid and all."""
+    tiled = network.unpadded()
+    return lambda tiles: torch.sigmoid(tiled(tiles)[:, : len(NEAREST)].float())
 
 
 def predict_affinities(
@@ -123,27 +176,20 @@ def predict_affinities(
     Context is read across the slab's border, and reflected beyond the volume.
     """
     assert isinstance(config.dataset, FibsemConfig)  # psc.config.checks
-    intensity_range = config.dataset.intensity_range
-    network, tile_input, tile_output = prediction_tiles(network, region.shape, config)
     raw = region.volume.raw if region.raw_context else region.raw
+    predict = nearest_affinities(network)
+    affinities = NetworkAffinities.of(
+        *(network, raw, region.shape, config),
+        load=lambda: (predict, device),
+        intensity_range=config.dataset.intensity_range,
+    )
     with tqdm(desc=f"predicting {region}", unit="tile") as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        return predict_volume(
-            lambda tiles: torch.sigmoid(network(tiles)[:, : len(NEAREST)].float()),
-            raw,
-            tile_input=tile_input,
-            tile_output=tile_output,
-            period=network.period,
-            region=region.box if region.raw_context else None,
-            prepare=lambda tile: scale_intensity(tile, intensity_range),
-            device=device,
-            batch_size=config.segmentation.batch_size,
-            progress=progress,
-        )
+        return affinities(region.box if region.raw_context else None, progress)
 
 
 def run_protocol(
@@ -153,11 +199,12 @@ def run_protocol(
 
     Several regions count by their voxels.
     """
-    sweeps = [threshold_scores(affinities_of(r), r.labels, options) for r in splits.validation]
+    chosen_on, tested = splits.parts["validation"], splits.parts["test"]
+    sweeps = [threshold_scores(affinities_of(r), r.labels, options) for r in chosen_on]
     sweep = [{"threshold": t, **_average([of[t] for of in sweeps])} for t in sweeps[0]]
     best = min(sweep, key=lambda scores: (scores["total"], scores["threshold"]))
     affinities, segmentations, scores = [], [], []
-    for region in splits.test:
+    for region in tested:
         affinities.append(affinities_of(region))
         _, segmentation = next(segment(affinities[-1], options, [best["threshold"]]))
         segmentations.append(segmentation)
@@ -193,17 +240,14 @@ def write_outputs(
     What an earlier evaluation left there is replaced. Locations in test-<i>_bodies.csv are voxels
     of the file of raw, as the HDF5 files' ``offset_voxels`` has it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for pattern in OUTPUT_FILES:  # of an earlier evaluation; nothing else is ours to delete
-        for path in folder.glob(pattern):
-            path.unlink()
+    clear(folder, OUTPUT_FILES)
     provenance: dict[str, str | float] = {
         **source,
         "git_commit": str(git_state()["commit"]),
         "data_kind": splits.kind,
         "agglomeration_threshold": outcome.threshold,
     }
-    for i, region in enumerate(splits.test):
+    for i, region in enumerate(splits.parts["test"]):
         truth, raw, voxel_size = region.labels, region.raw, region.volume.voxel_size
         segmentation, affinities = outcome.segmentations[i], outcome.affinities[i]
         output.write_volumes(

@@ -88,14 +88,11 @@ def seeded_watershed(affinities: _Float32, options: SegmentationConfig) -> _UInt
     """Watershed of the mean affinity, from seeds far away from any boundary.
 
     Voxels whose mean affinity exceeds ``boundary_threshold`` are interior; seeds are the maxima of
-    the distance to the boundary, smoothed by ``seed_smoothing``, among voxels up to
-    ``minimum_seed_distance`` away along each axis (a plateau is one seed); the mean affinity is
-    then flooded from its high values down. Deterministic, and every voxel gets a fragment. True
-    affinities (0 and 1) need a threshold above 5/6, which is what a flat boundary leaves to the
-    voxels at either side; a network's boundaries are wider and lower.
-
-    Without any boundary, or without any interior (such as affinities that are all 0, what an
-    untrained network may say), there is nothing to tell objects apart: one fragment covers all.
+    the distance to the boundary, smoothed, among voxels up to ``minimum_seed_distance`` away along
+    each axis (a plateau is one seed); the mean affinity is then flooded from its high values down.
+    True affinities (0 and 1) need a threshold above 5/6, which is what a flat boundary leaves to
+    the voxels at either side; a network's boundaries are wider and lower. Without any boundary, or
+    without any interior (as an untrained network may have it), one fragment covers all.
     """
     mean = voxel_affinities(affinities)
     interior = mean > options.boundary_threshold
@@ -180,19 +177,12 @@ def agglomerate(
 ) -> Iterator[tuple[float, _UInt64]]:
     """Merge fragments, once up to every threshold.
 
-    Each segmentation is computed when it is asked for, out of the previous one; only one is held.
-    Arguments are checked at the call. waterz holds the GIL and prints: standard output is silent
-    while it works, but not in between.
-
-    Args:
-        affinities: (3, D, H, W) in [0, 1]. The first plane of each channel is not used.
-        fragments: integer (D, H, W), not changed. 0 is background: it is never merged.
-        thresholds: two regions merge if their score 1 - q is below.
-        scoring: a key of ``SCORING_FUNCTIONS``.
-
-    Yields:
-        (threshold, segmentation), in ascending order of threshold. The segmentation is a new
-        uint64 array (D, H, W); each segment carries the id of one of its fragments.
+    Yields (threshold, segmentation) in ascending order: two regions merge if their score 1 - q is
+    below. A segmentation is a new uint64 array (D, H, W), each segment with the id of one of its
+    fragments, and is computed when it is asked for, out of the previous one; arguments are checked
+    at the call. Of affinities (3, D, H, W) the first plane of each channel is not used; fragments
+    are not changed, and their 0 is background, never merged. waterz holds the GIL and prints:
+    standard output is silent while it works, but not in between.
     """
     affinities = checked_affinities(affinities)
     if np.shape(fragments) != affinities.shape[1:]:

@@ -40,7 +40,6 @@ class TissueApplication(Application):
                 self._cohort.parts["train"],
                 patch_size=recipe.patch_size,
                 seed=self.config.seed,
-                length=2**62,
                 foreground_share=recipe.foreground_share,
                 augmentation=recipe.augmentation,
             ),

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from psc.errors import ConfigError
-from psc.training.settings import at_least, interval
+from psc.training.settings import at_least, between, interval
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,7 @@ class TissueAugmentation:
                 f"reflections={list(self.reflections)}: must be three of true or false (right, "
                 "anterior, superior)"
             )
-        if not 0 <= self.rotation <= 180:
-            raise ConfigError(f"rotation={self.rotation}: must be 0 to 180 degrees")
+        between(self, 0, 180, "rotation")
         at_least(self, 0, "noise")
         interval(self, "brightness")
         interval(self, "contrast", lowest=0)  # a negative one would swap dark and bright

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import yaml
 
 from psc.errors import ConfigError, DataError
-from psc.files import locate, locked
+from psc.files import locate
 from psc.mri.brain import Brain, find_brain
 from psc.mri.finding import GETTING_IBSR, SubjectFiles, find_own_subjects, find_subjects
 from psc.mri.nifti import (
@@ -39,14 +39,14 @@ from psc.mri.nifti import (
 from psc.mri.settings import IBSRConfig, OwnMRIConfig, SubjectsConfig
 from psc.mri.synthetic import write_synthetic_brains
 from psc.mri.tissues import BACKGROUND, CSF, IBSR, TissueCodes
-from psc.training.records import OWN, REAL, SAMPLE, SYNTHETIC
+from psc.training.records import kind_of
+from psc.training.settings import PARTS
 
 LabelKind = Literal["filled", "unfilled", "given"]
 """Which labels a subject gets: of one of IBSR's kinds, or those that it has, as they are."""
 
 _Labels = npt.NDArray[np.uint8]
-_PARTS = ("train", "validation", "test")
-_KEYS = ("description", *_PARTS)
+_KEYS = ("description", *PARTS)
 _LEAST_DEVIATION = 1e-6  # relative to the mean; rounding alone makes less
 
 
@@ -99,12 +99,12 @@ def read_split(path: Path) -> SubjectSplit:
     description = content["description"]
     if not isinstance(description, str) or not description.strip():
         raise DataError(f"{path}: description is {description!r}; say in words where it is from")
-    for key in _PARTS:
+    for key in PARTS:
         names = content[key]
         if not isinstance(names, list) or not all(isinstance(n, str) and n for n in names):
             raise DataError(f"{path}: {key} is {names!r:.80}; give a list of subjects' names")
     try:
-        parts = {part: tuple(content[part]) for part in _PARTS}
+        parts = {part: tuple(content[part]) for part in PARTS}
         return SubjectSplit(parts, " ".join(description.split()))
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
@@ -142,7 +142,7 @@ def k_fold(
     first_tested = len(names) - len(parts[fold])
     cuts = (slice(validation, first_tested), slice(validation), slice(first_tested, None))
     return SubjectSplit(
-        {part: tuple(sorted(cycle[cut])) for part, cut in zip(_PARTS, cuts, strict=True)},
+        {part: tuple(sorted(cycle[cut])) for part, cut in zip(PARTS, cuts, strict=True)},
         f"fold {fold} (from 0) of {folds} over {len(names)} subjects in the order of seed {seed},"
         f" {validation} for validation",
     )
@@ -196,18 +196,13 @@ def read_subject(
     brain_above: float | None = None,
     labels_required: bool = True,
 ) -> Subject:
-    """Read, check, and normalise one subject.
+    """Read, check, and normalise one subject; to predict, ``labels_required`` may be False.
 
-    Args:
-        files: what the subject has.
-        codes: which values its labels have.
-        labels: "given" takes the labels that there are, and as they are; "unfilled" those of the
-            unfilled kind, as they are; "filled" those of the filled kind, or else the unfilled ones
-            with unlabelled brain voxels made fluid.
-        voxel_size: mm (right, anterior, superior) to resample to, linearly, labels and brain by
-            the nearest voxel; None leaves the file's grid. What is ``native`` is never resampled.
-        brain_above: the brain is what is brighter; None tells it from the volume's background.
-        labels_required: False for prediction, where a subject may have no labels.
+    Of labels "given" takes those that there are, "unfilled" those of that kind, both as they are;
+    "filled" takes those of the filled kind, or else makes unlabelled brain voxels of the others
+    fluid. ``voxel_size`` is in mm (right, anterior, superior), to resample to, linearly, labels and
+    brain by the nearest voxel; what is ``native`` never is. The brain is what is brighter than
+    ``brain_above``; None tells it from the volume's background.
     """
     source = _labels_file(files, labels, required=labels_required)
     native = read_nifti(files.image)
@@ -363,28 +358,20 @@ class Cohort:
 
 
 def prepare_synthetic(config: IBSRConfig) -> None:
-    """Write the data set's phantoms where they are not on disk yet.
-
-    One run at a time: those of a sweep that start together wait for the first.
-    """
-    if config.synthetic is None:
-        return
-    folder = locate(config.folder)
-    with locked(folder.with_name(f".{folder.name}.preparation")):
-        write_synthetic_brains(folder, config.synthetic)
+    """Write the data set's phantoms where they are not on disk yet."""
+    if config.synthetic is not None:
+        write_synthetic_brains(locate(config.folder), config.synthetic)
 
 
 def read_cohort(config: SubjectsConfig) -> Cohort:
     """Read every subject of the split once, and say what was done to its labels."""
-    codes, kind, getting = IBSR, SAMPLE if getattr(config, "sample", False) else REAL, GETTING_IBSR
     if isinstance(config, OwnMRIConfig):
-        found, kind, getting = find_own_subjects(config), OWN, ""
-        codes = TissueCodes.of(config.values())
+        found, getting = find_own_subjects(config), ""
+        codes, synthetic, own = TissueCodes.of(config.values()), False, True
     else:
         assert isinstance(config, IBSRConfig)
-        found = find_subjects(locate(config.folder))
-        if config.synthetic is not None:
-            kind = SYNTHETIC
+        found, getting = find_subjects(locate(config.folder)), GETTING_IBSR
+        codes, synthetic, own = IBSR, config.synthetic is not None, False
     split = _split(config, found)
     require_present(split, found, getting)
     parts = {
@@ -401,7 +388,7 @@ def read_cohort(config: SubjectsConfig) -> Cohort:
                     f"{subject.name} ({part}) and {other} ({where}) are one volume, voxel by voxel;"
                     " a network is not tested on what it has seen: leave it in one part"
                 )
-    return Cohort(parts, split, kind, codes)
+    return Cohort(parts, split, kind_of(config, synthetic=synthetic, own=own), codes)
 
 
 def _split(config: SubjectsConfig, found: Mapping[str, SubjectFiles]) -> SubjectSplit:
@@ -421,13 +408,13 @@ def _split(config: SubjectsConfig, found: Mapping[str, SubjectFiles]) -> Subject
 
 def _listed_split(given: Mapping[str, Any], subjects: Collection[str]) -> SubjectSplit:
     """A split by its lists; who is in none of them trains, unless that is a list, too."""
-    lists = {part: given.get(part, []) for part in _PARTS}
-    if given.keys() - set(_PARTS) or not all(isinstance(names, list) for names in lists.values()):
-        raise ConfigError(f"dataset.split={dict(given)}: must be lists of {', '.join(_PARTS)}")
+    lists = {part: given.get(part, []) for part in PARTS}
+    if given.keys() - set(PARTS) or not all(isinstance(names, list) for names in lists.values()):
+        raise ConfigError(f"dataset.split={dict(given)}: must be lists of {', '.join(PARTS)}")
     if "train" not in given:
         elsewhere = {*lists["validation"], *lists["test"]}
         lists["train"] = [name for name in subjects if name not in elsewhere]
-    parts = {part: tuple(map(str, lists[part])) for part in _PARTS}
+    parts = {part: tuple(map(str, lists[part])) for part in PARTS}
     return SubjectSplit(parts, "dataset.split")
 
 

@@ -10,14 +10,14 @@ beside the image or below ``derivatives``. A raw data set of nnU-Net (Isensee et
 import glob
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 
 from psc.errors import DataError
-from psc.files import entries, locate
+from psc.files import entries, files_below, locate
 from psc.mri.nifti import ENDINGS
 from psc.mri.settings import DATASET_JSON, SUBJECT, OwnMRIConfig
 
@@ -79,7 +79,14 @@ def find_subjects(folder: Path, *more: Path) -> dict[str, SubjectFiles]:
     """
     subjects: dict[str, dict[str, Path]] = {}
     for place in (folder, *more):
-        for path in _files_below(place):
+        try:
+            files = list(files_below(place))
+        except OSError as error:
+            raise DataError(
+                f"{error.filename} cannot be searched for subjects ({error.strerror}); correct the"
+                f" path. Recognised are {RECOGNISED_NAMES}. {GETTING_IBSR}"
+            ) from error
+        for path in files:
             match = _NAME.fullmatch(path.name)
             role = _ROLES.get((match["role"] or "").lower()) if match else None
             if match is None or role is None:
@@ -92,38 +99,16 @@ def find_subjects(folder: Path, *more: Path) -> dict[str, SubjectFiles]:
                     " one that is not to be used"
                 )
     found = {
-        name: SubjectFiles(name, files[_IMAGE], files.get(_FILLED), files.get(_UNFILLED))
-        for name, files in sorted(subjects.items())
-        if _IMAGE in files
+        name: SubjectFiles(name, of[_IMAGE], of.get(_FILLED), of.get(_UNFILLED))
+        for name, of in sorted(subjects.items())
+        if _IMAGE in of
     }
     if not found:
         raise _nothing_found(", ".join(map(str, (folder, *more))), subjects)
     for name in sorted(subjects.keys() - found.keys()):
-        files = ", ".join(path.name for path in subjects[name].values())
-        log.warning("%s is left out: it has %s, but no stripped volume", name, files)
+        has = ", ".join(path.name for path in subjects[name].values())
+        log.warning("%s is left out: it has %s, but no stripped volume", name, has)
     return found
-
-
-def _files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """All files below a folder, in order; ``above`` guards against links in circles.
-
-    A link that leads nowhere is a file here: reading it says that it is missing.
-    """
-    real = folder.resolve()
-    if real in above:
-        return
-    try:
-        inside = entries(folder)
-    except OSError as error:
-        raise DataError(
-            f"{folder} cannot be searched for subjects ({error.strerror}); correct the path."
-            f" Recognised are {RECOGNISED_NAMES}. {GETTING_IBSR}"
-        ) from error
-    for path in inside:
-        if path.is_dir():
-            yield from _files_below(path, (*above, real))
-        else:
-            yield path
 
 
 def _nothing_found(where: str, subjects: Mapping[str, Mapping[str, Path]]) -> DataError:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from psc.errors import ConfigError, DataError
-from psc.files import replacing
+from psc.files import reading, replacing
 from psc.volumes.reading import FileRecord
 
 SYNTHETIC_STAMP = "psc synthetic"
@@ -68,11 +68,6 @@ class StoredForm:
         dtype: np.dtype[Any] = self.header.get_data_dtype()
         return dtype
 
-    @property
-    def is_scaled(self) -> bool:
-        """Whether values differ from what is stored."""
-        return (self.slope, self.intercept) != (1.0, 0.0)
-
 
 @dataclass(frozen=True, eq=False)
 class NiftiVolume:
@@ -105,7 +100,7 @@ def read_nifti(path: Path) -> NiftiVolume:
     ras = apply_orientation(stored.reshape(grid_shape, order="F"), form.orientation)  # type: ignore[no-untyped-call]
     # In C order, in which everything after reads: files are stored the other way round.
     data = np.array(ras, dtype=form.dtype.newbyteorder("="), order="C")
-    if form.is_scaled:
+    if (form.slope, form.intercept) != (1.0, 0.0):
         # Finite values may leave float64's range; the check below then says so.
         with np.errstate(over="ignore", invalid="ignore"):
             data = data.astype(np.float64) * form.slope + form.intercept
@@ -148,13 +143,8 @@ def write_nifti(path: Path, data: npt.NDArray[Any], *, like: NiftiVolume) -> Non
     content = header.binaryblock + form.prefix[header.sizeof_hdr :] + grid.tobytes(order="F")
     if path.name.lower().endswith(".gz"):
         content = gzip.compress(content, compresslevel=6, mtime=0)
-    try:
-        with replacing(path) as temporary:
-            temporary.write_bytes(content)
-    except OSError as error:
-        raise DataError(
-            f"could not write {path}: {error}; free disk space or correct the permissions"
-        ) from error
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def check_same_space(image: NiftiVolume, labels: NiftiVolume) -> None:
@@ -193,14 +183,8 @@ def _read_bytes(path: Path) -> tuple[bytes, FileRecord]:
 
     The whole gzip is unpacked: readers that stop after the last voxel never reach the checksum.
     """
-    try:
+    with reading(path):
         stored = path.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist; correct the path") from error
-    except IsADirectoryError as error:
-        raise DataError(f"{path} is a folder, not a file; correct the path") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error}); correct its permissions") from error
     digest = hashlib.sha256(stored).hexdigest()
     record = FileRecord(name=path.name, bytes=len(stored), sha256=digest)
     if not stored.startswith(_GZIP_MAGIC):

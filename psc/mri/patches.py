@@ -46,7 +46,7 @@ class TissuePatches(RandomPatches):
         *,
         patch_size: int | Sequence[int],
         seed: int,
-        length: int,
+        length: int = 2**62,
         foreground_share: float = 1.0,
         augmentation: TissueAugmentation | None = None,
     ) -> None:

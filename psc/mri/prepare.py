@@ -28,6 +28,7 @@ from psc.files import (
     require_free_space,
     sha256_of,
     write_json,
+    writing,
 )
 from psc.mri.data import LabelKind, read_subject
 from psc.mri.finding import RECOGNISED_NAMES, SubjectFiles, find_subjects
@@ -74,24 +75,19 @@ def prepare_ibsr(
     """
     output = output.resolve()  # where it is a link to another disk, work there
     staging = output.with_name(f".{output.name}.preparing")
-    try:
-        with locked(output.with_name(f"{staging.name}.lock"), f"{output} is being prepared"):
-            recover_folder(output, lambda place: (place / MANIFEST).is_file())
-            _check_places(sources, output, overwrite=overwrite)
-            if staging.exists():  # of a run that was killed
-                shutil.rmtree(staging)
-            try:
-                with _unpacked(sources, staging) as places:
-                    subjects = _verified(places, allow_missing=allow_missing)
-                _copy(subjects, sources, staging / "complete", output)
-                replace_folder(staging / "complete", output)
-            finally:
-                shutil.rmtree(staging, ignore_errors=True)
-    except OSError as error:
-        raise DataError(
-            f"{output} cannot be written ({error}); make room or correct the permissions, then run"
-            " it again"
-        ) from error
+    lock = output.with_name(f"{staging.name}.lock")
+    with writing(output), locked(lock, f"{output} is being prepared"):
+        recover_folder(output, lambda place: (place / MANIFEST).is_file())
+        _check_places(sources, output, overwrite=overwrite)
+        if staging.exists():  # of a run that was killed
+            shutil.rmtree(staging)
+        try:
+            with _unpacked(sources, staging) as places:
+                subjects = _verified(places, allow_missing=allow_missing)
+            _copy(subjects, sources, staging / "complete", output)
+            replace_folder(staging / "complete", output)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
     return subjects
 
 

@@ -2,13 +2,13 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from tqdm import tqdm
 
 from psc.config.schema import SegmentConfig
-from psc.errors import CheckpointError, ConfigError, DataError
+from psc.errors import ConfigError, DataError
+from psc.files import check_output
 from psc.mri.data import read_subject
 from psc.mri.finding import SubjectFiles, find_images
 from psc.mri.nifti import ENDINGS, write_nifti
@@ -16,7 +16,7 @@ from psc.mri.settings import SUBJECT, OwnMRIConfig, SubjectsConfig, TissueRecipe
 from psc.mri.testing import predict_tissues
 from psc.mri.tissues import IBSR, TissueCodes
 from psc.training.checkpoints import Checkpoint
-from psc.training.hardware import arithmetic, inference_device, prediction_precision
+from psc.training.prediction import Ensemble, agreed, recipe_of, tell_of
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +28,18 @@ def segment_tissues(config: SegmentConfig, checkpoints: Sequence[Checkpoint]) ->
     any viewer shows one over the other. Of several networks the probabilities are averaged. A
     volume of several that cannot be read does not stop the others; it is told at the end.
     """
+    recipes = [
+        recipe_of(
+            checkpoint,
+            TissueRecipeConfig,
+            "labels no tissues; for neurons output=… is a folder, and videos go to"
+            " scripts/classify.py",
+        )
+        for checkpoint in checkpoints
+    ]
+    what = "tissues, label values, voxel_size or brain_above"
+    codes, voxel_size, brain_above = agreed(checkpoints, _labels_by, what)
     output = Path(config.output)
-    dataset, codes = _common(checkpoints)
     several = SUBJECT in config.input or Path(config.input).is_dir()
     if several:
         if output.name.endswith(ENDINGS) or output.is_file():
@@ -43,69 +53,36 @@ def segment_tissues(config: SegmentConfig, checkpoints: Sequence[Checkpoint]) ->
     else:
         sources = {Path(config.input): output}
     for source, target in sources.items():
-        if target.exists() and source.exists() and target.samefile(source):
-            raise ConfigError(f"output={target} is the input; give another file")
-        if target.exists() and not config.overwrite:
-            raise ConfigError(f"output={target} exists; give another file, or overwrite=true")
-    device = inference_device(config.accelerator)
-    trained = checkpoints[0].config.trainer.precision
-    precision = prediction_precision(config.precision, trained, device)
-    above = dataset.brain_above if config.brain_above is None else config.brain_above
-    networks = []
-    for checkpoint in checkpoints:
-        assert isinstance(checkpoint.config.recipe, TissueRecipeConfig)
-        networks.append((checkpoint.network().to(device).eval(), checkpoint.config.recipe))
+        check_output(target, overwrite=config.overwrite, source=source)
+    ensemble = Ensemble(config, checkpoints)
+    networks = list(zip(ensemble.networks, recipes, strict=True))
     problems = []
     quiet = not (several and config.progress)
     for source, target in tqdm(sources.items(), "segmenting", unit="volume", disable=quiet):
         try:
             subject = read_subject(
                 SubjectFiles(name=source.name, image=source),
-                voxel_size=dataset.voxel_size,
-                brain_above=above,
+                voxel_size=voxel_size,
+                brain_above=brain_above if config.brain_above is None else config.brain_above,
                 labels_required=False,
             )
-            with arithmetic(precision, device):
-                labels = codes.written(predict_tissues(networks, subject, device=device))
-            target.parent.mkdir(parents=True, exist_ok=True)
+            with ensemble.arithmetic():
+                labels = codes.written(predict_tissues(networks, subject, device=ensemble.device))
             write_nifti(target, labels, like=subject.native)
         except DataError as error:
             if not several:
                 raise
             log.error("%s", error)
-            problems.append(f"\n  {error}")
+            problems.append(str(error))
+    tell_of(problems, len(sources), f"volumes could not be segmented, the others are in {output}")
     said = f" by {len(networks)} networks" if len(networks) > 1 else ""
-    if problems:
-        raise DataError(
-            f"{len(problems)} of {len(sources)} volumes could not be segmented, the others are in"
-            f" {output}:{''.join(problems)}"
-        )
     log.info("written to %s%s: %s", output, said, codes)
     return output
 
 
-def _common(checkpoints: Sequence[Checkpoint]) -> tuple[SubjectsConfig, TissueCodes]:
-    """Data set and label values of all checkpoints; refused if they label differently."""
-    found = []
-    for checkpoint in checkpoints:
-        trained = checkpoint.config
-        if not isinstance(trained.recipe, TissueRecipeConfig):
-            raise CheckpointError(
-                f"{checkpoint.path} was trained with recipe={trained.recipe.name}, which labels no "
-                "tissues; for neurons output=… is a folder, and videos go to scripts/classify.py"
-            )
-        dataset = trained.dataset
-        assert isinstance(dataset, SubjectsConfig)  # psc.config.checks
-        codes = IBSR
-        if isinstance(dataset, OwnMRIConfig):
-            codes = TissueCodes.of(dataset.values())
-        decides = asdict(dataset)["voxel_size"], dataset.brain_above, codes.tissues, codes.values
-        found.append((checkpoint, dataset, codes, decides))
-    first, dataset, codes, decides = found[0]
-    for other, _, _, others in found[1:]:
-        if others != decides:
-            raise CheckpointError(
-                f"{other.path} and {first.path} have other tissues, label values, voxel_size or"
-                f" brain_above ({others} and {decides}); an ensemble is of one data set's folds"
-            )
-    return dataset, codes
+def _labels_by(checkpoint: Checkpoint) -> tuple[TissueCodes, list[float] | None, float | None]:
+    """What decides how a network's labels come about: values, grid, and what is brain."""
+    dataset = checkpoint.config.dataset
+    assert isinstance(dataset, SubjectsConfig)  # psc.config.checks
+    codes = TissueCodes.of(dataset.values()) if isinstance(dataset, OwnMRIConfig) else IBSR
+    return codes, dataset.voxel_size, dataset.brain_above

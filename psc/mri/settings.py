@@ -1,7 +1,6 @@
 """What tissue segmentation may be told (``psc.training.settings`` says how)."""
 
 import json
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -14,7 +13,15 @@ from omegaconf import MISSING
 from psc.errors import ConfigError
 from psc.mri.augmentation import TissueAugmentation
 from psc.mri.tissues import LARGEST_VALUE, MOST_TISSUES, TISSUES
-from psc.training.settings import DatasetConfig, RecipeConfig, at_least, require, share
+from psc.training.settings import (
+    DatasetConfig,
+    RecipeConfig,
+    at_least,
+    between,
+    require,
+    share,
+    sizes,
+)
 
 SUBJECT = "{subject}"
 """In a pattern of paths: what differs between subjects."""
@@ -35,8 +42,7 @@ class SyntheticBrainsConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 0, "seed")
-        if not 1 <= self.subjects <= 99:
-            raise ConfigError(f"subjects={self.subjects}: must lie in [1, 99]")
+        between(self, 1, 99, "subjects")
 
 
 @dataclass
@@ -57,9 +63,7 @@ class SubjectsConfig(DatasetConfig):
     """Brighter voxels are brain; null: those that differ from the background."""
 
     def __post_init__(self) -> None:
-        voxel = self.voxel_size
-        if voxel is not None and not (len(voxel) == 3 and all(0 < mm < math.inf for mm in voxel)):
-            raise ConfigError(f"voxel_size={voxel}: must be three positive mm, or null")
+        sizes(self, "voxel_size", "mm")
         if self.folds is not None:
             at_least(self, 2, "folds")
             at_least(self, 1, "validation_subjects")

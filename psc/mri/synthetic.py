@@ -14,7 +14,6 @@ says so in its description, which begins with ``SYNTHETIC_STAMP``.
 """
 
 import gzip
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
-from psc.errors import ConfigError, DataError
-from psc.files import replacing, sha256_of, write_json
+from psc.files import generate
 from psc.mri.nifti import SYNTHETIC_STAMP, Affine
 from psc.mri.settings import SyntheticBrainsConfig
 from psc.mri.tissues import BACKGROUND, CLASSES, CSF, GM, WM
@@ -66,44 +64,16 @@ def write_synthetic_brains(folder: Path, options: SyntheticBrainsConfig) -> bool
     (int16, a trailing axis of one), ``PHANTOM_01/PHANTOM_01_segTRI_fill_ana.nii.gz`` (values of
     ``psc.mri.tissues``), …. Returns whether it was written.
     """
-    described = {"version": _VERSION, **asdict(options)}
-    if folder.exists():
-        _check_existing(folder, described)
-        return False
-    try:
-        with replacing(folder) as temporary:
-            files: dict[str, str] = {}
-            for number in range(1, options.subjects + 1):
-                files |= _write_subject(temporary, options.seed, number)
-            write_json({**described, "files": files}, temporary / MARKER)
-    except OSError as error:
-        raise DataError(f"{folder} cannot be written ({error}); make room, run again") from error
-    return True
+
+    def make(temporary: Path) -> None:
+        for number in range(1, options.subjects + 1):
+            _write_subject(temporary, options.seed, number)
+
+    return generate(folder, {"version": _VERSION, **asdict(options)}, MARKER, make)
 
 
-def _check_existing(folder: Path, wanted: dict[str, Any]) -> None:
-    """Refuse a folder that is not, or no longer, what the options ask for."""
-    try:
-        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-        files = dict(marker.pop("files"))
-    except (OSError, ValueError, TypeError, AttributeError, KeyError):
-        marker, files = None, {}
-    if marker != wanted:
-        raise ConfigError(
-            f"{folder} holds something else than the synthetic brains asked for ({wanted}); it is"
-            " not overwritten: choose another folder or move it away"
-        )
-    for name, sha256 in files.items():
-        path = folder / name
-        if not path.is_file() or sha256_of(path) != sha256:
-            raise DataError(
-                f"{path} is {'damaged' if path.exists() else 'missing'}, though {folder / MARKER}"
-                f" lists it; remove {folder}, then run again: it will be written anew"
-            )
-
-
-def _write_subject(folder: Path, seed: int, number: int) -> dict[str, str]:
-    """Write a subject's two files; returns the SHA-256 of each by its name in ``folder``."""
+def _write_subject(folder: Path, seed: int, number: int) -> None:
+    """Write a subject's two files."""
     sizes, shape = _GRIDS[(number - 1) % len(_GRIDS)]
     turn = (number - 1) % len(_AXES)
     rng = np.random.default_rng([seed, number])
@@ -116,7 +86,6 @@ def _write_subject(folder: Path, seed: int, number: int) -> dict[str, str]:
     in_scanner[:3, 3] += rng.uniform(-20, 20, 3)
     name = f"{PREFIX}_{number:02d}"
     (folder / name).mkdir(parents=True)
-    written = {}
     for role, data in ((_IMAGE, image), (_LABELS, labels)):
         path = folder / name / f"{name}_{role}.nii.gz"
         content = _nifti(
@@ -127,8 +96,6 @@ def _write_subject(folder: Path, seed: int, number: int) -> dict[str, str]:
             only_qform=number % 5 == 0,
         )
         path.write_bytes(gzip.compress(content, compresslevel=6, mtime=0))
-        written[path.relative_to(folder).as_posix()] = sha256_of(path)
-    return written
 
 
 def _nifti(

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -62,30 +63,26 @@ class TissueTask(Task):
     validation patches together. The test protocol scores whole subjects instead.
     """
 
+    recipe: TissueRecipeConfig
+
     def __init__(
         self,
         network: nn.Module,
         recipe: TissueRecipeConfig,
         tissues: Mapping[str, int] = TISSUES,
-        *,
-        iterations: int,
-        channels_last: bool = True,
+        **how: Any,
     ) -> None:
-        super().__init__(network, recipe, iterations=iterations, channels_last=channels_last)
-        self.recipe: TissueRecipeConfig = recipe
-        self.loss = LOSSES[recipe.loss]
-        self.tissues = tissues
+        super().__init__(network, recipe, **how)
+        self.loss, self.tissues = LOSSES[recipe.loss], tissues
         self.confusion = MulticlassConfusionMatrix(1 + len(tissues))
 
     def network_input(self, batch: dict[str, Tensor]) -> Tensor:
         """T1 (N, 1, D, H, W)."""
         return batch["image"]
 
-    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
-        """Loss of one batch, logged as train/loss."""
-        loss = self.loss(self(self.network_input(batch)), batch["labels"])
-        self.log_training(loss)
-        return loss
+    def training_loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Over all voxels."""
+        return self.loss(self(self.network_input(batch)), batch["labels"])
 
     def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> None:
         """Loss and confusion over the fixed validation patches."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from psc.files import clear
 from psc.metrics.tissues import summarise, tissue_scores
 from psc.mri.baseline import segment_by_intensity
 from psc.mri.data import Subject
@@ -105,10 +106,7 @@ def evaluate_tissues(
         Metrics for the record: for each part mean and standard deviation of every score over its
         subjects, the same for the ``baseline``, and each subject's own scores.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for pattern in OUTPUT_FILES:  # of an earlier evaluation; nothing else is ours to delete
-        for path in folder.glob(pattern):
-            path.unlink()
+    clear(folder, OUTPUT_FILES)
     floor, by_floor = _baseline(parts["validation"], codes)
     rows: list[SubjectScores] = []
     baseline: list[SubjectScores] = []

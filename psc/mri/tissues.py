@@ -1,13 +1,13 @@
 """Which tissues there are, and by which values the label files of a data set name them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from psc.errors import DataError
+from psc.errors import DataError, first_of
 
 BACKGROUND, CSF, GM, WM = range(4)
 
@@ -34,7 +34,7 @@ class TissueCodes:
 
     tissues: Mapping[str, int]  # name → class
     values: tuple[tuple[int, ...], ...]  # by class; the first of several is written
-    remedy: str  # for values that no class has
+    remedy: str = field(compare=False)  # for values that no class has
 
     @classmethod
     def of(cls, values: Mapping[str, tuple[int, ...]]) -> "TissueCodes":
@@ -72,9 +72,8 @@ class TissueCodes:
             if wrong.any():
                 distinct, counts = np.unique(data[wrong], return_counts=True)
                 listed = [f"{v:g} ({n} voxels)" for v, n in zip(distinct, counts, strict=True)]
-                more = f" and {len(listed) - _MOST_LISTED} more" if listed[_MOST_LISTED:] else ""
                 raise DataError(
-                    f"{path}: labels {what}: {', '.join(listed[:_MOST_LISTED])}{more}; expected"
+                    f"{path}: labels {what}: {first_of(listed, _MOST_LISTED)}; expected"
                     f" {self}, so {self.remedy}"
                 )
         if not found.any():

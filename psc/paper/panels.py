@@ -143,12 +143,9 @@ def write_picture(picture: Picture, folder: Path) -> tuple[Path, Path]:
         )
     checksum = hashlib.sha256(content).hexdigest()
     about = {**picture.provenance, "schema_version": SCHEMA_VERSION, "sha256": checksum}
-    try:
-        with replacing(pixels) as partial:
-            partial.write_bytes(content)
-            write_json({**about, SEAL: seal_of(about)}, provenance)
-    except OSError as error:
-        raise DataError(f"{folder} cannot be written: {error}") from error
+    with replacing(pixels) as partial:
+        partial.write_bytes(content)
+        write_json({**about, SEAL: seal_of(about)}, provenance)
     return pixels, provenance
 
 

@@ -37,16 +37,10 @@ class Application(ABC):
     def evaluate(
         self, network: nn.Module, folder: Path, *, device: torch.device, source: dict[str, str]
     ) -> dict[str, Any]:
-        """Run the test protocol, write its outputs to ``folder``, return the record's metrics.
+        """Run the test protocol with a network on ``device``, in evaluation mode.
 
-        Args:
-            network: on ``device``, in evaluation mode.
-            folder: an earlier evaluation there is replaced.
-            device: where to predict.
-            source: provenance that goes into the outputs (run, checkpoint).
-
-        Returns:
-            Metrics for the record; ``test`` holds numbers by name.
+        Outputs replace those of an earlier evaluation in ``folder`` and name their ``source`` (run,
+        checkpoint). Returns metrics for the record; ``test`` holds numbers by name.
         """
 
     def reads(self) -> list[str]:

@@ -62,16 +62,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
         """Write ``checkpoint`` to ``path``; if it cannot be, what was there is untouched."""
-        try:
-            with replacing(Path(path)) as temporary, temporary.open("wb") as file:
+        remedy = "earlier checkpoints are intact: make room, then continue with resume=true"
+        with replacing(Path(path), remedy) as temporary, temporary.open("wb") as file:
+            try:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            raise CheckpointError(
-                f"could not write {path}: {first_line(error)}. Earlier checkpoints are intact; "
-                "free disk space, then continue with resume=true"
-            ) from error
+            except RuntimeError as error:  # so torch reports a full disk
+                raise OSError(first_line(error)) from error
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def checkpoint_paths(given: str) -> list[Path]:

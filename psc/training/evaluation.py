@@ -12,6 +12,7 @@ from torch import nn
 from psc.applications import build_application
 from psc.config.schema import EvaluateConfig
 from psc.errors import ConfigError
+from psc.files import check_output
 from psc.networks.weights import ENDING
 from psc.training.application import Application
 from psc.training.checkpoints import Checkpoint, read_checkpoint
@@ -93,15 +94,7 @@ def evaluated(
 def _output_folder(config: EvaluateConfig, checkpoint: Path, dataset: str) -> Path:
     """Where to write: by default in the run's folder; refused if it may not be replaced."""
     place = Path() if checkpoint.suffix == ENDING else checkpoint.parent.parent
-    folder = (
-        Path(config.output)
-        if config.output is not None
-        else place / f"evaluation-{dataset}-{checkpoint.stem}"
-    )
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"output={folder} is a file; give a folder")
-    if folder.exists() and not config.overwrite:
-        raise ConfigError(
-            f"output={folder} exists; give another output=…, or overwrite=true to replace it"
-        )
-    return folder
+    folder = place / f"evaluation-{dataset}-{checkpoint.stem}"
+    if config.output is not None:
+        folder = Path(config.output)
+    return check_output(folder, overwrite=config.overwrite, folder=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 from psc.errors import DataError
 from psc.files import write_json
+from psc.training.settings import DatasetConfig
 
 FILE_NAME = "result.json"
 
@@ -25,6 +26,12 @@ SEAL = "seal"
 
 REAL, SAMPLE, SYNTHETIC, OWN = "real", "real sample", "synthetic", "own"
 """Kinds of data; only the first may fill a cell of the paper's tables."""
+
+
+def kind_of(dataset: DatasetConfig, *, synthetic: bool, own: bool) -> str:
+    """The kind of data that a data set is of."""
+    published = SAMPLE if getattr(dataset, "sample", False) else REAL
+    return SYNTHETIC if synthetic else OWN if own else published
 
 
 @dataclass(frozen=True)

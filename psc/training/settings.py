@@ -16,6 +16,9 @@ from omegaconf import MISSING
 
 from psc.errors import ConfigError
 
+PARTS = ("train", "validation", "test")
+"""Of every data set: to learn from, to choose the checkpoint by, to report."""
+
 
 def require(config: object, key: str, allowed: Collection[Any]) -> None:
     """Refuse a choice that there is not."""
@@ -45,6 +48,32 @@ def share(config: object, *keys: str, whole: bool = True) -> None:
         value = getattr(config, key)
         if not (0 <= value <= 1 and (whole or value < 1)):
             raise ConfigError(f"{key}={value}: must lie in [0, 1{']' if whole else ')'}")
+
+
+def between(config: object, low: float, high: float, *keys: str) -> None:
+    """Refuse what does not lie in [low, high]."""
+    for key in keys:
+        if not low <= (value := getattr(config, key)) <= high:
+            raise ConfigError(f"{key}={value}: must lie in [{low:g}, {high:g}]")
+
+
+def sizes(config: object, key: str, unit: str) -> None:
+    """Refuse what is neither null nor three positive lengths."""
+    value = getattr(config, key)
+    if value is not None and not (len(value) == 3 and all(0 < size < math.inf for size in value)):
+        raise ConfigError(f"{key}={value}: must be three positive {unit}, or null")
+
+
+def shares(config: object, key: str, *, zero: bool = False) -> None:
+    """Refuse what does not divide a data set; parts but the test's may be ``zero``."""
+    given = getattr(config, key)
+    if not (
+        len(given) == 3 and min(given) >= 0 and given[2] > 0 and abs(sum(given) - 1) < 1e-6
+    ) or (min(given) == 0 and not zero):
+        raise ConfigError(
+            f"{key}={given}: must be three {'from 0' if zero else 'above 0'} to 1 that make 1"
+            " (train, validation, test)"
+        )
 
 
 def interval(config: object, *keys: str, lowest: float = -math.inf) -> None:

@@ -42,10 +42,16 @@ class Task(lightning.LightningModule):
     def network_input(self, batch: dict[str, Tensor]) -> Tensor:
         """What the network is given of a batch, (N, C, D, H, W)."""
 
-    def log_training(self, loss: Tensor) -> None:
-        """Log a training step's loss, and the learning rate that it goes with."""
+    @abstractmethod
+    def training_loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Loss of one batch; what else it shows is logged here."""
+
+    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+        """The loss, logged as train/loss, and the learning rate that it goes with."""
+        loss = self.training_loss(batch)
         self.log("train/loss", loss, prog_bar=True)
         self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
+        return loss
 
     def on_validation_epoch_end(self) -> None:
         """End a training that has diverged instead of computing on."""

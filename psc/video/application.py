@@ -10,13 +10,13 @@ from torch import nn
 from tqdm import tqdm
 
 from psc.config.schema import TrainConfig
-from psc.errors import ConfigError, DataError
+from psc.errors import ConfigError, DataError, first_of
 from psc.files import WORKPLACE, locate, locked
 from psc.training.application import Application
 from psc.training.data import TrainingData, loader
-from psc.training.records import OWN, REAL, SAMPLE, SYNTHETIC
+from psc.training.records import kind_of
 from psc.video.clips import EvaluationClips, TrainingClips
-from psc.video.data import ActionSplit, first_of, read_split
+from psc.video.data import ActionSplit, read_split
 from psc.video.decoding import UNMEASURED
 from psc.video.listing import Listing, check_sides, list_clips, split_clips
 from psc.video.preparation import prepare_clips, prepare_videos
@@ -39,12 +39,6 @@ class VideoApplication(Application):
             raise ConfigError(f"dataset={dataset.name} cannot be read as videos")
         assert isinstance(config.recipe, VideoRecipeConfig)  # psc.config.checks
         self._dataset, self._recipe = dataset, config.recipe
-        self._clip_options: dict[str, Any] = {
-            "frames": config.recipe.frames,
-            "stride": config.recipe.temporal_stride,
-            "size": config.recipe.size,
-            "shuffle_frames": config.recipe.shuffle_frames,
-        }
         self._said: list[str] = []
         if isinstance(dataset, OwnVideoConfig):
             self._store, self._split = self._read_own(dataset)
@@ -107,7 +101,7 @@ class VideoApplication(Application):
     def training_data(self, network: nn.Module, workers: int) -> TrainingData:
         """Random clips, and fixed ones to validate on."""
         recipe = self._recipe
-        if not self._split.train:
+        if not self._split.parts["train"]:
             raise DataError(
                 f"{self._split.description}: no clip to train on (evaluate.py tests a trained"
                 " network); change dataset.shares, or the parts that the files say"
@@ -115,17 +109,17 @@ class VideoApplication(Application):
         return TrainingData(
             TrainingClips(
                 self._store,
-                self._split.train,
+                self._split.parts["train"],
                 seed=self.config.seed,
                 random_crop=recipe.random_crop,
                 flip=recipe.flip,
-                **self._clip_options,
+                **self._recipe.clip_options,
             ),
             EvaluationClips(
                 self._store,
-                self._split.validation,
+                self._split.parts["validation"],
                 clips_per_video=recipe.validation_clips,
-                **self._clip_options,
+                **self._recipe.clip_options,
             ),
             recipe,
             workers=workers,
@@ -157,7 +151,7 @@ class VideoApplication(Application):
                 videos,
                 clips_per_video=self._recipe.test_clips,
                 seed=self.config.seed,
-                **self._clip_options,
+                **self._recipe.clip_options,
             )
             metrics[part] = evaluate_videos(
                 network,
@@ -175,13 +169,13 @@ class VideoApplication(Application):
 
     def data_record(self) -> dict[str, Any]:
         """Kind, split and the prepared store."""
+        own = isinstance(self._dataset, OwnVideoConfig)
         if isinstance(self._dataset, OwnVideoConfig):
             listed = {video.key for part in self._split.parts.values() for video in part}
-            kind, name, store = OWN, self._split.description, self._store.record(listed)
+            name, store = self._split.description, self._store.record(listed)
         else:
             name, store = str(self._dataset.prepared), self._store.record()
-            kind = SAMPLE if self._dataset.sample else REAL
-            kind = SYNTHETIC if store["synthetic"] else kind
+        kind = kind_of(self._dataset, synthetic=store["synthetic"], own=own)
         return {"kind": kind, "splits": self._split.record(), "files": [{"name": name, **store}]}
 
 

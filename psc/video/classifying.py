@@ -8,20 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import nn
 from tqdm import tqdm
 
 from psc.config.schema import ClassifyConfig
-from psc.errors import CheckpointError, ConfigError, DataError
-from psc.files import locate, nearest, replacing
+from psc.errors import CheckpointError, ConfigError, DataError, first_of
+from psc.files import check_output, files_below, locate, nearest, write_csv, writing
 from psc.training.checkpoints import Checkpoint, checkpoint_paths, read_checkpoint
 from psc.training.data import loader
-from psc.training.hardware import arithmetic, inference_device, prediction_precision
+from psc.training.prediction import Ensemble, agreed, recipe_of, tell_of
 from psc.video.clips import EvaluationClips
-from psc.video.data import ListedVideo, first_of, read_classes
+from psc.video.data import ListedVideo, read_classes
 from psc.video.decoding import UNMEASURED, decode_video
-from psc.video.listing import Clip, files_below, is_video, read_tables
+from psc.video.listing import Clip, is_video, read_tables
 from psc.video.settings import OwnVideoConfig, UCF101Config, VideoRecipeConfig
 from psc.video.store import PreparationSettings, PreparedVideo
 from psc.video.testing import CLASSES_FILE, predict_clips
@@ -46,33 +44,23 @@ class _Decoded:
 def classify_clips(config: ClassifyConfig) -> Path:
     """Write the most probable classes of every clip, all its samples averaged, as in the test.
 
-    Args:
-        config: checkpoints, a file, folder or CSV of clips, where to write.
-
-    Returns:
-        The CSV: path, label if it is known, classes with their probabilities, and for a clip that
-        cannot be read the problem instead.
-
-    Raises:
-        CheckpointError: if a checkpoint cannot be used, or is of no network of videos.
-        ConfigError: if the output exists, or an option cannot work.
-        DataError: if there is no clip, or, once all is written, if some could not be read.
+    The CSV that is returned has path, label if it is known, classes with their probabilities, and
+    for a clip that cannot be read the problem instead, which is told at the end.
     """
     checkpoints = [read_checkpoint(path) for path in checkpoint_paths(config.checkpoint)]
-    classes, short_side, recipe = _common(checkpoints)
+    classes, short_side, *_ = agreed(checkpoints, trained_clips, "classes or clips")
+    recipe = checkpoints[0].config.recipe
+    assert isinstance(recipe, VideoRecipeConfig)
     if config.top < 1:
         raise ConfigError(f"top={config.top}: must be at least 1")
     output = Path(config.output)
-    if output.is_dir() or (output.exists() and not config.overwrite):
-        raise ConfigError(f"output={output} exists; give another file, or overwrite=true")
-    output.parent.mkdir(parents=True, exist_ok=True)  # here: what cannot be written is told at once
+    check_output(output, overwrite=config.overwrite, source=Path(config.input).expanduser())
+    with writing(output):  # what cannot be written is told at once
+        output.parent.mkdir(parents=True, exist_ok=True)
     clips, missing, left_out = _inputs(config.input, classes)
     if left_out:
         log.warning("%d files are no video: %s", len(left_out), first_of(left_out, 3))
-    device = inference_device(config.accelerator)
-    trained = checkpoints[0].config.trainer.precision
-    precision = prediction_precision(config.precision, trained, device)
-    networks = [checkpoint.network().to(device).eval() for checkpoint in checkpoints]
+    ensemble = Ensemble(config, checkpoints)
     settings = PreparationSettings(short_side)
     span = (recipe.frames - 1) * recipe.temporal_stride + 1
     most = min(config.top, len(classes))
@@ -89,8 +77,7 @@ def classify_clips(config: ClassifyConfig) -> Path:
         film = _Decoded(video.frames)
         unmeasured += [clip.name] if video.unmeasured else []
         looped += film.frames.shape[1] < span
-        with arithmetic(precision, device):
-            mean = np.mean([_probabilities(n, film, recipe, device) for n in networks], axis=0)
+        mean = _probabilities(ensemble, film, recipe)
         order = np.argsort(-mean, kind="stable")[:most]
         best = [text for i in order for text in (classes[i], f"{mean[i]:.4f}")]
         rows.append([clip.name, clip.label, *best, ""])
@@ -99,10 +86,9 @@ def classify_clips(config: ClassifyConfig) -> Path:
     for name in missing:
         problems.append(f"{name}: no such file")
         rows.append([name, "", *[""] * 2 * most, "no such file"])
-    with replacing(output) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([["path", "label", *names, "problem"], *rows])
+    write_csv(["path", "label", *names, "problem"], rows, output)
     counts = first_of([f"{name} {count}" for name, count in predicted.most_common()])
-    log.info("%s: %d clips: %s", output, len(rows) - len(problems), counts or "none")
+    log.info("%s: %d clips: %s", output, len(rows) - len(problems), counts)
     if looped:
         log.info("looped: %d clips shorter than %d frames", looped, span)
     if unmeasured:
@@ -110,73 +96,54 @@ def classify_clips(config: ClassifyConfig) -> Path:
     if right:
         share = 100 * sum(right) / len(right)
         log.info("right: %.1f %% of %d clips whose class is known", share, len(right))
-    if problems:
-        listed = "".join(f"\n  {problem}" for problem in problems[:10])
-        raise DataError(
-            f"{len(problems)} of {len(rows)} clips could not be classified; column problem of"
-            f" {output} says why of each:{listed}"
-        )
+    why = f"clips could not be classified; column problem of {output} says why of each"
+    tell_of(problems, len(rows), why)
     return output
 
 
 def _probabilities(
-    network: nn.Module, film: _Decoded, recipe: VideoRecipeConfig, device: torch.device
+    ensemble: Ensemble, film: _Decoded, recipe: VideoRecipeConfig
 ) -> npt.NDArray[np.float64]:
-    """Mean softmax (classes,) of the clips that the test protocol cuts."""
+    """Mean softmax (classes,) of the clips that the test protocol cuts, and of the networks."""
     clips = EvaluationClips(
         film,
         [ListedVideo("", 0, "", Path())],
         clips_per_video=recipe.test_clips,
-        frames=recipe.frames,
-        stride=recipe.temporal_stride,
-        size=recipe.size,
-        shuffle_frames=recipe.shuffle_frames,
+        **recipe.clip_options,
     )
     batches = loader(clips, recipe.evaluation_batch_size, workers=0)
-    mean: npt.NDArray[np.float64] = predict_clips(network, batches, device)[0].mean(axis=0)
+    with ensemble.arithmetic():
+        found = [predict_clips(net, batches, ensemble.device)[0] for net in ensemble.networks]
+    mean: npt.NDArray[np.float64] = np.mean(found, axis=(0, 1))
     return mean
 
 
-def _common(checkpoints: Sequence[Checkpoint]) -> tuple[tuple[str, ...], int, VideoRecipeConfig]:
-    """Classes, size of frames, and how all checkpoints' clips are cut."""
-    found = []
-    for checkpoint in checkpoints:
-        trained = checkpoint.config
-        dataset, recipe = trained.dataset, trained.recipe
-        if not isinstance(recipe, VideoRecipeConfig):
-            raise CheckpointError(
-                f"{checkpoint.path} was trained with recipe={recipe.name}, which classifies no"
-                " videos; scripts/segment.py applies networks to volumes"
-            )
-        assert isinstance(dataset, UCF101Config | OwnVideoConfig)  # psc.config.checks
-        tested = checkpoint.path.resolve().parent.parent / "evaluation" / CLASSES_FILE
-        if isinstance(dataset, OwnVideoConfig):
-            classes = dataset.outputs()
-        elif tested.is_file():
-            with tested.open(newline="", encoding="utf-8") as file:
-                classes = tuple(row.get("class", "") for row in csv.DictReader(file))
-        elif dataset.shared_classes_only:
-            raise CheckpointError(
-                f"{checkpoint.path} was trained on a part of UCF101; which classes stands in"
-                f" {tested}, which is not there: leave the checkpoint in its run's folder"
-            )
-        else:
-            classes = read_classes(locate(dataset.lists) / "classInd.txt")
-        if len(classes) != (outputs := getattr(trained.backbone, "classes", None)):
-            raise CheckpointError(
-                f"{checkpoint.path}: its network tells {outputs} classes apart, but {tested} or the"
-                f" lists of its data set name {len(classes)}; restore them"
-            )
-        cut = recipe.frames, recipe.temporal_stride, recipe.size, recipe.test_clips
-        found.append((checkpoint.path, (classes, dataset.short_side, cut), recipe))
-    first, (classes, short_side, _), recipe = found[0]
-    for path, decides, _ in found[1:]:
-        if decides != found[0][1]:
-            raise CheckpointError(
-                f"{path} and {first} have other classes or clips ({decides} and {found[0][1]}); an"
-                " ensemble is of networks that were trained alike"
-            )
-    return classes, short_side, recipe
+def trained_clips(checkpoint: Checkpoint) -> tuple[tuple[str, ...], int, int, int, int, int]:
+    """Classes of a network, size of frames, and how its clips are cut."""
+    trained = checkpoint.config
+    otherwise = "classifies no videos; scripts/segment.py applies networks to volumes"
+    recipe, dataset = recipe_of(checkpoint, VideoRecipeConfig, otherwise), trained.dataset
+    assert isinstance(dataset, UCF101Config | OwnVideoConfig)  # psc.config.checks
+    tested = checkpoint.path.resolve().parent.parent / "evaluation" / CLASSES_FILE
+    if isinstance(dataset, OwnVideoConfig):
+        classes = dataset.outputs()
+    elif tested.is_file():
+        with tested.open(newline="", encoding="utf-8") as file:
+            classes = tuple(row.get("class", "") for row in csv.DictReader(file))
+    elif dataset.shared_classes_only:
+        raise CheckpointError(
+            f"{checkpoint.path} was trained on a part of UCF101; which classes stands in {tested},"
+            " which is not there: leave the checkpoint in its run's folder"
+        )
+    else:
+        classes = read_classes(locate(dataset.lists) / "classInd.txt")
+    if len(classes) != (outputs := getattr(trained.backbone, "classes", None)):
+        raise CheckpointError(
+            f"{checkpoint.path}: its network tells {outputs} classes apart, but {tested} or the"
+            f" lists of its data set name {len(classes)}; restore them"
+        )
+    cut = recipe.frames, recipe.temporal_stride, recipe.size, recipe.test_clips
+    return classes, dataset.short_side, *cut
 
 
 def _inputs(place: str, classes: Sequence[str]) -> tuple[list[Clip], list[str], list[str]]:

@@ -38,7 +38,11 @@ class Clip(TypedDict):
 
 
 class _Clips(Dataset[Clip]):
-    """What training and evaluation clips have in common; described with the former."""
+    """What training and evaluation clips have in common; their order of frames may be shuffled.
+
+    That is a control: what is learned then is appearance, not motion. ``size`` in pixels is of both
+    sides, or (height, width); ``stride`` counts frames of the video from one to the next.
+    """
 
     def __init__(
         self,
@@ -122,24 +126,8 @@ class TrainingClips(_Clips):
     The clips form one endless sequence that passes through all videos in random order, then again
     in another order, and so on. Clip i is a function of (seed, i) and of nothing else: not of
     workers, not of what was drawn before, so a resumed run goes on with the clips it would have
-    seen. ``psc.training.data.EpochSampler`` shares the sequence out.
-
-    Args:
-        store: the prepared videos.
-        videos: which of them; one that is shorter than a clip is looped.
-        seed: of all randomness.
-        random_crop: False cuts the centre.
-        flip: mirror every other clip (at random).
-        options: ``frames`` of a clip (64), ``stride`` from one to the next in frames of the video
-            (1), ``size`` in pixels, of both sides or as (height, width) (64), ``shuffle_frames``
-            (False): put each clip's frames into random order. A control: what is learned then is
-            appearance, not motion.
-
-    Items are ``Clip``.
-
-    Raises:
-        ConfigError: numbers below 1, a negative seed, or clips larger than the prepared frames.
-        DataError: no videos, or some that the store does not have.
+    seen. ``psc.training.data.EpochSampler`` shares the sequence out. A video that is shorter than a
+    clip is looped. ``options`` are those of ``_Clips``, as a recipe's ``clip_options`` has them.
     """
 
     def __init__(
@@ -186,10 +174,6 @@ class EvaluationClips(_Clips):
     The first begins with the video, the last ends with it (in a looped video: begins with its last
     frame); a single one is the middle. The crop is the centre. All clips of a video stand one after
     another; nothing is random, but the order of frames where it is shuffled.
-
-    Args:
-        store, videos, options: as of ``TrainingClips``; ``seed`` (0) is that of shuffled frames.
-        clips_per_video: 20 in the paper.
     """
 
     def __init__(
@@ -223,40 +207,20 @@ class EvaluationClips(_Clips):
 
 
 class ClipNormalisation(nn.Module):
-    """Bytes to floats: (x / 255 - mean) / deviation, for each colour.
-
-    Input uint8 (N, 3, T, H, W), result of the same shape in ``dtype``.
-
-    Args:
-        mean: of red, green and blue in [0, 1].
-        deviation: standard deviation of them.
-        dtype: of the result.
-
-    Raises:
-        ConfigError: not three numbers, or a deviation that is not positive.
-    """
+    """Bytes (N, 3, T, H, W) to float32: (x / 255 - mean) / deviation of Kinetics, by colour."""
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(
-        self,
-        mean: Sequence[float] = KINETICS_MEAN,
-        deviation: Sequence[float] = KINETICS_DEVIATION,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        if len(mean) != 3 or len(deviation) != 3 or not min(deviation) > 0:
-            raise ConfigError(
-                f"mean and deviation must be three numbers each (red, green, blue), deviations"
-                f" positive; found {tuple(mean)} and {tuple(deviation)}"
-            )
-        self.dtype = dtype
-        means, deviations = (torch.tensor(v).view(-1, 1, 1, 1) for v in (mean, deviation))
+        mean, deviation = (
+            torch.tensor(v).view(-1, 1, 1, 1) for v in (KINETICS_MEAN, KINETICS_DEVIATION)
+        )
         # One multiplication and one addition per value. Not part of a checkpoint.
-        self.register_buffer("scale", 1 / (255 * deviations), persistent=False)
-        self.register_buffer("shift", -means / deviations, persistent=False)
+        self.register_buffer("scale", 1 / (255 * deviation), persistent=False)
+        self.register_buffer("shift", -mean / deviation, persistent=False)
 
     def forward(self, clips: Tensor) -> Tensor:
         """Uint8 (N, 3, T, H, W) → floats of the same shape."""
-        return torch.addcmul(self.shift, clips.float(), self.scale).to(self.dtype)
+        return torch.addcmul(self.shift, clips.float(), self.scale)

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from psc.errors import ConfigError, DataError
+from psc.errors import ConfigError, DataError, first_of
+from psc.files import reading
 
 SPLITS = (1, 2, 3)
 """Numbers of the official splits; the paper uses split 1."""
@@ -57,16 +58,9 @@ class ActionSplit:
     """
 
     classes: tuple[str, ...]
-    train: tuple[ListedVideo, ...]
-    validation: tuple[ListedVideo, ...]
-    test: tuple[ListedVideo, ...]
+    parts: Mapping[str, tuple[ListedVideo, ...]]
     missing: tuple[str, ...] = ()
     description: str = ""
-
-    @property
-    def parts(self) -> dict[str, tuple[ListedVideo, ...]]:
-        """The three parts by name."""
-        return {"train": self.train, "validation": self.validation, "test": self.test}
 
     def record(self) -> dict[str, Any]:
         """What result.json says about the split."""
@@ -75,7 +69,7 @@ class ActionSplit:
             "classes": len(self.classes),
             "videos": {name: len(part) for name, part in self.parts.items()},
             "validation_groups": sorted(
-                {video.group for video in self.validation if isinstance(video.group, int)}
+                {v.group for v in self.parts["validation"] if isinstance(v.group, int)}
             ),
             "missing_videos": len(self.missing),
         }
@@ -118,7 +112,8 @@ class ActionSplit:
 
         For a part of the data set: a class that stands on one side only teaches nothing.
         """
-        shared = sorted({v.label for v in self.train} & {v.label for v in self.test})
+        trained, tested = ({v.label for v in self.parts[name]} for name in ("train", "test"))
+        shared = sorted(trained & tested)
         if not shared:
             raise DataError(f"{self.description}: no class has both training and test videos")
         labels = {old: new for new, old in enumerate(shared)}
@@ -127,11 +122,11 @@ class ActionSplit:
 
     def _map(self, change: Callable[[ListedVideo], ListedVideo | None]) -> "ActionSplit":
         """Every video changed, or left out."""
-        train, validation, test = (
-            tuple(new for video in part if (new := change(video)) is not None)
-            for part in self.parts.values()
-        )
-        return replace(self, train=train, validation=validation, test=test)
+        parts = {
+            name: tuple(new for video in part if (new := change(video)) is not None)
+            for name, part in self.parts.items()
+        }
+        return replace(self, parts=parts)
 
 
 def video_key(name: str) -> str:
@@ -170,14 +165,10 @@ def read_classes(path: Path) -> tuple[str, ...]:
 def read_split(
     folder: Path, number: int, *, validation_groups: int = 2, seed: int = 0
 ) -> ActionSplit:
-    """One of the three official splits, with a validation part carved from its training groups.
+    """Official split N of classInd.txt, trainlist0N.txt and testlist0N.txt, and a validation part.
 
-    Args:
-        folder: has ``classInd.txt``, ``trainlist0N.txt`` and ``testlist0N.txt``.
-        number: N.
-        validation_groups: how many group numbers are held out of training, in all classes; chosen
-            by ``seed``. Never single clips: they have their twins in their group. 0: none.
-        seed: of that choice.
+    That is of so many group numbers, in all classes, held out of training, chosen by ``seed``.
+    Never single clips: they have their twins in their group.
     """
     if number not in SPLITS:
         raise ConfigError(f"split must be one of {SPLITS}, found {number}")
@@ -192,13 +183,12 @@ def read_split(
         )
     chosen = np.random.default_rng(seed).permutation(groups)[:validation_groups]
     held_out = set(chosen.tolist())
-    split = ActionSplit(
-        classes,
-        tuple(video for video in listed if video.group not in held_out),
-        tuple(video for video in listed if video.group in held_out),
-        test,
-        description=f"split {number} of {folder.name}",
-    )
+    parts = {
+        "train": tuple(video for video in listed if video.group not in held_out),
+        "validation": tuple(video for video in listed if video.group in held_out),
+        "test": test,
+    }
+    split = ActionSplit(classes, parts, description=f"split {number} of {folder.name}")
     check_groups_apart(split)
     return split
 
@@ -251,13 +241,9 @@ def _read_list(path: Path, classes: Sequence[str]) -> tuple[ListedVideo, ...]:
 
 def _lines(path: Path) -> list[tuple[int, str]]:
     """Lines with their numbers, without empty ones."""
-    try:
+    archive = "UCF101TrainTestSplits-RecognitionTask.zip"
+    with reading(path, f"the split lists are in {archive} (data/sources.yaml)"):
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} cannot be read ({error}); the split lists are in"
-            " UCF101TrainTestSplits-RecognitionTask.zip (data/sources.yaml)"
-        ) from error
     stripped = ((number, line.strip()) for number, line in enumerate(text.splitlines(), 1))
     return [(number, line) for number, line in stripped if line]
 
@@ -265,9 +251,3 @@ def _lines(path: Path) -> list[tuple[int, str]]:
 def _stem(name: str) -> str:
     """A file's name without folder (of either system) and without .avi."""
     return re.sub(r"\.avi$", "", PurePosixPath(name.replace("\\", "/")).name, flags=re.IGNORECASE)
-
-
-def first_of(items: Sequence[str], count: int = 10) -> str:
-    """The first ten, and how many more there are."""
-    more = f" and {len(items) - count} more" if len(items) > count else ""
-    return ", ".join(items[:count]) + more

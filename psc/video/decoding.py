@@ -24,6 +24,7 @@ import torch  # before decord, whose FFmpeg must not come first
 import torch.nn.functional as F
 
 from psc.errors import ConfigError, DataError
+from psc.files import reading
 
 KERNEL = "bilinear, antialiased"
 """The one kernel that frames are shrunk with; resizing kernels differ by whole grey levels."""
@@ -78,17 +79,10 @@ def read_header(path: Path) -> Header:
 
 
 def decode_video(path: Path, frame_size: _FrameSize | None = None) -> Video:
-    """Decode every frame of a film, in order.
+    """Decode every frame of a film, in order; ``frame_size``: from (height, width) to those wanted.
 
-    Args:
-        path: the file.
-        frame_size: from the file's (height, width) in pixels to those that each frame is resized
-            to with ``resize_frames``; None resizes nothing.
-
-    Raises:
-        DataError: an empty, foreign, truncated or damaged file. An intact one is never refused for
-            what its header announces; a damaged AVI may lack ``TOLERATED_MISSING`` frames, one
-            of another container a tenth.
+    An intact file is never refused for what its header announces; a damaged AVI may lack
+    ``TOLERATED_MISSING`` frames, one of another container a tenth.
     """
     if not _is_avi(head := _head(path)):
         return _by_time(path, frame_size, _foreign(head))
@@ -100,11 +94,8 @@ def decode_video(path: Path, frame_size: _FrameSize | None = None) -> Video:
 
 
 def _head(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            head = file.read(4096)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); check the path") from error
+    with reading(path), path.open("rb") as file:
+        head = file.read(4096)
     if not head:
         raise DataError(f"{path} is empty (0 bytes); unpack or download it again")
     return head

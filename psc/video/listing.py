@@ -9,7 +9,7 @@ perhaps ``split``, whose clips are named ``<youtube_id>_<start>_<end>`` with six
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from psc.errors import DataError
-from psc.files import entries, locate, nearest
-from psc.video.data import ActionSplit, ListedVideo, check_groups_apart, first_of
+from psc.errors import DataError, first_of
+from psc.files import entries, files_below, locate, nearest, reading
+from psc.training.settings import PARTS
+from psc.video.data import ActionSplit, ListedVideo, check_groups_apart
 
 ENDINGS = frozenset(
     (
@@ -29,7 +30,7 @@ ENDINGS = frozenset(
 )
 """Of files that are taken for videos where a folder is searched; a CSV may name any file."""
 
-PARTS = {
+_CALLED = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
@@ -68,14 +69,7 @@ def list_clips(
     classes: Sequence[str] | None = None,
     allow_missing: bool = False,
 ) -> Listing:
-    """Find the clips of a data set.
-
-    Args:
-        folder: of class folders; or where the paths of a CSV begin, None: in its own folder.
-        tables: a CSV, a list of them, {part: CSV}, or None.
-        classes: those to take; None: all.
-        allow_missing: go on without files that a CSV lists and that are not there.
-    """
+    """Find the clips of a data set; ``OwnVideoConfig`` says what is what."""
     place = None if folder is None else locate(folder)
     if place is not None and not place.is_dir():
         raise DataError(f"dataset.folder={folder}: no such folder; {nearest(place)}")
@@ -108,17 +102,6 @@ def list_clips(
     return found
 
 
-def files_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """All files below a folder, in order; ``above`` guards against links in circles."""
-    if (real := folder.resolve()) in above:
-        return
-    for path in entries(folder):
-        if path.is_dir():
-            yield from files_below(path, (*above, real))
-        else:
-            yield path
-
-
 def is_video(path: Path) -> bool:
     """Whether a file's ending is a video's."""
     return path.suffix.lower() in ENDINGS
@@ -127,33 +110,27 @@ def is_video(path: Path) -> bool:
 def _in_folders(folder: Path, classes: Sequence[str] | None) -> Listing:
     """Clips below class folders, or below those of parts."""
     found = Listing(str(folder), folder)
-    inside = [path for path in entries(folder) if path.is_dir()]
-    parts = {path: PARTS.get(path.name.casefold(), "") for path in inside}
-    places = [(path, "") for path in inside]
-    if len(inside) > 1 and all(parts.values()):
-        places = [(p, parts[above]) for above in inside for p in entries(above) if p.is_dir()]
-    for above in sorted({folder, *(path.parent for path, _ in places)}):
-        loose = [path for path in entries(above) if path.is_file()]
-        found.left_out += [
-            f"{p.relative_to(folder)} ({'in no class folder' if is_video(p) else 'no video'})"
-            for p in loose
-        ]
-    for place, part in places:
-        files = list(files_below(place))
-        videos = [path for path in files if is_video(path)]
-        if not videos and (classes is None or place.name in classes):
-            holds = f" (it holds {first_of([p.name for p in files], 3)})" if files else ""
+    places, depth = [path for path in entries(folder) if path.is_dir()], 1
+    parts = {path.name: _CALLED.get(path.name.casefold(), "") for path in places}
+    if len(places) > 1 and all(parts.values()):
+        places, depth = [p for above in places for p in entries(above) if p.is_dir()], 2
+    full = set()
+    for path in files_below(folder):
+        name = path.relative_to(folder)
+        if is_video(path) and len(name.parts) > depth:
+            part = parts[name.parts[0]] if depth == 2 else ""
+            found.clips.append(Clip(name.as_posix(), path, name.parts[depth - 1], part=part))
+            full.add(folder.joinpath(*name.parts[:depth]))
+        else:
+            why = "in no class folder" if is_video(path) else "no video"
+            found.left_out.append(f"{name} ({why})")
+    for place in places:
+        if place not in full and (classes is None or place.name in classes):
+            holds = first_of([path.name for path in files_below(place)], 3)
             raise DataError(
-                f"{place} holds no video{holds}; add clips, remove the folder, or name the classes:"
-                " dataset.classes=[…]"
+                f"{place} holds no video (it holds {holds}); add clips, remove the folder, or name"
+                " the classes: dataset.classes=[…]"
             )
-        found.left_out += [
-            f"{path.relative_to(folder)} (no video)" for path in files if not is_video(path)
-        ]
-        found.clips += [
-            Clip(path.relative_to(folder).as_posix(), path, place.name, part=part)
-            for path in videos
-        ]
     if not found.clips:
         raise DataError(
             f"{folder} holds no folder with videos; put the clips of each class into a folder of"
@@ -167,12 +144,9 @@ def _in_folders(folder: Path, classes: Sequence[str] | None) -> Listing:
 def read_tables(
     tables: Sequence[tuple[str, Path]], folder: Path | None, *, labelled: bool = True
 ) -> Listing:
-    """Clips that CSVs list.
+    """Clips that CSVs list, each of a part, or of "" where its rows say so.
 
-    Args:
-        tables: each with the part that it is of, or "" where its rows say so.
-        folder: where paths begin; None: in the folder of the CSV.
-        labelled: refuse rows without a label.
+    Paths begin at ``folder``; None: in the folder of the CSV.
     """
     root = tables[0][1].parent if folder is None else folder
     found = Listing(", ".join(path.name for _, path in tables), root)
@@ -187,7 +161,7 @@ def read_tables(
         for line, row in rows:
             where = f"{table}, line {line}"
             said = row.get("part") or row.get("split") or of
-            part = PARTS.get((of or said).casefold(), "")
+            part = _CALLED.get((of or said).casefold(), "")
             if said and not part:
                 raise DataError(f"{where}: part is {said!r}; train, validation and test are known")
             if labelled and not row["label"]:
@@ -209,12 +183,10 @@ def read_tables(
 
 def _rows(table: Path, labelled: bool) -> tuple[list[tuple[int, dict[str, str]]], bool]:
     """Lines with their numbers, columns by their names in lower case; and whether as Kinetics's."""
-    try:
+    if not table.exists():
+        raise DataError(f"{table} is not there; {nearest(table)}")
+    with reading(table, "give a CSV, saved as UTF-8"):
         text = table.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{table} cannot be read ({error.strerror}); {nearest(table)}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{table} is no text in UTF-8; save it as CSV in UTF-8") from error
     header = text.partition("\n")[0]
     reader = csv.DictReader(
         io.StringIO(text, newline=""),
@@ -277,7 +249,7 @@ def split_clips(
     group is one by itself.
     """
     clips, said = listing.clips, []
-    parts: dict[str, list[Clip]] = {"train": [], "validation": [], "test": []}
+    parts: dict[str, list[Clip]] = {name: [] for name in PARTS}
     unsaid = [clip for clip in clips if not clip.part]
     if unsaid and len(unsaid) < len(clips):
         raise DataError(
@@ -306,17 +278,16 @@ def split_clips(
             said.append(f"no clips are left to choose the checkpoint by: {chosen} do")
             description += f", validation by {by} from train, {100 * shares[1]:g} %, seed {seed}"
     numbers = {name: number for number, name in enumerate(classes)}
-    train, validation, test = (
-        tuple(
+    listed = {
+        name: tuple(
             ListedVideo(clip.name, numbers[clip.label], clip.group or clip.name, clip.path)
             for clip in sorted(parts[name])
         )
-        for name in ("train", "validation", "test")
-    )
-    missing = tuple(listing.missing)
-    split = ActionSplit(tuple(classes), train, validation, test, missing, description)
+        for name in PARTS
+    }
+    split = ActionSplit(tuple(classes), listed, tuple(listing.missing), description)
     check_groups_apart(split)
-    if train and (absent := [name for name in classes if name not in listing.labels]):
+    if parts["train"] and (absent := [name for name in classes if name not in listing.labels]):
         near = get_close_matches(absent[0], listing.labels, n=1)
         raise DataError(
             f"{listing.where}: no clip of class {first_of(absent, 5)}; there are"
@@ -324,7 +295,7 @@ def split_clips(
             " (only to evaluate: dataset.shares=[0,0,1])"
         )
     check_sides(split)
-    if not grouped and unsaid and split.train:
+    if not grouped and unsaid and parts["train"]:
         said.append(
             "clips of one recording may stand in several parts, which makes scores too good: a"
             " column group in dataset.csv keeps together what belongs together"
@@ -340,7 +311,7 @@ def _at_random(clips: Sequence[Clip], shares: Sequence[float], seed: int) -> dic
     for group in groups.values():
         alike.setdefault(tuple(sorted({clip.label for clip in group})), []).append(group)
     few = [group for those in alike.values() if len(those) < 3 for group in those]
-    parts: dict[str, list[Clip]] = {"train": [], "validation": [], "test": []}
+    parts: dict[str, list[Clip]] = {name: [] for name in PARTS}
     rng = np.random.default_rng(seed)
     for those in [*(those for _, those in sorted(alike.items()) if len(those) >= 3), few]:
         count = len(those)
@@ -359,8 +330,8 @@ def _at_random(clips: Sequence[Clip], shares: Sequence[float], seed: int) -> dic
 def check_sides(split: ActionSplit, why: str = "") -> None:
     """Refuse classes that stand on one side only, where there is a training; ``why`` they do."""
     counts = {name: Counter(v.label for v in part) for name, part in split.parts.items()}
-    if not split.train:
-        if not split.test:
+    if not split.parts["train"]:
+        if not split.parts["test"]:
             raise DataError(f"{split.description}: no clip to test{why}; change dataset.shares")
         return
     total = sum(counts.values(), Counter())
@@ -376,7 +347,7 @@ def check_sides(split: ActionSplit, why: str = "") -> None:
             " A class is learned from train and judged in test, for which it needs three clips or"
             " groups: add some, or name the other classes: dataset.classes=[…]"
         )
-    if not split.validation:
+    if not split.parts["validation"]:
         raise DataError(
             f"{split.description}: no clip is left for validation{why}, which chooses the"
             " checkpoint; add clips, or change dataset.shares"

@@ -19,10 +19,9 @@ from typing import Any
 import torch
 
 from psc.errors import ConfigError, DataError
-from psc.files import locked, require_free_space, sha256_of
+from psc.files import files_below, locked, reading, require_free_space, sha256_of, writing
 from psc.video.data import parse_name, video_key
 from psc.video.decoding import decode_video, read_header
-from psc.video.listing import files_below
 from psc.video.store import (
     COLOURS,
     Index,
@@ -67,26 +66,12 @@ def prepare_videos(
     What the store has already, from the same bytes (sha256), is not decoded again: it may be
     interrupted at any moment and called again. A video whose file is gone stays in the store. A
     file that cannot be decoded, or whose name does not tell class and group, is reported and is no
-    error.
-
-    Args:
-        folder: the films, wherever they lie in it.
-        output: the store's folder; made where it is not there.
-        settings: None: the defaults.
-        workers: processes; 1 works in this one. Others import the program's main module, which
-            must therefore start nothing when it is only imported.
-        on_progress: called with how many videos of how many are done, after each class.
-
-    Raises:
-        ConfigError: fewer than one worker.
-        DataError: no video, or one twice; the store is of other settings or of another kind;
-            another process is at it; the disk is full or cannot be written. Classes that are
-            complete are kept.
+    error. One worker is this process; others import the program's main module, which must therefore
+    start nothing when it is only imported. ``on_progress`` is called after each class with how many
+    videos of how many are done.
     """
-    try:
+    with reading(folder):
         films, misnamed = _scan(folder)
-    except OSError as error:
-        raise DataError(f"{error.filename} cannot be read ({error.strerror})") from error
     return prepare_films(
         films,
         folder,
@@ -128,29 +113,24 @@ def prepare_films(
     require_free_space(output, missing, "The prepared store")
     new: _Prepared = {}
     done, total = len(misnamed), len(misnamed) + sum(map(len, films.values()))
-    try:
-        with locked(output / ".lock", f"{output} is being prepared"):
-            # Another may just have ended.
-            index = _begin(output, folder, films, settings, synthetic)
-            for shard, found in _prepared_shards(folder, films, output, index, workers):
-                for key, video in found.items():
-                    index.videos.pop(key, None)
-                    index.unreadable.pop(key, None)
-                    if isinstance(video, PreparedVideo):
-                        index.videos[key] = video
-                    else:
-                        index.unreadable[key] = video
-                if found:
-                    index.write(output)
-                new |= found
-                done += len(films[shard])
-                if on_progress is not None:
-                    on_progress(done, total)
-    except OSError as error:
-        raise DataError(
-            f"{output} cannot be written ({error.strerror}). Make room, correct its permissions or"
-            " choose another folder, then run again: what is complete is kept"
-        ) from error
+    remedy = "make room, or choose another folder, then run again: what is complete is kept"
+    with writing(output, remedy), locked(output / ".lock", f"{output} is being prepared"):
+        # Another may just have ended.
+        index = _begin(output, folder, films, settings, synthetic)
+        for shard, found in _prepared_shards(folder, films, output, index, workers):
+            for key, video in found.items():
+                index.videos.pop(key, None)
+                index.unreadable.pop(key, None)
+                if isinstance(video, PreparedVideo):
+                    index.videos[key] = video
+                else:
+                    index.unreadable[key] = video
+            if found:
+                index.write(output)
+            new |= found
+            done += len(films[shard])
+            if on_progress is not None:
+                on_progress(done, total)
     prepared = tuple(video for video in new.values() if isinstance(video, PreparedVideo))
     unreadable = (*index.unreadable.values(), *misnamed)
     return PreparationReport(prepared, total - len(prepared) - len(unreadable), unreadable)

@@ -6,7 +6,15 @@ from typing import Any
 from omegaconf import MISSING
 
 from psc.errors import ConfigError
-from psc.training.settings import DatasetConfig, RecipeConfig, at_least, require, share
+from psc.training.settings import (
+    PARTS,
+    DatasetConfig,
+    RecipeConfig,
+    at_least,
+    require,
+    share,
+    shares,
+)
 
 
 @dataclass
@@ -85,20 +93,15 @@ class OwnVideoConfig(DatasetConfig):
             )
         tables = self.csv.values() if isinstance(self.csv, dict) else self.csv
         tables = [tables] if isinstance(tables, str) else tables or []
-        parts = {"train", "validation", "test"}
         if not all(isinstance(table, str) for table in tables) or (
-            isinstance(self.csv, dict) and not self.csv.keys() <= parts
+            isinstance(self.csv, dict) and not self.csv.keys() <= {*PARTS}
         ):
             raise ConfigError(
                 f"csv={self.csv}: must be a file, [files], or {{train: file, test: file}}"
             )
         at_least(self, 0, "split_seed")
         at_least(self, 1, "short_side")
-        shares = self.shares
-        if len(shares) != 3 or min(shares) < 0 or not abs(sum(shares) - 1) < 1e-6 or shares[2] == 0:
-            raise ConfigError(
-                f"shares={shares}: must be three from 0 to 1 that make 1 (train, validation, test)"
-            )
+        shares(self, "shares", zero=True)
         if self.classes is None:
             from psc.video.listing import list_clips  # where files are read, here alone
 
@@ -144,6 +147,16 @@ class VideoRecipeConfig(RecipeConfig):
         at_least(self, 1, "validation_clips", "test_clips", "evaluation_batch_size")
         share(self, "label_smoothing", whole=False)
         at_least(self, 0, "mixup")
+
+    @property
+    def clip_options(self) -> dict[str, Any]:
+        """How clips are cut, by ``psc.video.clips``' names."""
+        return {
+            "frames": self.frames,
+            "stride": self.temporal_stride,
+            "size": self.size,
+            "shuffle_frames": self.shuffle_frames,
+        }
 
     def sample_shape(self, network: object) -> tuple[int, ...]:
         """(1, 3, T, H, W) of a clip; every network takes it."""

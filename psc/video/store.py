@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from psc.errors import ConfigError, DataError
-from psc.files import replacing
+from psc.files import reading, write_text
 from psc.video.decoding import KERNEL
 
 COLOURS = 3
@@ -29,23 +29,12 @@ _INDEX = "index.json"
 
 @dataclass(frozen=True)
 class PreparationSettings:
-    """What the frames of a store depend on, besides the videos.
+    """What the frames of a store depend on, besides the videos."""
 
-    Attributes:
-        short_side: pixels of a frame's shorter side; the other keeps the aspect (80: 320×240 become
-            107×80).
-        size: (height, width) in pixels, aspect kept or not; overrides ``short_side``.
-        kernel: that frames are resized with.
-        version: of the preparation: raised whenever the same videos give other frames.
-
-    Raises:
-        ConfigError: a size below 1.
-    """
-
-    short_side: int = 80
-    size: tuple[int, int] | None = None
-    kernel: str = KERNEL
-    version: int = 1
+    short_side: int = 80  # pixels; the other side keeps the aspect: 320×240 become 107×80
+    size: tuple[int, int] | None = None  # (height, width), aspect kept or not, overrides it
+    kernel: str = KERNEL  # that frames are resized with
+    version: int = 1  # raised whenever the same videos give other frames
 
     def __post_init__(self) -> None:
         if self.short_side < 1 or (self.size is not None and min(self.size) < 1):
@@ -121,8 +110,7 @@ class Index:
 
     def write(self, folder: Path) -> None:
         """Replace the store's index."""
-        with replacing(folder / _INDEX) as temporary:
-            temporary.write_text(json.dumps(asdict(self), indent=0), encoding="utf-8")
+        write_text(json.dumps(asdict(self), indent=0), folder / _INDEX)
 
     def lost(self, folder: Path) -> list[str]:
         """Keys of videos whose frames are not all there."""
@@ -195,14 +183,7 @@ class PreparedVideos:
     """A store, open for reading: ``videos`` and files that were ``unreadable``, both by key.
 
     Files are mapped when first read from, so that an object may be handed to a loader's workers.
-
-    Args:
-        folder: where ``scripts/data.py ucf101`` wrote.
-        settings: what it must have been prepared with; None takes any.
-
-    Raises:
-        DataError: there is no store, it is damaged or in an earlier layout, or the settings are not
-            those asked for (names which).
+    Refused if it was prepared with other ``settings``; None takes any.
     """
 
     def __init__(self, folder: Path, settings: PreparationSettings | None = None) -> None:
@@ -229,10 +210,8 @@ class PreparedVideos:
             raise IndexError(f"{key}: frames {start} to {stop} of {video.frames}")
         if video.action not in self._mapped:
             path = shard_path(self.folder, video.action)
-            try:
+            with reading(path):
                 self._mapped[video.action] = np.asarray(np.memmap(path, np.uint8, "r"))
-            except OSError as error:
-                raise DataError(f"{path} cannot be read ({error.strerror})") from error
         stored = self._mapped[video.action][video.offset : video.end]
         return stored.reshape(COLOURS, -1, video.height, video.width)[:, start:stop].copy()
 

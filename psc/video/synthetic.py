@@ -11,16 +11,16 @@ clip has other waves. So a frame shows a patch of texture, and hardly tells the 
 film left to right does not change its class: random flips are allowed in training.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from psc.errors import ConfigError, DataError
-from psc.files import replacing
+from psc.errors import ConfigError
+from psc.files import generate
 from psc.video.data import SPLITS
 from psc.video.preparation import SYNTHETIC_MARKER
 from psc.video.settings import SyntheticVideosConfig
@@ -65,48 +65,23 @@ CLASSES = tuple(_MOTIONS)
 def write_synthetic_videos(
     folder: Path, videos: SyntheticVideosConfig, frames: tuple[int, int] = (64, 96)
 ) -> bool:
-    """Write films and split lists, unless they are there already.
+    """Write films and split lists, unless they are there already, from the same arguments.
 
     Everything appears at once, when it is complete: ``UCF-101/<class>/v_<class>_g<group>_c<clip>
-    .avi`` and ``ucfTrainTestlist/{classInd,trainlist0N,testlist0N}.txt``.
-
-    Args:
-        folder: to write; must not be there, or be what an earlier call wrote.
-        videos: how many, and the seed.
-        frames: of the shortest and of the longest film.
-
-    Returns:
-        True if it was written, False if it was there, from the same arguments and version.
-
-    Raises:
-        ConfigError: the folder holds something else; it is not overwritten.
-        DataError: it cannot be written.
+    .avi`` and ``ucfTrainTestlist/{classInd,trainlist0N,testlist0N}.txt``. ``frames``: of the
+    shortest and of the longest film. Returns whether it was written.
     """
-    description = json.dumps({"version": _VERSION, **asdict(videos), "frames": frames})
-    if folder.exists():
-        marker = folder / VIDEOS / SYNTHETIC_MARKER
-        if marker.is_file() and marker.read_text() == description:
-            return False
-        raise ConfigError(
-            f"{folder} holds something else than the synthetic videos asked for ({description});"
-            " it is not overwritten: choose another folder or move it away"
-        )
-    clips = [
-        (action, group, clip)
-        for action in CLASSES
-        for group in range(1, videos.groups + 1)
-        for clip in range(1, videos.clips + 1)
-    ]
-    try:
-        with replacing(folder) as temporary:
-            for action, group, clip in clips:
-                film = draw_film(action, videos.seed, group, clip, frames)
-                write_avi(temporary / VIDEOS / _path(action, group, clip), film)
-            _write_lists(temporary / LISTS, clips, videos.groups)
-            (temporary / VIDEOS / SYNTHETIC_MARKER).write_text(description)
-    except OSError as error:
-        raise DataError(f"{folder} cannot be written ({error}); make room, run again") from error
-    return True
+
+    def make(temporary: Path) -> None:
+        groups, clips = range(1, videos.groups + 1), range(1, videos.clips + 1)
+        names = list(product(CLASSES, groups, clips))
+        for action, group, clip in names:
+            film = draw_film(action, videos.seed, group, clip, frames)
+            write_avi(temporary / VIDEOS / _path(action, group, clip), film)
+        _write_lists(temporary / LISTS, names, videos.groups)
+
+    described = {"version": _VERSION, **asdict(videos), "frames": frames}
+    return generate(folder, described, f"{VIDEOS}/{SYNTHETIC_MARKER}", make)
 
 
 def draw_film(

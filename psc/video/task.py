@@ -1,5 +1,7 @@
 """Action recognition (Section 4.1): loss, optimiser and logging around a classifier."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,31 +15,20 @@ from psc.video.settings import VideoRecipeConfig
 class ClassificationTask(Task):
     """Trains a network that maps clips to logits of classes, with cross-entropy.
 
-    Args:
-        network: (N, 3, T, H, W) → logits (N, classes).
-        recipe: optimiser, schedule, label smoothing, mixup.
-        classes: number of classes.
-        iterations: length of the training, for schedules that end.
-        channels_last: keep tensors as channels_last_3d, the layout that convolutions prefer.
-
-    Batches are dictionaries of ``psc.video.clips``: clip uint8 (N, 3, T, H, W), label (N,).
+    Batches are dictionaries of ``psc.video.clips``: clip uint8 (N, 3, T, H, W), label (N,); logits
+    are (N, classes).
 
     Logged: train/loss and train/error (of the clips as they were trained on, without mixup only),
     validation/loss, validation/top1 and validation/top5, all over single clips; Figure 4a shows
     the errors.
     """
 
+    recipe: VideoRecipeConfig
+
     def __init__(
-        self,
-        network: nn.Module,
-        recipe: VideoRecipeConfig,
-        *,
-        classes: int,
-        iterations: int,
-        channels_last: bool = True,
+        self, network: nn.Module, recipe: VideoRecipeConfig, *, classes: int, **how: Any
     ) -> None:
-        super().__init__(network, recipe, iterations=iterations, channels_last=channels_last)
-        self.recipe: VideoRecipeConfig = recipe
+        super().__init__(network, recipe, **how)
         self.normalise = ClipNormalisation()
         self.train_accuracy = MulticlassAccuracy(classes, average="micro")
         self.top1 = MulticlassAccuracy(classes, average="micro")
@@ -48,18 +39,15 @@ class ClassificationTask(Task):
         clip: Tensor = self.normalise(batch["clip"])
         return clip
 
-    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
-        """Cross-entropy of one batch, logged as train/loss."""
+    def training_loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Cross-entropy."""
         clip, label = self.network_input(batch), batch["label"]
         if self.recipe.mixup > 0:
-            loss = self._mixed_loss(clip, label)
-        else:
-            logits = self(clip)
-            loss = self._loss(logits, label)
-            self.train_accuracy(logits, label)
-            self.log("train/error", 1 - self.train_accuracy.compute(), on_epoch=False)
-        self.log_training(loss)
-        return loss
+            return self._mixed_loss(clip, label)
+        logits = self(clip)
+        self.train_accuracy(logits, label)
+        self.log("train/error", 1 - self.train_accuracy.compute(), on_epoch=False)
+        return self._loss(logits, label)
 
     def on_train_epoch_start(self) -> None:
         """Train/error is the running error of its epoch."""

@@ -5,11 +5,9 @@ final prediction": the softmax of a video's clips is averaged, and the video cou
 mean's largest class is its own.
 """
 
-import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from psc.files import write_csv
 from psc.paper.curves import confusion_figure
 from psc.video.clips import ClipNormalisation
 from psc.video.data import ListedVideo
@@ -43,15 +42,9 @@ class VideoAccuracy:
 def video_accuracy(
     probabilities: NDArray[np.floating], videos: NDArray[np.integer], labels: NDArray[np.integer]
 ) -> VideoAccuracy:
-    """Score predictions of clips.
+    """Score predictions of clips: softmax (clips, classes), each clip's video, each video's class.
 
-    Args:
-        probabilities: (clips, classes), each row a clip's softmax.
-        videos: (clips,), the video that each clip is of, 0 … len(labels) − 1.
-        labels: (videos,), each video's class.
-
-    Raises:
-        ValueError: if a video has no clip, or the lengths differ.
+    Videos are counted 0 … len(labels) − 1, and each must have a clip.
     """
     if len(probabilities) != len(videos):
         raise ValueError(f"{len(probabilities)} predictions, but {len(videos)} clips")
@@ -102,41 +95,27 @@ def evaluate_videos(
     device: torch.device,
     folder: Path | None = None,
 ) -> dict[str, float]:
-    """Score videos and, where a folder is given, write what was predicted.
+    """Top1, top5 (over videos) and clip_top1, shares of 1, of the clips of ``EvaluationClips``.
 
-    Args:
-        network: (N, 3, T, H, W) → logits (N, classes), on ``device``, in evaluation mode.
-        batches: the videos' clips, of ``EvaluationClips``.
-        videos: in the order of the batches' ``video``.
-        classes: names.
-        device: where to predict.
-        folder: gets predictions.csv, classes.csv, confusion.csv and confusion.png.
-
-    Returns:
-        top1, top5 (over videos) and clip_top1, shares of 1.
+    The network, on ``device`` and in evaluation mode, maps (N, 3, T, H, W) to logits (N, classes).
+    A folder gets predictions.csv, classes.csv, confusion.csv and confusion.png.
     """
     probabilities, video = predict_clips(network, batches, device)
     scores = video_accuracy(probabilities, video, np.array([v.label for v in videos]))
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
         means = _means(probabilities, video, len(videos))
-        _write(
-            folder / "predictions.csv",
-            ["video", "class", "predicted", "probability"],
-            [
-                [v.name, classes[v.label], classes[mean.argmax()], f"{mean.max():.4f}"]
-                for v, mean in zip(videos, means, strict=True)
-            ],
-        )
+        predicted = [
+            [v.name, classes[v.label], classes[mean.argmax()], f"{mean.max():.4f}"]
+            for v, mean in zip(videos, means, strict=True)
+        ]
+        names = ["video", "class", "predicted", "probability"]
+        write_csv(names, predicted, folder / "predictions.csv")
         counts = scores.confusion.sum(axis=1)
         accuracy = ["" if np.isnan(a) else f"{a:.4f}" for a in scores.per_class]
         rows = zip(classes, counts, accuracy, strict=True)
-        _write(folder / CLASSES_FILE, ["class", "videos", "accuracy"], rows)
-        _write(
-            folder / "confusion.csv",
-            ["class \\ predicted", *classes],
-            ([name, *row] for name, row in zip(classes, scores.confusion, strict=True)),
-        )
+        write_csv(["class", "videos", "accuracy"], rows, folder / CLASSES_FILE)
+        confusion = [[name, *row] for name, row in zip(classes, scores.confusion, strict=True)]
+        write_csv(["class \\ predicted", *classes], confusion, folder / "confusion.csv")
         confusion_figure(scores.confusion, classes, folder / "confusion.png")
     return {"top1": scores.top1, "top5": scores.top5, "clip_top1": scores.clip_top1}
 
@@ -148,8 +127,3 @@ def _means(
     total = np.zeros((count, probabilities.shape[1]))
     np.add.at(total, videos, probabilities.astype(np.float64))
     return total / np.bincount(videos, minlength=count)[:, None]
-
-
-def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows])

@@ -19,8 +19,7 @@ from PIL import Image
 
 from psc.em.bodies import BodyError
 from psc.em.pictures import assign_colours, match_labels, overlay
-from psc.errors import DataError
-from psc.files import write_text
+from psc.files import replacing
 from psc.paper import style
 from psc.paper.text import render_html
 from psc.viewing.scene import AFFINITIES, RAW, SEGMENTATION, TRUTH, Layer, Scene
@@ -61,11 +60,9 @@ def write_report(scene: Scene, path: Path, worst: int) -> tuple[Path, Path]:
     """Write the page, and beside it the PNG; ``worst``: close-ups of each kind of error."""
     sections, places = overview(scene), worst_places(scene, worst)
     picture = path.with_suffix(".png")
-    try:
-        write_text(report_html(scene, sections, places), path)
+    with replacing(path, "give another report=…") as unfinished:
+        unfinished.write_text(report_html(scene, sections, places), encoding="utf-8")
         _write_png(scene, [*sections, *places], picture)
-    except OSError as error:
-        raise DataError(f"could not write {path}: {error}; give another report=…") from error
     return path, picture
 
 

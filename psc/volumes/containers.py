@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from psc.errors import DataError
+from psc.errors import DataError, first_of
 from psc.files import entries
 from psc.volumes.metadata import Attributes, plain
 
@@ -92,10 +92,8 @@ class Container(ABC):
     def listing(self, arrays: Mapping[str, tuple[int, ...]] | None = None) -> str:
         """Arrays with their shapes, all by default, in one line for a message."""
         arrays = arrays or self.arrays()
-        listed = [f"{name} {shape}" for name, shape in list(arrays.items())[:_MOST_LISTED]]
-        if len(arrays) > _MOST_LISTED:
-            listed.append(f"… ({len(arrays) - _MOST_LISTED} more)")
-        return ", ".join(listed) or "(it holds no dataset)"
+        listed = [f"{name} {shape}" for name, shape in arrays.items()]
+        return first_of(listed, _MOST_LISTED) if listed else "(it holds no dataset)"
 
 
 # HDF5 ---------------------------------------------------------------------------------------------

@@ -46,6 +46,11 @@ def size3(values: Iterable[Any]) -> Size3:
     return z, y, x
 
 
+def in_nm(size: Sequence[float] | None) -> str:
+    """A voxel size in words."""
+    return "unknown size" if size is None else " × ".join(f"{nm:g}" for nm in size) + " nm"
+
+
 class Metadata(NamedTuple):
     """What is known of an array; voxel size and offset (z, y, x) in nm, None if unknown."""
 
@@ -254,12 +259,12 @@ def _in_nanometres(
         why = "without a unit" if unit is None else f"in {unit!r}, which is no unit of length"
         return None, None, f"{spacing.source} say {scale} {why}"
 
-    def in_nm(values: list[Any]) -> Triple:
+    def converted(values: list[Any]) -> Triple:
         z, y, x = (value * factor for value, factor in zip(values, factors, strict=True))
         return z, y, x
 
-    offset = None if spacing.shift is None else in_nm(along(spacing.shift))
-    return in_nm(scale), offset, spacing.source
+    offset = None if spacing.shift is None else converted(along(spacing.shift))
+    return converted(scale), offset, spacing.source
 
 
 def _numbers(value: Any, where: str, what: str, count: int) -> list[float]:

@@ -33,34 +33,24 @@ def write_volumes(
 ) -> None:
     """Write volumes into one HDF5 file; an existing one is replaced once the new one is complete.
 
-    Affinities are stored as float16 (steps of 0.0005 near 1), all else in its own dtype.
-
-    Args:
-        path: the file.
-        volumes: arrays (D, H, W) or (C, D, H, W) by dataset name.
-        voxel_size: nm (z, y, x), written as every dataset's ``resolution``; None where unknown.
-        offset: first voxel within the source volume (z, y, x), written as ``offset`` in nm where
-            the voxel size is known (CREMI's convention), and as ``offset_voxels`` always.
-        provenance: attributes of the file: where its content comes from.
-        origin: where the source volume's first voxel lies, nm (z, y, x).
+    Arrays are (D, H, W) or (C, D, H, W) by dataset name, affinities stored as float16 (steps of
+    0.0005 near 1). ``voxel_size`` (nm, None where unknown) becomes every dataset's ``resolution``;
+    ``offset``, the first voxel within the source volume, whose own lies at ``origin`` in nm,
+    becomes ``offset`` in nm where the voxel size is known (CREMI's convention), and always
+    ``offset_voxels``. ``provenance`` become attributes of the file.
     """
-    try:
-        with replacing(path) as partial, h5py.File(partial, "w") as file:
-            file.attrs.update(provenance)
-            for name, values in volumes.items():
-                stored = values.astype(np.float16) if name == AFFINITIES else values
-                dataset = file.create_dataset(
-                    name, data=stored, chunks=True, compression="gzip", compression_opts=1
-                )
-                dataset.attrs["offset_voxels"] = offset
-                if voxel_size is not None:
-                    dataset.attrs["resolution"] = voxel_size
-                    start = np.add(origin or (0, 0, 0), np.multiply(offset, voxel_size))
-                    dataset.attrs["offset"] = start.astype(float)
-    except OSError as error:
-        raise DataError(
-            f"could not write {path}: {error}; free disk space, run it again"
-        ) from error
+    with replacing(path) as partial, h5py.File(partial, "w") as file:
+        file.attrs.update(provenance)
+        for name, values in volumes.items():
+            stored = values.astype(np.float16) if name == AFFINITIES else values
+            dataset = file.create_dataset(
+                name, data=stored, chunks=True, compression="gzip", compression_opts=1
+            )
+            dataset.attrs["offset_voxels"] = offset
+            if voxel_size is not None:
+                dataset.attrs["resolution"] = voxel_size
+                start = np.add(origin or (0, 0, 0), np.multiply(offset, voxel_size))
+                dataset.attrs["offset"] = start.astype(float)
 
 
 def read_volumes(

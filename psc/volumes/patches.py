@@ -23,7 +23,7 @@ class RandomPatches(Dataset[Patch], ABC):
     have seen.
     """
 
-    def __init__(self, seed: int, length: int) -> None:
+    def __init__(self, seed: int, length: int = 2**62) -> None:
         self._seed, self._length = seed, length
 
     def __len__(self) -> int:

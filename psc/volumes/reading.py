@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from psc.errors import ConfigError, DataError
+from psc.errors import ConfigError, DataError, first_of
 from psc.files import entries, nearest
 from psc.volumes.containers import HDF5, Box, Container, MissingChunks, Source, Zarr
 from psc.volumes.metadata import Triple, describe, multiscales, size3, tidy
@@ -258,7 +258,7 @@ def _slices(folder: Path) -> list[Path]:
     pngs = [path for path in found if path.suffix.lower() == ".png"]
     if not found or 0 < len(pngs) < len(found):
         held = "both PNG and TIFF" if found else "neither PNG nor TIFF slices"
-        some = ", ".join(p.name for p in there[:10]) or "nothing"
+        some = first_of([path.name for path in there])
         raise DataError(f"{folder} holds {held}, but {some}; give a folder of the one or the other")
     parts = [re.split(r"([0-9]+)", path.stem) for path in found]
     for one, two in itertools.pairwise(parts):

@@ -10,8 +10,7 @@ of being shifted back into it.
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -42,9 +41,9 @@ class TileableNetwork(Protocol):
 
 def size_triple(size: int | Sequence[int], name: str) -> Size3:
     """A patch size as (z, y, x), given as such or as one number for all."""
-    sizes = (size,) * 3 if isinstance(size, int) else tuple(size)
-    if len(sizes) != 3 or any(isinstance(n, bool) or n < 1 or n != int(n) for n in sizes):
-        raise ConfigError(f"{name} must be one or three positive integers (z, y, x), found {size}")
+    sizes = tuple(size) if isinstance(size, Sequence) else (size,) * 3
+    if len(sizes) != 3 or not all(type(n) is int and n > 0 for n in sizes):
+        raise ConfigError(f"{name}={size}: must be one or three positive integers (z, y, x)")
     return size3(sizes)
 
 
@@ -67,19 +66,10 @@ def tile_sizes(
     """The tiles that cover a region with the fewest computed voxels: tiles times input voxels.
 
     They take the region's form: a slab gets flat, wide tiles. Among equals the smaller tile is
-    taken, as it needs less memory.
-
-    Args:
-        network: see ``TileableNetwork``.
-        region_shape: voxels to predict along z, y, x.
-        maximum_input: edge of the largest cube that fits into memory; tiles of other forms have no
-            more voxels, and are at most twice as long.
-        margin: output voxels to discard at either side; for networks with "same" padding, whose
-            output is wrong near the border.
-
-    Returns:
-        (tile_input, tile_output): sizes along z, y, x of a tile's input, and of its prediction
-        without the margins.
+    taken, as it needs less memory. ``maximum_input`` is the edge of the largest cube that fits into
+    memory; tiles of other forms have no more voxels, and are at most twice as long. ``margin``
+    output voxels are discarded at either side, for networks with "same" padding, whose output is
+    wrong near the border. Returns a tile's input, and its prediction without the margins.
     """
     choices = [_tile_choices(network, size, 2 * maximum_input, margin) for size in region_shape]
     best: tuple[int, int, tuple[_Choice, ...]] | None = None
@@ -149,15 +139,6 @@ def read_reflected(raw: Any, start: Size3, shape: Size3) -> npt.NDArray[Any]:
     return window
 
 
-@dataclass(frozen=True)
-class _Tile:
-    """One step of the prediction; all coordinates in voxels along z, y, x."""
-
-    input_start: Size3  # in the volume, may be negative
-    target: _Box  # what it fills of the result
-    size: Size3  # of the target: the first voxels of the tile's prediction
-
-
 def predict_volume(
     predict: Callable[[Tensor], Tensor],
     raw: Any,
@@ -211,14 +192,14 @@ def predict_volume(
             " pass prepare=, such as lambda tile: tile / np.float32(255)"
         )
     bounds = _bounds(region, raw.shape[-3:])
-    tiles = list(_tiles(bounds, tile_input, tile_output, period))
+    tiles = _tiles(bounds, tile_input, tile_output, period)
     result: _Float32 | None = None
     done = 0
     for first in range(0, len(tiles), batch_size):
         batch = tiles[first : first + batch_size]
         windows = []
         for tile in batch:
-            window = read_reflected(raw, tile.input_start, tile_input)
+            window = read_reflected(raw, size3(start for start, _ in tile), tile_input)
             window = window[np.newaxis] if window.ndim == 3 else window
             windows.append(window if prepare is None else prepare(window))
         inputs = np.stack(windows, dtype=np.float32, casting="unsafe")
@@ -229,8 +210,8 @@ def predict_volume(
             sizes = (stop - start for start, stop in bounds)
             result = np.empty((predicted.shape[1], *sizes), np.float32)
         for tile, values in zip(batch, predicted, strict=True):
-            d, h, w = tile.size
-            result[(slice(None), *tile.target)] = values[:, :d, :h, :w]
+            d, h, w = (target.stop - target.start for _, target in tile)
+            result[(slice(None), *(target for _, target in tile))] = values[:, :d, :h, :w]
         done += len(batch)
         if progress is not None:
             progress(done, len(tiles))
@@ -270,20 +251,17 @@ def _bounds(region: _Box | None, shape: tuple[int, ...]) -> list[tuple[int, int]
 
 def _tiles(
     bounds: list[tuple[int, int]], tile_input: Size3, tile_output: Size3, period: int
-) -> Iterator[_Tile]:
+) -> list[tuple[tuple[int, slice], ...]]:
+    """By axis: where a tile's input begins in the volume, and what it fills of the result."""
     axes = []
     for (start, stop), size_in, size_out in zip(bounds, tile_input, tile_output, strict=True):
         offsets = tile_offsets(stop - start, size_out, period)
         context = (size_in - size_out) // 2
         # Outputs may overlap, by less than a period; each voxel is written once.
         ends = [*offsets[1:], stop - start]
-        axes.append([(start + a - context, a, b) for a, b in zip(offsets, ends, strict=True)])
-    for z, y, x in itertools.product(*axes):
-        yield _Tile(
-            input_start=(z[0], y[0], x[0]),
-            target=(slice(*z[1:]), slice(*y[1:]), slice(*x[1:])),
-            size=(z[2] - z[1], y[2] - y[1], x[2] - x[1]),
-        )
+        targets = map(slice, offsets, ends)
+        axes.append([(start + part.start - context, part) for part in targets])
+    return list(itertools.product(*axes))
 
 
 def _centre(outputs: Tensor, tiles: int, tile_output: Size3) -> Tensor:

@@ -6,7 +6,7 @@ from psc.block.unit import make_unit
 from psc.blockwise.grid import Grid, block_size
 from psc.blockwise.images import create_image, dequantised, quantised
 from psc.blockwise.pipeline import Job, halved_mode
-from psc.em.segmenting import NetworkAffinities
+from psc.em.testing import NetworkAffinities
 from psc.networks.unet import UNet
 from psc.volumes.intensity import scale_intensity
 from psc.volumes.tiling import predict_volume, tile_sizes

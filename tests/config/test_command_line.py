@@ -84,7 +84,7 @@ def test_text_is_taken_letter_for_letter(name):
 def test_checkpoints_are_a_path_or_a_list_of_paths():
     given = ["input=x", "output=x"]
     config = from_arguments(SegmentConfig, ["checkpoint=[a.ckpt,b=1.ckpt]", *given])
-    assert config.checkpoint == "[a.ckpt,b=1.ckpt]"  # which psc.training.prediction takes apart
+    assert config.checkpoint == "[a.ckpt,b=1.ckpt]"  # which psc.training.checkpoints takes apart
     config = from_arguments(SegmentConfig, ["checkpoint=runs/*fold[0-2]*/best.ckpt", *given])
     assert config.checkpoint == "runs/*fold[0-2]*/best.ckpt"
 

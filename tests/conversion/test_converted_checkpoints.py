@@ -16,7 +16,7 @@ import torch
 import zarr
 from torch.utils.flop_counter import FlopCounterMode
 
-from psc.applications import build_application
+from psc.applications import build_application, segment_file
 from psc.config import compose
 from psc.config.schema import EvaluateConfig, SegmentConfig
 from psc.conversion import SeparableConv3d
@@ -32,7 +32,6 @@ from psc.training.checkpoints import (
     read_checkpoint,
 )
 from psc.training.evaluation import evaluate_checkpoint
-from psc.training.prediction import segment_file
 from psc.training.training import train
 from psc.volumes import output
 

@@ -641,7 +641,7 @@ class TestErrors:
             ({"jitter": (-1.0, 0, 0)}, "≥ 0"),
             ({"jitter": (0, float("nan"), 0)}, "finite"),
             ({"jitter": (0, 0, 16.1)}, r"more than 0.4 of spacing=\(40, 40, 40\) can fold"),
-            ({"rotation": -1.0}, "rotation=-1.0: must be 0 to 180"),
+            ({"rotation": -1.0}, "rotation=-1.0: must lie in"),
             ({"rotation": 181.0}, "rotation"),
             ({"offset": 0}, "offset=0: .*≥ 1"),
             ({"offset": 1.5}, "offset"),

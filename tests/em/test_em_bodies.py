@@ -161,7 +161,7 @@ class TestByHand:
 def test_an_evaluation_leaves_the_table_of_every_test_region(tiny_volume, tmp_path):
     volume = read_volume(tiny_volume)
     regions = (Region(volume, 4, 10), Region(volume, 20, 26))
-    splits = Splits((), (), regions, "real", ())
+    splits = Splits({"train": (), "validation": (), "test": regions}, "real", ())
     halves = [region.labels * np.uint64(2) for region in regions]
     for half in halves:  # every body that reaches across is split
         half[:, :, : half.shape[2] // 2] += np.uint64(1)
@@ -240,6 +240,6 @@ class TestFiles:
     def test_what_was_there_survives_a_failure(self, tmp_path):
         path = tmp_path / "bodies.csv"
         path.mkdir()  # cannot be replaced by a file
-        with pytest.raises(DataError, match="could not write"):
+        with pytest.raises(DataError, match="cannot be written"):
             write_body_errors(path, self.ERRORS)
         assert [p.name for p in tmp_path.iterdir()] == ["bodies.csv"]

@@ -6,6 +6,7 @@ import pytest
 import torch
 import zarr
 
+from psc.applications import segment_file
 from psc.blockwise.images import dequantised, quantised
 from psc.config import compose
 from psc.config.schema import SegmentConfig
@@ -16,7 +17,6 @@ from psc.em.watershed import fragments_of
 from psc.errors import CheckpointError, ConfigError, DataError
 from psc.networks.build import build_network
 from psc.training.checkpoints import CONFIG_KEY, read_checkpoint
-from psc.training.prediction import segment_file
 from psc.training.training import train
 
 
@@ -88,7 +88,7 @@ def test_an_existing_output_is_refused_and_replaced_when_asked(config, tmp_path)
         ({"block_size": [16, 16]}, ConfigError, r"block_size=\[16, 16\]"),
         ({"context": 0}, ConfigError, "context=0"),
         ({"workers": 0}, ConfigError, "workers=0"),
-        ({"voxel_size": [8.0, 0.0, 8.0]}, ConfigError, "three positive numbers"),
+        ({"voxel_size": [8.0, 0.0, 8.0]}, ConfigError, "three positive nm"),
         ({"segmentation": SegmentationChanges(scoring="best")}, ConfigError, "scoring"),
     ],
 )

@@ -8,7 +8,7 @@ from psc.em.data import read_volume
 from psc.em.labels import split_disconnected
 from psc.em.settings import SyntheticVolumeConfig
 from psc.em.synthetic import VOXEL_SIZE, grow_bodies, synthetic_fibsem, write_synthetic_volume
-from psc.errors import ConfigError
+from psc.errors import ConfigError, DataError
 
 SHAPE = (88, 96, 80)
 
@@ -165,7 +165,7 @@ class TestWrite:
             raise OSError("No space left on device")
 
         monkeypatch.setattr(h5py.Group, "create_dataset", full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(DataError, match="No space"):
             write_synthetic_volume(path, self.SMALL, 2)
         assert path.read_bytes() == content
         assert [p.name for p in tmp_path.iterdir()] == ["train.h5"]

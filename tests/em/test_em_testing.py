@@ -13,7 +13,8 @@ from psc.metrics import segmentation_scores
 def test_several_regions_count_by_their_voxels(tiny_volume):
     volume = read_volume(tiny_volume)
     regions = [Region(volume, 0, 12), Region(volume, 12, 20), Region(volume, 20, 48)]
-    splits = Splits((), tuple(regions[:1]), tuple(regions[1:]), "real", ())
+    parts = {"train": (), "validation": tuple(regions[:1]), "test": tuple(regions[1:])}
+    splits = Splits(parts, "real", ())
     options = SegmentationConfig(
         fragments="waterz", high=0.999, scoring="mean", thresholds=(0.3, 0.6)
     )
@@ -26,7 +27,7 @@ def test_several_regions_count_by_their_voxels(tiny_volume):
     outcome = run_protocol(noisy, splits, options)
     totals = [
         segmentation_scores(region.labels, segmentation).total
-        for region, segmentation in zip(splits.test, outcome.segmentations, strict=True)
+        for region, segmentation in zip(splits.parts["test"], outcome.segmentations, strict=True)
     ]
     assert totals[0] != totals[1]
     assert outcome.test["total"] == pytest.approx((8 * totals[0] + 28 * totals[1]) / 36)

@@ -1,10 +1,12 @@
 """A file or folder that is written beside its place: whole or not there."""
 
 import hashlib
+from pathlib import Path
 
 import pytest
 
-from psc.files import replacing, sha256_of
+from psc.errors import ConfigError, DataError
+from psc.files import check_output, replacing, sha256_of
 
 
 def names(folder):
@@ -51,10 +53,33 @@ def test_what_fails_leaves_what_was_there(tmp_path, kind, failure):
             temporary.write_text("half")
             raise failure
 
-    with pytest.raises(type(failure)):
+    told = DataError if isinstance(failure, OSError) else type(failure)
+    with pytest.raises(told, match=r"a\.txt cannot be written \(full\); make room|^$"):
         write()
     assert path.read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("place", "how", "message"),
+    [
+        ("there", {}, "output=.*there exists; give another file, or overwrite=true"),
+        ("there", {"overwrite": True, "folder": True}, "is a file; give a folder"),
+        ("in", {"overwrite": True}, "is a folder; give a file"),
+        ("in", {"folder": True}, "exists; give another folder"),
+        ("link", {"overwrite": True, "source": "there"}, "is the input"),
+    ],
+)
+def test_an_output_that_must_not_be_replaced(tmp_path, monkeypatch, place, how, message):
+    monkeypatch.chdir(tmp_path)
+    Path("there").touch()
+    Path("in").mkdir()
+    Path("link").symlink_to("there")
+    options = {"overwrite": False, **how, "source": Path(how.get("source", "none"))}
+    with pytest.raises(ConfigError, match=message):
+        check_output(Path(place), **options)
+    for free in ("new", "there"):
+        assert check_output(Path(free), overwrite=True, source=Path("in")) == Path(free)
 
 
 def test_a_checksum(tmp_path):

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 
+from psc.applications import segment_file
 from psc.config.schema import EvaluateConfig, SegmentConfig, ViewConfig
 from psc.conversion.checkpoints import ConvertConfig, convert_checkpoint
 from psc.download.archives import unpack
@@ -31,7 +32,6 @@ from psc.mri.nifti import read_nifti
 from psc.paper.compare import compare_runs
 from psc.training.checkpoints import initial_weights, read_checkpoint
 from psc.training.evaluation import evaluate_checkpoint
-from psc.training.prediction import segment_file
 from psc.training.records import read_record
 from psc.video.data import read_split as read_videos
 from psc.video.decoding import decode_video

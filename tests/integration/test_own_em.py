@@ -61,7 +61,7 @@ def test_the_recipe(program, tmp_path):
     assert re.search(r"s per iteration: about .* for the 3 that are left", told)
     (folder,) = (tmp_path / "runs").glob("own_em-*")
     record = read_record(folder)
-    assert record.data["kind"] == "real"
+    assert record.data["kind"] == "own"
     assert {file["name"] for file in record.data["files"]} == {"em.zarr/0", "labels.h5"}
     with h5py.File(folder / "evaluation" / "test-0.h5") as file:
         part = slice(56, 68), slice(0, 64), slice(4, 60)

@@ -159,6 +159,7 @@ def test_its_table_and_classes_of_new_clips(trained, place):
         assert (row["path"], row["class_1"]) == (f"clips/{before['video']}", before["predicted"])
         assert float(row["probability_1"]) == pytest.approx(float(before["probability"]), abs=2e-4)
     assert "exists; give another file" in typed(place, f"{again} output=again/out.csv", status=1)
+    assert "is the input" in typed(place, f"{again} output=again.csv overwrite=true", status=1)
 
 
 @pytest.mark.slow
@@ -218,7 +219,7 @@ def test_a_random_split_is_by_class_seeded_and_has_shares(tmp_path):
     assert described(tmp_path, folder)[0] == split
     assert described(tmp_path, folder, "dataset.split_seed=1")[0] != split
     some, _ = described(tmp_path, folder, "dataset.shares=[0.5,0.2,0.3]", "dataset.classes=[b,a]")
-    assert (some.classes, len(some.test)) == (("b", "a"), 9)
+    assert (some.classes, len(some.parts["test"])) == (("b", "a"), 9)
 
 
 def test_groups_stay_together_and_parts_are_kept(tmp_path):
@@ -234,7 +235,7 @@ def test_groups_stay_together_and_parts_are_kept(tmp_path):
     parted = [f"{i}.mp4;{'ab'[i % 2]};{['training', 'val', 'test'][i // 2 % 3]}" for i in range(12)]
     path = table(tmp_path / "parts.csv", "path;label;part", *parted)
     split, said = described(tmp_path, f"dataset.csv={path}")
-    assert names(split.validation) == ["2.mp4", "3.mp4", "8.mp4", "9.mp4"]
+    assert names(split.parts["validation"]) == ["2.mp4", "3.mp4", "8.mp4", "9.mp4"]
     assert said == []
     both = [f"{line},{['train', 'test'][i % 4 // 2]}" for i, line in enumerate(grouped)]
     both[4] = "4.mp4,a,p0,test"
@@ -257,8 +258,8 @@ def test_kinetics_as_it_is(tmp_path):
     files = f"dataset.csv=[{tmp_path}/train.csv,{tmp_path}/val.csv]"
     split, said = described(tmp_path, files, f"dataset.folder={tmp_path}/videos")
     assert split.classes == ("air drumming", "yoga")
-    assert len(split.test) == 4  # those of val
-    assert (len(split.train), len(split.validation)) == (6, 2)
+    assert len(split.parts["test"]) == 4  # those of val
+    assert (len(split.parts["train"]), len(split.parts["validation"])) == (6, 2)
     assert "validation clips are tested" in said[0]
     path.unlink()
     with pytest.raises(DataError, match=r"1 of 12 clips are not there: -id_11_000011_000021\.mp4"):
@@ -266,12 +267,12 @@ def test_kinetics_as_it_is(tmp_path):
     split, _ = described(
         tmp_path, files, f"dataset.folder={tmp_path}/videos", "dataset.allow_missing=true"
     )
-    assert (len(split.test), split.missing) == (3, ("-id_11_000011_000021.mp4",))
+    assert (len(split.parts["test"]), split.missing) == (3, ("-id_11_000011_000021.mp4",))
     mapped = f"dataset.csv={{train: {tmp_path}/train.csv, test: {tmp_path}/val.csv}}"
     split, _ = described(
         tmp_path, mapped, f"dataset.folder={tmp_path}/videos", "dataset.allow_missing=true"
     )
-    assert len(split.test) == 3
+    assert len(split.parts["test"]) == 3
 
 
 def test_folders_of_parts(tmp_path):

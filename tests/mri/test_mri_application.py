@@ -11,7 +11,7 @@ import tiny_brains
 import torch
 import yaml
 
-from psc.applications import build_application
+from psc.applications import build_application, segment_file
 from psc.config import compose
 from psc.config.compose import CONFIG_DIRECTORY
 from psc.config.schema import EvaluateConfig, SegmentConfig
@@ -21,7 +21,6 @@ from psc.networks.build import build_network
 from psc.paper.compare import comparison_text
 from psc.paper.groups import group_records
 from psc.training.evaluation import evaluate_checkpoint
-from psc.training.prediction import segment_file
 from psc.training.training import train
 
 

@@ -136,9 +136,9 @@ class TestIntensity:
     [
         ({"reflections": (True, False)}, "reflections=.*must be three of true or false"),
         ({"reflections": ("left", False, False)}, "reflections=.*left.*must be three"),
-        ({"rotation": -1.0}, "rotation=-1.0: must be 0 to 180 degrees"),
-        ({"rotation": 181.0}, "rotation=.*must be 0 to 180"),
-        ({"rotation": float("nan")}, "rotation=.*must be 0 to 180"),
+        ({"rotation": -1.0}, "rotation=-1.0: must lie in"),
+        ({"rotation": 181.0}, "rotation=.*must lie in"),
+        ({"rotation": float("nan")}, "rotation=.*must lie in"),
         ({"scaling": (1.1, 0.9)}, r"scaling=\[1.1, 0.9\]: must be .low, high., finite"),
         ({"scaling": (0.0, 1.0)}, "scaling=.*must be positive"),
         ({"scaling": (1.0,)}, "scaling=.*must be .low, high., finite"),

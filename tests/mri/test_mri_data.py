@@ -665,7 +665,7 @@ class TestMissingLabels:
     def test_a_file_that_went_away(self, tmp_path):
         found = files(tmp_path, unfilled=UNFILLED)
         found.unfilled.unlink()
-        with pytest.raises(DataError, match=r"segTRI_ana\.nii\.gz does not exist"):
+        with pytest.raises(DataError, match=r"segTRI_ana\.nii\.gz cannot be read \(No such"):
             read_subject(found, labels="unfilled", labels_required=False)
 
 

@@ -14,6 +14,7 @@ import tiny_brains
 import torch
 from tiny_brains import CODES
 
+from psc.applications import segment_file
 from psc.config import compose
 from psc.config.compose import from_plain
 from psc.config.schema import SegmentConfig
@@ -24,7 +25,6 @@ from psc.mri.settings import IBSRConfig, OwnMRIConfig
 from psc.mri.tissues import IBSR, TissueCodes
 from psc.training.checkpoints import checkpoint_paths
 from psc.training.folder import run_name
-from psc.training.prediction import segment_file
 
 
 def touch(folder, *names):

@@ -12,6 +12,7 @@ import torch
 import zarr
 
 import psc
+from psc.applications import segment_file
 from psc.config.schema import SegmentConfig
 from psc.em.data import read_volume
 from psc.errors import CheckpointError, ConfigError, DataError
@@ -19,7 +20,6 @@ from psc.files import sha256_of
 from psc.networks import weights as shipped
 from psc.networks.weights import read_weights
 from psc.training.checkpoints import read_checkpoint
-from psc.training.prediction import segment_file
 from psc.training.records import FILE_NAME
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from psc.config import compose
-from psc.errors import CheckpointError
+from psc.errors import CheckpointError, DataError
 from psc.networks.build import build_network
 from psc.training.checkpoints import (
     CONFIG_KEY,
@@ -43,7 +43,7 @@ def test_a_full_disk_spares_the_previous_checkpoint(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        with pytest.raises(CheckpointError, match=r"could not write(.|\n)*resume=true"):
+        with pytest.raises(DataError, match=r"cannot be written(.|\n)*resume=true"):
             AtomicCheckpointIO().save_checkpoint({"state_dict": {"w": torch.zeros(10**6)}}, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

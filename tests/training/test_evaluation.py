@@ -30,7 +30,7 @@ def test_the_reported_scores_are_those_of_the_saved_segmentation(finished_run):
     assert record.metrics["test"]["total"] == pytest.approx(scores.total, abs=1e-9)
     assert affinities.shape == (3, 12, 40, 40)
     splits = read_splits(compose(overrides).dataset)
-    np.testing.assert_array_equal(truth, splits.test[0].labels)
+    np.testing.assert_array_equal(truth, splits.parts["test"][0].labels)
 
 
 def test_the_threshold_is_the_best_of_validation_not_of_test(finished_run):

@@ -184,7 +184,7 @@ def test_the_lists_are_splits_by_group(folder, store, number):
     split = read_split(folder / LISTS, number, validation_groups=1)
     split = split.only_present(store.videos, allow_missing=False)
     assert split.classes == CLASSES
-    assert {video.group for video in split.test} == {number}
+    assert {video.group for video in split.parts["test"]} == {number}
     assert [len(part) for part in split.parts.values()] == [20, 10, 10]
     for part in split.parts.values():
         for video in part:

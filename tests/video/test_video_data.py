@@ -63,20 +63,20 @@ def test_a_name_without_a_group_is_refused(name):
 def test_the_official_lists_resolve(sample_data, number, train, test):
     split = read_split(sample_data / "ucf101" / "ucfTrainTestlist", number)
     assert len(split.classes) == 101
-    assert len(split.train) + len(split.validation) == train
-    assert len(split.test) == test
-    everything = [*split.train, *split.validation, *split.test]
+    assert len(split.parts["train"]) + len(split.parts["validation"]) == train
+    assert len(split.parts["test"]) == test
+    everything = [v for part in split.parts.values() for v in part]
     assert len({video.key for video in everything}) == len(everything) == 13320
     assert {video.label for video in everything} == set(range(101))
     assert {v.group for v in everything} == set(range(1, 26))
-    assert {v.group for v in split.test} == set(range(7 * number - 6, 7 * number + 1))
+    assert {v.group for v in split.parts["test"]} == set(range(7 * number - 6, 7 * number + 1))
 
 
 @pytest.mark.sample
 def test_every_sample_clip_is_in_the_lists(sample_data):
     folder = sample_data / "ucf101"
     split = read_split(folder / "ucfTrainTestlist", 1, validation_groups=0)
-    labels = {video.key: video.label for video in (*split.train, *split.test)}
+    labels = {video.key: video.label for video in (*split.parts["train"], *split.parts["test"])}
     clips = list((folder / "UCF-101").rglob("*.avi"))
     assert len(clips) == 114
     for clip in clips:
@@ -85,7 +85,7 @@ def test_every_sample_clip_is_in_the_lists(sample_data):
 
 def test_both_spellings_are_one_class(tmp_path):
     split = read_split(write_lists(tmp_path / "lists"), 1, validation_groups=0)
-    pushups = [video for video in split.train if video.label == 1]
+    pushups = [video for video in split.parts["train"] if video.label == 1]
     assert len(pushups) == 8
     assert split.classes[1] == "HandstandPushups"
     assert pushups[0].name == "v_HandStandPushups_g02_c01"
@@ -102,15 +102,15 @@ def test_validation_takes_whole_groups(tmp_path):
     choices = set()
     for seed in range(12):
         split = read_split(folder, 1, validation_groups=2, seed=seed)
-        held_out = {video.group for video in split.validation}
+        held_out = {video.group for video in split.parts["validation"]}
         assert len(held_out) == 2
-        assert not held_out & {video.group for video in split.train}
+        assert not held_out & {video.group for video in split.parts["train"]}
         assert held_out <= {2, 3, 4, 5}
-        assert len(split.train) == len(split.validation) == 8
+        assert len(split.parts["train"]) == len(split.parts["validation"]) == 8
         assert split == read_split(folder, 1, validation_groups=2, seed=seed)
         choices.add(frozenset(held_out))
     assert len(choices) > 1
-    assert not read_split(folder, 1, validation_groups=0).validation
+    assert not read_split(folder, 1, validation_groups=0).parts["validation"]
 
 
 @pytest.mark.parametrize("number", [-1, 4])
@@ -164,7 +164,8 @@ def video(label, group, clip=1):
 
 
 def split(train=(), validation=(), test=()):
-    return ActionSplit(ACTIONS, tuple(train), tuple(validation), tuple(test), description="split 1")
+    parts = {"train": tuple(train), "validation": tuple(validation), "test": tuple(test)}
+    return ActionSplit(ACTIONS, parts, description="split 1")
 
 
 def keys(videos):
@@ -176,7 +177,7 @@ WHOLE = split(
     validation=[video(0, 10)],
     test=[video(0, 1), video(2, 1)],
 )
-EVERYTHING = keys([*WHOLE.train, *WHOLE.validation, *WHOLE.test])
+EVERYTHING = keys([v for part in WHOLE.parts.values() for v in part])
 
 
 def test_a_video_is_known_by_its_file_name_without_case():
@@ -226,7 +227,7 @@ def test_nothing_is_missing():
 
 def test_missing_videos_are_counted_and_the_first_ten_listed():
     many = split(train=[video(0, group) for group in range(1, 31)], test=[video(1, 1)])
-    present = keys([*many.train[:5], *many.test])
+    present = keys([*many.parts["train"][:5], *many.parts["test"]])
     with pytest.raises(DataError) as caught:
         many.only_present(present, allow_missing=False)
     message = str(caught.value)
@@ -235,13 +236,13 @@ def test_missing_videos_are_counted_and_the_first_ten_listed():
     assert "v_Archery_g16" not in message
     assert "allow_missing=true" in message
     left = many.only_present(present, allow_missing=True)
-    assert left.train == many.train[:5]
-    assert left.test == many.test
+    assert left.parts["train"] == many.parts["train"][:5]
+    assert left.parts["test"] == many.parts["test"]
     assert len(left.missing) == left.record()["missing_videos"] == 25
 
 
 def test_a_missing_video_says_why_where_that_is_known():
-    gone = WHOLE.validation[0]
+    gone = WHOLE.parts["validation"][0]
     with pytest.raises(DataError, match=r"1 of 6 .* v_Archery_g10_c01 \(it is truncated\)\."):
         WHOLE.only_present(
             EVERYTHING - {gone.key}, allow_missing=False, unreadable={gone.key: "it is truncated"}
@@ -250,7 +251,7 @@ def test_a_missing_video_says_why_where_that_is_known():
 
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_a_split_with_nothing_left_is_no_split(part):
-    rest = EVERYTHING - keys(getattr(WHOLE, part))
+    rest = EVERYTHING - keys(WHOLE.parts[part])
     with pytest.raises(DataError, match=f"none of the {part} videos is at hand and"):
         WHOLE.only_present(rest, allow_missing=True)
 
@@ -263,7 +264,7 @@ def test_shared_classes_keep_their_names_under_new_labels():
     }
     shared = split(**parts).only_shared_classes()
     assert shared.classes == ("HandstandPushups",)
-    for part in (shared.train, shared.validation, shared.test):
+    for part in shared.parts.values():
         assert [(v.label, v.name.split("_")[1]) for v in part] == [(0, "HandstandPushups")]
     assert WHOLE.only_shared_classes().classes == ("Archery",)
 

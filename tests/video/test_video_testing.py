@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from psc.config import compose
 from psc.errors import CheckpointError
 from psc.training.checkpoints import CONFIG_KEY, Checkpoint
-from psc.video.classifying import _common
+from psc.video.classifying import trained_clips
 from psc.video.clips import ClipNormalisation
 from psc.video.data import ListedVideo
 from psc.video.testing import evaluate_videos, predict_clips, video_accuracy
@@ -109,12 +109,12 @@ def test_a_checkpoint_of_a_part_of_the_classes_knows_them_by_its_evaluation(tmp_
         path = tmp_path / "run/checkpoints/best.ckpt"
         return Checkpoint(path, {CONFIG_KEY: asdict(compose([*names, "budget=quick"]))})
 
-    assert _common([checkpoint(3)])[:2] == (CLASSES, 40)
+    assert trained_clips(checkpoint(3))[:2] == (CLASSES, 40)
     with pytest.raises(CheckpointError, match=r"tells 4 classes apart, but .* name 3"):
-        _common([checkpoint(4)])
+        trained_clips(checkpoint(4))
     (folder / "classes.csv").unlink()
     with pytest.raises(CheckpointError, match=r"classes\.csv, which is not there: leave"):
-        _common([checkpoint(3)])
+        trained_clips(checkpoint(3))
 
 
 def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch):

@@ -111,7 +111,7 @@ def test_synthetic_data_cannot_be_overlooked(tmp_path):
         ({"worst": -1}, ConfigError, "worst=-1"),
         ({"raw": "em.zarr"}, ConfigError, "leave them out"),
         ({"region": 5}, ConfigError, "has the test regions 0"),
-        ({"report": "/proc/no/report.html"}, DataError, "could not write"),
+        ({"report": "/proc/no/report.html"}, DataError, "cannot be written"),
     ],
 )
 def test_what_cannot_work_is_refused(finished_run, change, error, message):

@@ -66,5 +66,5 @@ def test_a_full_disk_spares_the_file_that_was_there(tmp_path):
         text=True,
         timeout=120,
     )
-    assert "could not write" in result.stdout, result.stderr
+    assert "cannot be written" in result.stdout, result.stderr
     assert path.read_bytes() == b"before"
