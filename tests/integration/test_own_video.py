@@ -289,7 +289,7 @@ def test_folders_of_parts(tmp_path):
 
 BAD = {
     "a class with few": ({"a": 5, "b": 1}, (), r"one side only: b \(1, none in test\)"),
-    "an empty class": ({"a": 5, "b": 0}, (), r"b holds no video; add clips"),
+    "an empty class": ({"a": 5, "b": 0}, (), r"b holds no video .it holds nothing.; add clips"),
     "a class that is none": ({"a": 5, "b": 4}, ("classes=[a,bb]",), "no clip of class bb.*mean b"),
     "no class": ({}, (), "clips is empty|no such folder"),
     "one class": ({"a": 5}, (), "must be two at least"),
