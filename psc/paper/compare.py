@@ -22,15 +22,8 @@ from matplotlib.ticker import EngFormatter, PercentFormatter
 from psc.em.pictures import segmentation_figure
 from psc.errors import DataError
 from psc.files import write_text
-from psc.paper import evidence
+from psc.paper import curves, evidence
 from psc.paper.account import Cost, recorded_cost
-from psc.paper.curves import (
-    BESIDE,
-    curves_figure,
-    iterations_per_epoch,
-    learning_figure,
-    threshold_figure,
-)
 from psc.paper.groups import (
     Group,
     by_application,
@@ -40,7 +33,7 @@ from psc.paper.groups import (
     group_records,
     of_one_version,
 )
-from psc.paper.measures import AFFINITY, Measures, moments
+from psc.paper.measures import AFFINITY, Measures, data_name, moments
 from psc.paper.style import DASHED, SMALL_POINTS, look, page_style, plots, save_png
 from psc.paper.table import Table
 from psc.paper.text import csv_text, markdown_table
@@ -103,12 +96,6 @@ def _notes(groups: Sequence[Group]) -> str:
     if any(group.folds for group in groups):
         notes.append("Folds of a cross-validation: mean ± sd over the subjects that they tested.")
     return "\n".join(notes)
-
-
-def data_name(record: Record) -> str:
-    """The kind of data in words; synthetic data cannot be overlooked."""
-    kind = record.data["kind"]
-    return "SYNTHETIC data, no result of the paper's" if kind == "synthetic" else f"{kind} data"
 
 
 def _table(measures: Measures, groups: Sequence[Group]) -> str:
@@ -204,7 +191,7 @@ def tradeoff_figure(
         ):
             axes.set_xlabel(words)
             _draw_points(axes, row, [cost(group) for group in row.values()])
-        right.legend(*left.get_legend_handles_labels(), **BESIDE)
+        right.legend(*left.get_legend_handles_labels(), **curves.BESIDE)
     save_png(figure, path)
 
 
@@ -266,7 +253,7 @@ def draw_table(table: Table, folder: Path) -> list[Path]:
     if files:
         drawn.append(folder / f"{name}-learning.png")
         groups = {label: lines[label].group for label in files}
-        learning_figure(files, drawn[-1], *_tested_on_the_way(groups))
+        curves.learning_figure(files, drawn[-1], *_tested_on_the_way(groups))
     if lines:
         groups = {label: line.group for label, line in lines.items()}
         costs = {groups[label]: line.cost for label, line in lines.items() if line.cost}
@@ -294,13 +281,13 @@ def _pictures(
     }
     names = [f"learning{suffix}.png", f"curves{suffix}.png"]
     try:
-        learning_figure(metrics, into / names[0], *_tested_on_the_way(groups))
+        curves.learning_figure(metrics, into / names[0], *_tested_on_the_way(groups))
     except DataError as error:  # such as seeds that a time limit ended at different iterations
         log.warning("no %s: %s", names[0], error)
         (into / names.pop(0)).unlink(missing_ok=True)
-    epochs = {name: iterations_per_epoch(group.first) for name, group in groups.items()}
+    epochs = {name: curves.iterations_per_epoch(group.first) for name, group in groups.items()}
     known = {name: iterations for name, iterations in epochs.items() if iterations is not None}
-    curves_figure(
+    curves.curves_figure(
         {name: files[0] for name, files in metrics.items()},
         into / names[-1],
         errors=measures.errors_logged,
@@ -311,7 +298,7 @@ def _pictures(
     found = [group.first.metrics for group in groups.values()]
     sweeps = [*(metrics["sweep"] for metrics in found), found[0]["baseline"]["sweep"]]
     named = dict(zip([*groups, AFFINITY.floor_name], sweeps, strict=True))
-    threshold_figure(named, into / "thresholds.png")
+    curves.threshold_figure(named, into / "thresholds.png")
     folders = {name: files[0].parent for name, files in metrics.items()}
     names.append("thresholds.png")
     if _segmentations(folders, into / "summary.png"):

@@ -73,6 +73,12 @@ def moments(column: str, values: Sequence[float]) -> dict[str, float | None]:
     return {f"{column}_mean": mean(values) if values else None, f"{column}_sd": deviation}
 
 
+def data_name(record: Record) -> str:
+    """The kind of data in words; synthetic data cannot be overlooked."""
+    kind = record.data["kind"]
+    return "SYNTHETIC data, no result of the paper's" if kind == "synthetic" else f"{kind} data"
+
+
 def _without_network(record: Record) -> Mapping[str, float]:
     scores: dict[str, float] = record.metrics["baseline"]["test"]
     return scores

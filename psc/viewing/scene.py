@@ -19,8 +19,7 @@ import numpy.typing as npt
 from psc.blockwise import images
 from psc.em.bodies import BodyError, body_errors
 from psc.errors import ConfigError, DataError, PSCError
-from psc.paper.compare import data_name
-from psc.paper.measures import measures_of
+from psc.paper.measures import data_name, measures_of
 from psc.training.provenance import code_version
 from psc.training.records import FILE_NAME, Record, read_record
 from psc.volumes import output

@@ -170,7 +170,7 @@ def test_errors_are_drawn_over_passes_through_the_training_videos(
 ):
     drawn = {}
     monkeypatch.setattr(
-        compare_module, "curves_figure", lambda *_, **options: drawn.update(options)
+        compare_module.curves, "curves_figure", lambda *_, **options: drawn.update(options)
     )
     longer = {"iterations": 5, "batch_size": 64, "test_clips": 20}
     two_gpus = {"devices": 2, "num_nodes": 1}
