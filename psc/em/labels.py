@@ -28,11 +28,8 @@ def relabel_consecutive(
     """Replace the ids of a label volume by 1..N, in order of first appearance; 0 stays 0.
 
     Labels are piecewise constant, so ids are looked up once per run of equal voxels. Apart from
-    the result, memory grows with the number of ids, never with their values.
-
-    Returns:
-        The relabelled array, int32 and of the same shape, and the original ids, uint64 (N + 1),
-        such that ``original_ids[relabelled] == labels``; ``original_ids[0]`` is 0.
+    the result, int32, memory grows with the number of ids, never with their values. The original
+    ids, uint64 (N + 1), begin with 0: ``original_ids[relabelled] == labels``.
     """
     labels = np.ascontiguousarray(_checked(labels))
     relabelled = np.empty(labels.shape, dtype=np.int32)

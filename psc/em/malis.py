@@ -368,14 +368,8 @@ def constrained_counts(
     pairs too; in their earlier layer for Caffe they raised affinities of boundaries. Among equals,
     edges set to 1 come first and edges set to 0 last; the rest is as in ``malis_pairs``.
 
-    Args:
-        affinities: as for ``malis_pairs``.
-        labels: as for ``malis_pairs``; ids of whole objects, not of their pieces in a crop.
-        mask: bool (3, D, H, W), False where the target is unknown. Default: known where neither
-            voxel has label 0. With True at a label 0, that is boundary, and the target 0.
-
-    Returns:
-        Positive counts of the first pass, negative ones of the second.
+    Labels are ids of whole objects, not of their pieces in a crop. The mask, bool (3, D, H, W), is
+    False where the target is unknown; None: where either voxel has label 0, which else is boundary.
     """
     graph = VoxelGraph.of(affinities, labels, mask)
     return PairCounts(graph.positive_counts(), graph.negative_counts())

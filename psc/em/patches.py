@@ -228,13 +228,10 @@ class PatchCutter:
     ) -> Patch:
         """Cut one pair, augmented if an augmentation and its source of randomness are given.
 
-        ``start`` is the first voxel of the output box, in the slab's coordinates; the box may
-        stick out.
-
-        Returns:
-            ``raw`` float32 (1, D, H, W); ``affinities`` float32 (C, d, h, w); ``mask`` bool
-            (C, d, h, w), True where the affinity is known; ``labels`` int32 (d, h, w), the ids
-            behind the affinities (for MALIS), 0 where unknown or boundary.
+        ``start`` is the first voxel of the output box, in the slab's coordinates; the box may stick
+        out. ``raw`` is float32 (1, D, H, W), ``affinities`` float32 and ``mask``, True where they
+        are known, bool (C, d, h, w); ``labels`` int32 (d, h, w) are the ids behind them (for
+        MALIS), 0 where unknown or boundary.
         """
         if augmentation is None or rng is None:
             raw, labels = self._read(slab, start, Geometry())

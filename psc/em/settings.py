@@ -4,7 +4,7 @@ Sizes are in voxels, intensities in [0, 1] after scaling.
 """
 
 from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
-from itertools import combinations
+from itertools import combinations, product
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
@@ -137,13 +137,12 @@ class FibsemConfig(DatasetConfig):
                     " cut into all three"
                 )
         for (name, slabs), (other, others) in combinations(splits.items(), 2):
-            for a in slabs:
-                for b in others:
-                    if a.overlaps(b):
-                        raise ConfigError(
-                            f"{name} and {other} overlap: both hold {a.raw}, z={a.z} and z={b.z}; "
-                            "give them slabs that share no slice"
-                        )
+            for a, b in product(slabs, others):
+                if a.overlaps(b):
+                    raise ConfigError(
+                        f"{name} and {other} overlap: both hold {a.raw}, z={a.z} and z={b.z}; "
+                        "give them slabs that share no slice"
+                    )
 
 
 AFFINITY_LOSSES = (

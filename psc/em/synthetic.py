@@ -46,11 +46,8 @@ def synthetic_fibsem(
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64]]:
     """Generate a volume that resembles FIB-SEM of neuropil.
 
-    The same seed and shape give the same volume (on one machine: other CPUs round differently).
-
-    Returns:
-        Grey values uint8 (D, H, W), membranes dark, and labels uint64 (D, H, W), ids 1..N, every
-        body connected, no 0.
+    Grey values are uint8 (D, H, W), membranes dark; labels uint64, ids 1..N, every body connected,
+    no 0. The same seed and shape give the same volume (on one machine: CPUs round differently).
     """
     rng = np.random.default_rng(seed)
     labels = grow_bodies(shape, rng)

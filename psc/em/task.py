@@ -76,18 +76,10 @@ def malis_loss(
 ) -> Tensor:
     """Constrained MALIS with squared error, mean over the batch (Funke et al. 2018).
 
-    Per sample Σ w⁺(1 − a)² + Σ w⁻a² over the edges inside, with a the sigmoid of a logit and w the
-    fractions of pairs that ``constrained_counts`` gives the edge.
-
-    Args:
-        logits: (N, 3, D, H, W), channels z, y, x, on any device.
-        labels: integers (N, D, H, W), whole objects; 0 is in no pair.
-        mask: bool (N, 3, D, H, W), True where the affinity is known. Default: where neither voxel
-            has label 0.
-        normalization: one of ``MALIS_NORMALIZATIONS``.
-
-    Returns:
-        A scalar, float32 (float64 for such logits); 0 for samples without pairs.
+    Per sample Σ w⁺(1 − a)² + Σ w⁻a² over the edges inside, with a the sigmoid of a logit (N, 3, D,
+    H, W) and w the fractions of pairs that ``constrained_counts`` gives the edge, with labels
+    (N, D, H, W) and a mask (N, 3, D, H, W) as it has them. A scalar, float32 (float64 for such
+    logits); 0 for samples without pairs.
     """
     # In float32 whatever the network ran in: bf16 has 256 steps between 0.5 and 1, and many ties.
     affinities = torch.sigmoid(logits if logits.dtype == torch.float64 else logits.float())
@@ -130,11 +122,8 @@ def malis_weights(
     """Fractions of the positive and of the negative pairs that each edge decides.
 
     Counted on the CPU, in as many threads as PyTorch uses, without the GIL: the two passes of all
-    samples run at once. From a GPU each sample is copied without waiting for the next. Arguments
-    are those of ``malis_loss``, affinities in place of logits.
-
-    Returns:
-        (2, N, 3, D, H, W), positive then negative, of the affinities' device and dtype.
+    samples run at once. From a GPU each sample is copied without waiting for the next. Returns
+    (2, N, 3, D, H, W), positive then negative, of the affinities' device and dtype.
     """
     if normalization not in MALIS_NORMALIZATIONS:
         raise ConfigError(

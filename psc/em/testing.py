@@ -87,9 +87,8 @@ def evaluate_affinities(
 ) -> dict[str, Any]:
     """Run the test protocol; arguments are those of ``psc.training.application.Application``.
 
-    Returns:
-        Metrics for the record: ``validation`` and ``test`` scores, the ``threshold``, the
-        validation ``sweep``, and the same for the ``baseline``.
+    Metrics are ``validation`` and ``test`` scores, the ``threshold``, the validation ``sweep``, and
+    the same for the ``baseline``.
     """
     options = config.segmentation
     outcome = run_protocol(

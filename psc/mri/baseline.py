@@ -36,11 +36,7 @@ _LEAST_GAIN = 1e-4  # of a step, in mean log-likelihood per voxel
 def segment_by_intensity(
     image: npt.NDArray[Any], brain: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.uint8]:
-    """Label every voxel of a brain (D, H, W), of any real dtype and scale, by its grey value.
-
-    Returns:
-        uint8 (D, H, W), values of ``psc.mri.tissues``; background outside ``brain``.
-    """
+    """Label every voxel of a brain (D, H, W), of any real dtype and scale, by its grey value."""
     # In the order in which they lie in memory: several times faster where that is not C's.
     order = np.argsort(image.strides)[::-1]
     dark, bright = intensity_thresholds(image.transpose(order)[brain.transpose(order)])

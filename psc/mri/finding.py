@@ -71,11 +71,8 @@ def find_subjects(folder: Path, *more: Path) -> dict[str, SubjectFiles]:
 
     Recognised are ``RECOGNISED_NAMES`` with any prefix of letters and two digits or more, without
     regard to case, as .nii and as .nii.gz. Everything else is ignored, and so is what is hidden.
-    Links to folders are followed. Labels without an image are left out, which the log says.
-
-    Returns:
-        Files by subject, sorted by name: ``PREFIX_NN``, in capitals, with leading zeros as two
-        digits need them (IBSR_001 is IBSR_01).
+    Links to folders are followed. Labels without an image are left out, which the log says. Names
+    are sorted: ``PREFIX_NN``, in capitals, zeros as two digits need them (IBSR_001 is IBSR_01).
     """
     subjects: dict[str, dict[str, Path]] = {}
     for place in (folder, *more):

@@ -100,11 +100,8 @@ def evaluate_tissues(
 ) -> dict[str, Any]:
     """Score the subjects of "validation" and "test"; write labels, table, pictures of the latter.
 
-    An earlier evaluation in ``folder`` is replaced.
-
-    Returns:
-        Metrics for the record: for each part mean and standard deviation of every score over its
-        subjects, the same for the ``baseline``, and each subject's own scores.
+    An earlier evaluation in ``folder`` is replaced. Of each part the metrics have mean and standard
+    deviation of every score over its subjects, the same for the ``baseline``, and each subject's.
     """
     clear(folder, OUTPUT_FILES)
     floor, by_floor = _baseline(parts["validation"], codes)

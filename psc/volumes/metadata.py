@@ -125,12 +125,9 @@ def describe(
 ) -> Metadata:
     """Find what is known of an array; what contradicts it, or is no volume, is refused.
 
-    Args:
-        shape: of the array as it is stored.
-        levels: attributes of the array, of the group around it and so on up to the root, each with
-            the path from there to the array ("" for the array itself).
-        where: file and array, for messages.
-        names: of the axes, where the format itself has a place for them.
+    ``levels`` are attributes of the array, of the group around it and so on up to the root, each
+    with the path from there to the array ("" for the array itself); ``names`` those of the axes,
+    where the format itself has a place for them.
     """
     spacing = _nearest(len(shape), levels, where)
     said = [spacing.names, names, *(_axis_names(levels[0][1].get(key)) for key in _NAMES)]
