@@ -29,7 +29,7 @@ from psc.blockwise.graph import (
     needs_histograms,
     region_graph,
 )
-from psc.blockwise.grid import Block, Box, Grid, within
+from psc.blockwise.grid import Block, Box, Grid, chunk_size, within
 from psc.blockwise.images import (
     AFFINITIES,
     FRAGMENTS,
@@ -214,13 +214,22 @@ class Job:
         return {}
 
     def write_level(self, number: int, block: Block) -> dict[str, int]:
-        """A block of a level from the one before, which is twice as fine."""
-        z, y, x = (
-            slice(2 * part.start, min(2 * part.stop, size))
-            for part, size in zip(block.core, self.grids[number - 1].shape, strict=True)
-        )
-        finer = self.segmentation[number - 1].read((z, y, x))
-        self.segmentation[number].write(block.core, halved_mode(finer))
+        """A block of a level from the one before, which is twice as fine.
+
+        Chunk by chunk of the file: of the finer level this is eight blocks, too many at once.
+        """
+        finer, coarser = self.grids[number - 1], self.grids[number]
+        for chunk in Grid(block.shape, chunk_size(coarser.core)):
+            z, y, x = (
+                slice(whole.start + part.start, whole.start + part.stop)
+                for whole, part in zip(block.core, chunk.core, strict=True)
+            )
+            a, b, c = (
+                slice(2 * part.start, min(2 * part.stop, size))
+                for part, size in zip((z, y, x), finer.shape, strict=True)
+            )
+            fine = self.segmentation[number - 1].read((a, b, c))
+            self.segmentation[number].write((z, y, x), halved_mode(fine))
         return {}
 
     def _write(self, place: str, block: Block, arrays: Mapping[str, npt.NDArray[Any]]) -> None:

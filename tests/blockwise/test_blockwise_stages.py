@@ -89,3 +89,17 @@ def test_a_coarse_voxel_is_the_most_frequent_of_its_eight():
         part = fine[2 * z : 2 * z + 2, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].ravel().tolist()
         votes = {value: part.count(value) for value in part}
         assert votes[int(coarse[z, y, x])] == max(votes.values())
+
+
+def test_a_coarse_level_is_made_chunk_by_chunk(tmp_path, monkeypatch):
+    fine = np.random.default_rng(0).integers(0, 3, (23, 9, 13)).astype(np.uint64)
+    monkeypatch.setattr("psc.blockwise.grid._LARGEST_CHUNK", 4)
+    grid = Grid(fine.shape, (8, 8, 8))
+    grids = [grid, grid.half_as_fine()]
+    levels = create_image(tmp_path / "s.zarr", grids, np.uint64, voxel_size=None)
+    levels[0].write(tuple(slice(0, n) for n in fine.shape), fine)
+    job = Job(tmp_path, grids, None, None, None, None, levels)
+    for block in grids[1]:
+        job.write_level(1, block)
+    everything = tuple(slice(0, n) for n in grids[1].shape)
+    assert np.array_equal(levels[1].read(everything), halved_mode(fine))
