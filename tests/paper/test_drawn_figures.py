@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from PIL import Image
 
-from psc.errors import ConfigError
+from psc.errors import ConfigError, DataError
 from psc.paper.drawing import SMALL, Page, kernel_reach, kernel_size
 from psc.paper.figure_1 import block_figure
 from psc.paper.figure_2 import decomposition_figure
@@ -79,7 +79,7 @@ def test_neither_file_is_left_if_one_fails(tmp_path, monkeypatch):
         raise OSError("no room")
 
     monkeypatch.setattr(FigureCanvasAgg, "print_figure", fail)
-    with pytest.raises(OSError, match="no room"):
+    with pytest.raises(DataError, match="no room"):
         save_figure(figure, tmp_path, "figure")
     assert not list(tmp_path.iterdir())
 

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from psc.errors import ConfigError
+from psc.errors import ConfigError, DataError
 from psc.paper.style import (
     add_scale_bar,
     bounding_box,
@@ -54,7 +54,7 @@ def test_a_figure_appears_complete_or_not_at_all(tmp_path: Path, monkeypatch: py
         raise OSError("disk full")
 
     monkeypatch.setattr("psc.paper.style.FigureCanvasAgg.print_figure", fail_half_way)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(DataError, match="disk full"):
         save_png(Figure(figsize=(3, 3)), path)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
