@@ -15,8 +15,7 @@ import numpy.typing as npt
 
 from psc.em.labels import Pieces, pieces_of
 from psc.errors import DataError
-from psc.files import write_text
-from psc.paper.text import csv_text
+from psc.files import write_csv
 from psc.volumes.metadata import Size3, size3
 
 _Indices = npt.NDArray[np.int64]
@@ -172,7 +171,6 @@ def _groups(owner: _Indices, voxels: _Indices) -> Iterator[tuple[int, _Indices]]
 
 
 _HEADER = ("kind", "label", "bits", "voxels", "pieces", "z", "y", "x", "touching", "largest_pieces")
-_TOUCHES = {True: "yes", False: "no"}
 _LARGEST = 20  # pieces of an error by name; a shattered body has thousands
 
 
@@ -182,6 +180,6 @@ def write_body_errors(path: Path, errors: Sequence[BodyError]) -> None:
     for error in errors:
         pieces = " ".join(f"{p.label}:{p.voxels}" for p in error.pieces[:_LARGEST])
         sizes = (error.voxels, len(error.pieces), *error.location)
-        found = (error.kind, error.label, error.bits, *sizes, _TOUCHES[error.touching], pieces)
-        rows.append(dict(zip(_HEADER, found, strict=True)))
-    write_text(csv_text(rows, _HEADER), path)
+        touching = "yes" if error.touching else "no"
+        rows.append((error.kind, error.label, error.bits, *sizes, touching, pieces))
+    write_csv(_HEADER, rows, path)

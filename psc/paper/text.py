@@ -74,11 +74,10 @@ def markdown_table(grid: Sequence[Cells]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def csv_text(rows: Sequence[Mapping[str, Any]], header: Sequence[str] = ()) -> str:
-    """Rows as CSV, below the header or the first one's keys; None is an empty cell."""
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as CSV, below the first one's keys; None is an empty cell."""
     file = io.StringIO()
-    header = header or list(rows[0] if rows else ())
-    writer = csv.DictWriter(file, header, lineterminator="\n")
+    writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return file.getvalue()
