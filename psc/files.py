@@ -45,10 +45,17 @@ def reading(path: Path, remedy: str = "correct the path or its permissions") -> 
 
 @contextmanager
 def writing(path: Path, remedy: str = _REMEDY) -> Iterator[None]:
-    """Around all that writes: a full disk, or what else the system refuses, is a DataError."""
+    """Around all that writes: a full disk, or what else the system refuses, is a DataError.
+
+    Not what it says of another file, which is read meanwhile.
+    """
     try:
         yield
     except OSError as error:
+        named, place = Path(str(error.filename)).absolute(), path.absolute()
+        beside = named.is_relative_to(place.parent) and place.name in str(named)
+        if error.filename is not None and not beside and not place.is_relative_to(named):
+            raise
         why = error.strerror or error
         raise DataError(f"{path} cannot be written ({why}); {remedy}") from error
 

@@ -85,3 +85,13 @@ def test_an_output_that_must_not_be_replaced(tmp_path, monkeypatch, place, how, 
 def test_a_checksum(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256_of(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_a_file_that_is_read_meanwhile_is_not_what_cannot_be_written(tmp_path):
+    missing = tmp_path / "in" / "source.csv"
+    with pytest.raises(FileNotFoundError) as refusal, replacing(tmp_path / "out" / "a.txt") as new:
+        new.write_text(missing.read_text())
+    assert refusal.value.filename == str(missing)
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="cannot be written"), replacing(tmp_path / "file" / "a"):
+        pass
