@@ -197,7 +197,7 @@ def test_the_input_is_never_overwritten(finished, checkpoint, tmp_path):
 def test_a_network_of_another_task_segments_no_brain(tmp_path):
     path = tmp_path / "neurons.ckpt"
     config = compose(["backbone=unet", "block=3d", "dataset=fibsem", "budget=quick"])
-    torch.save({"state_dict": {}, "psc_config": asdict(config)}, path)
+    torch.save({"state_dict": {"network.x": torch.zeros(1)}, "psc_config": asdict(config)}, path)
     with pytest.raises(CheckpointError, match="labels no tissues"):
         segment_file(
             SegmentConfig(

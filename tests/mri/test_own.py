@@ -335,7 +335,7 @@ def test_an_ensemble_of_other_tissues_is_refused(tmp_path):
     made = composed("dataset.label_values={csf: 10}")
     for name, value in (("one", 10), ("two", 11)):
         other = replace(made, dataset=replace(made.dataset, label_values={"csf": value}))
-        content = {"state_dict": {}, "psc_config": asdict(other)}
+        content = {"state_dict": {"network.x": torch.zeros(1)}, "psc_config": asdict(other)}
         torch.save(content, tmp_path / f"{name}.ckpt")
     where = {"input": "t1.nii.gz", "output": str(tmp_path / "out.nii.gz")}
     with pytest.raises(CheckpointError, match=r"two\.ckpt and .*one\.ckpt have other tissues"):

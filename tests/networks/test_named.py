@@ -100,7 +100,7 @@ def test_weights_come_from_a_file_and_are_that_networks(tmp_path):
     again = psc.create("unet_p2sc2", weights=str(path), **SMALL["unet"])
     torch.testing.assert_close(again.state_dict(), trained.state_dict(), rtol=0, atol=0)
     for name, options in (("unet_3d", SMALL["unet"]), ("unet_p2sc2", {}), ("densenet_3d", {})):
-        with pytest.raises(CheckpointError, match=r"weights\.pt.*of a run of ours need"):
+        with pytest.raises(CheckpointError, match=r"weights\.pt.*belongs to another"):
             psc.create(name, weights=path, **options)
     with pytest.raises(CheckpointError, match="no weights at"):
         psc.create("unet_3d", weights=tmp_path / "none.pt")
