@@ -53,8 +53,11 @@ def writing(path: Path, remedy: str = _REMEDY) -> Iterator[None]:
         yield
     except OSError as error:
         named, place = Path(str(error.filename)).absolute(), path.absolute()
-        beside = named.is_relative_to(place.parent) and place.name in str(named)
-        if error.filename is not None and not beside and not place.is_relative_to(named):
+        ours = place.is_relative_to(named) or (
+            named.is_relative_to(place.parent)
+            and place.name in named.relative_to(place.parent).parts[0]
+        )
+        if error.filename is not None and not ours:
             raise
         why = error.strerror or error
         raise DataError(f"{path} cannot be written ({why}); {remedy}") from error

@@ -88,10 +88,10 @@ def test_a_checksum(tmp_path):
 
 
 def test_a_file_that_is_read_meanwhile_is_not_what_cannot_be_written(tmp_path):
-    missing = tmp_path / "in" / "source.csv"
-    with pytest.raises(FileNotFoundError) as refusal, replacing(tmp_path / "out" / "a.txt") as new:
-        new.write_text(missing.read_text())
-    assert refusal.value.filename == str(missing)
+    for missing in (tmp_path / "in" / "source.csv", tmp_path / "out" / "others" / "a.txt"):
+        with pytest.raises(FileNotFoundError) as told, replacing(tmp_path / "out" / "a.txt") as new:
+            new.write_text(missing.read_text())
+        assert told.value.filename == str(missing)
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="cannot be written"), replacing(tmp_path / "file" / "a"):
         pass
