@@ -20,6 +20,7 @@ import hashlib
 import json
 import logging
 import math
+import pickle
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -281,8 +282,11 @@ def read_saved(path: Path) -> Any:
                     raise zipfile.BadZipFile(f"{name} has changed since it was written")
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise half a dozen types
+        why = first_line(error)
+        if isinstance(error, pickle.UnpicklingError):  # torch's words advise to load it unsafely
+            why = "it is no file of torch.save's, or holds more than tensors and plain values"
         raise CheckpointError(
-            f"{path} is damaged or not a checkpoint ({first_line(error)}); restore the file, or "
+            f"{path} is damaged or not a checkpoint ({why}); restore the file, or "
             "save a network's state_dict() with torch.save"
         ) from error
 

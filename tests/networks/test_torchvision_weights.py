@@ -266,3 +266,13 @@ def test_missing_and_damaged_files_are_refused(state, tmp_path):
     for name in ("text.pt", "half.pt", "module.pt", "changed.pt"):
         with pytest.raises(CheckpointError, match=f"{name} is damaged or not a checkpoint"):
             read_weights(tmp_path / name)
+
+
+def test_loading_what_a_file_may_run_is_no_remedy(tmp_path):
+    text, pickled = tmp_path / "notes.md", tmp_path / "run.pt"
+    text.write_text("# Notes\n")
+    torch.save({"state_dict": {}, "path": tmp_path}, pickled)
+    for path in (text, pickled):
+        with pytest.raises(CheckpointError, match="more than tensors and plain values") as refusal:
+            read_weights(path)
+        assert "weights_only" not in str(refusal.value)
