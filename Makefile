@@ -24,7 +24,7 @@ help: ## Show this help
 setup: $(STAMP) ## Make .venv with PYTHON and install everything there (again when pyproject.toml changes)
 
 demo: $(STAMP) ## Train 3D against P2SC2 on synthetic volumes, brains and films, and compare (ARGS: to train.py)
-	$(BIN)/python scripts/paper.py run table-6d table-5d table-4b --protocol demo --output runs/demo $(ARGS)
+	$(BIN)/python scripts/paper.py run table-6d table-5d table-4b --protocol demo --at-once 2 --output runs/demo $(ARGS)
 	for table in 6d 5d 4b; do $(BIN)/python scripts/compare.py runs/demo/table-$$table-demo || exit; done
 
 experiment-4b experiment-5d experiment-6d: $(STAMP) ## Run what that table lacks and collect the records (BUDGET=paper; ARGS)

@@ -57,6 +57,8 @@ def run(arguments: argparse.Namespace) -> None:
     numbers = listed[0].removeprefix("seed=").split(",") if listed else []
     if not all(number.isdecimal() for number in numbers) or len(set(numbers)) < len(numbers):
         arguments.error(f"{listed[0]}: give different whole numbers, such as --seeds 7,8")
+    if arguments.at_once < 1:
+        arguments.error(f"--at-once {arguments.at_once}: at least 1")
     if options := [word for word in overrides if "=" not in word or word.startswith("-")]:
         arguments.error(f"neither options nor overrides (key=value): {' '.join(options)}")
     planned = []
@@ -78,7 +80,7 @@ def run(arguments: argparse.Namespace) -> None:
             print(*(one.command for one in pending), sep="\n", end="\n" if pending else "")
             continue
         try:
-            launch(pending)
+            launch(pending, arguments.at_once)
         finally:  # what has finished is recorded whether or not another row failed
             result = protocol.kind != SYNTHETIC and not arguments.again
             if result and any(output.glob(f"*/{FILE_NAME}")):
@@ -217,6 +219,8 @@ def parser() -> argparse.ArgumentParser:
     add("--output", type=Path, default=Path("runs"), help="folder for the runs")
     again = "also what is recorded; nothing is collected then"
     add("--again", action="store_true", help=again)
+    at_once = "rows at a time, each on its share of the cores; default: 1"
+    add("--at-once", type=int, default=1, metavar="N", help=at_once)
     add("--dry-run", action="store_true", help="only print the commands")
 
     add = part("collect", collect_records, "records of another machine's runs")

@@ -8,14 +8,17 @@ has. A mistake is named with its file, row and key. What a table lacks is run by
 """
 
 import logging
+import os
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import combinations
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import yaml
@@ -416,28 +419,53 @@ def _changed(planned: PlannedRow, overrides: Sequence[str]) -> bool:
     return settings(asdict(config)) != planned.settings
 
 
-def launch(pending: Sequence[Launch]) -> None:
-    """Run all, row after row; rows of a SLURM cluster at once. A failing row stops no other."""
-    failed: list[str] = []
-    waiting: list[tuple[Launch, subprocess.Popen[bytes]]] = []
+def launch(pending: Sequence[Launch], at_once: int = 1) -> None:
+    """Run all, a few rows at a time, each on its share of the cores; all if they wait in queues.
 
-    def finish(one: Launch, process: subprocess.Popen[bytes]) -> None:
-        if code := process.wait():
-            if code in (130, -2):
-                raise KeyboardInterrupt
-            failed.append(one.planned.row.name)
+    A failing row stops no other; an interrupted one (KeyboardInterrupt) all. Of several at a time,
+    lines in place of progress bars, each after the row's label.
+    """
+    queued = any(_QUEUES in one.arguments for one in pending)
+    stopped = Event()
 
-    for one in pending:
+    def run(one: Launch) -> int:
+        if stopped.is_set():
+            return 0
         log.info("%s: seeds %s", one.planned.row.label, ", ".join(map(str, one.seeds)))
-        process = subprocess.Popen([sys.executable, str(PROJECT / "train.py"), *one.arguments])
-        if _QUEUES in one.arguments:
-            waiting.append((one, process))
-        else:
-            finish(one, process)
-    for one, process in waiting:
-        finish(one, process)
-    if failed:
+        command = [sys.executable, str(PROJECT / "train.py"), *one.arguments]
+        apart = at_once == 1 or queued
+        code = subprocess.run(command).returncode if apart else _together(command, one, at_once)
+        if code in (130, -2):
+            stopped.set()
+        return code
+
+    with ThreadPoolExecutor(max_workers=len(pending) if queued else at_once) as pool:
+        try:
+            codes = list(pool.map(run, pending))
+        except KeyboardInterrupt:  # the runs have it too, and end
+            stopped.set()
+            raise
+    if stopped.is_set():
+        raise KeyboardInterrupt
+    if failed := [one.planned.row.name for one, code in zip(pending, codes, strict=True) if code]:
         raise LaunchError(f"runs of {', '.join(failed)} failed, see above; the others are finished")
+
+
+def _together(command: list[str], one: Launch, at_once: int) -> int:
+    """Run one of several: threads of several trainings on the same cores hinder each other."""
+    share = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // at_once, 1))}
+    with subprocess.Popen(
+        [*command, "trainer.progress_bar=false"],
+        env={**share, **os.environ, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        for line in process.stdout or ():
+            sys.stdout.write(f"{one.planned.row.label}: {line}")
+            sys.stdout.flush()
+    return process.returncode
 
 
 def collect(experiment: Experiment, runs: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """What is left to run of a table, as commands; failures of one row stop no other."""
 
+import os
 import runpy
 import sys
 from dataclasses import replace
@@ -60,20 +61,37 @@ def program(monkeypatch, tmp_path):
     return tmp_path / "noted"
 
 
-@pytest.mark.parametrize("queue", [(), ("hydra/launcher=slurm",)])
-def test_a_failing_row_stops_no_other(experiment_folder, tmp_path, program, queue):
+@pytest.mark.parametrize(
+    ("queue", "at_once"), [((), 1), ((), 2), (("hydra/launcher=slurm",), 1)], ids=str
+)
+def test_a_failing_row_stops_no_other(experiment_folder, tmp_path, program, queue, at_once):
     ones = pending(experiment_folder, tmp_path, overrides=queue)
     with pytest.raises(LaunchError, match="runs of 3d failed"):
-        launch(ones)
-    assert sorted(program.read_text().splitlines()) == sorted(" ".join(o.arguments) for o in ones)
+        launch(ones, at_once)
+    lines = [
+        line.removesuffix(" trainer.progress_bar=false")
+        for line in program.read_text().splitlines()
+    ]
+    assert sorted(lines) == sorted(" ".join(one.arguments) for one in ones)
 
 
-def test_an_interruption_ends_it(experiment_folder, tmp_path, program):
+def test_rows_at_a_time_share_the_cores_and_say_which_they_are(
+    experiment_folder, tmp_path, program, capsys, monkeypatch
+):
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    (tmp_path / "train.py").write_text("import os; print(os.environ['OMP_NUM_THREADS'], 'threads')")
+    launch(pending(experiment_folder, tmp_path), at_once=2)
+    assert sorted(capsys.readouterr().out.splitlines()) == ["(2,2): 3 threads", "3D: 3 threads"]
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_an_interruption_ends_it(experiment_folder, tmp_path, program, at_once):
     (_, last) = pending(experiment_folder, tmp_path)
     stopped = replace(last, arguments=(*last.arguments, "code"))
     with pytest.raises(KeyboardInterrupt):
-        launch([stopped, last])
-    assert len(program.read_text().splitlines()) == 1
+        launch([stopped] * at_once + [last], at_once)
+    assert len(program.read_text().splitlines()) == at_once
 
 
 def test_the_command_checks_all_tables_and_says_what_it_would_run(
