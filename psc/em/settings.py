@@ -296,5 +296,6 @@ class SegmentationConfig:
 SegmentationChanges = make_dataclass(
     "SegmentationChanges",
     [(f.name, f.type | None, None) for f in fields(SegmentationConfig)],  # type: ignore[operator]
+    namespace={"__module__": __name__},  # or it could not be pickled
 )
 """The keys of SegmentationConfig, all null: what evaluate.py is to change of a trained one."""

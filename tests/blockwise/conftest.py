@@ -4,23 +4,16 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from known_affinities import FromArray
+from known_affinities import FromArray, content
 from scipy import ndimage
 
-from psc.blockwise.engine import open_engine
+from psc.blockwise.engine import Engine
 from psc.blockwise.grid import Grid
 from psc.blockwise.images import dequantised, quantised
-from psc.blockwise.pipeline import BlockwiseOptions
+from psc.blockwise.pipeline import BlockwiseOptions, segment_blockwise
 from psc.em.affinities import affinities_from_labels
 from psc.em.settings import SegmentationConfig
 from psc.em.synthetic import synthetic_fibsem
-
-
-@pytest.fixture(scope="session")
-def two_workers():
-    """A cluster of two local processes for all tests."""
-    with open_engine(2, progress=False) as engine:
-        yield engine
 
 
 @pytest.fixture(scope="session")
@@ -63,3 +56,12 @@ def small_case(noisy_affinities) -> tuple[FromArray, Grid]:
     voxels = np.stack(np.meshgrid(*[np.arange(24)] * 3, indexing="ij"), -1)
     labels = ((voxels[..., None, :] - centres) ** 2).sum(-1).argmin(-1) + 1
     return FromArray(noisy_affinities(labels)), Grid((24, 24, 24), (12, 12, 12))
+
+
+@pytest.fixture(scope="session")
+def whole_content(small_case, options, tmp_path_factory):
+    """What ``small_case`` gives if nothing interrupts it."""
+    folder = tmp_path_factory.mktemp("whole") / "whole"
+    source, grid = small_case
+    segment_blockwise(source, {}, grid, options(), folder, engine=Engine(progress=False))
+    return content(folder)

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from known_affinities import content
 
 from psc.blockwise.engine import Engine, Ledger, Stage, open_engine
 from psc.blockwise.grid import Block, Grid
+from psc.blockwise.pipeline import segment_blockwise
 from psc.errors import ConfigError, DataError
 
 BLOCKS = list(Grid((6, 1, 1), (1, 1, 1)))
@@ -31,6 +33,13 @@ class Touch:
         return {"square": block.index**2}
 
 
+@pytest.fixture(scope="module")
+def two_workers():
+    """A cluster of two local processes; not for the session, as idle it still costs."""
+    with open_engine(2, progress=False) as engine:
+        yield engine
+
+
 @pytest.fixture
 def case(tmp_path):
     (tmp_path / "attempts").mkdir()
@@ -51,6 +60,15 @@ def test_every_block_is_done_once_and_what_is_done_is_not_done_again(where, case
     engine.run("work", Touch(folder), BLOCKS, ledger)
     assert attempts(folder) == [f"{i}-0" for i in range(6)]
     assert ledger.done("work") == {i: {"square": i * i} for i in range(6)}
+
+
+def test_two_processes_do_the_same_as_one(
+    small_case, options, tmp_path, two_workers, whole_content
+):
+    source, grid = small_case
+    segment_blockwise(source, {}, grid, options(), tmp_path / "two", engine=two_workers)
+    assert content(tmp_path / "two") == whole_content
+    assert len(whole_content) > 30
 
 
 def test_an_error_in_a_worker_is_told_and_finished_blocks_are_kept(two_workers, case):

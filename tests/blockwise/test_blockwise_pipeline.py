@@ -1,4 +1,3 @@
-import hashlib
 import json
 import multiprocessing
 import time
@@ -9,7 +8,7 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from known_affinities import FromArray, whole
+from known_affinities import FromArray, content, whole
 
 from psc.blockwise import engine as engine_module
 from psc.blockwise.engine import Engine
@@ -34,24 +33,6 @@ class Counted:
     def __call__(self, box):
         self.asked.append(box)
         return self.affinities[(slice(None), *box)]
-
-
-def content(folder):
-    """SHA-256 of every file of the result, without the bookkeeping."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and "work" not in path.relative_to(folder).parts
-    }
-
-
-@pytest.fixture(scope="module")
-def whole_content(small_case, options, tmp_path_factory):
-    """What ``small_case`` gives if nothing interrupts it."""
-    folder = tmp_path_factory.mktemp("whole") / "whole"
-    source, grid = small_case
-    segment_blockwise(source, {}, grid, options(), folder, engine=HERE)
-    return content(folder)
 
 
 def vi(one, two):
@@ -120,15 +101,6 @@ def test_any_shape_and_block_size_gives_the_same_up_to_little(
     )
     assert np.array_equal(result.affinities.read(whole(shape)), quantised(part))
     assert vi(expected, result.segmentation[0].read(whole(shape))) <= 0.02
-
-
-def test_two_processes_do_the_same_as_one(
-    small_case, options, tmp_path, two_workers, whole_content
-):
-    source, grid = small_case
-    segment_blockwise(source, {}, grid, options(), tmp_path / "two", engine=two_workers)
-    assert content(tmp_path / "two") == whole_content
-    assert len(whole_content) > 30
 
 
 def test_kill_minus_9_and_start_again_gives_the_same_bytes(
