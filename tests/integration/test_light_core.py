@@ -43,8 +43,7 @@ def light(tmp_path_factory):
     return link(tmp_path_factory.mktemp("light"), "torch", "numpy")
 
 
-def test_the_examples_run_with_torch_and_numpy(wheel, light, tmp_path):
-    program = f"""
+RUN = f"""
 for example in {EXAMPLES!r}:
     try:
         exec(compile(example, "example", "exec"), {{}})
@@ -52,16 +51,8 @@ for example in {EXAMPLES!r}:
         print("psc.metrics" in example, type(error).__name__, error)
 print("all")
 """
-    done = run(light, "-c", program, psc=wheel, cwd=tmp_path)
-    lines = done.stdout.splitlines()
-    lacking, last = lines[-2:]
-    assert lacking.startswith("True MissingPackageError numba is not installed; psc's extra train")
-    assert last == "all", done.stderr
-    assert not any(line.startswith("False ") for line in lines)
 
-
-def test_the_rest_of_the_library_does_too(wheel, light, tmp_path):
-    code = """
+REST = """
 import torch
 import psc, psc.accounting, psc.decomposition, psc.metrics, psc.metrics.tissues, psc.networks
 from psc.errors import PSCError
@@ -81,11 +72,46 @@ for bar in (lambda: psc.convert(network, progress=True), lambda: psc.metrics.ada
     except PSCError as error:
         print(error)
 """
-    done = run(light, "-c", code, psc=wheel, cwd=tmp_path)
+
+LOAD = """
+import torch
+import psc
+for kept in torch.load("converted.pt", weights_only=True):
+    network = psc.create("resnet18_3d", base_width=8, classes=3)
+    anew = psc.convert(network, **kept["plan"]).model.eval()
+    anew.load_state_dict(kept["weights"])
+    assert torch.equal(anew(kept["clip"]), kept["result"])
+print("same")
+"""
+
+
+def converted_networks():
+    """Plans, weights and results of three conversions of a network, for ``LOAD``."""
+    torch.manual_seed(0)
+    network = psc.create("resnet18_3d", base_width=8, classes=3).eval()
+    clip, kept = torch.randn(1, 3, 4, 16, 16), []
+    for m, n in ((2, 1), (1, 2), (3, 2)):
+        done = psc.convert(network, m, n, include=["stem", "stages.0"], example_input=clip)
+        with torch.no_grad():
+            result = done.model(clip)
+        weights = done.model.state_dict()
+        kept.append({"clip": clip, "result": result, "weights": weights, "plan": done.report.plan})
+    return kept
+
+
+def test_the_library_and_its_examples_run_with_torch_and_numpy(wheel, light, tmp_path):
+    """In one process, as loading torch is the dearest: examples, the rest, a converted network."""
+    torch.save(converted_networks(), tmp_path / "converted.pt")
+    done = run(light, "-c", "\n".join((LOAD, REST, RUN)), psc=wheel, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert lines[:2] == ["True", "0.0"]
-    assert "psc's extra train brings it" in lines[2]
+    same, counted, error, bar, refused, *examples = done.stdout.splitlines()
+    assert (same, counted, error) == ("same", "True", "0.0")
+    assert "psc's extra train brings it" in bar
+    assert "must hold integer labels" in refused
+    lacking, last = examples[-2:]
+    assert lacking.startswith("True MissingPackageError numba is not installed; psc's extra train")
+    assert last == "all"
+    assert not any(line.startswith("False ") for line in examples)
 
 
 PROGRAMS = ["train", "evaluate", "segment", "classify", "view", "account"]
@@ -137,30 +163,3 @@ def test_so_does_every_application(monkeypatch, backbone, package, extra):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(PSCError, match=f"{package} is not installed; psc's extra {extra}"):
         compose([f"backbone={backbone}", "block=p2sc2"])
-
-
-LOAD = """
-import torch
-import psc
-for kept in torch.load("converted.pt", weights_only=True):
-    network = psc.create("resnet18_3d", base_width=8, classes=3)
-    anew = psc.convert(network, **kept["plan"]).model.eval()
-    anew.load_state_dict(kept["weights"])
-    assert torch.equal(anew(kept["clip"]), kept["result"])
-print("same")
-"""
-
-
-def test_a_converted_network_is_loaded_in_a_fresh_process_from_its_plan(light, tmp_path):
-    torch.manual_seed(0)
-    network = psc.create("resnet18_3d", base_width=8, classes=3).eval()
-    clip, kept = torch.randn(1, 3, 4, 16, 16), []
-    for m, n in ((2, 1), (1, 2), (3, 2)):
-        done = psc.convert(network, m, n, include=["stem", "stages.0"], example_input=clip)
-        with torch.no_grad():
-            result = done.model(clip)
-        weights = done.model.state_dict()
-        kept.append({"clip": clip, "result": result, "weights": weights, "plan": done.report.plan})
-    torch.save(kept, tmp_path / "converted.pt")
-    loaded = run(light, "-c", LOAD, cwd=tmp_path)
-    assert loaded.stdout == "same\n", loaded.stderr

@@ -112,23 +112,30 @@ def test_the_core_needs_torch_and_numpy_only_and_every_extra_is_known():
     assert "install --quiet --no-input --disable-pip-version-check -e '.[dev]'" in makefile
 
 
-def test_the_library_works_without_the_training_framework():
+def test_the_library_works_without_the_training_framework_and_changes_nothing():
     core = [f"psc.{name}" for name in ("block", "accounting", "decomposition", "conversion")]
     core.append("psc.metrics")
     more = ["psc.networks", "psc.paper.published", "psc.em"]
     # tqdm: torch takes it where it is there; nobody needs it.
     program = f"""
-import sys
+import os, sys
 sys.modules["tqdm"] = None
+before = dict(os.environ)
+import psc
+print("torch" in sys.modules)
+from psc import PSCBlock, convert
 import {", ".join(core)}
 print(*sys.modules)
 import {", ".join(more)}
 print(*sys.modules)
+from psc.networks.build import build_network
+print(os.environ == before, "psc.cli" in sys.modules)
 """
     loaded = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     ).stdout.splitlines()
-    first, second = (set(line.split()) for line in loaded)
+    assert (loaded[0], loaded[3]) == ("False", "True False")
+    first, second = (set(line.split()) for line in loaded[1:3])
     assert set(core) <= first
     assert set(more) <= second
     assert not {"hydra", "omegaconf", "lightning", "pytorch_lightning", "wandb"} & second

@@ -60,15 +60,6 @@ def test_threads_sleep_where_they_wait_and_the_user_s_word_counts():
     }
 
 
-def test_the_library_changes_nothing():
-    found = told(
-        "before = dict(os.environ); import psc; loaded = 'torch' in sys.modules\n"
-        "from psc import PSCBlock, convert; from psc.networks.build import build_network\n"
-        "print(json.dumps([loaded, os.environ == before, 'psc.cli' in sys.modules]))"
-    )
-    assert found == [False, True, False]
-
-
 def test_a_mistake_is_told_before_torch_is_loaded():
     found = told(
         "from psc import cli\n"
