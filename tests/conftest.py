@@ -84,6 +84,7 @@ def _compose_files_once():
 
     Composing is the largest single cost of the tests, and this is half of it.
     """
+    from hydra._internal import defaults_list
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -107,6 +108,10 @@ def _compose_files_once():
 
     OverridesParser.parse_rule = kept(
         OverridesParser.parse_rule, lambda self, line, rule: (line, rule)
+    )
+    defaults_list._create_interpolation_map = kept(
+        defaults_list._create_interpolation_map,
+        lambda overrides, defaults, own: f"{overrides.known_choices} {defaults} {own}",
     )
     CachingConfigRepository.__init__ = adopt
     ConfigRepository.load_config = kept(

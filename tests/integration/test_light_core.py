@@ -99,6 +99,7 @@ def converted_networks():
     return kept
 
 
+@pytest.mark.slow
 def test_the_library_and_its_examples_run_with_torch_and_numpy(wheel, light, tmp_path):
     """In one process, as loading torch is the dearest: examples, the rest, a converted network."""
     torch.save(converted_networks(), tmp_path / "converted.pt")

@@ -47,6 +47,7 @@ def typed(command, run=""):
     return program, arguments
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("full_resolution")
 def test_the_recipe(program, tmp_path):
     raw, labels = write_files(tmp_path)

@@ -63,6 +63,7 @@ def test_every_python_example_says_what_comes_out():
     assert all("assert" in code for code in PYTHON)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", OTHERS, ids=range(len(OTHERS)))
 def test_every_python_example_runs(code: str):
     exec(compile(code, "example", "exec"), {})

@@ -46,6 +46,7 @@ def extended(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_new_backbone_is_trained_on_a_new_data_set(extended):
     command = [sys.executable, "train.py", "backbone=column", "block=p2sc2", "dataset=mine"]
     command += ["budget=quick", "recipe.iterations=2", "recipe.validate_every=1", "seed=3"]

@@ -129,6 +129,7 @@ class Sources(html.parser.HTMLParser):
             self.found += [given[key] for key in ("src", "href") if given.get(key)]
 
 
+@pytest.mark.slow
 def test_the_site_is_built_without_a_warning_and_fetches_nothing_from_elsewhere(tmp_path):
     """One strict build, which takes most of a minute, for everything that is asked of it."""
     pytest.importorskip("mkdocstrings", reason="the extra docs is not installed")

@@ -124,6 +124,7 @@ def test_no_row_of_table_4b_has_been_run():
     assert committed("table-4b") == []
 
 
+@pytest.mark.slow
 def test_the_readme_has_the_generated_parts():
     for name, content in readme_parts(EXPERIMENTS).items():
         text = (EXPERIMENTS.parent / README_PLACES[name]).read_text(encoding="utf-8")
