@@ -72,8 +72,7 @@ def _check_affinities(config: TrainConfig, backbone: UNetConfig, network: nn.Mod
     assert isinstance(network, VolumeNetwork)
     config.recipe.sample_shape(network)
     tile = config.segmentation.tile_input
-    smallest = network.unpadded().input_size_for(network.period)
-    if tile is not None and tile < smallest:
+    if tile is not None and tile < (smallest := network.unpadded().input_size_for(network.period)):
         raise ConfigError(
             f"segmentation.tile_input={tile}: the network needs tiles of at least {smallest} "
             "voxels; null takes four times the voxels of a training patch"

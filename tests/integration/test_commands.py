@@ -12,7 +12,6 @@ def records(folder):
     return [read_record(path) for path in sorted(folder.glob("*/result.json"))]
 
 
-@pytest.mark.usefixtures("full_resolution")
 def test_multirun_leaves_one_record_per_run_and_compare_shows_them(program, tiny_run, tmp_path):
     result = program("train.py", "--multirun", *tiny_run, "block=3d,p1sc1")
     assert result.code == 0, result.errors
@@ -26,7 +25,7 @@ def test_multirun_leaves_one_record_per_run_and_compare_shows_them(program, tiny
         assert f"{record.parameters:,}" in summary.output
         assert f"{record.metrics['test']['total']:.3f}" in summary.output
     assert "no network" in summary.output
-    assert (tmp_path / "runs" / "summary.png").stat().st_size > 10_000
+    assert (tmp_path / "runs" / "summary.png").stat().st_size > 5_000
 
 
 @pytest.mark.slow
