@@ -92,6 +92,13 @@ def network_cost(config: TrainConfig) -> Cost:
     return _KNOWN[key]
 
 
+def training_flops(config: TrainConfig, iterations: int) -> int:
+    """Three forward passes for each sample: gradients of input and weights cost two."""
+    multiply_adds = network_cost(config).multiply_adds
+    assert multiply_adds is not None  # of a network that this code builds
+    return 2 * multiply_adds * 3 * iterations * config.recipe.batch_size
+
+
 def recorded_cost(record: Record) -> Cost:
     """The cost of a record's network, built again; its parameters only, if it is another now."""
     try:

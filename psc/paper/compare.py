@@ -125,18 +125,12 @@ def _table(measures: Measures, groups: Sequence[Group]) -> str:
 def _row(group: Group) -> tuple[str, ...]:
     measures, key = group.measures, group.measures.headline.key
     change = 100 * (mean(group.scores(key)) / mean(group.floor(key)) - 1)
-    minutes = _minutes(group)
+    minutes = group.minutes
     scores = [measures.text(group.scores(score.key)) for score in measures.scores]
     scores += [f"{change:+.1f} %"] if measures.against else []
     counts = f"{group.first.parameters:,}", f"{group.first.iterations:,}"
     time, seeds = "" if minutes is None else f"{minutes:.1f}", ", ".join(map(str, group.seeds))
     return (group.block, *counts, *scores, time, seeds)
-
-
-def _minutes(group: Group) -> float | None:
-    """Mean of training; None where evaluate.py wrote the records: it has trained nothing."""
-    seconds = [r.wall_seconds["training"] for r in group.records if "training" in r.wall_seconds]
-    return mean(seconds) / 60 if seconds else None
 
 
 def write_csv(groups: Sequence[Group], costs: Sequence[Cost], path: Path) -> None:
@@ -168,7 +162,7 @@ def _csv_row(group: Group, cost: Cost, applications: Iterable[Measures]) -> dict
         floor = mean(group.floor(measures.headline.key)) if own else None
         row[measures.floor_column] = floor
     seeds = " ".join(map(str, group.seeds))
-    return row | {"training_minutes": _minutes(group), "seeds": seeds, "commit": group.version}
+    return row | {"training_minutes": group.minutes, "seeds": seeds, "commit": group.version}
 
 
 @page_style()
@@ -187,7 +181,7 @@ def tradeoff_figure(
         for axes, words, cost in (
             (left, "parameters", lambda group: costs[group].parameters),
             (middle, f"FLOPs of a {measures.sample}'s forward pass", lambda g: costs[g].flops),
-            (right, "minutes of training, measured", _minutes),
+            (right, "minutes of training, measured", lambda group: group.minutes),
         ):
             axes.set_xlabel(words)
             _draw_points(axes, row, [cost(group) for group in row.values()])

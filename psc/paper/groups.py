@@ -69,6 +69,14 @@ def record_settings(record: Record, path: Path) -> Settings:
     return found
 
 
+def hardware_of(record: Record) -> str:
+    """What it ran on, in words."""
+    name, threads = str(record.hardware["device"]), record.hardware.get("torch_threads")
+    if record.hardware.get("accelerator") != "cpu" or threads is None:
+        return name
+    return f"{name}, {threads} thread{'' if threads == 1 else 's'}"
+
+
 def precision(record: Record) -> str:
     """What it was trained in; "auto" is what its device took then."""
     stored = record.config.get("trainer", {}).get("precision", "auto")
@@ -173,6 +181,12 @@ class Group:
         """Those of its runs; a seed of several folds once."""
         seeds = [record.seed for record in self.records]
         return sorted(set(seeds)) if self.folded else seeds
+
+    @property
+    def minutes(self) -> float | None:
+        """Mean of training; None where evaluate.py wrote the records: it has trained nothing."""
+        timed = [r.wall_seconds["training"] for r in self.records if "training" in r.wall_seconds]
+        return mean(timed) / 60 if timed else None
 
     def _of_subjects(self, key: str, scores: Sequence[Mapping[str, Any]]) -> list[float]:
         found: dict[str, list[float]] = {}

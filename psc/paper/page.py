@@ -18,11 +18,13 @@ from markupsafe import Markup, escape
 
 from psc.files import PROJECT
 from psc.paper import evidence
-from psc.paper.account import NOTE, Accounts, compare, network_cost, shown_input, verdicts
+from psc.paper.account import NOTE, Accounts, compare, shown_input, training_flops, verdicts
 from psc.paper.experiments import REDUCED, SYNTHETIC, table_names
 from psc.paper.figures import MadeFigure
+from psc.paper.groups import hardware_of
 from psc.paper.published import SIZES, UNKNOWN
 from psc.paper.table import (
+    COSTS,
     NOT_RUN,
     NOTHING,
     WARNINGS,
@@ -432,13 +434,15 @@ def _results_markdown(experiments: Experiments) -> str:
     for table in (table for tables in experiments for table in tables):
         if table.protocol.kind == REDUCED and any(line.runs for line in table.lines):
             title = f"**{table.experiment.title}.** {table.heading}."
-            parts += [title, markdown_table(results(table))]
+            hardware = {line.origin["hardware"] for line in table.lines} - {""}
+            trained_on = f"Trained on: {'; '.join(sorted(hardware))}."
+            parts += [title, markdown_table(results(table)), trained_on]
             apart = differences(table)
             if any(len(line.seeds) >= evidence.RUNS for line in table.lines) and len(apart) > 1:
                 parts += [markdown_table(apart), evidence.NOTE]
     if not parts:
         return "Nothing has been run yet."
-    return "\n\n".join([WARNINGS[REDUCED], *parts])
+    return "\n\n".join([WARNINGS[REDUCED], COSTS, *parts])
 
 
 def _rates_markdown(experiments: Experiments) -> str:
@@ -458,16 +462,13 @@ def _costs_markdown(experiments: Experiments) -> str:
         experiment = tables[0].experiment
         runs = [run for table in tables for line in table.lines for run in line.runs]
         for planned in experiment.protocols[0].rows:
-            multiply_adds = network_cost(planned.config).multiply_adds
-            assert multiply_adds is not None  # of a network that this code builds
             recipe = planned.config.recipe
-            samples = recipe.iterations * recipe.batch_size
-            flops = 2 * multiply_adds * 3 * samples  # forward; gradients of input and weights
+            flops = training_flops(planned.config, recipe.iterations)
             found: dict[str, list[float]] = {}
             for run in runs:
                 achieved = run.record.throughput.get("achieved_gflop_per_second")
                 if achieved is not None and run.planned.row.name == planned.row.name:
-                    found.setdefault(_device(run.record.hardware), []).append(achieved)
+                    found.setdefault(hardware_of(run.record), []).append(achieved)
                     on_gpu |= run.record.hardware.get("accelerator") != "cpu"
             rates = {device: mean(measured) for device, measured in found.items()}
             hours = [flops / (rate * 1e9) / 3600 for rate in rates.values()]
@@ -485,10 +486,3 @@ def _costs_markdown(experiments: Experiments) -> str:
         f"{'' if on_gpu else ' No GPU has been measured.'}"
     )
     return f"{markdown_table(grid)}\n\n{note}"
-
-
-def _device(hardware: Mapping[str, Any]) -> str:
-    name, threads = str(hardware["device"]), hardware.get("torch_threads")
-    if hardware.get("accelerator") != "cpu":
-        return name
-    return f"{name}, {threads} thread{'' if threads == 1 else 's'}"

@@ -15,7 +15,7 @@ from typing import Any
 from psc.errors import DataError
 from psc.files import write_text
 from psc.paper import evidence
-from psc.paper.account import Cost, network_cost
+from psc.paper.account import Cost, network_cost, training_flops
 from psc.paper.experiments import (
     PAPER,
     RECORDS,
@@ -29,7 +29,7 @@ from psc.paper.experiments import (
     read_experiment,
     read_records,
 )
-from psc.paper.groups import Group, comparable, group_records, seed_and_fold
+from psc.paper.groups import Group, comparable, group_records, hardware_of, seed_and_fold
 from psc.paper.measures import Measures, Score, moments
 from psc.paper.published import FIGURE_4B, PARAMETERS, SIZES, UNKNOWN, PublishedCell
 from psc.paper.text import billions, csv_text, latex_table, markdown_table, percent
@@ -50,6 +50,12 @@ WARNINGS = {
     REDUCED: "These numbers compare blocks with each other. They cannot be set beside the paper's.",
     SYNTHETIC: "Shows that the programs run; says nothing about the paper.",
 }
+
+COSTS = (
+    "MACs: of one training sample; PFLOP (10¹⁵ operations): of one training, counted as three"
+    " forward passes for each sample; minutes: its wall time, on average, on a machine that may"
+    " have been busy."
+)
 
 Grid = list[tuple[str, ...]]
 
@@ -100,10 +106,10 @@ class Line:
         records = [run.record for run in self.runs]
         found = {
             "commit": {self.group.version} if records else set(),
-            "hardware": {str(r.hardware["device"]) for r in records},
+            "hardware": {hardware_of(record) for record in records},
             "data": {f"{r.data['kind']}: {r.config['dataset']['name']}" for r in records},
         }
-        return {name: ", ".join(sorted(texts)) for name, texts in found.items()}
+        return {name: "; ".join(sorted(texts)) for name, texts in found.items()}
 
     def printed(self, metric: str, nothing: str = NOTHING) -> str:
         """What the paper prints."""
@@ -171,7 +177,7 @@ class Table:
                 f"“{NOT_RUN}”: no record of real data at this protocol; “unknown”: only an image "
                 f"of the paper holds it; “{NOTHING}”: there is none."
             )
-        words.append(f"MACs: of one training sample. Records: {self.experiment.name}/{RECORDS}.")
+        words += [COSTS, f"Records: {self.experiment.name}/{RECORDS}."]
         return " ".join(words)
 
 
@@ -231,13 +237,14 @@ def results(table: Table) -> Grid:
     header.append("MACs")
     for score in table.scores:
         header += [f"{score.label}, paper", f"{score.label}, ours"] if paper else [score.label]
-    grid = [(*header, "iterations", "seeds"), *(_result(table, line) for line in table.lines)]
+    header += ["iterations", "PFLOP", "minutes", "seeds"]
+    grid = [tuple(header), *(_result(table, line) for line in table.lines)]
     for floor in table.floors:
         cells = [table.measures.floor_name, *[NOTHING] * (3 if paper else 2)]
         for score in table.scores:
             ours = table.measures.text([floor[score.key]])
             cells += [NOTHING, ours] if paper else [ours]
-        grid.append((*cells, NOTHING, NOTHING))
+        grid.append((*cells, *[NOTHING] * 4))
     return grid
 
 
@@ -253,13 +260,27 @@ def _result(table: Table, line: Line) -> tuple[str, ...]:
             cells.append(table.measures.text(line.group.scores(score.key)))
         else:
             cells.append(NOT_RUN if line.planned else NOTHING)
-    cells.append(_counts(line.iterations) if line.runs else NOTHING)
+    cells += _effort(line)
     seeds = ", ".join(map(str, line.seeds))
     if line.planned and line.missing_seeds:
         seeds = f"{seeds or 'none'} of {', '.join(map(str, line.planned.seeds))}"
     if line.runs and line.group.folds:
         seeds += f" (folds {line.group.folds})"
     return (*cells, seeds if line.planned else NOTHING)
+
+
+def _effort(line: Line) -> tuple[str, str, str]:
+    """What one training took: iterations, counted operations, measured minutes."""
+    if not line.runs or line.planned is None:
+        return NOTHING, NOTHING, NOTHING
+    known = line.cost is not None and line.cost.multiply_adds is not None
+    flops = [training_flops(line.planned.config, i) for i in line.iterations] if known else []
+    minutes = line.group.minutes
+    return (
+        _counts(line.iterations),
+        ", ".join(f"{count / 1e15:.3g}" for count in flops) or NOTHING,
+        NOTHING if minutes is None else f"{minutes:,.0f}",
+    )
 
 
 def _counts(numbers: Sequence[int]) -> str:

@@ -6,8 +6,11 @@ import math
 import shutil
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from psc.errors import ConfigError, DataError
+from psc.networks.build import network_on_meta
 from psc.paper.experiments import chosen_tables, read_experiment, read_records
 from psc.paper.table import (
     claims,
@@ -67,6 +70,23 @@ def test_mean_and_deviation_over_seeds(experiment_folder, add_record):
     runs = {line[0]: line for line in origins(paper)[1:]}
     assert runs["3D"][1] == "paper-3d-seed0-aaaa, paper-3d-seed1-aaaa"
     assert runs["3D"][3:] == ("aaaaaaaa", "some CPU", "7", "real: fibsem")
+
+
+def test_what_a_training_took(experiment_folder, add_record):
+    """Against what PyTorch counts in one step of the same network."""
+    for seed, seconds in enumerate((60.0, 180.0)):
+        timed = {"training": seconds, "evaluation": 9.0}
+        add_record("3d", "cpu", seed=seed, wall_seconds=timed, iterations=500_000)
+    found = cells(tables_of(experiment_folder)[1])
+    assert found["3D", "minutes"] == "2"
+    assert found["(2,2)", "minutes"] == found["(2,2)", "PFLOP"] == "–"
+    config = read_experiment(experiment_folder).protocol("cpu").rows[0].config
+    network = network_on_meta(config.backbone, config.block)
+    shape = config.recipe.sample_shape(network)
+    with FlopCounterMode(display=False) as counter:
+        network(torch.empty(shape, device="meta", requires_grad=True)).sum().backward()
+    expected = counter.get_total_flops() * config.recipe.batch_size * 500_000 / 1e15
+    assert float(found["3D", "PFLOP"]) == pytest.approx(expected, rel=5e-3)
 
 
 def test_a_reduced_record_never_fills_a_cell_of_the_papers(experiment_folder, add_record):
