@@ -49,6 +49,13 @@ def set_up() -> None:
             os.environ[name] = str(value % 2**63)
 
 
+def cores() -> int:
+    """That this process may use: a cluster's job, taskset or a container may have bound it."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # not of Linux
+
+
 def in_force() -> dict[str, str]:
     """Which of these settings the process runs under, for the record's hardware entry."""
     return {name: os.environ[name] for name in ("OMP_WAIT_POLICY", *_MALLOC) if name in os.environ}

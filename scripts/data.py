@@ -20,7 +20,6 @@ after an error (or, with --strict, if a clip could not be decoded), 130 when int
 
 import argparse
 import hashlib
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +32,7 @@ from psc.download.download import SOURCES, SourceFile, fetch, source_files
 from psc.em.data import read_volume
 from psc.errors import DataError, told_in_a_line
 from psc.files import WORKPLACE, in_words, require_free_space, write_csv, writing
+from psc.machine import cores
 from psc.mri.prepare import INSTRUCTIONS, MANIFEST, prepare_ibsr, table
 from psc.video.data import read_split, video_key
 from psc.video.preparation import PreparationReport, prepare_videos
@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     ucf101.add_argument(
         "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="instead of --short-side"
     )
-    ucf101.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    ucf101.add_argument("--workers", type=int, default=cores(), help="processes")
     ucf101.add_argument("--strict", action="store_true", help="fail if a clip cannot be decoded")
     ibsr = verbs.add_parser("ibsr", help="verify IBSR, fetched at NITRC, and put it in place")
     ibsr.set_defaults(run=get_ibsr)

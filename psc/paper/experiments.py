@@ -32,6 +32,7 @@ from psc.config.schema import TrainConfig
 from psc.em.settings import AffinityRecipeConfig
 from psc.errors import CheckpointError, ConfigError, DataError, PSCError
 from psc.files import PROJECT
+from psc.machine import cores
 from psc.mri.settings import TissueRecipeConfig
 from psc.paper.groups import (
     Settings,
@@ -453,7 +454,7 @@ def launch(pending: Sequence[Launch], at_once: int = 1) -> None:
 
 def _together(command: list[str], one: Launch, at_once: int) -> int:
     """Run one of several: threads of several trainings on the same cores hinder each other."""
-    share = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // at_once, 1))}
+    share = {"OMP_NUM_THREADS": str(max(cores() // at_once, 1))}
     with subprocess.Popen(
         [*command, "trainer.progress_bar=false"],
         env={**share, **os.environ, "PYTHONUNBUFFERED": "1"},

@@ -5,7 +5,6 @@ bf16 on a GPU, float32 on a CPU. Where the hardware makes it anything else, its 
 """
 
 import logging
-import os
 import platform
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -102,7 +101,7 @@ def loader_workers(trainer: TrainerConfig) -> int:
     if trainer.workers != "auto":
         return int(trainer.workers)
     on_gpu = _device(trainer.accelerator) == "cuda"
-    return min(4, max(1, (os.cpu_count() or 2) - 1)) if on_gpu else 0
+    return min(4, max(1, machine.cores() - 1)) if on_gpu else 0
 
 
 def _device(accelerator: str) -> str:
@@ -117,7 +116,7 @@ def hardware(device: str) -> dict[str, Any]:
         "accelerator": device,
         "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
         "cpu": _processor(),
-        "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "cpu_cores": machine.cores(),
         "torch_threads": torch.get_num_threads(),
         "settings": machine.in_force(),
     }

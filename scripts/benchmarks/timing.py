@@ -11,7 +11,6 @@ import ctypes
 import gc
 import json
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from psc import machine
 from psc.errors import ConfigError, first_line
 from psc.files import write_text
 from psc.paper.text import csv_text, markdown_table
@@ -372,7 +372,7 @@ def environment() -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "cpu": hardware("cpu")["cpu"],
-        "cpus": os.cpu_count(),
+        "cpus": machine.cores(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
         "versions": found,

@@ -68,3 +68,9 @@ def test_a_mistake_is_told_before_torch_is_loaded():
         "    print(json.dumps([error.code, 'torch' in sys.modules]))"
     )
     assert found == [1, False]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="of Linux")
+def test_cores_are_those_that_the_process_may_use():
+    bind = "import psc.machine; os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])"
+    assert told(f"{bind}; print(psc.machine.cores())") == 1

@@ -1,6 +1,5 @@
 """What is left to run of a table, as commands; failures of one row stop no other."""
 
-import os
 import runpy
 import sys
 from dataclasses import replace
@@ -79,7 +78,7 @@ def test_rows_at_a_time_share_the_cores_and_say_which_they_are(
     experiment_folder, tmp_path, program, capsys, monkeypatch
 ):
     monkeypatch.delenv("OMP_NUM_THREADS")
-    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.setattr("psc.paper.experiments.cores", lambda: 6)
     (tmp_path / "train.py").write_text("import os; print(os.environ['OMP_NUM_THREADS'], 'threads')")
     launch(pending(experiment_folder, tmp_path), at_once=2)
     assert sorted(capsys.readouterr().out.splitlines()) == ["(2,2): 3 threads", "3D: 3 threads"]
