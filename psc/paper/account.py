@@ -77,6 +77,10 @@ class Cost:
         """Two per multiply-add."""
         return None if self.multiply_adds is None else 2 * self.multiply_adds
 
+    def training_flops(self, samples: int) -> int | None:
+        """Three forward passes for each sample: gradients of input and weights cost two."""
+        return None if self.flops is None else 3 * self.flops * samples
+
 
 _KNOWN: dict[str, Cost] = {}  # counting takes most of the time of a table
 
@@ -90,13 +94,6 @@ def network_cost(config: TrainConfig) -> Cost:
         parameters = sum(p.numel() for p in network.parameters())
         _KNOWN[key] = Cost(parameters, forward_flops(network, shape) // 2, shape)
     return _KNOWN[key]
-
-
-def training_flops(config: TrainConfig, iterations: int) -> int:
-    """Three forward passes for each sample: gradients of input and weights cost two."""
-    multiply_adds = network_cost(config).multiply_adds
-    assert multiply_adds is not None  # of a network that this code builds
-    return 2 * multiply_adds * 3 * iterations * config.recipe.batch_size
 
 
 def recorded_cost(record: Record) -> Cost:

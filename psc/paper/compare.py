@@ -3,9 +3,10 @@
 ``summary.md`` and ``summary.csv`` have a row per network, mean ± standard deviation over seeds, and
 how each differs from 3D over shared seeds; ``tradeoff.png`` shows scores against cost.
 ``joined.md`` says which bodies of the first test slab not all networks join;
-``learning.png`` has the seeds of every network of the first test as bands, ``curves.png`` the first
-run of each, and so do, where there are segmentations, ``summary.png`` (of the first test slab)
-and ``thresholds.png``. Runs of several applications have a table and curves of their own each.
+``learning.png`` has the seeds of every network of the first test as bands, against iterations,
+operations and time, ``curves.png`` the first run of each, and so do, where there are
+segmentations, ``summary.png`` (of the first test slab) and ``thresholds.png``. Runs of several
+applications have a table and curves of their own each.
 Runs of different data, settings, iterations or code are different rows, never averaged.
 """
 
@@ -56,13 +57,14 @@ def compare_runs(
     write_text(text, into / "summary.md")
     write_csv(groups, costs, into / "summary.csv")
     rows = [dict(zip(group_names(some), some, strict=True)) for some in comparable(groups)]
-    tradeoff_figure(rows, dict(zip(groups, costs, strict=True)), into / "tradeoff.png")
+    known = dict(zip(groups, costs, strict=True))
+    tradeoff_figure(rows, known, into / "tradeoff.png")
     names = ["summary.md", "summary.csv", "tradeoff.png"]
     applications = by_application(groups)
     for measures, some in applications.items():
         pictured = dict(zip(group_names(first := comparable(some)[0]), first, strict=True))
         suffix = "" if len(applications) == 1 else f"-{measures.name}"
-        names += _pictures(measures, pictured, runs, into, suffix)
+        names += _pictures(measures, pictured, runs, known, into, suffix)
     return text, [into / name for name in names]
 
 
@@ -220,24 +222,58 @@ def _margins(values: Sequence[float]) -> tuple[float, float]:
     return max(0.0, low - margin), high + margin
 
 
-def _tested_on_the_way(
+def _draw_learning(
     groups: Mapping[str, Group],
+    files: Mapping[str, Sequence[Path]],
+    costs: Mapping[Group, Cost],
+    path: Path,
+) -> None:
+    """Learning curves; ``files``: the metrics.csv of every record of each group."""
+    known = {name: costs[group].training_flops(group.batch_size) for name, group in groups.items()}
+    flops = {name: count for name, count in known.items() if count is not None}
+    scores, axis = _scores_on_the_way(groups, files)
+    curves.learning_figure(files, path, scores, axis, flops if flops == known else None)
+
+
+def _scores_on_the_way(
+    groups: Mapping[str, Group], files: Mapping[str, Sequence[Path]]
 ) -> tuple[dict[str, list[dict[int, float]]] | None, str]:
-    """Score by iterations of each seed, by network, and its name; None if any run was not so."""
+    """By iterations, of each seed, by network, and what they are called.
+
+    Of the test part if all runs tested checkpoints, else of the validation part, else None.
+    """
     measures = next(iter(groups.values())).measures
-    key, found = measures.headline.key, {}
-    for name, group in groups.items():
-        if not all("by_iteration" in record.metrics for record in group.records):
-            return None, measures.axis
-        tests = [record.metrics["by_iteration"] for record in group.records]
-        found[name] = [{one["iterations"]: one["test"][key] for one in test} for test in tests]
-    return found, measures.axis
+    key = measures.headline.key
+    if all("by_iteration" in r.metrics for group in groups.values() for r in group.records):
+        tests = {
+            name: [record.metrics["by_iteration"] for record in group.records]
+            for name, group in groups.items()
+        }
+        return {
+            name: [{one["iterations"]: one["test"][key] for one in test} for test in of_seeds]
+            for name, of_seeds in tests.items()
+        }, measures.axis
+    found = {
+        name: [_validated(file, measures.validated) for file in paths]
+        for name, paths in files.items()
+    }
+    complete = all(score for scores in found.values() for score in scores)
+    return found if complete else None, f"{measures.axis}, validation"
+
+
+def _validated(metrics_csv: Path, columns: Sequence[str]) -> dict[int, float]:
+    """Mean of columns by iterations done; empty if a run has not logged one of them."""
+    read = [curves.by_iteration(metrics_csv, column, required=False) for column in columns]
+    steps = sorted(set.intersection(*map(set, read))) if read else []
+    return {step: mean(column[step] for column in read) for step in steps}
 
 
 def draw_table(table: Table, folder: Path) -> list[Path]:
     """Learning curves and trade-off of a table's runs as PNG; of runs without metrics.csv none."""
     name = f"{table.experiment.name}-{table.protocol.name}"
     lines = {line.row.label: line for line in table.lines if line.runs}  # of one code, the last
+    groups = {label: line.group for label, line in lines.items()}
+    costs = {groups[label]: line.cost for label, line in lines.items() if line.cost}
     files = {
         label: [run.path.with_name("metrics.csv") for run in line.runs]
         for label, line in lines.items()
@@ -246,11 +282,8 @@ def draw_table(table: Table, folder: Path) -> list[Path]:
     drawn = []
     if files:
         drawn.append(folder / f"{name}-learning.png")
-        groups = {label: lines[label].group for label in files}
-        curves.learning_figure(files, drawn[-1], *_tested_on_the_way(groups))
+        _draw_learning({label: groups[label] for label in files}, files, costs, drawn[-1])
     if lines:
-        groups = {label: line.group for label, line in lines.items()}
-        costs = {groups[label]: line.cost for label, line in lines.items() if line.cost}
         rows = [
             {label: group for label, group in groups.items() if group in alike}
             for alike in comparable(list(groups.values()))
@@ -264,6 +297,7 @@ def _pictures(
     measures: Measures,
     groups: Mapping[str, Group],
     runs: Mapping[Path, Record],
+    costs: Mapping[Group, Cost],
     into: Path,
     suffix: str,
 ) -> list[str]:
@@ -275,7 +309,7 @@ def _pictures(
     }
     names = [f"learning{suffix}.png", f"curves{suffix}.png"]
     try:
-        curves.learning_figure(metrics, into / names[0], *_tested_on_the_way(groups))
+        _draw_learning(groups, metrics, costs, into / names[0])
     except DataError as error:  # such as seeds that a time limit ended at different iterations
         log.warning("no %s: %s", names[0], error)
         (into / names.pop(0)).unlink(missing_ok=True)

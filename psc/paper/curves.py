@@ -234,27 +234,29 @@ def _positive_range(axes: Axes, curves: Sequence[_Numbers]) -> None:
 def learning_figure(
     runs: Mapping[str, Sequence[Path]],
     path: Path,
-    tested: Mapping[str, Sequence[Mapping[int, float]]] | None = None,
+    scores: Mapping[str, Sequence[Mapping[int, float]]] | None = None,
     axis: str = "",
+    flops: Mapping[str, int] | None = None,
 ) -> None:
-    """Validation loss against iterations (left) and against training time (right).
+    """Validation loss against iterations, counted operations and training time.
 
     A line is the mean over a network's seeds, a band reaches from the least to the greatest.
 
     Args:
         runs: the ``metrics.csv`` of each seed, by network.
         path: the PNG to write.
-        tested: score by iterations of each seed, by network: a second row. None: there is none.
-        axis: what the score is called.
+        scores: by iterations, of each seed, by network: a second row. None: there is none.
+        axis: what they are called.
+        flops: of an iteration, by network. None: not known, no panel.
     """
     if not runs or not all(runs.values()):
         raise ConfigError("learning curves need at least one run of every network")
-    figure, grid = plots(1 if tested is None else 2, 2)
+    figure, grid = plots(1 if scores is None else 2, 2 if flops is None else 3)
     for i, (name, files) in enumerate(runs.items()):
         label = f"{name}, {len(files)} seed{'s'[: len(files) > 1]}"
-        clocks = [_by_iteration(file, "seconds", required=False) for file in files]
-        losses = [_by_iteration(file, "validation/loss") for file in files]
-        values = [losses, *([] if tested is None else [tested[name]])]
+        clocks = [by_iteration(file, "seconds", required=False) for file in files]
+        losses = [by_iteration(file, "validation/loss") for file in files]
+        values = [losses, *([] if scores is None else [scores[name]])]
         for axes, of_seeds in zip(grid, values, strict=True):
             steps = sorted(set.intersection(*map(set, of_seeds)))
             if not steps:
@@ -263,15 +265,19 @@ def learning_figure(
             seconds = [[clock.get(step, np.nan) for step in steps] for clock in clocks]
             curve = np.array([[of_seed[step] for step in steps] for of_seed in of_seeds])
             _draw_band(axes[0], i, label, np.array(steps), curve)
-            _draw_band(axes[1], i, label, np.mean(seconds, axis=0) / 60, curve)
-    for (left, right), name in zip(grid, ("validation loss", axis), strict=False):
+            _draw_band(axes[-1], i, label, np.mean(seconds, axis=0) / 60, curve)
+            if flops is not None:
+                _draw_band(axes[1], i, label, np.array(steps) * flops[name] / 1e15, curve)
+    for (left, *middle, right), name in zip(grid, ("validation loss", axis), strict=False):
         left.set(xlabel="iteration", ylabel=name)
-        right.set(xlabel="minutes of training, mean over seeds")
-    grid[0, 1].legend(**BESIDE)
+        right.set(xlabel="minutes, mean over seeds")
+        for axes in middle:
+            axes.set(xlabel="PFLOP, counted")
+    grid[0, -1].legend(**BESIDE)
     save_png(figure, path)
 
 
-def _by_iteration(file: Path, column: str, *, required: bool = True) -> dict[int, float]:
+def by_iteration(file: Path, column: str, *, required: bool = True) -> dict[int, float]:
     """Value by the number of iterations done: a step is an iteration's index."""
     steps, values = read_curve(file, column, required=required)
     return dict(zip((steps + 1).tolist(), values.tolist(), strict=True))

@@ -183,6 +183,11 @@ class Group:
         return sorted(set(seeds)) if self.folded else seeds
 
     @property
+    def batch_size(self) -> int:
+        """Samples of a step."""
+        return int(self.first.config["recipe"]["batch_size"])
+
+    @property
     def minutes(self) -> float | None:
         """Mean of training; None where evaluate.py wrote the records: it has trained nothing."""
         timed = [r.wall_seconds["training"] for r in self.records if "training" in r.wall_seconds]

@@ -45,6 +45,8 @@ class Measures:
     # not compared.
     test: Callable[[Record], tuple[Any, ...]]
     errors_logged: bool  # whether trainings log errors, shares of 1, beside their loss
+    # columns of metrics.csv whose mean is the headline score of the validation part
+    validated: tuple[str, ...]
     segmentations: bool  # whether runs leave segmentations and a sweep of agglomeration thresholds
 
     def text(self, values: Sequence[float]) -> str:
@@ -137,6 +139,7 @@ AFFINITY = Measures(
     against="against no network",
     test=_affinity_test,
     errors_logged=False,
+    validated=(),
     segmentations=True,
 )
 """Table 6d: variation of information and adapted Rand error of the test part's segmentation."""
@@ -160,6 +163,7 @@ VIDEO = Measures(
     against=None,
     test=_video_test,
     errors_logged=True,
+    validated=("validation/top1",),
     segmentations=False,
 )
 """Figure 4b: accuracy over test videos, the softmax of their clips averaged, and over clips."""
@@ -184,6 +188,7 @@ TISSUE = Measures(
     against=None,
     test=_tissue_test,
     errors_logged=False,
+    validated=("validation/dice_gm", "validation/dice_wm", "validation/dice_csf"),
     segmentations=False,
 )
 """Figure 5d: Dice of whole test subjects, by tissue, averaged over them."""
@@ -200,6 +205,7 @@ def _other_tissues(keys: tuple[str, ...]) -> Measures:
         name=f"tissue-{'-'.join(names)}"[:60],
         title=f"Segmentation of {', '.join(names)}",
         scores=(*scores, _DICE),
+        validated=tuple(f"validation/dice_{name}" for name in names),
         floor_name="the commonest tissue everywhere",
         floor_column="commonest_dice_mean",
     )

@@ -18,7 +18,7 @@ from markupsafe import Markup, escape
 
 from psc.files import PROJECT
 from psc.paper import evidence
-from psc.paper.account import NOTE, Accounts, compare, shown_input, training_flops, verdicts
+from psc.paper.account import NOTE, Accounts, compare, network_cost, shown_input, verdicts
 from psc.paper.experiments import REDUCED, SYNTHETIC, table_names
 from psc.paper.figures import MadeFigure
 from psc.paper.groups import hardware_of
@@ -463,7 +463,9 @@ def _costs_markdown(experiments: Experiments) -> str:
         runs = [run for table in tables for line in table.lines for run in line.runs]
         for planned in experiment.protocols[0].rows:
             recipe = planned.config.recipe
-            flops = training_flops(planned.config, recipe.iterations)
+            samples = recipe.iterations * recipe.batch_size
+            flops = network_cost(planned.config).training_flops(samples)
+            assert flops is not None  # of a network that this code builds
             found: dict[str, list[float]] = {}
             for run in runs:
                 achieved = run.record.throughput.get("achieved_gflop_per_second")

@@ -15,7 +15,7 @@ from typing import Any
 from psc.errors import DataError
 from psc.files import write_text
 from psc.paper import evidence
-from psc.paper.account import Cost, network_cost, training_flops
+from psc.paper.account import Cost, network_cost
 from psc.paper.experiments import (
     PAPER,
     RECORDS,
@@ -271,15 +271,14 @@ def _result(table: Table, line: Line) -> tuple[str, ...]:
 
 def _effort(line: Line) -> tuple[str, str, str]:
     """What one training took: iterations, counted operations, measured minutes."""
-    if not line.runs or line.planned is None:
+    if not line.runs or line.cost is None:
         return NOTHING, NOTHING, NOTHING
-    known = line.cost is not None and line.cost.multiply_adds is not None
-    flops = [training_flops(line.planned.config, i) for i in line.iterations] if known else []
-    minutes = line.group.minutes
+    group = line.group
+    flops = [line.cost.training_flops(i * group.batch_size) for i in line.iterations]
     return (
         _counts(line.iterations),
-        ", ".join(f"{count / 1e15:.3g}" for count in flops) or NOTHING,
-        NOTHING if minutes is None else f"{minutes:,.0f}",
+        ", ".join(NOTHING if count is None else f"{count / 1e15:.3g}" for count in flops),
+        NOTHING if group.minutes is None else f"{group.minutes:,.0f}",
     )
 
 

@@ -109,7 +109,7 @@ def make_record():
                 "n": int(block[4]) if psc else None,
             },
             "dataset": {"name": "d", "test": [{"raw": "here.h5"}]},
-            "recipe": {"iterations": 5},
+            "recipe": {"iterations": 5, "batch_size": 2},
             "segmentation": {},
             "seed": seed,
         }
@@ -194,7 +194,8 @@ def make_tissue_record(make_record):
         record = make_record(
             backbone={"name": "densenet"},
             dataset={"name": "ibsr", "labels": labels},
-            recipe={"iterations": 5, "overlap": 0.5, "blending": "gaussian"} | (recipe or {}),
+            recipe={"iterations": 5, "batch_size": 2, "overlap": 0.5, "blending": "gaussian"}
+            | (recipe or {}),
             splits={"test": list(test)},
             **changes,
         )

@@ -155,6 +155,52 @@ def test_scores_of_checkpoints_are_a_second_row_at_the_time_of_their_iteration(p
     np.testing.assert_allclose(right.lines[0].get_xydata(), [[10 / 60, 1.5]])
 
 
+def test_counted_operations_have_panels_between_iterations_and_time(panels, metrics):
+    runs = {"3d": [metrics("a", {9: 1.0, 19: 0.5})], "p1sc1": [metrics("b", {9: 0.6, 19: 0.7})]}
+
+    def draw(runs, path):
+        scores = {name: [{20: 2.0}] for name in runs}
+        flops = {"3d": 3 * 10**13, "p1sc1": 10**13}
+        learning_figure(runs, path, scores, "VI [bits]", flops)
+
+    axes = panels(runs, by=draw)
+    assert [panel.get_xlabel().split(",")[0] for panel in axes] == [
+        "iteration",
+        "PFLOP",
+        "minutes",
+    ] * 2
+    for panel, points in ((axes[1], 2), (axes[4], 1)):
+        full, separable = (line.get_xdata() for line in panel.lines)
+        np.testing.assert_allclose(full, [0.3, 0.6][-points:])
+        np.testing.assert_allclose(separable, [0.1, 0.2][-points:])
+
+
+def test_without_tested_checkpoints_scores_are_of_the_validation_part(
+    panels, make_tissue_record, make_video_record, make_record, tmp_path
+):
+    def draw(record, columns, *rows):
+        metrics = tmp_path / "metrics.csv"
+        metrics.write_text("\n".join([f"step,validation/loss,{columns}", *rows]))
+        group = Group((record,))
+
+        def drawn(path):
+            compare._draw_learning({"3d": group}, {"3d": [metrics]}, {group: Cost(9, 10)}, path)
+
+        return panels(by=drawn)
+
+    dice = ",".join(f"validation/dice_{tissue}" for tissue in ("csf", "gm", "wm"))
+    recipe = {"batch_size": 4}
+    axes = draw(make_tissue_record(recipe=recipe), dice, "9,1.0,0.3,0.6,0.9", "19,0.5,0.5,0.8,0.8")
+    assert axes[3].get_ylabel() == "mean Dice of the tissues, validation"
+    np.testing.assert_allclose(axes[3].lines[0].get_xydata(), [[10, 0.6], [20, 0.7]])
+    (_, last) = axes[4].lines[0].get_xdata()
+    assert last == pytest.approx(20 * 4 * 3 * 2 * 10 / 1e15)
+    axes = draw(make_video_record(), "validation/top1,train/error", "9,1.0,0.25,0.5")
+    assert axes[3].lines[0].get_ydata() == [0.25]
+    assert len(draw(make_video_record(), "train/error", "9,1.0,0.5")) == 3  # was not logged
+    assert len(draw(make_record(), "train/stage", "9,1.0,1.0")) == 3  # no such score in EM
+
+
 def test_seeds_that_were_never_validated_together_are_refused(metrics, tmp_path):
     files = [metrics("a", {9: 1.0}), metrics("b", {19: 0.7})]
     with pytest.raises(DataError, match="no iteration that all were validated at"):
