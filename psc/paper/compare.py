@@ -5,8 +5,9 @@ how each differs from 3D over shared seeds; ``tradeoff.png`` shows scores agains
 ``joined.md`` says which bodies of the first test slab not all networks join;
 ``learning.png`` has the seeds of every network of the first test as bands, against iterations,
 operations and time, ``curves.png`` the first run of each, and so do, where there are
-segmentations, ``summary.png`` (of the first test slab) and ``thresholds.png``. Runs of several
-applications have a table and curves of their own each.
+segmentations, ``summary.png`` (of the first test slab) and ``thresholds.png``. ``data.png`` has
+scores against the amount of training data, where it differs. Runs of several applications have a
+table and curves of their own each.
 Runs of different data, settings, iterations or code are different rows, never averaged.
 """
 
@@ -18,7 +19,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import EngFormatter, PercentFormatter
+from matplotlib.ticker import EngFormatter, PercentFormatter, ScalarFormatter
 
 from psc.em.pictures import segmentation_figure
 from psc.errors import DataError
@@ -235,6 +236,47 @@ def _draw_learning(
     curves.learning_figure(files, path, scores, axis, flops if flops == known else None)
 
 
+@page_style()
+def _draw_data_efficiency(
+    groups: Sequence[Group], files: Sequence[Sequence[Path]], path: Path
+) -> None:
+    """Test score against the amount of training data, and errors where trainings log them.
+
+    Of a network a line, its mean over seeds, and a band from the least to the greatest; errors of
+    the last interval, training dashed. ``files``: the metrics.csv of every record of each group.
+    """
+    measures = groups[0].measures
+    figure, (panels,) = plots(1, 2 if measures.errors_logged else 1)
+    networks: dict[str, dict[int, tuple[Group, Sequence[Path]]]] = {}
+    for size in sorted({group.training_size for group in groups if group.training_size}):
+        some = [pair for pair in zip(groups, files, strict=True) if pair[0].training_size == size]
+        for name, pair in zip(group_names([group for group, _ in some]), some, strict=True):
+            networks.setdefault(name, {})[size] = pair
+    for i, (name, found) in enumerate(networks.items()):
+        sizes = list(found)
+        scores = [group.scores(measures.headline.key) for group, _ in found.values()]
+        curves.draw_band(panels[0], i, name, sizes, scores)
+        if measures.errors_logged:
+            ends = [[curves.read_intervals(file) for file in of] for _, of in found.values()]
+            training = [[end.training_error[-1] for end in of] for of in ends]
+            validation = [[end.validation_error[-1] for end in of] for of in ends]
+            curves.draw_band(panels[1], i, name, sizes, training, linestyle=DASHED)
+            curves.draw_band(panels[1], i, name, sizes, validation)
+    for axes in panels:
+        axes.set(xscale="log", xlabel="videos, subjects or slabs that train")
+        axes.set_xticks(sorted({s for of in networks.values() for s in of}))
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.minorticks_off()
+    panels[0].set_ylabel(measures.axis)
+    if measures.errors_logged:
+        panels[1].set_ylabel("error")
+    for axes in panels if measures.percent else ():
+        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    handles = curves.curve_handles(list(networks))
+    panels[-1].legend(handles=handles if measures.errors_logged else handles[:-2], **curves.BESIDE)
+    save_png(figure, path)
+
+
 def _scores_on_the_way(
     groups: Mapping[str, Group], files: Mapping[str, Sequence[Path]]
 ) -> tuple[dict[str, list[dict[int, float]]] | None, str]:
@@ -307,14 +349,18 @@ def _pictures(
         name: [folder_of[id(record)] / "metrics.csv" for record in group.records]
         for name, group in groups.items()
     }
-    names = [f"learning{suffix}.png", f"curves{suffix}.png"]
+    names = [f"learning{suffix}.png"]
     try:
         _draw_learning(groups, metrics, costs, into / names[0])
     except DataError as error:  # such as seeds that a time limit ended at different iterations
         log.warning("no %s: %s", names[0], error)
-        (into / names.pop(0)).unlink(missing_ok=True)
+        (into / names.pop()).unlink(missing_ok=True)
+    if len({group.training_size for group in groups.values()} - {0}) > 1:
+        names.append(f"data{suffix}.png")
+        _draw_data_efficiency(list(groups.values()), list(metrics.values()), into / names[-1])
     epochs = {name: curves.iterations_per_epoch(group.first) for name, group in groups.items()}
     known = {name: iterations for name, iterations in epochs.items() if iterations is not None}
+    names.append(f"curves{suffix}.png")
     curves.curves_figure(
         {name: files[0] for name, files in metrics.items()},
         into / names[-1],

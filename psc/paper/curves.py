@@ -264,10 +264,11 @@ def learning_figure(
                 raise DataError(what)
             seconds = [[clock.get(step, np.nan) for step in steps] for clock in clocks]
             curve = np.array([[of_seed[step] for step in steps] for of_seed in of_seeds])
-            _draw_band(axes[0], i, label, np.array(steps), curve)
-            _draw_band(axes[-1], i, label, np.mean(seconds, axis=0) / 60, curve)
+            points = curve.T.tolist()
+            draw_band(axes[0], i, label, steps, points)
+            draw_band(axes[-1], i, label, np.mean(seconds, axis=0) / 60, points)
             if flops is not None:
-                _draw_band(axes[1], i, label, np.array(steps) * flops[name] / 1e15, curve)
+                draw_band(axes[1], i, label, np.array(steps) * flops[name] / 1e15, points)
     for (left, *middle, right), name in zip(grid, ("validation loss", axis), strict=False):
         left.set(xlabel="iteration", ylabel=name)
         right.set(xlabel="minutes, mean over seeds")
@@ -283,11 +284,20 @@ def by_iteration(file: Path, column: str, *, required: bool = True) -> dict[int,
     return dict(zip((steps + 1).tolist(), values.tolist(), strict=True))
 
 
-def _draw_band(axes: Axes, i: int, label: str, x: _Numbers, curves: _Numbers) -> None:
-    """The ``i``-th network's (seeds, points): mean, and from the least to the greatest."""
-    if len(curves) > 1:
-        axes.fill_between(x, curves.min(0), curves.max(0), color=look(i)["color"], alpha=0.2)
-    axes.plot(x, curves.mean(0), **look(i), markersize=3, label=label)
+def draw_band(
+    axes: Axes,
+    i: int,
+    label: str,
+    x: npt.ArrayLike,
+    of_seeds: Sequence[Sequence[float]],
+    **style: Any,
+) -> None:
+    """The ``i``-th network's values at each x: mean, and from the least to the greatest."""
+    if max(map(len, of_seeds)) > 1:
+        low, high = [min(values) for values in of_seeds], [max(values) for values in of_seeds]
+        axes.fill_between(x, low, high, color=look(i)["color"], alpha=0.2)
+    mean = [np.mean(values) for values in of_seeds]
+    axes.plot(x, mean, label=label, **({"markersize": 3} | look(i) | style))
 
 
 @page_style()

@@ -106,11 +106,11 @@ def contrasts(named: Sequence[tuple[str, Group]]) -> list[tuple[str, ...]]:
 
 
 def _protocol(group: Group) -> tuple[str, ...]:
-    """Code, recipe and precision, but the recipe's name and the rate, tuned for each block."""
+    """Code, data, recipe and precision; not the recipe's name and the rate, tuned for a block."""
     recipe = {key: value for key, value in group.first.config["recipe"].items() if key != "name"}
     if "optimizer" in recipe:
         recipe["optimizer"] = recipe["optimizer"] | {"learning_rate": None}
-    return group.version, repr(recipe), precision(group.first)
+    return group.version, group.splits, repr(recipe), precision(group.first)
 
 
 def _cells(group: Group, found: Difference) -> tuple[str, ...]:

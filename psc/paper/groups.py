@@ -183,6 +183,19 @@ class Group:
         return sorted(set(seeds)) if self.folded else seeds
 
     @property
+    def splits(self) -> str:
+        """What trained, validated and tested it; of a cross-validation everything does."""
+        return "" if self.folded else repr(self.first.data.get("splits"))
+
+    @property
+    def training_size(self) -> int:
+        """Videos, subjects or slabs that train; 0 where its record does not say."""
+        splits = self.first.data.get("splits", {})
+        if "videos" in splits:
+            return int(splits["videos"]["train"])
+        return 0 if self.folded else len(splits.get("train", ()))
+
+    @property
     def batch_size(self) -> int:
         """Samples of a step."""
         return int(self.first.config["recipe"]["batch_size"])
@@ -255,7 +268,14 @@ def _test(record: Record) -> tuple[Any, ...]:
 def group_names(groups: Sequence[Group]) -> list[str]:
     """What each group is called: its block, in what else they differ, and a number if need be."""
     aspects = [
-        (g.backbone, f"{g.first.iterations:,} it.", g.control, precision(g.first), g.version)
+        (
+            g.backbone,
+            f"{g.first.iterations:,} it.",
+            f"{g.training_size} to train on" if g.training_size else "",
+            g.control,
+            precision(g.first),
+            g.version,
+        )
         for g in groups
     ]
     differ = [len(set(column)) > 1 for column in zip(*aspects, strict=True)]

@@ -87,6 +87,16 @@ def test_videos_have_no_segmentations_and_no_thresholds(folder_of, make_video_re
 
 
 @pytest.mark.usefixtures("unrendered")
+def test_different_amounts_of_training_data_have_a_picture(folder_of, make_video_record):
+    less = {"videos": {"train": 20, "validation": 10, "test": 40}}
+    folder = folder_of(a=make_video_record(), b=make_video_record(splits=less))
+    text, files = compare_runs(folder)
+    assert [path.name for path in files][-2:] == ["data.png", "curves.png"]
+    assert text.count("\n| ") == 4  # a line, two networks, chance
+    assert "against 3D" not in text
+
+
+@pytest.mark.usefixtures("unrendered")
 def test_each_application_has_its_own_table_and_curves(folder_of, make_record, make_video_record):
     folder = folder_of(a=make_record(), b=make_video_record("p2sc2"))
     text, files = compare_runs(folder)

@@ -130,18 +130,19 @@ def test_what_can_be_concluded(make_record, make_tissue_record, apart, measures,
 def test_other_code_recipes_and_tests_are_never_paired(make_record):
     changes = (
         {"commit": "b" * 40},
-        {"recipe": {"iterations": 6}},
+        {"recipe": {"iterations": 6, "batch_size": 2}},
         {"splits": {"test": ["elsewhere"]}},
+        {"splits": {"train": ["less"], "test": ["here[0:9]"]}},
         {"trainer": {"precision": "bf16-mixed"}},
     )
     records = [make_record(), *(make_record("p2sc2", **change) for change in changes)]
     groups = group_records(records)
-    assert len(groups) == 5
+    assert len(groups) == 6
     assert len(contrasts([(g.block, g) for g in groups])) == 1  # a header
 
 
 def test_of_two_networks_with_3d_that_of_the_same_backbone_counts(make_record):
-    recipe = {"iterations": 5, "name": "densenet_bui/quick"}  # the same but for its name
+    recipe = {"iterations": 5, "batch_size": 2, "name": "bui/quick"}  # the same but for its name
     other = make_record("3d", backbone={"name": "densenet_bui"}, total=9.0, recipe=recipe)
     named = [("bui", Group((other,))), ("3D", group(make_record, "3d", [2.0]))]
     named.append(("(2,2)", group(make_record, "p2sc2", [1.0])))

@@ -201,6 +201,31 @@ def test_without_tested_checkpoints_scores_are_of_the_validation_part(
     assert len(draw(make_record(), "train/stage", "9,1.0,1.0")) == 3  # no such score in EM
 
 
+def test_scores_and_errors_against_the_amount_of_training_data(panels, make_video_record, tmp_path):
+    metrics = "step,validation/top1,train/error,train/loss,validation/loss\n4,{},{},1,1\n"
+
+    def group(block, videos, *errors):
+        records, files = [], []
+        for seed, error in enumerate(errors):
+            splits = {"videos": {"train": videos, "validation": 10, "test": 40}}
+            records.append(make_video_record(block, seed=seed, top1=1 - error, splits=splits))
+            files.append(tmp_path / f"{block}-{videos}-{seed}.csv")
+            files[-1].write_text(metrics.format(1 - error / 2, error / 4))
+        return Group(tuple(records)), files
+
+    made = [group("3d", 20, 0.6, 0.8), group("p2sc2", 20, 0.5), group("3d", 160, 0.4)]
+    scores, errors = panels(*zip(*made, strict=True), by=compare._draw_data_efficiency)
+    full, separable = scores.lines
+    np.testing.assert_allclose(full.get_xydata(), [[20, 0.3], [160, 0.6]])
+    np.testing.assert_allclose(separable.get_xydata(), [[20, 0.5]])
+    training, validation, *_ = errors.lines
+    np.testing.assert_allclose(training.get_xydata(), [[20, 0.175], [160, 0.1]])
+    np.testing.assert_allclose(validation.get_xydata(), [[20, 0.35], [160, 0.2]])
+    assert training.get_linestyle() == "--"
+    named = [text.get_text() for text in errors.get_legend().get_texts()]
+    assert named == ["3d", "p2sc2", "training", "validation"]
+
+
 def test_seeds_that_were_never_validated_together_are_refused(metrics, tmp_path):
     files = [metrics("a", {9: 1.0}), metrics("b", {19: 0.7})]
     with pytest.raises(DataError, match="no iteration that all were validated at"):

@@ -23,7 +23,7 @@ def test_seeds_are_one_group(make_record):
         ({"dataset": {"name": "d", "test": [{"raw": "there.h5"}]}}, True),  # same bytes elsewhere
         ({"trainer": {"devices": 2}}, False),
         ({"trainer": {"precision": "16-mixed"}}, False),
-        ({"recipe": {"iterations": 6}}, False),
+        ({"recipe": {"iterations": 6, "batch_size": 2}}, False),
         ({"backbone": {"name": "unet", "base_width": 8}}, False),
         ({"dataset": {"name": "d", "zero_label": "boundary"}}, False),
         ({"splits": {"train": ["other[0:9]"], "test": ["here[0:9]"]}}, False),
@@ -55,12 +55,15 @@ def test_a_name_says_what_it_takes(make_record):
         return group_names(group_records(records))
 
     assert names(make_record(), make_record("p2sc2")) == ["3d", "p2sc2"]
-    longer = make_record(recipe={"iterations": 1200})
+    longer = make_record(recipe={"iterations": 1200, "batch_size": 2})
     assert names(make_record(), longer) == ["3d (5 it.)", "3d (1,200 it.)"]
     other = make_record("p2sc2", commit="b" * 40)
     assert names(make_record(), other) == ["3d (aaaaaaaa)", "p2sc2 (bbbbbbbb)"]
     half = make_record(trainer={"precision": "bf16-mixed"})
     assert names(make_record(), half) == ["3d (32-true)", "3d (bf16-mixed)"]
+    both = {"train": ["here[0:9]", "there[0:9]"], "test": ["here[0:9]"]}
+    few, more = make_record(splits=both | {"train": both["train"][:1]}), make_record(splits=both)
+    assert names(few, more) == ["3d (1 to train on)", "3d (2 to train on)"]
     wide = make_record(backbone={"name": "unet", "base_width": 8})
     assert names(make_record(), wide, make_record("p2sc2")) == ["3d", "3d #2", "p2sc2"]
 
