@@ -1,7 +1,8 @@
 """Make weights that come with psc, of finished runs: ``python scripts/weights.py RUN_FOLDER …``.
 
-Of each run: psc/weights/<data>_<network>.safetensors, its card beside it, its checksum in
-SHA256SUMS. The weights are those that the run's record was evaluated with, best.ckpt; a record that
+Of each network: psc/weights/<data>_<network>.safetensors, its card beside it, its checksum in
+SHA256SUMS. Of runs that differ in their seed that of the lowest VI on the validation part is taken,
+and the card says of which. The weights are those that its record was evaluated with; a record that
 was changed, another network's checkpoint, data whose licence does not allow passing on, and files
 of more than 4 MB are refused. The data must be where the run read them: their grey values are
 looked at.
@@ -9,6 +10,7 @@ looked at.
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from inspect import signature
@@ -26,6 +28,7 @@ from psc.em.settings import FibsemConfig
 from psc.errors import CheckpointError, ConfigError, DataError, told_in_a_line
 from psc.files import in_words, replacing, sha256_of, write_text
 from psc.networks.weights import ENDING, FOLDER, SUMS, read_safetensors, safetensors_of
+from psc.paper.groups import group_records
 from psc.training.checkpoints import Checkpoint, read_checkpoint
 from psc.training.folder import BEST
 from psc.training.records import Record, read_record
@@ -54,7 +57,7 @@ python scripts/segment.py weights={name} input=em.h5 output=neurons
 | attribution | {attribution}; {citation} |
 | licence | of the data CC BY, of the weights too, with this attribution |
 | trained on | {train} |
-| training | {iterations:,} iterations of {batch_size} patches, Adam at {rate:g}, {precision}, seed {seed}, commit `{commit}`{dirty} |
+| training | {iterations:,} iterations of {batch_size} patches, Adam at {rate:g}, {precision}, seed {seed}{among}, commit `{commit}`{dirty} |
 | weights | those of the lowest validation loss, after {best:,} iterations |
 | input | one channel, voxels of {voxel_size} nm (z, y, x), {grey_type} whose {grey_range} become 0 and 1 |
 | output | logits of {channels} |
@@ -77,8 +80,31 @@ python scripts/segment.py weights={name} input=em.h5 output=neurons
 """  # noqa: E501
 
 
-def make(run: Path, folder: Path) -> Path:
-    """The weights and the card of a finished run; returns the weights' file."""
+def best_of(runs: Sequence[Path]) -> dict[Path, list[int]]:
+    """Of every network the run of the lowest VI on validation data, and all its runs' seeds."""
+    records = {run: read_record(run) for run in runs}
+    found: dict[Path, list[int]] = {}
+    networks: dict[tuple[str, ...], Path] = {}
+    for group in group_records(list(records.values())):
+        of = [run for run, record in records.items() if any(record is r for r in group.records)]
+        best = min(of, key=lambda run: _validation_vi(records[run]))
+        other = networks.setdefault((group.backbone, group.block), best)
+        if other != best:
+            raise ConfigError(f"{other} and {best} differ in more than their seed; name one")
+        found[best] = sorted(group.seeds)
+    return found
+
+
+def _validation_vi(record: Record) -> float:
+    total = record.metrics.get("validation", {}).get("total")  # of EM only
+    return math.inf if total is None else float(total)
+
+
+def make(run: Path, folder: Path, seeds: Sequence[int] = ()) -> Path:
+    """The weights and the card of a finished run; returns the weights' file.
+
+    ``seeds``: of all runs that it was chosen from.
+    """
     record, checkpoint = read_record(run), read_checkpoint(run / "checkpoints" / BEST)
     config = checkpoint.config
     data = config.dataset
@@ -106,6 +132,9 @@ def make(run: Path, folder: Path) -> Path:
         channels = f"affinities with the voxels at offsets (z, y, x) {offsets}"
     card |= {
         "name": name,
+        "among": f" (of {', '.join(map(str, seeds))} the one of the lowest VI on validation)"
+        if len(seeds) > 1
+        else "",
         "network": network,
         "data_name": prefix,
         "best": checkpoint.iterations,
@@ -211,8 +240,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
     with told_in_a_line():
-        for run in chosen.runs:
-            print(made := make(run, chosen.output), f"({in_words(made.stat().st_size)})")
+        for run, seeds in best_of(chosen.runs).items():
+            print(made := make(run, chosen.output, seeds), f"({in_words(made.stat().st_size)})")
 
 
 if __name__ == "__main__":

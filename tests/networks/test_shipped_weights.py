@@ -4,6 +4,7 @@ import json
 import logging
 import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from psc.files import sha256_of
 from psc.networks import weights as shipped
 from psc.networks.weights import read_weights
 from psc.training.checkpoints import read_checkpoint
-from psc.training.records import FILE_NAME
+from psc.training.records import FILE_NAME, write_record
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -230,6 +231,31 @@ def test_unknown_names_and_none_are_refused(config):
     for changes in ({"weights": None}, {"checkpoint": "x.ckpt"}):
         with pytest.raises(ConfigError, match=r"give checkpoint=… .* or weights=… .*, one of them"):
             config(**changes)
+
+
+def test_of_seeds_that_of_the_lowest_vi_on_validation_is_taken(finished_run, tmp_path, monkeypatch):
+    record, run, _ = finished_run
+    monkeypatch.setattr(script, "DATA", {"fibsem": ("fib25", "fibsem")})
+
+    def seed(number, validation, test, **recipe):
+        config = record.config | {"seed": number, "recipe": record.config["recipe"] | recipe}
+        scores = {"validation": {"total": validation}}
+        scores["test"] = record.metrics["test"] | {"total": test}
+        metrics = record.metrics | scores
+        folder = tmp_path / f"{number}{len(recipe)}"
+        folder.mkdir()
+        write_record(replace(record, seed=number, config=config, metrics=metrics), folder)
+        (folder / "checkpoints").symlink_to(run / "checkpoints")
+        return folder
+
+    runs = [seed(2, 1.5, 0.5), seed(0, 1.25, 2.0), seed(1, 1.75, 1.0)]
+    assert script.best_of(runs) == {runs[1]: [0, 1, 2]}
+    script.main([*map(str, runs), "--output", str(tmp_path / "made")])
+    card = (tmp_path / "made" / f"{NAME}.md").read_text(encoding="utf-8")
+    assert "seed 0 (of 0, 1, 2 the one of the lowest VI on validation)" in card
+    assert "VI 2.000 bits" in card
+    with pytest.raises(ConfigError, match="differ in more than their seed; name one"):
+        script.best_of([*runs, seed(3, 1.0, 1.0, batch_size=7)])
 
 
 def test_what_may_not_or_cannot_be_passed_on_is_refused(finished_run, tmp_path, monkeypatch):
