@@ -12,6 +12,7 @@ Runs of different data, settings, iterations or code are different rows, never a
 """
 
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +45,9 @@ from psc.training.records import Record
 from psc.volumes import output
 
 log = logging.getLogger(__name__)
+
+_LINE = ("axes fraction", "data")
+"""Coordinates of a horizontal line's text."""
 
 
 def compare_runs(
@@ -193,11 +197,10 @@ def tradeoff_figure(
 
 
 def _draw_points(axes: Axes, row: Mapping[str, Group], costs: Sequence[float | None]) -> None:
-    """As near as the points allow: networks of one backbone lie close together."""
+    """As near as the points allow, which lie close together; what needs no network only if near."""
     first = next(iter(row.values()))
     measures, key = first.measures, first.measures.headline.key
-    floor = mean(first.floor(key))
-    around = [floor]
+    around = []
     for i, (name, group, cost) in enumerate(zip(row, row.values(), costs, strict=True)):
         values = group.scores(key)
         deviation = stdev(values) if len(values) > 1 else None
@@ -205,10 +208,19 @@ def _draw_points(axes: Axes, row: Mapping[str, Group], costs: Sequence[float | N
         if cost:
             style = look(i) | {"markersize": 4, "linestyle": "", "elinewidth": 0.8, "capsize": 2}
             axes.errorbar(cost, mean(values), yerr=deviation, label=name, **style)
-    axes.axhline(floor, color="0.5", linestyle=DASHED, linewidth=0.8)
-    place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-    place |= {"color": "0.4", "fontsize": SMALL_POINTS}
-    axes.annotate(measures.floor_name, (0, floor), (3, 2), **place)
+    floor, low, high = mean(first.floor(key)), min(around), max(around)
+    place: dict[str, Any] = {"textcoords": "offset points", "color": "0.4"}
+    place["fontsize"] = SMALL_POINTS
+    near = 2 * (high - low) or math.inf  # of one network
+    if low - near <= floor <= high + near:
+        around.append(floor)
+        axes.axhline(floor, color="0.5", linestyle=DASHED, linewidth=0.8)
+        axes.annotate(measures.floor_name, (0, floor), (3, 2), xycoords=_LINE, **place)
+    else:
+        below, number = floor < low, f"{floor:.0%}" if measures.percent else f"{floor:.2f}"
+        words = f"{measures.floor_name}: {number} {'↓' if below else '↑'}"
+        corner, shift = ((0, 0), (3, 3)) if below else ((0, 1), (3, -8))
+        axes.annotate(words, corner, shift, xycoords="axes fraction", **place)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     if measures.percent:
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
