@@ -143,6 +143,12 @@ class Table:
         return tuple(s for s in self.measures.scores if not self.is_paper or s.key in printed)
 
     @property
+    def effort(self) -> tuple[str, ...]:
+        """Its columns of what a training took."""
+        ran = any(line.runs for line in self.lines)
+        return ("iterations", "PFLOP", "minutes") if ran else ("iterations",)
+
+    @property
     def floors(self) -> list[Mapping[str, float]]:
         """Scores of what needs no network, by key; one for each set of test data."""
         groups = [line.group for line in self.lines if line.runs]
@@ -177,7 +183,10 @@ class Table:
                 f"“{NOT_RUN}”: no record of real data at this protocol; “unknown”: only an image "
                 f"of the paper holds it; “{NOTHING}”: there is none."
             )
-        words += [COSTS, f"Records: {self.experiment.name}/{RECORDS}."]
+        words += [
+            COSTS if len(self.effort) > 1 else "MACs: of one training sample.",
+            f"Records: {self.experiment.name}/{RECORDS}.",
+        ]
         return " ".join(words)
 
 
@@ -237,14 +246,14 @@ def results(table: Table) -> Grid:
     header.append("MACs")
     for score in table.scores:
         header += [f"{score.label}, paper", f"{score.label}, ours"] if paper else [score.label]
-    header += ["iterations", "PFLOP", "minutes", "seeds"]
+    header += [*table.effort, "seeds"]
     grid = [tuple(header), *(_result(table, line) for line in table.lines)]
     for floor in table.floors:
         cells = [table.measures.floor_name, *[NOTHING] * (3 if paper else 2)]
         for score in table.scores:
             ours = table.measures.text([floor[score.key]])
             cells += [NOTHING, ours] if paper else [ours]
-        grid.append((*cells, *[NOTHING] * 4))
+        grid.append((*cells, *[NOTHING] * (len(grid[0]) - len(cells))))
     return grid
 
 
@@ -260,7 +269,7 @@ def _result(table: Table, line: Line) -> tuple[str, ...]:
             cells.append(table.measures.text(line.group.scores(score.key)))
         else:
             cells.append(NOT_RUN if line.planned else NOTHING)
-    cells += _effort(line)
+    cells += _effort(line)[: len(table.effort)]
     seeds = ", ".join(map(str, line.seeds))
     if line.planned and line.missing_seeds:
         seeds = f"{seeds or 'none'} of {', '.join(map(str, line.planned.seeds))}"
