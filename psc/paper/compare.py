@@ -109,6 +109,7 @@ def _table(measures: Measures, groups: Sequence[Group]) -> str:
     """One row per network, and after those of one test what needs none; Markdown."""
     optional = {
         "backbone": {group: group.backbone for group in groups},
+        "to train on": {group: str(group.training_size or "") for group in groups},
         "control": {group: group.control for group in groups},
         "code": {group: group.version for group in groups},
     }
@@ -181,8 +182,7 @@ def tradeoff_figure(
     for (left, middle, right), row in zip(grid, rows, strict=True):
         first = next(iter(row.values()))
         measures = first.measures
-        title = f"{first.first.config['dataset']['name']}: {data_name(first.first)}"
-        left.set_title(title, loc="left", weight="bold")
+        left.set_title(_data_title(first), loc="left", weight="bold")
         better = "lower" if measures.lower_is_better else "higher"
         left.set_ylabel(f"{measures.axis}, {better} is better")
         for axes, words, cost in (
@@ -194,6 +194,10 @@ def tradeoff_figure(
             _draw_points(axes, row, [cost(group) for group in row.values()])
         right.legend(*left.get_legend_handles_labels(), **curves.BESIDE)
     save_png(figure, path)
+
+
+def _data_title(group: Group) -> str:
+    return f"{group.first.config['dataset']['name']}: {data_name(group.first)}"
 
 
 def _draw_points(axes: Axes, row: Mapping[str, Group], costs: Sequence[float | None]) -> None:
@@ -275,11 +279,12 @@ def _draw_data_efficiency(
             curves.draw_band(panels[1], i, name, sizes, training, linestyle=DASHED)
             curves.draw_band(panels[1], i, name, sizes, validation)
     for axes in panels:
-        axes.set(xscale="log", xlabel="videos, subjects or slabs that train")
+        axes.set(xscale="log", xlabel=f"{measures.units} to train on")
         axes.set_xticks(sorted({s for of in networks.values() for s in of}))
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.minorticks_off()
     panels[0].set_ylabel(measures.axis)
+    panels[0].set_title(_data_title(groups[0]), loc="left", weight="bold")
     if measures.errors_logged:
         panels[1].set_ylabel("error")
     for axes in panels if measures.percent else ():

@@ -271,7 +271,7 @@ def group_names(groups: Sequence[Group]) -> list[str]:
         (
             g.backbone,
             f"{g.first.iterations:,} it.",
-            f"{g.training_size} to train on" if g.training_size else "",
+            f"{g.training_size} {g.measures.units}" if g.training_size else "",
             g.control,
             precision(g.first),
             g.version,

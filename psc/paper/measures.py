@@ -35,6 +35,7 @@ class Measures:
     lower_is_better: bool  # whether that holds of the headline score
     percent: bool  # scores are shares of 1, written in percent with one decimal, else with three
     sample: str  # what one forward pass takes
+    units: str  # what training data are counted in
     floor_name: str  # what needs no network; the last row of the table and a line in pictures
     floor: Callable[[Record], Mapping[str, float]]  # its scores by key, from any record of a test
     floor_column: str  # column of its headline score in CSV files
@@ -133,6 +134,7 @@ AFFINITY = Measures(
     lower_is_better=True,
     percent=False,
     sample="patch",
+    units="slabs",
     floor_name="no network",
     floor=_without_network,
     floor_column="no_network_vi_sum",
@@ -157,6 +159,7 @@ VIDEO = Measures(
     lower_is_better=False,
     percent=True,
     sample="clip",
+    units="videos",
     floor_name="chance",
     floor=_chance,
     floor_column="chance_top1",
@@ -182,6 +185,7 @@ TISSUE = Measures(
     lower_is_better=False,
     percent=True,
     sample="patch",
+    units="subjects",
     floor_name="intensity alone",
     floor=_without_network,
     floor_column="intensity_dice_mean",

@@ -215,6 +215,8 @@ def test_scores_and_errors_against_the_amount_of_training_data(panels, make_vide
 
     made = [group("3d", 20, 0.6, 0.8), group("p2sc2", 20, 0.5), group("3d", 160, 0.4)]
     scores, errors = panels(*zip(*made, strict=True), by=compare._draw_data_efficiency)
+    assert scores.get_title(loc="left") == "v: SYNTHETIC data, no result of the paper's"
+    assert scores.get_xlabel() == "videos to train on"
     full, separable = scores.lines
     np.testing.assert_allclose(full.get_xydata(), [[20, 0.3], [160, 0.6]])
     np.testing.assert_allclose(separable.get_xydata(), [[20, 0.5]])
