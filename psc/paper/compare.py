@@ -256,13 +256,16 @@ def _draw_learning(
 def _draw_data_efficiency(
     groups: Sequence[Group], files: Sequence[Sequence[Path]], path: Path
 ) -> None:
-    """Test score against the amount of training data, and errors where trainings log them.
+    """Test score against the amount of training data, and errors where all trainings logged them.
 
     Of a network a line, its mean over seeds, and a band from the least to the greatest; errors of
     the last interval, training dashed. ``files``: the metrics.csv of every record of each group.
     """
     measures = groups[0].measures
-    figure, (panels,) = plots(1, 2 if measures.errors_logged else 1)
+    read = [file for of in files for file in of] if measures.errors_logged else []
+    ends = {file: curves.read_intervals(file) for file in read}
+    errors = bool(ends) and all(end.iterations.size for end in ends.values())
+    figure, (panels,) = plots(1, 2 if errors else 1)
     networks: dict[str, dict[int, tuple[Group, Sequence[Path]]]] = {}
     for size in sorted({group.training_size for group in groups if group.training_size}):
         some = [pair for pair in zip(groups, files, strict=True) if pair[0].training_size == size]
@@ -272,10 +275,11 @@ def _draw_data_efficiency(
         sizes = list(found)
         scores = [group.scores(measures.headline.key) for group, _ in found.values()]
         curves.draw_band(panels[0], i, name, sizes, scores)
-        if measures.errors_logged:
-            ends = [[curves.read_intervals(file) for file in of] for _, of in found.values()]
-            training = [[end.training_error[-1] for end in of] for of in ends]
-            validation = [[end.validation_error[-1] for end in of] for of in ends]
+        if errors:
+            training = [[ends[file].training_error[-1] for file in of] for _, of in found.values()]
+            validation = [
+                [ends[file].validation_error[-1] for file in of] for _, of in found.values()
+            ]
             curves.draw_band(panels[1], i, name, sizes, training, linestyle=DASHED)
             curves.draw_band(panels[1], i, name, sizes, validation)
     for axes in panels:
@@ -285,12 +289,12 @@ def _draw_data_efficiency(
         axes.minorticks_off()
     panels[0].set_ylabel(measures.axis)
     panels[0].set_title(_data_title(groups[0]), loc="left", weight="bold")
-    if measures.errors_logged:
+    if errors:
         panels[1].set_ylabel("error")
     for axes in panels if measures.percent else ():
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
     handles = curves.curve_handles(list(networks))
-    panels[-1].legend(handles=handles if measures.errors_logged else handles[:-2], **curves.BESIDE)
+    panels[-1].legend(handles=handles if errors else handles[:-2], **curves.BESIDE)
     save_png(figure, path)
 
 

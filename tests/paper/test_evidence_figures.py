@@ -226,6 +226,9 @@ def test_scores_and_errors_against_the_amount_of_training_data(panels, make_vide
     assert training.get_linestyle() == "--"
     named = [text.get_text() for text in errors.get_legend().get_texts()]
     assert named == ["3d", "p2sc2", "training", "validation"]
+    made[0][1][0].write_text("step,validation/top1\n")  # no error was logged
+    (scores,) = panels(*zip(*made, strict=True), by=compare._draw_data_efficiency)
+    assert [text.get_text() for text in scores.get_legend().get_texts()] == ["3d", "p2sc2"]
 
 
 def test_seeds_that_were_never_validated_together_are_refused(metrics, tmp_path):
