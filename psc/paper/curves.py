@@ -16,7 +16,7 @@ from matplotlib.ticker import PercentFormatter
 
 from psc.errors import ConfigError, DataError
 from psc.paper.style import DASHED, PAGE_WIDTH, look, page_style, plots, save_png
-from psc.training.records import Record
+from psc.training.records import Record, over_attempts
 
 log = logging.getLogger(__name__)
 
@@ -240,7 +240,8 @@ def learning_figure(
 ) -> None:
     """Validation loss against iterations, counted operations and training time.
 
-    A line is the mean over a network's seeds, a band reaches from the least to the greatest.
+    A line is the mean over a network's seeds, a band reaches from the least to the greatest. Single
+    values far from all others leave the panel, lest they flatten it.
 
     Args:
         runs: the ``metrics.csv`` of each seed, by network.
@@ -252,12 +253,13 @@ def learning_figure(
     if not runs or not all(runs.values()):
         raise ConfigError("learning curves need at least one run of every network")
     figure, grid = plots(1 if scores is None else 2, 2 if flops is None else 3)
+    shown: list[list[float]] = [[] for _ in grid]
     for i, (name, files) in enumerate(runs.items()):
         label = f"{name}, {len(files)} seed{'s'[: len(files) > 1]}"
-        clocks = [by_iteration(file, "seconds", required=False) for file in files]
+        clocks = [_clock(file) for file in files]
         losses = [by_iteration(file, "validation/loss") for file in files]
         values = [losses, *([] if scores is None else [scores[name]])]
-        for axes, of_seeds in zip(grid, values, strict=True):
+        for axes, of_seeds, every in zip(grid, values, shown, strict=True):
             steps = sorted(set.intersection(*map(set, of_seeds)))
             if not steps:
                 what = f"{', '.join(map(str, files))}: no iteration that all were validated at"
@@ -265,17 +267,38 @@ def learning_figure(
             seconds = [[clock.get(step, np.nan) for step in steps] for clock in clocks]
             curve = np.array([[of_seed[step] for step in steps] for of_seed in of_seeds])
             points = curve.T.tolist()
+            every += curve.ravel().tolist()
             draw_band(axes[0], i, label, steps, points)
             draw_band(axes[-1], i, label, np.mean(seconds, axis=0) / 60, points)
             if flops is not None:
                 draw_band(axes[1], i, label, np.array(steps) * flops[name] / 1e15, points)
-    for (left, *middle, right), name in zip(grid, ("validation loss", axis), strict=False):
+    for (left, *middle, right), name, every in zip(
+        grid, ("validation loss", axis), shown, strict=False
+    ):
+        for axes in (left, *middle, right):
+            axes.set_ylim(*_without_outliers(every))
         left.set(xlabel="iteration", ylabel=name)
         right.set(xlabel="minutes, mean over seeds")
         for axes in middle:
             axes.set(xlabel="PFLOP, counted")
     grid[0, -1].legend(**BESIDE)
     save_png(figure, path)
+
+
+def _without_outliers(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """Lower and upper limit of a panel; None where the values themselves are the limit."""
+    low, high = np.nanpercentile(values, (5, 95))
+    span = high - low
+    return (
+        low - span / 2 if np.nanmin(values) < low - 1.5 * span else None,
+        high + span / 2 if np.nanmax(values) > high + 1.5 * span else None,
+    )
+
+
+def _clock(file: Path) -> dict[int, float]:
+    """Seconds of training by the number of iterations done."""
+    read = by_iteration(file, "seconds", required=False)
+    return dict(zip(read, over_attempts(read.values()), strict=True))
 
 
 def by_iteration(file: Path, column: str, *, required: bool = True) -> dict[int, float]:

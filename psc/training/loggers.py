@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from psc.files import replacing
-from psc.training.records import FILE_NAME, Record
+from psc.training.records import FILE_NAME, Record, over_attempts
 from psc.training.settings import LoggerConfig
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 COLUMNS = ("step", "epoch", "seconds", "train/loss", "validation/loss", "learning_rate")
-"""Columns of every metrics.csv; ``seconds`` since this process began to train."""
+"""Columns of every metrics.csv; ``seconds`` of training, all attempts together."""
 
 
 class MetricsFile(Logger):
@@ -44,6 +44,7 @@ class MetricsFile(Logger):
         self.path = path
         self.columns = (*COLUMNS, *measures)
         self._start = time.monotonic()
+        self._before = 0.0
         self._prepare(first_step)
 
     @property
@@ -59,6 +60,9 @@ class MetricsFile(Logger):
     @rank_zero_only
     def _prepare(self, first_step: int) -> None:
         rows = [row for row in read_metrics(self.path) if int(row["step"]) < first_step]
+        for row, seconds in zip(rows, clock := _clock(rows), strict=True):
+            row["seconds"] = str(seconds)
+        self._before = clock[-1] if clock else 0.0
         with replacing(self.path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
@@ -70,7 +74,7 @@ class MetricsFile(Logger):
         row: dict[str, Any] = {name: metrics[name] for name in self.columns if name in metrics}
         if not row.keys() - {"epoch"}:
             return
-        row |= {"step": step, "seconds": round(time.monotonic() - self._start, 3)}
+        row |= {"step": step, "seconds": round(self._before + time.monotonic() - self._start, 3)}
         if "epoch" in row:
             row["epoch"] = int(row["epoch"])
         with self.path.open("a", newline="") as file:
@@ -92,14 +96,12 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
 
 
 def training_seconds(path: Path) -> float:
-    """Training time over all attempts: each starts its clock at 0, so sum its last readings."""
-    total = previous = 0.0
-    for row in read_metrics(path):
-        seconds = float(row["seconds"])
-        if seconds < previous:
-            total += previous
-        previous = seconds
-    return total + previous
+    """Training time over all attempts."""
+    return (_clock(read_metrics(path)) or [0.0])[-1]
+
+
+def _clock(rows: Iterable[Mapping[str, str]]) -> list[float]:
+    return over_attempts([float(row["seconds"]) for row in rows])
 
 
 @contextmanager

@@ -7,7 +7,7 @@ forgers: whoever can run this code can seal anything.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -123,3 +123,15 @@ def _check_version(content: Any, path: Path) -> None:
     commit = git.get("commit") if isinstance(git, dict) else None
     which = f"commit {commit}" if commit else "its git commit is in the file"
     raise DataError(f"{message}use the code version that wrote it ({which})")
+
+
+def over_attempts(seconds: Iterable[float]) -> list[float]:
+    """A clock's readings as those of one that goes on; in older files each attempt began at 0."""
+    found: list[float] = []
+    before = previous = 0.0
+    for reading in seconds:
+        if reading < previous:
+            before += previous
+        previous = reading
+        found.append(round(before + reading, 3))
+    return found

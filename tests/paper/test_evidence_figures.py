@@ -155,6 +155,24 @@ def test_scores_of_checkpoints_are_a_second_row_at_the_time_of_their_iteration(p
     np.testing.assert_allclose(right.lines[0].get_xydata(), [[10 / 60, 1.5]])
 
 
+def test_a_single_peak_does_not_flatten_a_panel(panels, metrics):
+    losses = {step: 0.3 + step / 1e4 for step in range(0, 1000, 25)}
+    left, right = panels({"3d": [metrics("a", losses)]}, by=learning_figure)
+    low, high = left.get_ylim()
+    assert low < 0.3 < 0.3975 < high
+    left, right = panels({"3d": [metrics("b", losses | {500: 5.0})]}, by=learning_figure)
+    for axes in (left, right):
+        low, high = axes.get_ylim()
+        assert low < 0.3 < 0.3975 < high < 0.5
+
+
+def test_the_clock_of_a_resumed_run_goes_on(panels, metrics):
+    file = metrics("a", {9: 1.0, 19: 0.5, 29: 0.4})
+    file.write_text(file.read_text().replace("29,30.0", "29,5.0"))  # the second attempt's clock
+    _, right = panels({"3d": [file]}, by=learning_figure)
+    np.testing.assert_allclose(right.lines[0].get_xdata(), [10 / 60, 20 / 60, 25 / 60])
+
+
 def test_counted_operations_have_panels_between_iterations_and_time(panels, metrics):
     runs = {"3d": [metrics("a", {9: 1.0, 19: 0.5})], "p1sc1": [metrics("b", {9: 0.6, 19: 0.7})]}
 

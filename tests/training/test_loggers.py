@@ -1,6 +1,9 @@
 """metrics.csv: appended, kept across a resume, robust to a cut-off row."""
 
-from psc.training.loggers import MetricsFile, read_metrics
+import time
+
+from psc.training.loggers import MetricsFile, read_metrics, training_seconds
+from psc.training.records import over_attempts
 
 
 def test_rows_are_on_disk_as_soon_as_they_are_logged(tmp_path):
@@ -23,6 +26,29 @@ def test_a_resume_keeps_what_came_before_and_drops_what_is_computed_again(tmp_pa
         log.log_metrics({"train/loss": float(step)}, step=step)
     MetricsFile(path, first_step=10).log_metrics({"train/loss": 100.0}, step=14)
     assert [r["train/loss"] for r in read_metrics(path)] == ["4.0", "9.0", "100.0"]
+
+
+def test_a_resume_goes_on_with_the_clock(tmp_path, monkeypatch):
+    path, now = tmp_path / "metrics.csv", iter((0, 100, 200, 300, 1000, 1050, 2000, 2010))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(now)))
+    log = MetricsFile(path)
+    for step in (4, 9, 14):
+        log.log_metrics({"train/loss": 1.0}, step=step)
+    MetricsFile(path, first_step=10).log_metrics({"train/loss": 1.0}, step=14)  # 9 was the last
+    MetricsFile(path, first_step=15).log_metrics({"train/loss": 1.0}, step=19)
+    assert [float(row["seconds"]) for row in read_metrics(path)] == [100, 200, 250, 260]
+    assert training_seconds(path) == 260
+
+
+def test_files_whose_attempts_each_began_at_zero_are_read_as_one_clock(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,seconds\n4,100.0\n9,200.0\n14,50.0\n19,90.0\n24,10.0\n")
+    assert over_attempts([100.0, 200.0, 50.0, 90.0, 10.0]) == [100, 200, 250, 290, 300]
+    assert training_seconds(path) == 300
+    now = iter((0, 7))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(now)))
+    MetricsFile(path, first_step=25).log_metrics({"train/loss": 1.0}, step=29)
+    assert training_seconds(path) == 307
 
 
 def test_a_row_cut_short_by_a_kill_is_dropped(tmp_path):
