@@ -8,10 +8,12 @@ from psc.paper.compare import compare_runs
 
 
 def main() -> None:
-    """Write tables and pictures into the folder of runs, print the tables."""
+    """Write tables and pictures into a folder, print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="a folder of run folders, such as runs")
-    parser.add_argument("--into", type=Path, help="where to write; default: the folder of runs")
+    parser.add_argument(
+        "folders", type=Path, nargs="+", metavar="FOLDER", help="of run folders, such as runs"
+    )
+    parser.add_argument("--into", type=Path, help="where to write; default: the first folder")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--commit", help="only runs of this version of the code")
     which.add_argument(
@@ -19,7 +21,7 @@ def main() -> None:
     )
     arguments = vars(parser.parse_args())
     with told_in_a_line():
-        text, files = compare_runs(arguments.pop("folder"), **arguments)
+        text, files = compare_runs(*arguments.pop("folders"), **arguments)
     print(text, *files, sep="\n")
 
 

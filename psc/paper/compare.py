@@ -1,4 +1,4 @@
-"""Runs side by side: what ``scripts/compare.py`` writes into a folder of runs.
+"""Runs side by side: what ``scripts/compare.py`` writes of folders of runs.
 
 ``summary.md`` and ``summary.csv`` have a row per network, mean ± standard deviation over seeds, and
 how each differs from 3D over shared seeds; ``tradeoff.png`` shows scores against cost.
@@ -51,11 +51,15 @@ _LINE = ("axes fraction", "data")
 
 
 def compare_runs(
-    folder: Path, *, commit: str | None = None, all_commits: bool = False, into: Path | None = None
+    *folders: Path, commit: str | None = None, all_commits: bool = False, into: Path | None = None
 ) -> tuple[str, list[Path]]:
-    """Compare a folder of runs; returns the tables and all files, as written ``into`` a folder."""
-    runs = of_one_version(finished_runs(folder), commit=commit, all_commits=all_commits)
-    into = into or folder
+    """Compare the runs of folders; returns the tables and all files, as written ``into`` a folder.
+
+    None: into the first.
+    """
+    found = {path: record for folder in folders for path, record in finished_runs(folder).items()}
+    runs = of_one_version(found, commit=commit, all_commits=all_commits)
+    into = into or folders[0]
     groups = group_records(list(runs.values()))
     costs = [recorded_cost(group.first) for group in groups]
     text = comparison_text(groups)

@@ -87,6 +87,18 @@ def test_videos_have_no_segmentations_and_no_thresholds(folder_of, make_video_re
 
 
 @pytest.mark.usefixtures("unrendered")
+def test_runs_of_several_folders_are_side_by_side(folder_of, make_record):
+    folder = folder_of(a=make_record(), b=make_record("p2sc2"))
+    for name in "ab":
+        (folder / f"of-{name}").mkdir()
+        (folder / name).rename(folder / f"of-{name}" / name)
+    text, files = compare_runs(folder / "of-a", folder / "of-b")
+    assert "| 3d |" in text
+    assert "| p2sc2 |" in text
+    assert {path.parent for path in files} == {folder / "of-a"}
+
+
+@pytest.mark.usefixtures("unrendered")
 def test_different_amounts_of_training_data_have_a_picture(folder_of, make_video_record):
     less = {"videos": {"train": 20, "validation": 10, "test": 40}}
     folder = folder_of(a=make_video_record(), b=make_video_record(splits=less))
