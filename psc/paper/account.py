@@ -77,9 +77,9 @@ class Cost:
         """Two per multiply-add."""
         return None if self.multiply_adds is None else 2 * self.multiply_adds
 
-    def training_flops(self, samples: int) -> int | None:
+    def training_flops(self, samples: int | None) -> int | None:
         """Three forward passes for each sample: gradients of input and weights cost two."""
-        return None if self.flops is None else 3 * self.flops * samples
+        return None if self.flops is None or samples is None else 3 * self.flops * samples
 
 
 _KNOWN: dict[str, Cost] = {}  # counting takes most of the time of a table

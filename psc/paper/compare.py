@@ -35,6 +35,7 @@ from psc.paper.groups import (
     group_names,
     group_records,
     of_one_version,
+    step_samples,
 )
 from psc.paper.measures import AFFINITY, Measures, data_name, moments
 from psc.paper.style import DASHED, SMALL_POINTS, look, page_style, plots, save_png
@@ -250,7 +251,10 @@ def _draw_learning(
     path: Path,
 ) -> None:
     """Learning curves; ``files``: the metrics.csv of every record of each group."""
-    known = {name: costs[group].training_flops(group.batch_size) for name, group in groups.items()}
+    known = {
+        name: costs[group].training_flops(step_samples(group.first))
+        for name, group in groups.items()
+    }
     flops = {name: count for name, count in known.items() if count is not None}
     scores, axis = _scores_on_the_way(groups, files)
     curves.learning_figure(files, path, scores, axis, flops if flops == known else None)

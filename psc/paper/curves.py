@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from psc.errors import ConfigError, DataError
+from psc.paper.groups import step_samples
 from psc.paper.style import DASHED, PAGE_WIDTH, look, page_style, plots, save_png
 from psc.training.records import Record, over_attempts
 
@@ -97,12 +98,8 @@ def read_intervals(metrics_csv: Path) -> Intervals:
 def iterations_per_epoch(record: Record) -> float | None:
     """Iterations that see as many samples as there are training videos; None where not known."""
     videos = record.data.get("splits", {}).get("videos")
-    trainer = record.config.get("trainer", {})
-    devices = trainer.get("devices", 1)
-    if not videos or not isinstance(devices, int) or devices < 1:
-        return None
-    batch = record.config["recipe"]["batch_size"] * devices * trainer.get("num_nodes", 1)
-    return float(videos["train"] / batch)
+    samples = step_samples(record) if videos else None
+    return None if samples is None else float(videos["train"] / samples)
 
 
 @page_style()

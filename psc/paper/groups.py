@@ -69,6 +69,17 @@ def record_settings(record: Record, path: Path) -> Settings:
     return found
 
 
+def step_samples(record: Record) -> int | None:
+    """Of a step, on all devices together; None where a record does not say how many there were."""
+    trainer = record.config.get("trainer", {})
+    devices = trainer.get("devices", 1)
+    if devices == "auto" and record.hardware.get("accelerator") == "cpu":
+        devices = 1  # Lightning's "auto" is one process on a CPU
+    if not isinstance(devices, int) or devices < 1:
+        return None
+    return int(record.config["recipe"]["batch_size"]) * devices * int(trainer.get("num_nodes", 1))
+
+
 def hardware_of(record: Record) -> str:
     """What it ran on, in words."""
     name, threads = str(record.hardware["device"]), record.hardware.get("torch_threads")
@@ -194,11 +205,6 @@ class Group:
         if "videos" in splits:
             return int(splits["videos"]["train"])
         return 0 if self.folded else len(splits.get("train", ()))
-
-    @property
-    def batch_size(self) -> int:
-        """Samples of a step."""
-        return int(self.first.config["recipe"]["batch_size"])
 
     @property
     def minutes(self) -> float | None:

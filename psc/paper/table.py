@@ -29,7 +29,14 @@ from psc.paper.experiments import (
     read_experiment,
     read_records,
 )
-from psc.paper.groups import Group, comparable, group_records, hardware_of, seed_and_fold
+from psc.paper.groups import (
+    Group,
+    comparable,
+    group_records,
+    hardware_of,
+    seed_and_fold,
+    step_samples,
+)
 from psc.paper.measures import Measures, Score, moments
 from psc.paper.published import FIGURE_4B, PARAMETERS, SIZES, UNKNOWN, PublishedCell
 from psc.paper.text import billions, csv_text, latex_table, markdown_table, percent
@@ -283,7 +290,8 @@ def _effort(line: Line) -> tuple[str, str, str]:
     if not line.runs or line.cost is None:
         return NOTHING, NOTHING, NOTHING
     group = line.group
-    flops = [line.cost.training_flops(i * group.batch_size) for i in line.iterations]
+    step = line.cost.training_flops(step_samples(group.first))
+    flops = [None if step is None else i * step for i in line.iterations]
     return (
         _counts(line.iterations),
         ", ".join(NOTHING if count is None else f"{count / 1e15:.3g}" for count in flops),

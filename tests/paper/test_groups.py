@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from psc.errors import DataError
-from psc.paper.groups import by_application, comparable, group_names, group_records, of_one_version
+from psc.paper.groups import (
+    by_application,
+    comparable,
+    group_names,
+    group_records,
+    of_one_version,
+    step_samples,
+)
 
 
 def test_seeds_are_one_group(make_record):
@@ -182,3 +189,18 @@ def test_a_choice_that_is_none(records, commit, message):
 
 def test_all_versions_on_request(records):
     assert of_one_version(records, all_commits=True) == records
+
+
+@pytest.mark.parametrize(
+    ("trainer", "accelerator", "samples"),
+    [
+        ({}, "cpu", 2),
+        ({"devices": 4, "num_nodes": 2}, "cuda", 16),
+        ({"devices": "auto", "num_nodes": 1}, "cpu", 2),
+        ({"devices": "auto", "num_nodes": 1}, "cuda", None),  # of how many is not recorded
+        ({"devices": -1}, "cuda", None),
+    ],
+)
+def test_samples_of_a_step_are_those_of_all_devices(make_record, trainer, accelerator, samples):
+    record = replace(make_record(trainer=trainer), hardware={"accelerator": accelerator})
+    assert step_samples(record) == samples
