@@ -12,7 +12,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from psc.errors import ConfigError, DataError
 from psc.paper.groups import step_samples
@@ -278,6 +278,7 @@ def learning_figure(
         right.set(xlabel="minutes, mean over seeds")
         for axes in middle:
             axes.set(xlabel="PFLOP, counted")
+            axes.xaxis.set_major_locator(MaxNLocator(3))  # of short trainings they are long
     grid[0, -1].legend(**BESIDE)
     save_png(figure, path)
 
