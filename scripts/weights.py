@@ -28,7 +28,7 @@ from psc.em.settings import FibsemConfig
 from psc.errors import CheckpointError, ConfigError, DataError, told_in_a_line
 from psc.files import in_words, replacing, sha256_of, write_text
 from psc.networks.weights import ENDING, FOLDER, SUMS, read_safetensors, safetensors_of
-from psc.paper.groups import group_records
+from psc.paper.groups import group_records, refuse_twins
 from psc.training.checkpoints import Checkpoint, read_checkpoint
 from psc.training.folder import BEST
 from psc.training.records import Record, read_record
@@ -85,9 +85,10 @@ def best_of(runs: Sequence[Path]) -> dict[Path, list[int]]:
     records = {run: read_record(run) for run in runs}
     found: dict[Path, list[int]] = {}
     networks: dict[tuple[str, ...], Path] = {}
+    run_of = {id(record): run for run, record in records.items()}
     for group in group_records(list(records.values())):
-        of = [run for run, record in records.items() if any(record is r for r in group.records)]
-        best = min(of, key=lambda run: _validation_vi(records[run]))
+        refuse_twins(group, run_of)
+        best = run_of[id(min(group.records, key=_validation_vi))]
         other = networks.setdefault((group.backbone, group.block), best)
         if other != best:
             raise ConfigError(f"{other} and {best} differ in more than their seed; name one")

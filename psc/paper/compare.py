@@ -35,6 +35,7 @@ from psc.paper.groups import (
     group_names,
     group_records,
     of_one_version,
+    refuse_twins,
     step_samples,
 )
 from psc.paper.measures import AFFINITY, Measures, data_name, moments
@@ -62,6 +63,8 @@ def compare_runs(
     runs = of_one_version(found, commit=commit, all_commits=all_commits)
     into = into or folders[0]
     groups = group_records(list(runs.values()))
+    for group in groups:
+        refuse_twins(group, {id(record): path for path, record in runs.items()})
     costs = [recorded_cost(group.first) for group in groups]
     text = comparison_text(groups)
     write_text(text, into / "summary.md")

@@ -232,6 +232,18 @@ def seed_and_fold(record: Record) -> tuple[int, int]:
     return record.seed, record.config["dataset"]["fold"] if folds_of(record) else 0
 
 
+def refuse_twins(group: Group, path_of: Mapping[int, Path]) -> None:
+    """Refuse a seed that is twice in a group; ``path_of``: by ``id`` of the record."""
+    seen: dict[tuple[int, int], Record] = {}
+    for record in group.records:
+        other = seen.setdefault(seed_and_fold(record), record)
+        if other is not record:
+            raise DataError(
+                f"{path_of[id(other)]} and {path_of[id(record)]} are of one row and one seed; "
+                "delete one or leave it out, or the seed would count twice"
+            )
+
+
 def _float(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
@@ -277,7 +289,9 @@ def group_names(groups: Sequence[Group]) -> list[str]:
         (
             g.backbone,
             f"{g.first.iterations:,} it.",
-            f"{g.training_size} {g.measures.units}" if g.training_size else "",
+            f"{g.training_size} {g.measures.units[: -1 if g.training_size == 1 else None]}"
+            if g.training_size
+            else "",
             g.control,
             precision(g.first),
             g.version,

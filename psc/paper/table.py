@@ -7,12 +7,10 @@ for Markdown, LaTeX and the page; CSV has the numbers unrounded.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from psc.errors import DataError
 from psc.files import write_text
 from psc.paper import evidence
 from psc.paper.account import Cost, network_cost
@@ -34,6 +32,7 @@ from psc.paper.groups import (
     comparable,
     group_records,
     hardware_of,
+    refuse_twins,
     seed_and_fold,
     step_samples,
 )
@@ -235,12 +234,7 @@ def _lines(
     for group in group_records([run.record for run in run_of.values()]):
         records = sorted(group.records, key=seed_and_fold)
         together = [run_of[id(record)] for record in records]
-        for one, next_one in pairwise(together):
-            if seed_and_fold(one.record) == seed_and_fold(next_one.record):
-                raise DataError(
-                    f"{one.path} and {next_one.path} are of one row and one seed; delete one, or "
-                    "the seed would count twice"
-                )
+        refuse_twins(group, {id(run.record): run.path for run in together})
         lines.append(Line(planned.row, planned, published, tuple(together)))
     return lines or [Line(planned.row, planned, published)]
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from psc.errors import DataError
 from psc.files import replacing
 from psc.training.records import FILE_NAME, Record, over_attempts
 from psc.training.settings import LoggerConfig
@@ -88,11 +89,24 @@ class MetricsFile(Logger):
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:
-    """Rows of a metrics.csv, without one cut short by a kill; none if there is no such file."""
+    """Rows of a metrics.csv, without one cut short by a kill; none if there is no such file.
+
+    Raises:
+        DataError: a step or a time is missing or no number.
+    """
     if not path.is_file():
         return []
     with path.open(newline="") as file:
-        return [row for row in csv.DictReader(file) if None not in row.values()]
+        rows = [row for row in csv.DictReader(file) if None not in row.values()]
+    try:
+        for row in rows:
+            int(row["step"]), float(row["seconds"])
+    except (KeyError, ValueError) as error:
+        raise DataError(
+            f"{path} was changed: a step or a time is missing or no number ({error}); restore it"
+            " or delete it: training goes on, its curves begin there"
+        ) from error
+    return rows
 
 
 def training_seconds(path: Path) -> float:

@@ -98,6 +98,13 @@ def test_runs_of_several_folders_are_side_by_side(folder_of, make_record):
     assert {path.parent for path in files} == {folder / "of-a"}
 
 
+def test_a_run_that_is_there_twice_is_refused(folder_of, make_record):
+    folder = folder_of(a=make_record(), b=make_record())
+    with pytest.raises(DataError, match=r"a and .*b are of one row and one seed.* count twice"):
+        compare_runs(folder)
+    assert not (folder / "summary.md").exists()
+
+
 @pytest.mark.usefixtures("unrendered")
 def test_different_amounts_of_training_data_have_a_picture(folder_of, make_video_record):
     less = {"videos": {"train": 20, "validation": 10, "test": 40}}

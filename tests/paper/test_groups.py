@@ -70,7 +70,7 @@ def test_a_name_says_what_it_takes(make_record):
     assert names(make_record(), half) == ["3d (32-true)", "3d (bf16-mixed)"]
     both = {"train": ["here[0:9]", "there[0:9]"], "test": ["here[0:9]"]}
     few, more = make_record(splits=both | {"train": both["train"][:1]}), make_record(splits=both)
-    assert names(few, more) == ["3d (1 slabs)", "3d (2 slabs)"]
+    assert names(few, more) == ["3d (1 slab)", "3d (2 slabs)"]
     wide = make_record(backbone={"name": "unet", "base_width": 8})
     assert names(make_record(), wide, make_record("p2sc2")) == ["3d", "3d #2", "p2sc2"]
 

@@ -2,6 +2,9 @@
 
 import time
 
+import pytest
+
+from psc.errors import DataError
 from psc.training.loggers import MetricsFile, read_metrics, training_seconds
 from psc.training.records import over_attempts
 
@@ -65,3 +68,12 @@ def test_a_new_run_starts_with_a_header_only(tmp_path):
     assert path.read_text().startswith("step,epoch,seconds,train/loss,validation/loss")
     assert read_metrics(path) == []
     assert read_metrics(tmp_path / "none.csv") == []
+
+
+@pytest.mark.parametrize("rows", ["step\n4\n", "step,seconds\n4,x\n", "step,seconds\nfour,1.0\n"])
+def test_a_file_that_was_changed_is_named(tmp_path, rows):
+    path = tmp_path / "metrics.csv"
+    path.write_text(rows)
+    with pytest.raises(DataError, match=r"metrics.csv was changed.*restore it or delete it"):
+        MetricsFile(path, first_step=10)
+    assert path.read_text() == rows
