@@ -107,6 +107,14 @@ class Line:
         return sorted({run.record.iterations for run in self.runs})
 
     @property
+    def training_flops(self) -> list[int | None]:
+        """Counted operations of each of these numbers of iterations."""
+        if not self.runs or self.cost is None:
+            return []
+        step = self.cost.training_flops(step_samples(self.group.first))
+        return [None if step is None else number * step for number in self.iterations]
+
+    @property
     def origin(self) -> dict[str, str]:
         """Version of the code, devices and data of its runs; all empty if nothing ran."""
         records = [run.record for run in self.runs]
@@ -281,15 +289,13 @@ def _result(table: Table, line: Line) -> tuple[str, ...]:
 
 def _effort(line: Line) -> tuple[str, str, str]:
     """What one training took: iterations, counted operations, measured minutes."""
-    if not line.runs or line.cost is None:
+    if not line.runs:
         return NOTHING, NOTHING, NOTHING
-    group = line.group
-    step = line.cost.training_flops(step_samples(group.first))
-    flops = [None if step is None else i * step for i in line.iterations]
+    flops, minutes = line.training_flops, line.group.minutes
     return (
         _counts(line.iterations),
         ", ".join(NOTHING if count is None else f"{count / 1e15:.3g}" for count in flops),
-        NOTHING if group.minutes is None else f"{group.minutes:,.0f}",
+        NOTHING if minutes is None else f"{minutes:,.0f}",
     )
 
 
@@ -398,6 +404,8 @@ def _csv_line(table: Table, line: Line) -> dict[str, Any]:
         found |= moments(name, [scale * value for value in values])
     return found | {
         "iterations": " ".join(map(str, line.iterations)),
+        "training_flops": " ".join(map(str, filter(None, line.training_flops))),
+        "training_minutes": line.group.minutes if line.runs else None,
         "seeds": " ".join(map(str, line.seeds)),
         "missing_seeds": " ".join(map(str, line.missing_seeds)),
         "runs": " ".join(run.record.run for run in line.runs),

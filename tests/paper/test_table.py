@@ -87,6 +87,10 @@ def test_what_a_training_took(experiment_folder, add_record):
         network(torch.empty(shape, device="meta", requires_grad=True)).sum().backward()
     expected = counter.get_total_flops() * config.recipe.batch_size * 500_000 / 1e15
     assert float(found["3D", "PFLOP"]) == pytest.approx(expected, rel=5e-3)
+    timed, not_run = csv.DictReader(io.StringIO(to_csv(tables_of(experiment_folder)[1])))
+    assert float(timed["training_flops"]) == pytest.approx(1e15 * expected)
+    assert float(timed["training_minutes"]) == 2.0
+    assert not_run["training_flops"] == not_run["training_minutes"] == ""
 
 
 def test_a_reduced_record_never_fills_a_cell_of_the_papers(experiment_folder, add_record):
