@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -81,6 +81,7 @@ def run(config_name: str, main: Main) -> None:
     try:
         with refusals():
             sys.argv[1:] = as_hydra_reads(sys.argv[1:])
+            check_choices(config_name, sys.argv[1:])
             hydra.main(
                 config_path=str(CONFIG_DIRECTORY), config_name=config_name, version_base="1.3"
             )(job)()
@@ -94,6 +95,30 @@ def run(config_name: str, main: Main) -> None:
     except KeyboardInterrupt:
         print("\ninterrupted; resume=true continues from the last checkpoint", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
+
+
+def check_choices(config_name: str, arguments: Sequence[str]) -> None:
+    """Refuse what Hydra answers with a traceback: no choice, or a key of what is not chosen.
+
+    ``evaluate.py`` alone can do without a data set: it takes the checkpoint's.
+    """
+    given = dict(argument.partition("=")[::2] for argument in arguments if "=" in argument)
+    for key, value in given.items():
+        if (CONFIG_DIRECTORY / key).is_dir() and (value.lower() == "null" or value[:1] == "["):
+            raise ConfigError(f"{key}={value}: name one of {_names_in(key)}, or leave it out")
+    for key, value in given.items():
+        unchosen = config_name == "evaluate" and "dataset" not in given
+        if unchosen and key.lstrip("+").startswith("dataset."):
+            raise ConfigError(
+                f"{key}={value} changes a data set that is not named; name it, too: "
+                f"dataset=NAME {key}=…, of {_names_in('dataset')}"
+            )
+
+
+def _names_in(group: str) -> str:
+    folder = CONFIG_DIRECTORY / group
+    files = sorted(folder.rglob("*.yaml"))
+    return ", ".join(str(file.relative_to(folder).with_suffix("")) for file in files)
 
 
 @contextmanager

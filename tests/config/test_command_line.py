@@ -259,6 +259,27 @@ def test_a_key_of_hydras_that_nothing_reads_is_refused(monkeypatch, capsys):
     assert "hydra.mistyped: nothing reads this key" in capsys.readouterr().err
 
 
+NO_CHOICE = {
+    "train backbone=null": "backbone=null: name one of densenet, ",
+    "train dataset=[ibsr,ucf101]": ", ucf101, ",
+    "train recipe=null": ", unet/quick, or leave it out",
+    "train -m hydra/launcher=null": "name one of local, slurm",
+    "evaluate checkpoint=x dataset=null": "or leave it out",
+    "evaluate checkpoint=x dataset.test=[]": "dataset=NAME dataset.test=",
+    "evaluate checkpoint=x +dataset.foo=1": "a data set that is not named",
+}
+
+
+@pytest.mark.parametrize("line", NO_CHOICE)
+def test_no_choice_is_refused_with_those_there_are(line, monkeypatch, capsys):
+    program, *arguments = line.split()
+    monkeypatch.setattr(sys, "argv", [f"{program}.py", *arguments])
+    with pytest.raises(SystemExit) as refusal:
+        run(program, lambda config: pytest.fail("it ran"))
+    assert refusal.value.code == 1
+    assert NO_CHOICE[line] in capsys.readouterr().err
+
+
 def test_scripts_exist_for_all_programs():
     """The list above is that of ``configs/``: a program more is tested here as well."""
     found = {path.stem for path in Path(CONFIG_DIRECTORY).glob("*.yaml")}
