@@ -144,7 +144,9 @@ def _row(group: Group) -> tuple[str, ...]:
     minutes = group.minutes
     scores = [measures.text(group.scores(score.key)) for score in measures.scores]
     scores += [f"{change:+.1f} %"] if measures.against else []
-    counts = f"{group.first.parameters:,}", f"{group.first.iterations:,}"
+    iterations = sorted({record.iterations for record in group.records})
+    span = "–".join(f"{number:,}" for number in dict.fromkeys((iterations[0], iterations[-1])))
+    counts = f"{group.first.parameters:,}", span
     time, seeds = "" if minutes is None else f"{minutes:.1f}", ", ".join(map(str, group.seeds))
     return (group.block, *counts, *scores, time, seeds)
 
@@ -381,6 +383,41 @@ def _pictures(
         name: [folder_of[id(record)] / "metrics.csv" for record in group.records]
         for name, group in groups.items()
     }
+    missing = [file for files in metrics.values() for file in files if not file.is_file()]
+    if missing:  # as where evaluate.py wrote the records
+        log.warning("no learning curves: %s does not exist", missing[0])
+        names = []
+    else:
+        names = _curves(measures, groups, metrics, costs, into, suffix)
+    if not measures.segmentations:
+        return names
+    found = [group.first.metrics for group in groups.values()]
+    sweeps = [*(metrics["sweep"] for metrics in found), found[0]["baseline"]["sweep"]]
+    named = dict(zip([*groups, AFFINITY.floor_name], sweeps, strict=True))
+    curves.threshold_figure(named, into / "thresholds.png")
+    folders = {name: files[0].parent for name, files in metrics.items()}
+    names.append("thresholds.png")
+    if _segmentations(folders, into / "summary.png"):
+        names.append("summary.png")
+    bodies = {
+        name: [_evaluation(file.parent) / "test-0_bodies.csv" for file in files]
+        for name, files in metrics.items()
+    }
+    if all(path.is_file() for paths in bodies.values() for path in paths):
+        names.append("joined.md")
+        write_text(markdown_table(evidence.joined_bodies(bodies)), into / names[-1])
+    return names
+
+
+def _curves(
+    measures: Measures,
+    groups: Mapping[str, Group],
+    metrics: Mapping[str, Sequence[Path]],
+    costs: Mapping[Group, Cost],
+    into: Path,
+    suffix: str,
+) -> list[str]:
+    """Draw how the networks learnt, from their metrics.csv; returns the files' names."""
     names = [f"learning{suffix}.png"]
     try:
         _draw_learning(groups, metrics, costs, into / names[0])
@@ -399,31 +436,20 @@ def _pictures(
         errors=measures.errors_logged,
         per_epoch=known if len(known) == len(epochs) else None,
     )
-    if not measures.segmentations:
-        return names
-    found = [group.first.metrics for group in groups.values()]
-    sweeps = [*(metrics["sweep"] for metrics in found), found[0]["baseline"]["sweep"]]
-    named = dict(zip([*groups, AFFINITY.floor_name], sweeps, strict=True))
-    curves.threshold_figure(named, into / "thresholds.png")
-    folders = {name: files[0].parent for name, files in metrics.items()}
-    names.append("thresholds.png")
-    if _segmentations(folders, into / "summary.png"):
-        names.append("summary.png")
-    bodies = {
-        name: [file.parent / "evaluation" / "test-0_bodies.csv" for file in files]
-        for name, files in metrics.items()
-    }
-    if all(path.is_file() for paths in bodies.values() for path in paths):
-        names.append("joined.md")
-        write_text(markdown_table(evidence.joined_bodies(bodies)), into / names[-1])
     return names
+
+
+def _evaluation(run: Path) -> Path:
+    """Where a run keeps it; what evaluate.py wrote is one itself."""
+    inside = run / "evaluation"
+    return inside if inside.is_dir() else run
 
 
 def _segmentations(runs: dict[str, Path], path: Path) -> bool:
     """Draw them; False where a run's volumes are not there, as beside collected records."""
     predictions = {}
     for name, run in runs.items():
-        volumes = run / "evaluation" / "test-0.h5"
+        volumes = _evaluation(run) / "test-0.h5"
         if not volumes.is_file():
             log.warning("no %s: %s is missing; evaluate.py writes it again", path.name, volumes)
             return False

@@ -288,7 +288,7 @@ def group_names(groups: Sequence[Group]) -> list[str]:
     aspects = [
         (
             g.backbone,
-            f"{g.first.iterations:,} it.",
+            f"{_trained_for(g.first):,} it.",
             f"{g.training_size} {g.measures.units[: -1 if g.training_size == 1 else None]}"
             if g.training_size
             else "",
@@ -306,6 +306,13 @@ def group_names(groups: Sequence[Group]) -> list[str]:
         taken = sum(other == name or other.startswith(f"{name} #") for other in names)
         names.append(f"{name} #{taken + 1}" if taken else name)
     return names
+
+
+def _trained_for(record: Record) -> int:
+    """Iterations; of a checkpoint that was evaluated later, those that its training was given."""
+    if "training" in record.wall_seconds:
+        return record.iterations
+    return int(record.config["recipe"]["iterations"])
 
 
 def finished_runs(folder: Path) -> dict[Path, Record]:

@@ -67,6 +67,28 @@ def test_everything_that_is_said_to_be_written_is(folder_of, make_record):
     assert not (folder / "summary.png").exists()  # the volumes are not there
 
 
+def test_what_evaluate_wrote_is_compared_without_learning_curves(folder_of, make_record, caplog):
+    """Of trainings of equal length, by checkpoints of their lowest validation loss."""
+    trained = make_record().config["recipe"]["iterations"]
+    records = {
+        f"{block}-{seed}": replace(
+            make_record(block, seed=seed),
+            iterations=trained - seed - (block == "p2sc2"),
+            wall_seconds={},
+        )
+        for block, seed in itertools.product(("3d", "p2sc2"), (0, 1, 2))
+    }
+    folder = folder_of(**records)
+    for name in records:
+        (folder / name / "metrics.csv").unlink()
+    text, files = compare_runs(folder)
+    names = [path.name for path in files]
+    assert names == ["summary.md", "summary.csv", "tradeoff.png", "thresholds.png"]
+    assert "no learning curves: " in caplog.text
+    assert f"| {trained - 2}–{trained} |" in text
+    assert "| p2sc2 − 3d, VI sum [bits] |" in text
+
+
 @pytest.mark.usefixtures("unrendered")
 def test_versions_of_the_code_are_not_mixed(folder_of, make_record):
     folder = folder_of(a=make_record(), b=make_record(seed=1, commit="b" * 40))
