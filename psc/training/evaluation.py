@@ -33,6 +33,11 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Record:
         segmentation=trained.segmentation.changed(config.segmentation),
     )
     trained_on, asked = trained.dataset.outputs(), changed.dataset.outputs()
+    if trained_on != asked and None in (trained_on, asked):
+        raise ConfigError(
+            f"dataset={changed.dataset.name} is no data for {checkpoint.path}, a"
+            f" {trained.backbone.name} that was trained on {trained.dataset.name}"
+        )
     if trained_on != asked:
         raise ConfigError(
             f"dataset={changed.dataset.name} has {asked}, but {checkpoint.path} was trained to"

@@ -80,3 +80,15 @@ def test_evaluate_changes_what_it_is_told_and_nothing_else(finished_run, tmp_pat
     assert again.config == record.config | {
         "segmentation": record.config["segmentation"] | {"thresholds": [0.3]}
     }
+
+
+@pytest.mark.parametrize("name", ["ibsr", "ucf101"])
+def test_data_of_another_application_is_refused(finished_run, tmp_path, name):
+    best = finished_run[1] / "checkpoints" / "best.ckpt"
+    backbone = {"ibsr": "densenet", "ucf101": "resnet18"}[name]
+    other = compose([f"backbone={backbone}", f"dataset={name}_synthetic"]).dataset
+    with pytest.raises(ConfigError, match=f"={name}_synthetic (is no data for|cannot be read)"):
+        evaluate_checkpoint(
+            EvaluateConfig(checkpoint=str(best), dataset=other, output=f"{tmp_path}/out")
+        )
+    assert not (tmp_path / "out").exists()
