@@ -187,22 +187,28 @@ def _csv_row(group: Group, cost: Cost, applications: Iterable[Measures]) -> dict
 def tradeoff_figure(
     rows: Sequence[Mapping[str, Group]], costs: Mapping[Group, Cost], path: Path
 ) -> None:
-    """Scores against costs, ± sd over seeds; a row of panels for groups that may be compared."""
-    figure, grid = plots(len(rows), 3, sharey="row")
-    for (left, middle, right), row in zip(grid, rows, strict=True):
+    """Scores against costs, ± sd over seeds; a row of panels for groups that may be compared.
+
+    Without minutes where no training was timed, as in what evaluate.py wrote.
+    """
+    timed = any(group.minutes is not None for row in rows for group in row.values())
+    figure, grid = plots(len(rows), 3 if timed else 2, sharey="row")
+    for panels, row in zip(grid, rows, strict=True):
         first = next(iter(row.values()))
         measures = first.measures
-        left.set_title(_data_title(first), loc="left", weight="bold")
+        panels[0].set_title(_data_title(first), loc="left", weight="bold")
         better = "lower" if measures.lower_is_better else "higher"
-        left.set_ylabel(f"{measures.axis}, {better} is better")
-        for axes, words, cost in (
-            (left, "parameters", lambda group: costs[group].parameters),
-            (middle, f"FLOPs of a {measures.sample}'s forward pass", lambda g: costs[g].flops),
-            (right, "minutes of training, measured", lambda group: group.minutes),
-        ):
+        panels[0].set_ylabel(f"{measures.axis}, {better} is better")
+        groups = list(row.values())
+        against: list[tuple[str, list[float | None]]] = [
+            ("parameters", [costs[group].parameters for group in groups]),
+            (f"FLOPs of a {measures.sample}'s forward pass", [costs[g].flops for g in groups]),
+            ("minutes of training, measured", [group.minutes for group in groups]),
+        ]
+        for axes, (words, values) in zip(panels, against, strict=False):
             axes.set_xlabel(words)
-            _draw_points(axes, row, [cost(group) for group in row.values()])
-        right.legend(*left.get_legend_handles_labels(), **curves.BESIDE)
+            _draw_points(axes, row, values)
+        panels[-1].legend(*panels[0].get_legend_handles_labels(), **curves.BESIDE)
     save_png(figure, path)
 
 
