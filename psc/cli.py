@@ -48,7 +48,7 @@ try:
 
         from psc.config.compose import CONFIG_DIRECTORY, register
         from psc.config.compose import from_arguments as from_arguments
-        from psc.config.overrides import as_hydra_reads
+        from psc.config.overrides import as_hydra_reads, names_in
         from psc.files import write_json
 except PSCError as missing:
     sys.exit(f"error: {missing}")
@@ -81,7 +81,7 @@ def run(config_name: str, main: Main) -> None:
     try:
         with refusals():
             sys.argv[1:] = as_hydra_reads(sys.argv[1:])
-            check_choices(config_name, sys.argv[1:])
+            check_named(config_name, sys.argv[1:])
             hydra.main(
                 config_path=str(CONFIG_DIRECTORY), config_name=config_name, version_base="1.3"
             )(job)()
@@ -97,28 +97,17 @@ def run(config_name: str, main: Main) -> None:
         sys.exit(EXIT_INTERRUPTED)
 
 
-def check_choices(config_name: str, arguments: Sequence[str]) -> None:
-    """Refuse what Hydra answers with a traceback: no choice, or a key of what is not chosen.
-
-    ``evaluate.py`` alone can do without a data set: it takes the checkpoint's.
-    """
+def check_named(config_name: str, arguments: Sequence[str]) -> None:
+    """Refuse a key of a data set that is not named: ``evaluate.py`` alone can do without one."""
     given = dict(argument.partition("=")[::2] for argument in arguments if "=" in argument)
+    if config_name != "evaluate" or "dataset" in given:
+        return
     for key, value in given.items():
-        if (CONFIG_DIRECTORY / key).is_dir() and (value.lower() == "null" or value[:1] == "["):
-            raise ConfigError(f"{key}={value}: name one of {_names_in(key)}, or leave it out")
-    for key, value in given.items():
-        unchosen = config_name == "evaluate" and "dataset" not in given
-        if unchosen and key.lstrip("+").startswith("dataset."):
+        if key.lstrip("+").startswith("dataset."):
             raise ConfigError(
                 f"{key}={value} changes a data set that is not named; name it, too: "
-                f"dataset=NAME {key}=…, of {_names_in('dataset')}"
+                f"dataset=NAME {key}=…, of {names_in('dataset')}"
             )
-
-
-def _names_in(group: str) -> str:
-    folder = CONFIG_DIRECTORY / group
-    files = sorted(folder.rglob("*.yaml"))
-    return ", ".join(str(file.relative_to(folder).with_suffix("")) for file in files)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from psc.config.schema import (
     ViewConfig,
 )
 from psc.errors import ConfigError
+from psc.files import PROJECT
 
 PROGRAMS = (TrainConfig, EvaluateConfig, SegmentConfig, ClassifyConfig, AccountConfig, ViewConfig)
 
@@ -37,6 +38,8 @@ _MIXED: dict[str, tuple[type, ...]] = {
     "dataset.csv": (list, dict),
 }
 """Keys that hold text or something else, which Hydra tells by its look."""
+
+_CONFIGS = PROJECT / "configs"
 
 _OPTIONS = (
     *("--config-path", "--config-name", "--config-dir", "--package", "--cfg", "--info"),
@@ -73,6 +76,8 @@ def as_hydra_reads(arguments: Sequence[str], *programs: type) -> list[str]:
         if first == "hydra" and below.split(".")[0] not in (f.name for f in fields(HydraConf)):
             raise ConfigError(f"{name}: nothing reads this key; --hydra-help tells Hydra's")
         mixed = _MIXED.get(name, ()) if name in others else ()
+        if not programs and (_CONFIGS / name).is_dir():
+            _check_choice(key, value, sweep=sweep)
         if value and not (sweep and readable) and not _is_settled(value, mixed):
             if name in texts and (mixed or name not in others):
                 argument = f"{key}={_quoted(value)}"
@@ -84,6 +89,23 @@ def as_hydra_reads(arguments: Sequence[str], *programs: type) -> list[str]:
             raise ConfigError(_advice(key, value))
         found.append(argument)
     return found
+
+
+def names_in(group: str) -> str:
+    """The choices that a folder of ``configs`` has."""
+    folder = _CONFIGS / group
+    files = sorted(folder.rglob("*.yaml"))
+    return ", ".join(str(file.relative_to(folder).with_suffix("")) for file in files)
+
+
+def _check_choice(key: str, value: str, *, sweep: bool) -> None:
+    """Refuse no choice, or several, of a group, and one more after what else has changed it."""
+    name = key.lstrip("+~")
+    if key.startswith("+"):
+        raise ConfigError(f"{key}={value}: {name} is chosen already; write {name}={value}")
+    several = value.split(",") if sweep else [value]
+    if value[:1] == "[" or any(one.strip().lower() == "null" for one in several):
+        raise ConfigError(f"{key}={value}: name one of {names_in(name)}, or leave it out")
 
 
 def _is_settled(value: str, mixed: tuple[type, ...]) -> bool:

@@ -14,6 +14,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from psc.cli import explain, run
+from psc.config import compose
 from psc.config.compose import CONFIG_DIRECTORY, from_arguments, register, typed_node
 from psc.config.overrides import as_hydra_reads
 from psc.config.schema import SegmentConfig
@@ -264,10 +265,18 @@ NO_CHOICE = {
     "train dataset=[ibsr,ucf101]": ", ucf101, ",
     "train recipe=null": ", unet/quick, or leave it out",
     "train -m hydra/launcher=null": "name one of local, slurm",
+    "train -m backbone=unet,null": "backbone=unet,null: name one of",
+    "train +backbone=unet": "backbone is chosen already; write backbone=unet",
+    "train ++block=3d": "write block=3d",
     "evaluate checkpoint=x dataset=null": "or leave it out",
     "evaluate checkpoint=x dataset.test=[]": "dataset=NAME dataset.test=",
     "evaluate checkpoint=x +dataset.foo=1": "a data set that is not named",
 }
+
+
+def test_programs_that_compose_refuse_no_choice_too():
+    with pytest.raises(ConfigError, match="name one of 3d, "):
+        compose(["block=null"])
 
 
 @pytest.mark.parametrize("line", NO_CHOICE)
