@@ -10,6 +10,7 @@ import functools
 import json
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -225,6 +226,13 @@ def _explain_composition(error: BaseException) -> str:
     if cause is not error:
         lines += [line for line in str(cause).splitlines() if "object_type" not in line]
     parent, key = getattr(cause, "parent_node", None), getattr(cause, "key", None)
+    if resnet := re.match(
+        r"In '(recipe/resnet.*?)'.*\n\s*Key '(\w+)'.*\n.*key: dataset\.", message
+    ):
+        return (
+            f"the chosen data set has no {resnet[2]}, which {resnet[1]} sets: ResNets learn from "
+            "videos, dataset=ucf101, ucf101_sample, ucf101_synthetic or own_video"
+        )
     if isinstance(cause, InterpolationResolutionError | GrammarParseError):
         lines.append("${key} refers to another key; the letters themselves are written \\${")
     if isinstance(cause, MissingMandatoryValue):

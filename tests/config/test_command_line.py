@@ -268,6 +268,7 @@ NO_CHOICE = {
     "train -m backbone=unet,null": "backbone=unet,null: name one of",
     "train +backbone=unet": "backbone is chosen already; write backbone=unet",
     "train ++block=3d": "write block=3d",
+    "train backbone=resnet18 budget=quick dataset=own_em": "ResNets learn from videos, dataset=ucf101",
     "evaluate checkpoint=x dataset=null": "or leave it out",
     "evaluate checkpoint=x dataset.test=[]": "dataset=NAME dataset.test=",
     "evaluate checkpoint=x +dataset.foo=1": "a data set that is not named",
@@ -280,7 +281,7 @@ def test_programs_that_compose_refuse_no_choice_too():
 
 
 @pytest.mark.parametrize("line", NO_CHOICE)
-def test_no_choice_is_refused_with_those_there_are(line, monkeypatch, capsys):
+def test_a_choice_that_cannot_be_is_refused_with_those_there_are(line, monkeypatch, capsys):
     program, *arguments = line.split()
     monkeypatch.setattr(sys, "argv", [f"{program}.py", *arguments])
     with pytest.raises(SystemExit) as refusal:
