@@ -268,7 +268,7 @@ NO_CHOICE = {
     "train -m backbone=unet,null": "backbone=unet,null: name one of",
     "train +backbone=unet": "backbone is chosen already; write backbone=unet",
     "train ++block=3d": "write block=3d",
-    "train backbone=resnet18 budget=quick dataset=own_em": "ResNets learn from videos, dataset=ucf101",
+    "train backbone=resnet18 budget=quick dataset=own_em": "ResNets learn from videos",
     "evaluate checkpoint=x dataset=null": "or leave it out",
     "evaluate checkpoint=x dataset.test=[]": "dataset=NAME dataset.test=",
     "evaluate checkpoint=x +dataset.foo=1": "a data set that is not named",
