@@ -41,7 +41,10 @@ WHOLE = {"README.md": "index.md", "data/README.md": "data/README.md"}
 WHOLE |= {"docs/tutorial.ipynb": "tutorial.md", "CONTRIBUTING.md": "contributing.md"}
 WHOLE |= {
     f"experiments/{n}/README.md": f"experiments/{n}/README.md"
-    for n in ("speed", "conversion", "data-efficiency", "another-volume", "malis", "table-4b", "table-5d", "table-6d")
+    for n in (
+        *("speed", "conversion", "data-efficiency", "another-volume", "malis"),
+        *("table-4b", "table-5d", "table-6d"),
+    )
 }
 """Repository files that are pages as they are → their place in the site."""
 
