@@ -351,7 +351,10 @@ def _validated(metrics_csv: Path, columns: Sequence[str]) -> dict[int, float]:
 
 
 def draw_table(table: Table, folder: Path) -> list[Path]:
-    """Learning curves and trade-off of a table's runs as PNG; of runs without metrics.csv none."""
+    """Learning curves of a table's rows in the paper, and the trade-off of all that ran, as PNG.
+
+    Of runs without metrics.csv there are no learning curves.
+    """
     name = f"{table.experiment.name}-{table.protocol.name}"
     lines = {line.row.label: line for line in table.lines if line.runs}  # of one code, the last
     groups = {label: line.group for label, line in lines.items()}
@@ -359,6 +362,7 @@ def draw_table(table: Table, folder: Path) -> list[Path]:
     files = {
         label: [run.path.with_name("metrics.csv") for run in line.runs]
         for label, line in lines.items()
+        if line.row.in_paper  # ablations besides would hide each other
     }
     files = {label: paths for label, paths in files.items() if all(p.is_file() for p in paths)}
     drawn = []

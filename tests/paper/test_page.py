@@ -12,6 +12,7 @@ from torch import nn
 
 from psc.accounting import account
 from psc.errors import DataError
+from psc.paper import compare
 from psc.paper.compare import draw_table
 from psc.paper.experiments import (
     EXPERIMENTS,
@@ -126,6 +127,22 @@ def test_plots_of_a_protocol_stand_in_its_box(experiment_folder, add_record, tmp
         "Validation loss against iterations and against time, " + reduced.heading,
         "Scores against parameters, FLOPs and training time, " + reduced.heading,
     ]
+
+
+def test_ablations_are_in_the_trade_off_alone(experiment_folder, add_record, tmp_path, monkeypatch):
+    for block in ("3d", "p2sc2"):
+        folder = add_record(block, wall_seconds={"training": 60.0}).parent
+        (folder / "metrics.csv").write_text("step,seconds,validation/loss\n9,1.0,0.5\n")
+    _, reduced = tables_of(experiment_folder)
+    first, second = reduced.lines
+    ablation = replace(second, row=replace(second.row, in_paper=False))
+    drawn = {}
+    figures = (("_draw_learning", "curves"), ("tradeoff_figure", "points"))
+    for name, what in figures:
+        monkeypatch.setattr(compare, name, lambda of, *_, what=what: drawn.update({what: of}))
+    draw_table(replace(reduced, lines=(first, ablation)), tmp_path)
+    assert list(drawn["curves"]) == [first.row.label]
+    assert list(drawn["points"][0]) == [first.row.label, second.row.label]
 
 
 def test_deleting_a_record_empties_its_cell(experiment_folder, add_record):
