@@ -13,6 +13,8 @@ from omegaconf import OmegaConf
 from psc.errors import ConfigError
 from psc.files import PROJECT, WORKPLACE
 
+CONFIG_DIRECTORY = PROJECT / "configs"
+
 SAMPLE_VARIABLE = "PSC_SAMPLE_DATA"
 """Environment variable that names the folder of real sample data."""
 
@@ -75,8 +77,8 @@ def gpus() -> int:
 
 def default_recipe(backbone: str, budget: str) -> str:
     """``<backbone>/<budget>``: the recipe of a backbone, in configs/recipe."""
-    trainable = sorted(path.name for path in (PROJECT / "configs" / "recipe").iterdir())
-    if backbone not in trainable and (PROJECT / f"configs/backbone/{backbone}.yaml").is_file():
+    trainable = sorted(path.name for path in (CONFIG_DIRECTORY / "recipe").iterdir())
+    if backbone not in trainable and (CONFIG_DIRECTORY / f"backbone/{backbone}.yaml").is_file():
         raise ConfigError(
             f"backbone={backbone}: no task trains it yet (only {', '.join(trainable)}); "
             "scripts/account.py and scripts/benchmark.py take every backbone"

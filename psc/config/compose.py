@@ -15,17 +15,15 @@ from omegaconf import Container, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from psc.config import choices, schema
+from psc.config.choices import CONFIG_DIRECTORY as CONFIG_DIRECTORY
 from psc.config.overrides import as_hydra_reads
 from psc.config.schema import DenseNetConfig, ResNetConfig, TrainConfig, UNetConfig
 from psc.em.affinities import NEAREST
 from psc.em.settings import AffinityRecipeConfig, FibsemConfig
 from psc.errors import CheckpointError, ConfigError
-from psc.files import PROJECT
 from psc.mri.settings import IBSRConfig, OwnMRIConfig, TissueRecipeConfig
 from psc.training.settings import DatasetConfig, RecipeConfig
 from psc.video.settings import OwnVideoConfig, UCF101Config, VideoRecipeConfig
-
-CONFIG_DIRECTORY = PROJECT / "configs"
 
 _Parts = tuple[type[schema.BackboneConfig], type[RecipeConfig], tuple[type[DatasetConfig], ...]]
 _EM: _Parts = (UNetConfig, AffinityRecipeConfig, (FibsemConfig,))

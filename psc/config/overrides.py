@@ -19,6 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
+from psc.config.choices import CONFIG_DIRECTORY
 from psc.config.schema import (
     AccountConfig,
     ClassifyConfig,
@@ -28,7 +29,6 @@ from psc.config.schema import (
     ViewConfig,
 )
 from psc.errors import ConfigError
-from psc.files import PROJECT
 
 PROGRAMS = (TrainConfig, EvaluateConfig, SegmentConfig, ClassifyConfig, AccountConfig, ViewConfig)
 
@@ -38,8 +38,6 @@ _MIXED: dict[str, tuple[type, ...]] = {
     "dataset.csv": (list, dict),
 }
 """Keys that hold text or something else, which Hydra tells by its look."""
-
-_CONFIGS = PROJECT / "configs"
 
 _OPTIONS = (
     *("--config-path", "--config-name", "--config-dir", "--package", "--cfg", "--info"),
@@ -76,7 +74,7 @@ def as_hydra_reads(arguments: Sequence[str], *programs: type) -> list[str]:
         if first == "hydra" and below.split(".")[0] not in (f.name for f in fields(HydraConf)):
             raise ConfigError(f"{name}: nothing reads this key; --hydra-help tells Hydra's")
         mixed = _MIXED.get(name, ()) if name in others else ()
-        if not programs and (_CONFIGS / name).is_dir():
+        if not programs and (CONFIG_DIRECTORY / name).is_dir():
             _check_choice(key, value, sweep=sweep)
         if value and not (sweep and readable) and not _is_settled(value, mixed):
             if name in texts and (mixed or name not in others):
@@ -93,7 +91,7 @@ def as_hydra_reads(arguments: Sequence[str], *programs: type) -> list[str]:
 
 def names_in(group: str) -> str:
     """The choices that a folder of ``configs`` has."""
-    folder = _CONFIGS / group
+    folder = CONFIG_DIRECTORY / group
     files = sorted(folder.rglob("*.yaml"))
     return ", ".join(str(file.relative_to(folder).with_suffix("")) for file in files)
 

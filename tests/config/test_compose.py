@@ -359,7 +359,7 @@ def test_a_backbone_that_no_task_trains_says_so(tmp_path, monkeypatch):
     (tmp_path / "configs" / "recipe" / "unet").mkdir(parents=True)
     (tmp_path / "configs" / "backbone").mkdir()
     (tmp_path / "configs" / "backbone" / "mine.yaml").touch()
-    monkeypatch.setattr(choices, "PROJECT", tmp_path)
+    monkeypatch.setattr(choices, "CONFIG_DIRECTORY", tmp_path / "configs")
     with pytest.raises(ConfigError, match=r"backbone=mine: no task trains it yet \(only unet\)"):
         choices.default_recipe("mine", "quick")
 
