@@ -48,6 +48,16 @@ from psc.volumes import output
 
 log = logging.getLogger(__name__)
 
+_SOMETIMES = [
+    "learning*.png",
+    "data*.png",
+    "curves*.png",
+    "thresholds.png",
+    "summary.png",
+    "joined.md",
+]
+"""What is not written of all runs."""
+
 _LINE = ("axes fraction", "data")
 """Coordinates of a horizontal line's text."""
 
@@ -78,6 +88,9 @@ def compare_runs(
         pictured = dict(zip(group_names(first := comparable(some)[0]), first, strict=True))
         suffix = "" if len(applications) == 1 else f"-{measures.name}"
         names += _pictures(measures, pictured, runs, known, into, suffix)
+    older = {path.name for pattern in _SOMETIMES for path in into.glob(pattern)} - set(names)
+    for name in sorted(older):
+        log.warning("%s was there before; it is not of these runs", into / name)
     return text, [into / name for name in names]
 
 
@@ -432,8 +445,7 @@ def _curves(
     try:
         _draw_learning(groups, metrics, costs, into / names[0])
     except DataError as error:  # such as seeds that a time limit ended at different iterations
-        log.warning("no %s: %s", names[0], error)
-        (into / names.pop()).unlink(missing_ok=True)
+        log.warning("no %s: %s", names.pop(), error)
     if len({group.training_size for group in groups.values()} - {0}) > 1:
         names.append(f"data{suffix}.png")
         _draw_data_efficiency(list(groups.values()), list(metrics.values()), into / names[-1])

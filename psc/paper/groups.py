@@ -71,13 +71,15 @@ def record_settings(record: Record, path: Path) -> Settings:
 
 def step_samples(record: Record) -> int | None:
     """Of a step, on all devices together; None where a record does not say how many there were."""
-    trainer = record.config.get("trainer", {})
-    devices = trainer.get("devices", 1)
+    trainer, batch = record.config.get("trainer", {}), int(record.config["recipe"]["batch_size"])
+    if "processes" in record.hardware:
+        return batch * int(record.hardware["processes"])
+    devices = trainer.get("devices", 1)  # of older records
     if devices == "auto" and record.hardware.get("accelerator") == "cpu":
         devices = 1  # Lightning's "auto" is one process on a CPU
     if not isinstance(devices, int) or devices < 1:
         return None
-    return int(record.config["recipe"]["batch_size"]) * devices * int(trainer.get("num_nodes", 1))
+    return batch * devices * int(trainer.get("num_nodes", 1))
 
 
 def hardware_of(record: Record) -> str:

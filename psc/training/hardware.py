@@ -50,7 +50,9 @@ def settled(trainer: TrainerConfig) -> TrainerConfig:
     if trainer.precision == "16-mixed" and device == "cpu":
         raise ConfigError("trainer.precision=16-mixed: a CPU has 32-true and bf16-mixed only")
     if trainer.precision == BF16 and not computes_bf16(device):
-        log.warning("trainer.precision=%s: this %s has no instructions for it, slow", BF16, kind)
+        log.warning(
+            f"trainer.precision={BF16}: this {kind} has no instructions for it; {FLOAT32} is faster"
+        )
     if trainer.precision != "auto":
         return trainer
     chosen = BF16 if device == "cuda" and computes_bf16(device) else FLOAT32

@@ -50,7 +50,7 @@ class Record:
     data: dict[str, Any]  # kind ("real", "real sample", "synthetic"); files with size and sha256
     git: dict[str, Any]  # commit, and whether the checkout had changes
     versions: dict[str, str | None]  # of Python and packages
-    hardware: dict[str, Any]  # device, processor, cores
+    hardware: dict[str, Any]  # device, processor, cores; of a training its processes, one a device
     finished: str  # when, ISO 8601, UTC
     schema_version: int = field(default=SCHEMA_VERSION)
 

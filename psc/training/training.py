@@ -287,6 +287,7 @@ def _finish(
         throughput=throughput.summary(3 * config.recipe.batch_size * sample),
         data=tested.data | ({} if initial is None else {"initial_weights": initial.digest}),
         git=code,
+        hardware=tested.hardware | {"processes": trainer.world_size},
     )
     log.info("written to %s", write_record(record, folder.path))
     return record

@@ -37,6 +37,7 @@ def test_two_processes_train_one_network_and_then_another(start, tiny_run, tmp_p
     assert result.wait() == 0, result.text
     found = records(tmp_path / "runs")
     assert [(record.seed, record.iterations) for record in found] == [(0, 6), (1, 6)]
+    assert {record.hardware["processes"] for record in found} == {2}
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == sorted(
         ["sweeps", *(record.run for record in found)]
     )

@@ -81,10 +81,12 @@ def test_what_evaluate_wrote_is_compared_without_learning_curves(folder_of, make
     folder = folder_of(**records)
     for name in records:
         (folder / name / "metrics.csv").unlink()
+    (folder / "learning.png").touch()  # as drawn before the metrics were lost
     text, files = compare_runs(folder)
     names = [path.name for path in files]
     assert names == ["summary.md", "summary.csv", "tradeoff.png", "thresholds.png"]
     assert "no learning curves: " in caplog.text
+    assert "learning.png was there before; it is not of these runs" in caplog.text
     assert f"| {trained - 2}–{trained} |" in text
     assert "| p2sc2 − 3d, VI sum [bits] |" in text
 

@@ -204,3 +204,5 @@ def test_all_versions_on_request(records):
 def test_samples_of_a_step_are_those_of_all_devices(make_record, trainer, accelerator, samples):
     record = replace(make_record(trainer=trainer), hardware={"accelerator": accelerator})
     assert step_samples(record) == samples
+    counted = replace(record, hardware=record.hardware | {"processes": 8})
+    assert step_samples(counted) == 16  # whatever its configuration left to Lightning
