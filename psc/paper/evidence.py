@@ -39,7 +39,7 @@ _RESAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two networks' headline scores, in the record's unit."""
+    """Of two networks' scores, in the record's unit."""
 
     seeds: tuple[int, ...]  # that both have
     runs: int  # pairs of them: as many as seeds, times folds
@@ -47,10 +47,9 @@ class Difference:
     interval: tuple[float, float] | None  # None of fewer than ``RUNS`` pairs
 
 
-def paired_difference(ours: Group, other: Group) -> Difference | None:
-    """Of ``ours`` minus ``other``, over what both have run; None if there is nothing."""
+def paired_difference(ours: Group, other: Group, key: str) -> Difference | None:
+    """Of a score of ``ours`` minus ``other``, over what both have run; None if that is nothing."""
     mine, its = ({seed_and_fold(r): r for r in group.records} for group in (ours, other))
-    key = ours.measures.headline.key
     apart: dict[int, dict[str, float]] = {}  # by seed and subject
     shared = sorted(mine.keys() & its.keys())
     for seed, fold in shared:
@@ -98,10 +97,11 @@ def contrasts(named: Sequence[tuple[str, Group]]) -> list[tuple[str, ...]]:
                 continue
             # of several that whose backbone most others have
             other = max(full, key=lambda g: sum(g.backbone == any_.backbone for any_ in alike))
-            found = None if other is group else paired_difference(group, other)
-            if found is not None:
-                label = f"{names[id(group)]} − {names[id(other)]}, {group.measures.headline.label}"
-                grid.append((label, *_cells(group, found)))
+            for score in () if other is group else group.measures.paired:
+                found = paired_difference(group, other, score.key)
+                if found is not None:
+                    label = f"{names[id(group)]} − {names[id(other)]}, {score.label}"
+                    grid.append((label, *_cells(group, found)))
     return grid
 
 

@@ -31,6 +31,7 @@ class Measures:
     title: str  # heading where a folder holds several applications
     scores: tuple[Score, ...]  # columns of the table
     headline: Score  # the score that pictures show; one of ``scores``
+    paired: tuple[Score, ...]  # those whose differences from 3D are told, in the headline's sense
     axis: str  # what its axis is called, with the unit
     lower_is_better: bool  # whether that holds of the headline score
     percent: bool  # scores are shares of 1, written in percent with one decimal, else with three
@@ -130,6 +131,7 @@ AFFINITY = Measures(
         Score("adapted_rand_error", "adapted Rand error", "adapted_rand_error"),
     ),
     headline=_VI_SUM,
+    paired=(_VI_SUM,),
     axis="VI (bits)",
     lower_is_better=True,
     percent=False,
@@ -155,6 +157,7 @@ VIDEO = Measures(
         Score("clip_top1", "clip top-1 [%]", "clip_top1"),
     ),
     headline=_TOP1,
+    paired=(_TOP1,),
     axis="top-1 accuracy",
     lower_is_better=False,
     percent=True,
@@ -171,16 +174,19 @@ VIDEO = Measures(
 )
 """Figure 4b: accuracy over test videos, the softmax of their clips averaged, and over clips."""
 
+_TISSUES = (
+    Score("dice_gm", "Dice GM [%]", "dice_gm"),
+    Score("dice_wm", "Dice WM [%]", "dice_wm"),
+    Score("dice_csf", "Dice CSF [%]", "dice_csf"),
+    _DICE,
+)
+
 TISSUE = Measures(
     name="tissue",
     title="Brain tissue segmentation",
-    scores=(
-        Score("dice_gm", "Dice GM [%]", "dice_gm"),
-        Score("dice_wm", "Dice WM [%]", "dice_wm"),
-        Score("dice_csf", "Dice CSF [%]", "dice_csf"),
-        _DICE,
-    ),
+    scores=_TISSUES,
     headline=_DICE,
+    paired=_TISSUES,
     axis="mean Dice of the tissues",
     lower_is_better=False,
     percent=True,
@@ -209,6 +215,7 @@ def _other_tissues(keys: tuple[str, ...]) -> Measures:
         name=f"tissue-{'-'.join(names)}"[:60],
         title=f"Segmentation of {', '.join(names)}",
         scores=(*scores, _DICE),
+        paired=(*scores, _DICE),
         validated=tuple(f"validation/dice_{name}" for name in names),
         floor_name="the commonest tissue everywhere",
         floor_column="commonest_dice_mean",

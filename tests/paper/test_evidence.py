@@ -30,7 +30,7 @@ def group(make, block, totals, first_seed=0, **changes):
 @pytest.mark.parametrize("count", [1, 2])
 def test_one_or_two_seeds_have_a_difference_and_no_interval(make_record, count):
     full, block = (group(make_record, b, [t] * count) for b, t in (("3d", 2.0), ("p2sc2", 1.5)))
-    found = paired_difference(block, full)
+    found = paired_difference(block, full, "total")
     assert (found.seeds, found.mean, found.interval) == (tuple(range(count)), -0.5, None)
     words = f"no interval of {count} run{'s'[: count > 1]}"
     _, line = contrasts([("3D", full), ("(2,2)", block)])
@@ -41,15 +41,15 @@ def test_one_or_two_seeds_have_a_difference_and_no_interval(make_record, count):
 def test_only_shared_seeds_are_paired(make_record):
     full = group(make_record, "3d", [1.0, 2.0, 9.0])
     block = group(make_record, "p2sc2", [2.5, 9.5, 3.0], first_seed=1)
-    assert paired_difference(block, full).seeds == (1, 2)
-    assert paired_difference(block, full).mean == pytest.approx(0.5)
-    assert paired_difference(group(make_record, "p2sc2", [1.0], 7), full) is None
+    assert paired_difference(block, full, "total").seeds == (1, 2)
+    assert paired_difference(block, full, "total").mean == pytest.approx(0.5)
+    assert paired_difference(group(make_record, "p2sc2", [1.0], 7), full, "total") is None
 
 
 def test_the_interval_is_that_of_all_samples_of_the_seeds(make_record):
     apart = [-0.5, 0.1, 0.3, 0.2]
     full = group(make_record, "3d", [2.0] * 4)
-    found = paired_difference(group(make_record, "p2sc2", [2.0 + a for a in apart]), full)
+    found = paired_difference(group(make_record, "p2sc2", [2.0 + a for a in apart]), full, "total")
     every = [np.mean(sample) for sample in product(apart, repeat=4)]
     np.testing.assert_allclose(found.interval, np.percentile(every, (2.5, 97.5)), atol=0.03)
     assert found.interval[0] < found.mean < found.interval[1]
@@ -83,7 +83,9 @@ def test_subjects_are_drawn_too_where_each_is_recorded(make_tissue_record):
 
     # Seeds differ in nothing, subjects do: an interval over seeds alone would be a point.
     full = group_of("3d", 0.5, 0.5, 0.5)
-    found = paired_difference(group_of("p2sc2", *(0.5 + apart for apart in APART)), full)
+    found = paired_difference(
+        group_of("p2sc2", *(0.5 + apart for apart in APART)), full, "dice_mean"
+    )
     assert found.mean == pytest.approx(0.4 / 3)
     np.testing.assert_allclose(found.interval, INTERVAL, atol=1e-9)
 
@@ -96,10 +98,10 @@ def test_folds_of_a_cross_validation_are_pairs_of_runs(make_tissue_record):
         return Group(tuple(one))
 
     full, block = group_of("3d", 0.5, 0.5, 0.5), group_of("p2sc2", *(0.5 + a for a in APART))
-    found = paired_difference(block, full)
+    found = paired_difference(block, full, "dice_mean")
     assert (found.seeds, found.runs) == ((0,), 3)
     np.testing.assert_allclose(found.interval, INTERVAL, atol=1e-9)
-    found = paired_difference(group_of("p2sc2", 0.6, 0.7, 0.5, folds=2), full)
+    found = paired_difference(group_of("p2sc2", 0.6, 0.7, 0.5, folds=2), full, "dice_mean")
     assert (found.runs, found.interval) == (2, None)
     assert found.mean == pytest.approx(0.15)
 
@@ -123,8 +125,9 @@ def test_what_can_be_concluded(make_record, make_tissue_record, apart, measures,
         return Group(tuple(replace(r, config=r.config | named) for r in records))
 
     full = made("3d", [0.5] * len(apart))
-    _, line = contrasts([("3D", full), ("(2,2)", made("p2sc2", [0.5 + a for a in apart]))])
-    assert line[4] == words
+    found = contrasts([("3D", full), ("(2,2)", made("p2sc2", [0.5 + a for a in apart]))])[1:]
+    assert [line[0].split(", ")[1] for line in found] == [s.label for s in measures.paired]
+    assert found[-1][4] == words
 
 
 def test_other_code_recipes_and_tests_are_never_paired(make_record):
