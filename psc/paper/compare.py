@@ -14,7 +14,6 @@ Runs of different data, settings, iterations or code are different rows, never a
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -143,9 +142,7 @@ def _table(measures: Measures, groups: Sequence[Group]) -> str:
     rows: list[tuple[str, ...]] = [header]
     for together in comparable(groups):
         rows += [(*_row(group), *(of[group] for of in shown.values())) for group in together]
-        group = together[0]  # of a cross-validation every subject counts, else any run tells it
-        one = group if group.folded else replace(group, records=group.records[:1])
-        texts = (measures.text(one.floor(score.key)) for score in measures.scores)
+        texts = (measures.text(together[0].floor(score.key)) for score in measures.scores)
         floor = (measures.floor_name, "0", "0", *texts)
         rows.append((*floor, *[""] * (len(header) - len(floor))))
     return markdown_table(rows)

@@ -237,13 +237,13 @@ def learning_figure(
 ) -> None:
     """Validation loss against iterations, counted operations and training time.
 
-    A line is the mean over a network's seeds, a band reaches from the least to the greatest. Single
-    values far from all others leave the panel, lest they flatten it.
+    A line is the mean over a network's runs, its seeds or folds, a band reaches from the least to
+    the greatest. Single values far from all others leave the panel, lest they flatten it.
 
     Args:
-        runs: the ``metrics.csv`` of each seed, by network.
+        runs: the ``metrics.csv`` of each, by network.
         path: the PNG to write.
-        scores: by iterations, of each seed, by network: a second row. None: there is none.
+        scores: by iterations, of each run, by network: a second row. None: there is none.
         axis: what they are called.
         flops: of an iteration, by network. None: not known, no panel.
     """
@@ -252,7 +252,7 @@ def learning_figure(
     figure, grid = plots(1 if scores is None else 2, 2 if flops is None else 3)
     shown: list[list[float]] = [[] for _ in grid]
     for i, (name, files) in enumerate(runs.items()):
-        label = f"{name}, {len(files)} seed{'s'[: len(files) > 1]}"
+        label = f"{name}, {len(files)} run{'s'[: len(files) > 1]}"
         clocks = [_clock(file) for file in files]
         losses = [by_iteration(file, "validation/loss") for file in files]
         values = [losses, *([] if scores is None else [scores[name]])]
@@ -275,7 +275,7 @@ def learning_figure(
         for axes in (left, *middle, right):
             axes.set_ylim(*_without_outliers(every))
         left.set(xlabel="iteration", ylabel=name)
-        right.set(xlabel="minutes, mean over seeds")
+        right.set(xlabel="minutes, mean over runs")
         for axes in middle:
             axes.set(xlabel="PFLOP, counted")
             axes.xaxis.set_major_locator(MaxNLocator(3))  # of short trainings they are long

@@ -168,11 +168,12 @@ class Group:
         return [_float(record.metrics["test"][key]) for record in self.records]
 
     def floor(self, key: str) -> list[float]:
-        """The same of what needs no network."""
+        """The same of what needs no network, which is alike in all runs but of several folds."""
         subjects = [record.metrics["baseline"].get("subjects") for record in self.folded]
         if subjects and None not in subjects:
             return self._of_subjects(key, subjects)
-        return [_float(self.measures.floor(record)[key]) for record in self.records]
+        records = self.folded or self.records[:1]
+        return [_float(self.measures.floor(record)[key]) for record in records]
 
     @property
     def folded(self) -> tuple[Record, ...]:

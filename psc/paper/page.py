@@ -435,10 +435,10 @@ def _results_markdown(experiments: Experiments) -> str:
         if table.protocol.kind == REDUCED and any(line.runs for line in table.lines):
             title = f"**{table.experiment.title}.** {table.heading}."
             hardware = {line.origin["hardware"] for line in table.lines} - {""}
-            trained_on = f"Trained on: {'; '.join(sorted(hardware))}."
-            parts += [title, markdown_table(results(table)), trained_on]
+            notes = f"{table.spread}. Trained on: {'; '.join(sorted(hardware))}."
+            parts += [title, markdown_table(results(table)), notes]
             apart = differences(table)
-            if any(len(line.seeds) >= evidence.RUNS for line in table.lines) and len(apart) > 1:
+            if any(len(line.runs) >= evidence.RUNS for line in table.lines) and len(apart) > 1:
                 parts += [markdown_table(apart), evidence.NOTE]
     if not parts:
         return "Nothing has been run yet."

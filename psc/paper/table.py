@@ -163,10 +163,10 @@ class Table:
         return ("iterations", "PFLOP", "minutes") if ran else ("iterations",)
 
     @property
-    def floors(self) -> list[Mapping[str, float]]:
-        """Scores of what needs no network, by key; one for each set of test data."""
+    def floors(self) -> list[Group]:
+        """Runs that say how what needs no network scores; of each set of test data."""
         groups = [line.group for line in self.lines if line.runs]
-        return [self.measures.floor(together[0].first) for together in comparable(groups)]
+        return [together[0] for together in comparable(groups)]
 
     @property
     def notes(self) -> list[str]:
@@ -188,10 +188,17 @@ class Table:
         return f"{KINDS[self.protocol.kind]}: {self.protocol.title}"
 
     @property
+    def spread(self) -> str:
+        """What the scores are means of."""
+        folded = any(line.group.folds for line in self.lines if line.runs)
+        over = "the subjects that the folds tested" if folded else "seeds"
+        return f"Mean ± sample standard deviation over {over}"
+
+    @property
     def legend(self) -> str:
         """What the cells mean, in one paragraph."""
         better = "lower" if self.measures.lower_is_better else "higher"
-        words = [f"Mean ± sample standard deviation over seeds; {better} is better."]
+        words = [f"{self.spread}; {better} is better."]
         if self.is_paper:
             words.append(
                 f"“{NOT_RUN}”: no record of real data at this protocol; “unknown”: only an image "
@@ -257,10 +264,10 @@ def results(table: Table) -> Grid:
         header += [f"{score.label}, paper", f"{score.label}, ours"] if paper else [score.label]
     header += [*table.effort, "seeds"]
     grid = [tuple(header), *(_result(table, line) for line in table.lines)]
-    for floor in table.floors:
+    for tested in table.floors:
         cells = [table.measures.floor_name, *[NOTHING] * (3 if paper else 2)]
         for score in table.scores:
-            ours = table.measures.text([floor[score.key]])
+            ours = table.measures.text(tested.floor(score.key))
             cells += [NOTHING, ours] if paper else [ours]
         grid.append((*cells, *[NOTHING] * (len(grid[0]) - len(cells))))
     return grid

@@ -139,7 +139,7 @@ def test_seeds_are_a_band_over_what_all_have_validated(panels, metrics):
     }
     np.testing.assert_allclose(right.lines[0].get_xdata(), [10 / 60, 20 / 60])
     named = [text.get_text() for text in right.get_legend().get_texts()]
-    assert named == ["3d, 2 seeds", "p2sc2, 1 seed"]
+    assert named == ["3d, 2 runs", "p2sc2, 1 run"]
 
 
 def test_scores_of_checkpoints_are_a_second_row_at_the_time_of_their_iteration(panels, metrics):

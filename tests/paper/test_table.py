@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import shutil
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from psc.errors import ConfigError, DataError
 from psc.networks.build import network_on_meta
-from psc.paper.experiments import chosen_tables, read_experiment, read_records
+from psc.paper.experiments import RecordedRun, chosen_tables, read_experiment, read_records
 from psc.paper.table import (
     claims,
     make_tables,
@@ -204,3 +205,37 @@ def test_tables_have_the_records_that_they_were_given(experiment_folder, add_rec
     runs = read_records(experiment)
     (line,) = [line for line in make_tables(experiment, runs)[1].lines if line.runs]
     assert line.runs == runs
+
+
+def test_a_cross_validation_is_scored_over_all_subjects_with_and_without_network(
+    tmp_path, make_tissue_record
+):
+    (tmp_path / "runs.yaml").write_text(
+        "title: t\nrows:\n  - {row: 3d, label: 3D, overrides: [backbone=densenet, block=3d]}\n"
+        "paper: {title: p, seeds: [0], overrides: [budget=quick, dataset=ibsr]}\n"
+        "reduced:\n  - name: folds\n    title: f\n    seeds: [0]\n    rows: [3d]\n"
+        "    overrides: [budget=quick, dataset=ibsr_sample, dataset.folds=2]\n"
+    )
+    (tmp_path / "paper.csv").write_text("row,metric,against,value,unit,place\n")
+    experiment = read_experiment(tmp_path)
+    protocol = experiment.protocol("folds")
+    (planned,) = protocol.rows
+    runs = []
+    for fold, (name, dice, floor) in enumerate((("a", 0.5, 0.25), ("b", 0.75, 0.5))):
+        made = make_tissue_record()
+        config = asdict(planned.config)
+        config["dataset"]["fold"] = fold
+        tissues = [key for key in made.metrics["test"] if key.startswith("dice")]
+        metrics = made.metrics | {"subjects": {name: dict.fromkeys(tissues, dice)}}
+        metrics["baseline"] = metrics["baseline"] | {
+            "subjects": {name: dict.fromkeys(tissues, floor)}
+        }
+        splits = {"train": ["b" if name == "a" else "a"], "validation": [], "test": [name]}
+        record = replace(made, config=config, metrics=metrics, data=made.data | {"splits": splits})
+        runs.append(RecordedRun(tmp_path / str(fold), record, protocol, planned))
+    table = next(t for t in make_tables(experiment, runs) if t.protocol is protocol)
+    found = cells(table)
+    assert found["3D", "Dice GM [%]"] == "62.5 ± 17.7"
+    assert found["intensity alone", "Dice GM [%]"] == "37.5 ± 17.7"
+    assert found["3D", "seeds"] == "0 (folds 0, 1 of 2: 2 subjects)"
+    assert "over the subjects that the folds tested" in table.legend
