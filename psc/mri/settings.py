@@ -71,6 +71,26 @@ class SubjectsConfig(DatasetConfig):
             if not 0 <= self.fold < self.folds:
                 raise ConfigError(f"fold={self.fold}: must lie in [0, {self.folds}), the folds")
 
+    def fitted(self, trained: DatasetConfig) -> DatasetConfig:
+        """Refused: of the same data another fold, whose test subjects have trained the network."""
+        if not isinstance(trained, SubjectsConfig) or trained.name != self.name:
+            return self
+        before, asked = trained._division(), self._division()
+        if before != asked and (self.folds, trained.folds) != (None, None):
+            keys = " ".join(f"dataset.{key}={value}" for key, value in before.items())
+            raise ConfigError(
+                f"dataset={self.name}: the network was trained with {keys}; give the same, or it is"
+                " tested on subjects that trained it"
+            )
+        return self
+
+    def _division(self) -> dict[str, Any]:
+        """What decides who trains and who is tested; of a file its name, it may have moved."""
+        if self.folds is None:
+            return {"split": Path(self.split).name if isinstance(self.split, str) else self.split}
+        keys = ("folds", "fold", "fold_seed", "validation_subjects")
+        return {key: getattr(self, key) for key in keys}
+
 
 @dataclass
 class IBSRConfig(SubjectsConfig):
@@ -136,6 +156,10 @@ class OwnMRIConfig(SubjectsConfig):
         if not (self.split is None or isinstance(self.split, str | dict)):
             raise ConfigError(f"split={self.split}: must be {{validation: [], test: []}} or a file")
         super().__post_init__()
+
+    def fitted(self, trained: DatasetConfig) -> DatasetConfig:
+        """With a split of its own it may be of other subjects."""
+        return self if self.split is not None else super().fitted(trained)
 
     def values(self) -> dict[str, tuple[int, ...]]:
         """``label_values`` with a list for every tissue."""

@@ -56,12 +56,12 @@ def paired_difference(ours: Group, other: Group, key: str) -> Difference | None:
         a, b = (_scores(records[seed, fold], key) for records in (mine, its))
         found = apart.setdefault(seed, {})
         found |= {name: a[name] - b[name] for name in a.keys() & b.keys()}
-    names = sorted(set.intersection(*map(set, apart.values()))) if apart else []
+    names = sorted(set().union(*apart.values()))
     if not names:
         return None
-    table = np.array([[found[name] for name in names] for found in apart.values()])
+    table = np.array([[found.get(name, np.nan) for name in names] for found in apart.values()])
     interval = _interval(table) if len(shared) >= RUNS else None
-    return Difference(tuple(apart), len(shared), float(table.mean()), interval)
+    return Difference(tuple(apart), len(shared), float(_mean(table)), interval)
 
 
 def _scores(record: Record, key: str) -> dict[str, float]:
@@ -73,13 +73,23 @@ def _scores(record: Record, key: str) -> dict[str, float]:
     return {name: score for name, score in tested.items() if score is not None}
 
 
+def _mean(apart: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Over subjects, each averaged over the seeds that tested it, of (…, seeds, subjects)."""
+    known = ~np.isnan(apart)
+    counts = known.sum(-2)
+    subjects = np.where(known, apart, 0.0).sum(-2) / np.maximum(counts, 1)
+    weights = (counts > 0).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a draw of seeds that tested nobody is left out
+        return np.asarray((subjects * weights).sum(-1) / weights.sum(-1))
+
+
 def _interval(apart: npt.NDArray[np.float64]) -> tuple[float, float]:
     """Percentiles of the mean of (seeds, subjects), both drawn anew."""
     seeds, subjects = apart.shape
     rng = np.random.default_rng(0)
     rows = rng.integers(0, seeds, (_RESAMPLES, seeds, 1))
     columns = rng.integers(0, subjects, (_RESAMPLES, 1, subjects))
-    low, high = np.percentile(apart[rows, columns].mean((1, 2)), (2.5, 97.5))
+    low, high = np.nanpercentile(_mean(apart[rows, columns]), (2.5, 97.5))
     return float(low), float(high)
 
 

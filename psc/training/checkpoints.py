@@ -273,7 +273,25 @@ def resumed_step(
         )
     checkpoint.load_weights(network)
     checkpoint.check_network(config)
+    _check_training(checkpoint, config)
     return checkpoint.iterations
+
+
+def _check_training(checkpoint: Checkpoint, config: TrainConfig) -> None:
+    """Refuse to go on with another recipe or on other data: the record would tell of one training.
+
+    Only its length may change.
+    """
+    trained = checkpoint.config
+    before, now = (asdict(each.recipe) | {"data": each.dataset.name} for each in (trained, config))
+    for key in sorted(before.keys() - {"name", "iterations", "max_minutes"}):
+        if before[key] != now.get(key):
+            raise CheckpointError(
+                f"{checkpoint.path} was trained with {key}={before[key]}, this run has"
+                f" {now.get(key)}; resume with the same, or begin by"
+                f" initial_weights={checkpoint.path}"
+            )
+    config.dataset.fitted(trained.dataset)  # refuses another fold of its subjects
 
 
 def _in_words(conversion: ConversionArguments | None) -> str:

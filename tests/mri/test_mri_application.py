@@ -2,7 +2,8 @@
 
 import csv
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -217,6 +218,25 @@ def test_folds_test_every_subject_once(finished):
         assert len(splits["train"]) == 2
         tested += splits["test"]
     assert sorted(tested) == [f"IBSR_0{i}" for i in range(1, 5)]
+
+
+def test_another_fold_of_the_same_subjects_is_refused(finished):
+    folds = {"folds": 4, "validation_subjects": 1}
+    one, two = (tiny_brains.configuration(finished[1], **folds, fold=k).dataset for k in (1, 2))
+    split = tiny_brains.configuration(finished[1]).dataset
+    assert one.fitted(replace(one, folder="elsewhere")) == one
+    assert split.fitted(replace(split, split=f"elsewhere/{Path(split.split).name}")) == split
+    for asked in (two, split):
+        with pytest.raises(
+            ConfigError, match=r"trained with dataset.folds=4 dataset.fold=1 .*same"
+        ):
+            asked.fitted(one)
+    values = {"name": "own_mri", "folder": "f", "label_values": {"gm": 1, "wm": 2}}
+    own = OwnMRIConfig(**values, fold=1)
+    with pytest.raises(ConfigError, match=r"dataset.fold=1"):
+        OwnMRIConfig(**values).fitted(own)
+    others = OwnMRIConfig(**values, split={"validation": ["x"], "test": ["y"]})
+    assert others.fitted(own) == others
 
 
 def test_resampled_subjects_are_scored_on_their_own_grid(finished):

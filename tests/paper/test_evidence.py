@@ -106,6 +106,23 @@ def test_folds_of_a_cross_validation_are_pairs_of_runs(make_tissue_record):
     assert found.mean == pytest.approx(0.15)
 
 
+def test_a_second_seed_that_has_one_fold_takes_no_subject_away(make_tissue_record):
+    def group_of(block, *values):
+        folds = [(0, 0), (0, 1), (0, 2), (1, 0)]
+        made = [
+            brains(make_tissue_record, block, {"abc"[fold]: value}, seed=seed, fold=fold)
+            for (seed, fold), value in zip(folds, values, strict=True)
+        ]
+        return Group(tuple(made))
+
+    full, block = group_of("3d", 0.5, 0.5, 0.5, 0.5), group_of("p2sc2", 0.6, 0.7, 0.8, 0.8)
+    found = paired_difference(block, full, "dice_mean")
+    assert found.mean == pytest.approx((0.2 + 0.2 + 0.3) / 3)  # "a" is the mean of two seeds
+    means = [np.mean(group.scores("dice_mean")) for group in (block, full)]
+    assert found.mean == pytest.approx(means[0] - means[1])  # as the table's
+    assert found.interval[0] <= found.mean <= found.interval[1]
+
+
 @pytest.mark.parametrize(
     ("apart", "measures", "words"),
     [

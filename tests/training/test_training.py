@@ -147,6 +147,8 @@ def test_a_checkpoint_of_another_architecture_is_refused(finished_run, tiny_run)
     last = finished_run[1] / "checkpoints" / "last.ckpt"
     with pytest.raises(CheckpointError, match="another backbone, block or width"):
         run(tiny_run, "block=3d", f"resume={last}")
+    with pytest.raises(CheckpointError, match=r"with batch_size=.*begin by initial_weights="):
+        run(tiny_run, "recipe.batch_size=3", f"resume={last}")
     config = compose([*tiny_run, "block=p1sc1"])
     network = build_network(config.backbone, config.block)
     with pytest.raises(CheckpointError, match="network needs"):
