@@ -240,7 +240,11 @@ def test_every_committed_record_is_listed_with_its_numbers():
         assert record.seal[:8] in page.cells
         if path.parts[-4].startswith("table-"):
             measures = measures_of(record)
-            scores = [measures.text([record.metrics["test"][s.key]]) for s in measures.scores]
+            found = {s.key: [record.metrics["test"][s.key]] for s in measures.scores}
+            if record.config["dataset"].get("folds"):  # mean ± sd over the subjects it tested
+                tested = [record.metrics["subjects"][n] for n in record.data["splits"]["test"]]
+                found = {key: [one[key] for one in tested] for key in found}
+            scores = [measures.text(values) for values in found.values()]
             assert page.has_row([f"{record.parameters:,}", "–", *scores])
     for link in page.links:
         assert link.startswith("#") or (folder / link).resolve().exists()
