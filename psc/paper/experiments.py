@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -91,10 +91,15 @@ class PlannedRow:
         """Of a cross-validation, each of which is a run; else a single one."""
         return range(getattr(self.config.dataset, "folds", None) or 1)
 
-    def missing_seeds(self, records: Iterable[Record]) -> list[int]:
-        """Those that lack a record, or that of a fold."""
+    @property
+    def runs(self) -> list[tuple[int, int]]:
+        """Seed and fold of each."""
+        return list(product(self.seeds, self.folds))
+
+    def missing(self, records: Iterable[Record]) -> list[tuple[int, int]]:
+        """Seed and fold of the runs that have no record."""
         there = {seed_and_fold(record) for record in records}
-        return [seed for seed in self.seeds if not {(seed, k) for k in self.folds} <= there]
+        return [run for run in self.runs if run not in there]
 
 
 @dataclass(frozen=True)
@@ -354,10 +359,11 @@ class LaunchError(PSCError):
 
 @dataclass(frozen=True)
 class Launch:
-    """The runs of one row."""
+    """Runs of one row: all folds of all seeds."""
 
     planned: PlannedRow  # the row at its protocol
-    seeds: tuple[int, ...]  # those that are not recorded yet
+    seeds: tuple[int, ...]  # those that lack a record
+    folds: tuple[int, ...]  # of each of these seeds
     arguments: tuple[str, ...]  # of train.py
     output: Path  # folder of the runs
     of_table: bool = True  # else of a seed or a setting that the row does not have: never collected
@@ -397,18 +403,27 @@ def launches(
         changed = _changed(planned, overrides)
         own = [run.record for run in recorded if run.planned is planned and not changed]
         wanted = replace(planned, seeds=tuple(seeds)) if seeds else planned
-        left = tuple(wanted.missing_seeds(own))
         records += sum(record.seed in wanted.seeds for record in own)
-        if not left:
-            continue
-        of_table = not changed and set(left) <= set(planned.seeds)
+        of_table = not changed and set(wanted.seeds) <= set(planned.seeds)
         folder = output if of_table else output.with_name(f"{output.name}-own")
-        ours = [f"dataset.fold={','.join(map(str, planned.folds))}"] * (len(planned.folds) > 1)
-        ours += [f"seed={','.join(map(str, left))}", f"output_directory={folder}"]
-        ours += [f"logger.group={experiment.name}", "resume=true"]
-        arguments = ("--multirun", *planned.overrides, *ours, *overrides)
-        found.append(Launch(planned, left, arguments, folder, of_table))
+        for folds, left in _together_missing(wanted.missing(own)).items():
+            ours = [f"dataset.fold={','.join(map(str, folds))}"] * (len(planned.folds) > 1)
+            ours += [f"seed={','.join(map(str, left))}", f"output_directory={folder}"]
+            ours += [f"logger.group={experiment.name}", "resume=true"]
+            arguments = ("--multirun", *planned.overrides, *ours, *overrides)
+            found.append(Launch(planned, left, folds, arguments, folder, of_table))
     return found, records
+
+
+def _together_missing(runs: Sequence[tuple[int, int]]) -> dict[tuple[int, ...], tuple[int, ...]]:
+    """Folds → the seeds that lack just these."""
+    folds_of_seed: dict[int, tuple[int, ...]] = {}
+    for seed, fold in runs:
+        folds_of_seed[seed] = (*folds_of_seed.get(seed, ()), fold)
+    return {
+        folds: tuple(seed for seed, its in folds_of_seed.items() if its == folds)
+        for folds in dict.fromkeys(folds_of_seed.values())
+    }
 
 
 def _changed(planned: PlannedRow, overrides: Sequence[str]) -> bool:
@@ -470,19 +485,27 @@ def _together(command: list[str], one: Launch, at_once: int) -> int:
 
 
 def collect(experiment: Experiment, runs: Path) -> list[Path]:
-    """Copy the new records of a folder of runs to a table, all checked before; returns where to."""
+    """Copy the new records of a folder of runs to a table, all checked before; returns where to.
+
+    A record that differs from the table's of the same run is refused, after the new are copied.
+    """
     new: dict[Path, Path] = {}
+    others: list[Path] = []
     for folder, record in finished_runs(runs).items():
         assigned(experiment, folder / FILE_NAME, record)
         target = experiment.folder / RECORDS / record.run
         if not (target / FILE_NAME).exists():
             new[folder] = target
         elif read_record(target) != shared(record):
-            raise DataError(
-                f"{target} holds another record of run {record.run}; delete it to replace it"
-            )
+            others.append(target)
     for folder, target in new.items():
         share(folder, target)
+    if others:
+        more = f" (as {len(others) - 1} more do)" if others[1:] else ""
+        raise DataError(
+            f"{others[0]} holds another record of run {others[0].name}{more}; delete it to replace "
+            f"it. New and collected: {len(new)}"
+        )
     return list(new.values())
 
 

@@ -188,7 +188,7 @@ class Group:
         if not numbers:
             return ""
         of = f"{', '.join(map(str, numbers))} of {folds_of(self.first)}"
-        return f"{of}: {len(tested)} subjects"
+        return f"{of}: {len(tested)} subject{'s'[: len(tested) != 1]}"
 
     @property
     def seeds(self) -> list[int]:

@@ -267,7 +267,7 @@ def state_of(paper: Table) -> tuple[str, str]:
     """Of a table at the paper's protocol: run, partly run or not run, and in numbers."""
     ours = [line for line in paper.lines if line.planned is not None]
     rows = {line.row.name: line.planned for line in ours}
-    planned = sum(len(row.seeds) for row in rows.values() if row is not None)
+    planned = sum(len(row.runs) for row in rows.values() if row is not None)
     there = len({line.row.name for line in ours if line.runs})
     runs = sum(len(line.runs) for line in ours)
     words = f"{there} of {len(rows)} rows, {runs} of {planned} runs"

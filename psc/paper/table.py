@@ -97,9 +97,14 @@ class Line:
         return self.group.seeds if self.runs else []
 
     @property
+    def missing(self) -> list[tuple[int, int]]:
+        """Seed and fold of what is planned, but not among the runs."""
+        return self.planned.missing([run.record for run in self.runs]) if self.planned else []
+
+    @property
     def missing_seeds(self) -> list[int]:
-        """Planned, but not among the runs."""
-        return self.planned.missing_seeds(self.group.records) if self.planned else []
+        """Planned, of which a run is missing."""
+        return sorted({seed for seed, _ in self.missing})
 
     @property
     def iterations(self) -> list[int]:
@@ -287,10 +292,11 @@ def _result(table: Table, line: Line) -> tuple[str, ...]:
             cells.append(NOT_RUN if line.planned else NOTHING)
     cells += _effort(line)[: len(table.effort)]
     seeds = ", ".join(map(str, line.seeds))
-    if line.planned and line.missing_seeds:
+    if line.planned and set(line.planned.seeds) > set(line.seeds):
         seeds = f"{seeds or 'none'} of {', '.join(map(str, line.planned.seeds))}"
-    if line.runs and line.group.folds:
-        seeds += f" (folds {line.group.folds})"
+    if line.runs and line.planned and line.group.folds:
+        lacking = f"; {len(line.runs)} of {len(line.planned.runs)} runs" if line.missing else ""
+        seeds += f" (folds {line.group.folds}{lacking})"
     return (*cells, seeds if line.planned else NOTHING)
 
 

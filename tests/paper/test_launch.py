@@ -9,7 +9,7 @@ import pytest
 
 from psc.errors import ConfigError, DataError
 from psc.paper import experiments as module
-from psc.paper.experiments import LaunchError, launch, launches, read_experiment
+from psc.paper.experiments import LaunchError, RecordedRun, launch, launches, read_experiment
 from psc.training.records import Record
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "paper.py"
@@ -206,21 +206,42 @@ def test_a_mistyped_option_is_no_override(experiment_folder, monkeypatch, wrong,
     assert "usage" in capsys.readouterr().err
 
 
-def test_every_fold_of_a_cross_validation_is_a_run(tmp_path):
-    (tmp_path / "runs.yaml").write_text(
+def write_folds(folder, seeds):
+    """A table with a protocol of three folds."""
+    (folder / "runs.yaml").write_text(
         "title: t\nrows:\n  - {row: 3d, label: 3D, overrides: [backbone=densenet, block=3d]}\n"
         "paper: {title: p, seeds: [0], overrides: [budget=quick, dataset=ibsr]}\n"
-        "reduced:\n  - name: folds\n    title: f\n    seeds: [4, 5]\n    rows: [3d]\n"
+        f"reduced:\n  - name: folds\n    title: f\n    seeds: {seeds}\n    rows: [3d]\n"
         "    overrides: [budget=quick, dataset=ibsr_sample, dataset.folds=3]\n"
     )
-    (tmp_path / "paper.csv").write_text("row,metric,against,value,unit,place\n")
+    (folder / "paper.csv").write_text("row,metric,against,value,unit,place\n")
+
+
+def folded(seed, fold):
+    config = {"dataset": {"folds": 3, "fold": fold}}
+    return Record("r", config, *[{}] * 5, seed, *[{}] * 4, "now")
+
+
+def test_every_fold_of_a_cross_validation_is_a_run(tmp_path):
+    write_folds(tmp_path, seeds="[4, 5]")
     experiment = read_experiment(tmp_path)
     ((one,), _) = launches(experiment, experiment.protocol("folds"), tmp_path / "runs")
     assert {"dataset.fold=0,1,2", "seed=4,5"} <= set(one.arguments)
     (planned,) = experiment.protocol("folds").rows
     done = [(4, 0), (4, 1), (4, 2), (5, 0), (5, 2)]
-    records = [
-        Record("r", {"dataset": {"folds": 3, "fold": fold}}, *[{}] * 5, seed, *[{}] * 4, "now")
-        for seed, fold in done
-    ]
-    assert planned.missing_seeds(records) == [5]
+    records = [folded(*one) for one in done]
+    assert planned.missing(records) == [(5, 1)]
+
+
+def test_only_folds_without_a_record_are_run(tmp_path, monkeypatch):
+    write_folds(tmp_path, seeds="[4, 5, 6, 7]")
+    experiment = read_experiment(tmp_path)
+    protocol = experiment.protocol("folds")
+    (planned,) = protocol.rows
+    done = [(4, 0), (4, 1), (4, 2), (5, 0), (5, 2), (6, 0), (6, 2), (7, 1)]
+    runs = [RecordedRun(tmp_path, folded(*one), protocol, planned) for one in done]
+    monkeypatch.setattr(module, "read_records", lambda _: runs)
+    found, records = launches(experiment, protocol, tmp_path / "runs")
+    assert [(one.seeds, one.folds) for one in found] == [((5, 6), (1,)), ((7,), (0, 2))]
+    assert {"dataset.fold=0,2", "seed=7"} <= set(found[1].arguments)
+    assert records == len(done)

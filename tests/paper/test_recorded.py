@@ -50,14 +50,14 @@ def test_keys_that_older_code_did_not_know_have_their_defaults(experiment_folder
     assert records(experiment_folder)[0].planned.row.name == "3d"
 
 
-def test_missing_seeds(experiment_folder, add_record):
+def test_missing_runs(experiment_folder, add_record):
     add_record(seed=1)
     experiment = read_experiment(experiment_folder)
     rows = experiment.protocol("cpu").rows
     runs = read_records(experiment)
     records = [[run.record for run in runs if run.planned is row] for row in rows]
-    missing = [row.missing_seeds(own) for row, own in zip(rows, records, strict=True)]
-    assert missing == [[0], [0, 1]]
+    missing = [row.missing(own) for row, own in zip(rows, records, strict=True)]
+    assert missing == [[(0, 0)], [(0, 0), (1, 0)]]
 
 
 @pytest.mark.parametrize(
@@ -159,9 +159,13 @@ def test_copied_once_without_the_machines_path(experiment_folder, runs):
     assert collect(experiment, runs) == []
 
     write_record(replace(original, parameters=1), run)
-    with pytest.raises(DataError, match=f"another record of run {original.run}"):
+    other = replace(original, run="other", seed=1, config={**original.config, "seed": 1})
+    (runs / "other").mkdir()
+    write_record(other, runs / "other")
+    with pytest.raises(DataError, match=f"another record of run {original.run}; .*collected: 1"):
         collect(experiment, runs)
     assert read_record(there) == copied
+    assert read_record(there.with_name("other")).run == "other"  # the new one is not lost
 
 
 def test_nothing_is_copied_if_one_run_is_of_another_table(experiment_folder, runs):

@@ -239,3 +239,5 @@ def test_a_cross_validation_is_scored_over_all_subjects_with_and_without_network
     assert found["intensity alone", "Dice GM [%]"] == "37.5 ± 17.7"
     assert found["3D", "seeds"] == "0 (folds 0, 1 of 2: 2 subjects)"
     assert "over the subjects that the folds tested" in table.legend
+    table = next(t for t in make_tables(experiment, runs[1:]) if t.protocol is protocol)
+    assert cells(table)["3D", "seeds"] == "0 (folds 1 of 2: 1 subject; 1 of 2 runs)"
