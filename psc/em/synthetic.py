@@ -20,7 +20,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter, gaussian_filt
 from psc.em.affinities import at_borders
 from psc.em.labels import split_disconnected
 from psc.errors import ConfigError
-from psc.files import replacing
+from psc.volumes.output import replacing_hdf5
 from psc.volumes.resampling import control_points, smooth_field
 
 Triple = tuple[int, int, int]
@@ -63,7 +63,7 @@ def write_synthetic_volume(path: Path, shape: tuple[int, int, int], seed: int) -
     if path.exists() and _description(path) == description:
         return False
     raw, labels = synthetic_fibsem(shape, seed)
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    with replacing_hdf5(path) as file:
         file.attrs["synthetic"] = True
         file.attrs[_DESCRIPTION_ATTRIBUTE] = description
         for key, values in (("volumes/raw", raw), ("volumes/labels/neuron_ids", labels)):

@@ -1,6 +1,7 @@
 """Segmentations on disk: HDF5 in CREMI's layout, with resolution and provenance."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,20 @@ BASELINE = "volumes/labels/baseline_segmentation"
 AFFINITIES = "volumes/affinities"
 
 
+@contextmanager
+def replacing_hdf5(path: Path) -> Iterator[h5py.File]:
+    """An HDF5 file to fill in memory, which then replaces ``path``.
+
+    Not on the disk at once: once HDF5 finds it full, the process ends in a segmentation fault.
+    """
+    with replacing(path) as partial:
+        with h5py.File(partial, "w", driver="core", backing_store=False) as file:
+            yield file
+            file.flush()
+            image = file.id.get_file_image()
+        partial.write_bytes(image)
+
+
 def write_volumes(
     path: Path,
     volumes: Mapping[str, npt.NDArray[Any]],
@@ -39,7 +54,7 @@ def write_volumes(
     becomes ``offset`` in nm where the voxel size is known (CREMI's convention), and always
     ``offset_voxels``. ``provenance`` become attributes of the file.
     """
-    with replacing(path) as partial, h5py.File(partial, "w") as file:
+    with replacing_hdf5(path) as file:
         file.attrs.update(provenance)
         for name, values in volumes.items():
             stored = values.astype(np.float16) if name == AFFINITIES else values
