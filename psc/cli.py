@@ -140,7 +140,8 @@ class Job:
         """Run; in a sweep any exception but an interruption is noted, and raised in plain text."""
         hydra = HydraConfig.get()
         if hydra.mode != RunMode.MULTIRUN:
-            self.main(config)
+            with refusals():  # here: an exception that Hydra sees has a line of its own before ours
+                self.main(config)
             return
         overrides = [str(override) for override in hydra.overrides.task]
         try:

@@ -80,6 +80,7 @@ def test_mistakes_end_with_one_message_and_no_traceback(program, line, tmp_path)
     result = program("train.py", *line.split(), "budget=quick", f"output_directory={tmp_path}")
     assert result.code == 1
     assert "Traceback" not in result.errors
+    assert "Error executing job" not in result.errors  # which is what Hydra says of it
     for message in MISTAKES[line]:
         assert message in result.errors
 

@@ -188,10 +188,13 @@ def test_an_interruption_is_no_failure(sweep, error):
     assert not list(Path(sweep.runtime.output_dir).iterdir())
 
 
-def test_outside_a_sweep_an_error_is_left_alone(sweep):
+def test_outside_a_sweep_an_error_is_told_and_a_defect_left_alone(sweep, capsys):
     sweep.mode = RunMode.RUN
-    with pytest.raises(ConfigError, match="why"):
+    with pytest.raises(SystemExit, match="1"):
         job(raising(ConfigError("why")))(CONFIG)
+    assert capsys.readouterr().err == "error: why\n"
+    with pytest.raises(ValueError, match="ours"):
+        job(raising(ValueError("ours")))(CONFIG)
 
 
 def test_a_job_s_command_line_is_its_own(sweep, monkeypatch):
