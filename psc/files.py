@@ -4,6 +4,7 @@ import csv
 import difflib
 import errno
 import hashlib
+import io
 import json
 import logging
 import os
@@ -172,9 +173,12 @@ def check_output(
 
 
 def write_text(text: str, path: Path) -> Path:
-    """Write text, whole or not at all; returns the path."""
+    r"""Write text, whole or not at all; returns the path.
+
+    A file's name that is no UTF-8 is written as \udcf6, which JSON reads as that name again.
+    """
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return path
 
 
@@ -186,9 +190,9 @@ def write_json(content: Any, path: Path) -> Path:
 
 def write_csv(header: Sequence[str], rows: Iterable[Sequence[Any]], path: Path) -> Path:
     """Write a table, whole or not at all; returns the path."""
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([header, *rows])
-    return path
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    return write_text(text.getvalue(), path)
 
 
 def sha256_of(path: Path) -> str:

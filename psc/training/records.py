@@ -69,7 +69,7 @@ def seal_of(content: Mapping[str, Any]) -> str:
     as_read = json.loads(json.dumps(content))  # keys become text before they are sorted
     as_read.pop(SEAL, None)
     text = json.dumps(as_read, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()
 
 
 def shared(record: Record) -> Record:

@@ -1,12 +1,14 @@
 """A file or folder that is written beside its place: whole or not there."""
 
 import hashlib
+import json
+import os
 from pathlib import Path
 
 import pytest
 
 from psc.errors import ConfigError, DataError
-from psc.files import check_output, replacing, sha256_of
+from psc.files import check_output, replacing, sha256_of, write_csv, write_json
 
 
 def names(folder):
@@ -95,3 +97,11 @@ def test_a_file_that_is_read_meanwhile_is_not_what_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="cannot be written"), replacing(tmp_path / "file" / "a"):
         pass
+
+
+def test_a_name_that_is_no_utf_8_comes_back_from_json(tmp_path):
+    name = os.fsdecode(b"gr\xf6\xdfe.h5")
+    path = write_json({"file": name, "also": "größe"}, tmp_path / "x.json")
+    assert json.loads(path.read_text(encoding="utf-8")) == {"file": name, "also": "größe"}
+    path = write_csv(["file"], [[name]], tmp_path / "x.csv")
+    assert path.read_text(encoding="utf-8") == "file\ngr\\udcf6\\udcdfe.h5\n"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -71,6 +72,11 @@ def test_the_seal_is_the_hash_of_sorted_json_without_it(tmp_path):
     seal = content.pop("seal")
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     assert seal == RECORD.seal == hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def test_data_whose_name_is_no_utf_8(tmp_path):
+    record = replace(RECORD, data={**RECORD.data, "path": os.fsdecode(b"gr\xf6\xdfe.h5")})
+    assert read_record(write_record(record, tmp_path)) == record
 
 
 @pytest.mark.parametrize(
