@@ -30,6 +30,7 @@ from psc.training.checkpoints import (
     read_checkpoint,
 )
 from psc.training.hardware import inference_device
+from psc.training.seen import SEEN_KEY
 
 
 @dataclass
@@ -100,6 +101,7 @@ def convert_checkpoint(config: ConvertConfig) -> tuple[ConversionReport, list[fl
         "global_step": checkpoint.iterations,
         CONFIG_KEY: checkpoint.content[CONFIG_KEY],
         CONVERSION_KEY: asdict(arguments),
+        **{key: checkpoint.content[key] for key in (SEEN_KEY,) if key in checkpoint.content},
     }
     AtomicCheckpointIO().save_checkpoint(written, output)
     return report, losses

@@ -1,5 +1,6 @@
 """Brain tissue segmentation from MRI (Section 4.2): subjects, patches, whole-volume Dice."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,17 @@ from psc.mri.patches import GridPatches, TissuePatches
 from psc.mri.settings import IBSRConfig, SubjectsConfig, TissueRecipeConfig
 from psc.mri.task import TissueTask
 from psc.mri.testing import evaluate_tissues
-from psc.training.application import Application
 from psc.training.data import TrainingData
+from psc.training.seen import FingerprintedApplication
 
 
-class TissueApplication(Application):
+class TissueApplication(FingerprintedApplication):
     """Reads subjects with tissue labels, trains on patches, scores whole test subjects."""
+
+    test_others = (
+        'name others, "dataset.split={validation: […], test: […]}" (of a file: a list of each'
+        " part), or give the split or fold that it was trained with"
+    )
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
@@ -55,13 +61,15 @@ class TissueApplication(Application):
 
     def task(self, network: nn.Module, iterations: int) -> TissueTask:
         """The loss that the recipe names, over all voxels."""
-        return TissueTask(
+        task = TissueTask(
             network,
             self._recipe,
             self._cohort.codes.tissues,
             iterations=iterations,
             channels_last=self.config.trainer.channels_last,
         )
+        task.seen = self.seen
+        return task
 
     def evaluate(
         self, network: nn.Module, folder: Path, *, device: torch.device, source: dict[str, str]
@@ -78,6 +86,14 @@ class TissueApplication(Application):
             title=f"{self.config.dataset.name} ({self._cohort.kind})",
             progress=self.config.trainer.progress_bar,
         )
+
+    def fingerprints(self, part: str) -> dict[str, str]:
+        """Of the voxels of each subject's image."""
+        return {subject.fingerprint: subject.name for subject in self._cohort.parts[part]}
+
+    def without_training(self) -> None:
+        """The subjects that neither choose nor are tested are let go."""
+        self._cohort = replace(self._cohort, parts=self._cohort.parts | {"train": ()})
 
     def reads(self) -> list[str]:
         """Subjects by part, voxels, what was done to labels, classes."""

@@ -186,6 +186,12 @@ class Subject:
     files: tuple[Mapping[str, Any], ...]  # name, bytes and sha256 of each that was read
     synthetic: bool  # a phantom of ``psc.mri.synthetic``
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the image's voxels, however its file packs, turns or types them."""
+        voxels = np.ascontiguousarray(self.native.data, dtype=np.float32)
+        return hashlib.sha256(voxels.tobytes()).hexdigest()
+
 
 def read_subject(
     files: SubjectFiles,
@@ -298,7 +304,7 @@ def _normalise(
 class Cohort:
     """Subjects to train on, to choose on, and to test on; ``split`` has their names."""
 
-    parts: Mapping[str, tuple[Subject, ...]]
+    parts: dict[str, tuple[Subject, ...]]
     split: SubjectSplit
     kind: str  # "real", "real sample", "synthetic" or "own"
     codes: TissueCodes
@@ -350,7 +356,8 @@ class Cohort:
         """What result.json says about the data."""
         return {
             "kind": self.kind,
-            "splits": self.split.record(),
+            "splits": self.split.record()
+            | {part: [subject.name for subject in of] for part, of in self.parts.items()},
             "labels": {subject.name: subject.label_kind for subject in self.subjects},
             "label_treatment": self.label_treatment,
             "files": [dict(file) for subject in self.subjects for file in subject.files],
@@ -378,11 +385,10 @@ def read_cohort(config: SubjectsConfig) -> Cohort:
         part: tuple(read_configured(found[name], config, codes) for name in names)
         for part, names in split.parts.items()
     }
-    first: dict[bytes, tuple[str, str]] = {}
+    first: dict[str, tuple[str, str]] = {}
     for part, subjects in parts.items():
         for subject in subjects:
-            digest = hashlib.blake2b(subject.image.tobytes()).digest()
-            other, where = first.setdefault(digest, (subject.name, part))
+            other, where = first.setdefault(subject.fingerprint, (subject.name, part))
             if where != part:
                 raise DataError(
                     f"{subject.name} ({part}) and {other} ({where}) are one volume, voxel by voxel;"

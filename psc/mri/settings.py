@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +72,23 @@ class SubjectsConfig(DatasetConfig):
                 raise ConfigError(f"fold={self.fold}: must lie in [0, {self.folds}), the folds")
 
     def fitted(self, trained: DatasetConfig) -> DatasetConfig:
-        """Refused: of the same data another fold, whose test subjects have trained the network."""
-        if not isinstance(trained, SubjectsConfig) or trained.name != self.name:
+        """On the grid, and with the brain, that the network learned.
+
+        Refused: of the same data another fold, whose test subjects have trained the network.
+        """
+        if not isinstance(trained, SubjectsConfig):
             return self
+        if self.voxel_size is not None and trained.voxel_size not in (None, self.voxel_size):
+            raise ConfigError(
+                f"dataset.voxel_size={self.voxel_size}: the network was trained at"
+                f" {trained.voxel_size}; leave it out"
+            )
+        brain_above = trained.brain_above if self.brain_above is None else self.brain_above
+        fitted = replace(
+            self, brain_above=brain_above, voxel_size=self.voxel_size or trained.voxel_size
+        )
+        if not self._is_of(trained):
+            return fitted
         before, asked = trained._division(), self._division()
         if before != asked and (self.folds, trained.folds) != (None, None):
             keys = " ".join(f"dataset.{key}={value}" for key, value in before.items())
@@ -82,7 +96,11 @@ class SubjectsConfig(DatasetConfig):
                 f"dataset={self.name}: the network was trained with {keys}; give the same, or it is"
                 " tested on subjects that trained it"
             )
-        return self
+        return fitted
+
+    def _is_of(self, trained: "SubjectsConfig") -> bool:
+        """Whether these are the subjects that a network was trained, chosen and tested on."""
+        return trained.name == self.name
 
     def _division(self) -> dict[str, Any]:
         """What decides who trains and who is tested; of a file its name, it may have moved."""
@@ -157,9 +175,14 @@ class OwnMRIConfig(SubjectsConfig):
             raise ConfigError(f"split={self.split}: must be {{validation: [], test: []}} or a file")
         super().__post_init__()
 
-    def fitted(self, trained: DatasetConfig) -> DatasetConfig:
-        """With a split of its own it may be of other subjects."""
-        return self if self.split is not None else super().fitted(trained)
+    def _is_of(self, trained: SubjectsConfig) -> bool:
+        """Of others' files, or with a split of its own, only what they hold tells."""
+        keys = ("folder", "images", "labels", "subjects")
+        return (
+            isinstance(trained, OwnMRIConfig)
+            and self.split is None
+            and all(getattr(self, key) == getattr(trained, key) for key in keys)
+        )
 
     def values(self) -> dict[str, tuple[int, ...]]:
         """``label_values`` with a list for every tissue."""

@@ -19,6 +19,7 @@ from psc.training.checkpoints import Checkpoint, read_checkpoint
 from psc.training.hardware import arithmetic, hardware, inference_device, prediction_precision
 from psc.training.provenance import git_state, versions
 from psc.training.records import Record, write_record
+from psc.training.seen import FingerprintedApplication
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +48,12 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Record:
     device = inference_device(config.accelerator)
     precision = prediction_precision(config.precision, trained.trainer.precision, device)
     network = checkpoint.network()
+    application = build_application(changed)
+    told = {}
+    if isinstance(application, FingerprintedApplication):
+        told = application.check_unseen(checkpoint)
     record = evaluated(
-        build_application(changed),
+        application,
         checkpoint,
         network,
         folder,
@@ -56,6 +61,7 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Record:
         precision=precision,
         source={"checkpoint": str(checkpoint.path)},
     )
+    record = replace(record, data=record.data | told)
     log.info("written to %s", write_record(record, folder))
     return record
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from tqdm import tqdm
 from psc.config.schema import TrainConfig
 from psc.errors import ConfigError, DataError, first_of
 from psc.files import WORKPLACE, locate, locked
-from psc.training.application import Application
 from psc.training.data import TrainingData, loader
 from psc.training.records import kind_of
+from psc.training.seen import FingerprintedApplication
 from psc.video.clips import EvaluationClips, TrainingClips
 from psc.video.data import ActionSplit, read_split
 from psc.video.decoding import UNMEASURED
@@ -27,8 +28,10 @@ from psc.video.task import ClassificationTask
 from psc.video.testing import evaluate_videos
 
 
-class VideoApplication(Application):
+class VideoApplication(FingerprintedApplication):
     """Reads prepared videos and a split, trains on clips, tests on whole videos."""
+
+    test_others = "leave them out, or give the split that it was trained with"
 
     measures = ("train/error", "validation/top1", "validation/top5")
 
@@ -128,13 +131,15 @@ class VideoApplication(Application):
 
     def task(self, network: nn.Module, iterations: int) -> ClassificationTask:
         """Cross-entropy over clips."""
-        return ClassificationTask(
+        task = ClassificationTask(
             network,
             self._recipe,
             classes=len(self._split.classes),
             iterations=iterations,
             channels_last=self.config.trainer.channels_last,
         )
+        task.seen = self.seen
+        return task
 
     def evaluate(
         self, network: nn.Module, folder: Path, *, device: torch.device, source: dict[str, str]
@@ -162,6 +167,14 @@ class VideoApplication(Application):
                 folder=folder if part == "test" else None,
             )
         return metrics
+
+    def fingerprints(self, part: str) -> dict[str, str]:
+        """Of each video's file."""
+        return {self._store.videos[v.key].sha256: v.name for v in self._split.parts[part]}
+
+    def without_training(self) -> None:
+        """The clips that neither choose nor are tested are let go."""
+        self._split = replace(self._split, parts={**self._split.parts, "train": ()})
 
     def reads(self) -> list[str]:
         """Of a user's clips: how many there are of what, what was left out, and the parts."""

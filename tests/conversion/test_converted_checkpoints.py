@@ -72,6 +72,7 @@ def trained(tmp_path):
         weights = {f"{NETWORK_PREFIX}{k}": v for k, v in network.state_dict().items()}
         path = tmp_path / "best.ckpt"
         content = {"state_dict": weights, "global_step": 7, CONFIG_KEY: asdict(config)}
+        content["psc_seen"] = {"train": ["a"]}
         torch.save(content, path)
         return path, network.eval()
 
@@ -93,7 +94,8 @@ def test_an_exact_conversion_of_a_checkpoint_is_the_same_network(
     layers = sum(isinstance(part, SeparableConv3d) for part in converted.modules())
     assert layers == sum(row["status"] == "converted" for row in report["layers"]) > 2
     assert f"total, {layers} of" in capsys.readouterr().out
-    assert read_checkpoint(tmp_path / "new.ckpt").content["global_step"] == 7
+    written = read_checkpoint(tmp_path / "new.ckpt").content
+    assert (written["global_step"], written["psc_seen"]) == (7, {"train": ["a"]})
     with pytest.raises(ConfigError, match="overwrite=true"):
         command(arguments)
     with pytest.raises(ConfigError, match="converted already"):

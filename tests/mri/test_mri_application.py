@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -237,6 +238,85 @@ def test_another_fold_of_the_same_subjects_is_refused(finished):
         OwnMRIConfig(**values).fitted(own)
     others = OwnMRIConfig(**values, split={"validation": ["x"], "test": ["y"]})
     assert others.fitted(own) == others
+
+
+def test_it_is_evaluated_on_the_grid_and_the_brain_that_it_was_trained_with():
+    values = {"name": "own_mri", "folder": "f", "label_values": {"wm": 2}}
+    own = OwnMRIConfig(**values, voxel_size=[2.0, 2.0, 2.0], brain_above=7.0)
+    for other in (
+        OwnMRIConfig(**values),
+        OwnMRIConfig(**values | {"folder": "new"}, brain_above=3),
+    ):
+        fitted = other.fitted(own)
+        assert fitted.voxel_size == own.voxel_size
+        assert fitted.brain_above == (other.brain_above or own.brain_above)
+    with pytest.raises(ConfigError, match=r"voxel_size=\[1.0, 1.0, 1.0\].*trained at \[2.0"):
+        OwnMRIConfig(**values, voxel_size=[1.0, 1.0, 1.0]).fitted(own)
+    assert own.fitted(OwnMRIConfig(**values)).voxel_size == own.voxel_size
+
+
+def as_own(place, **keys):
+    """The files of ``tiny_brains`` as a user's own."""
+    kinds = {"images": "ana_strip", "labels": "segTRI_fill_ana"}
+    paths = {k: f"{place}/{{subject}}/IBSR_*_{kind}.nii.gz" for k, kind in kinds.items()}
+    return OwnMRIConfig(name="own_mri", label_values={"csf": 1, "gm": 2, "wm": 3}, **paths, **keys)
+
+
+@pytest.fixture
+def evaluate(checkpoint, tmp_path):
+    """Function: the record of its evaluation on other data."""
+
+    def evaluated(dataset, path=checkpoint):
+        output = str(tmp_path / "evaluation")
+        return evaluate_checkpoint(
+            EvaluateConfig(checkpoint=str(path), dataset=dataset, output=output, accelerator="cpu")
+        )
+
+    return evaluated
+
+
+@pytest.mark.parametrize(
+    ("part", "names", "refused"),
+    [
+        ("test", ["d", "a"], "a"),  # trained
+        ("test", ["c"], "c"),  # chose
+        ("validation", ["b"], "b"),
+    ],
+)
+def test_subjects_that_trained_are_not_tested_whatever_they_are_called(
+    finished, evaluate, tmp_path, part, names, refused
+):
+    for number, name in enumerate("abcd", 1):
+        shutil.copytree(finished[1] / f"brains/IBSR_0{number}", tmp_path / "renamed" / name)
+    split = {"validation": ["c"], "test": ["d"]} | {part: names}
+    if "c" in split["test"]:
+        split["validation"] = ["d"]
+    with pytest.raises(DataError, match=f"own_mri: {refused} of the {part} part trained .*best"):
+        evaluate(as_own(tmp_path / "renamed", split=split))
+
+
+def test_new_subjects_are_tested_and_the_record_says_who_trained(finished, evaluate, tmp_path):
+    for number in (5, 6, 7):
+        tiny_brains.write_subject(tmp_path / "new", number)
+    record = evaluate(as_own(tmp_path / "new", folds=3, fold=1))
+    splits = record.data["splits"]
+    assert splits["train"] == []
+    assert len(splits["test"]) == len(splits["validation"]) == 1
+    assert len(record.data["files"]) == 4
+    trained = {"train": ["IBSR_01", "IBSR_02"], "validation": ["IBSR_03"]}
+    assert record.data["trained_on"] == {"dataset": "ibsr", "description": "tiny", **trained}
+
+
+def test_a_checkpoint_that_does_not_say_what_trained_it_says_so(
+    finished, checkpoint, evaluate, tmp_path, caplog
+):
+    content = torch.load(checkpoint, weights_only=True)
+    del content["psc_seen"]
+    torch.save(content, tmp_path / "earlier.ckpt")
+    split = {"validation": ["IBSR_03"], "test": ["IBSR_04"]}
+    own = as_own(finished[1] / "brains", split=split)
+    evaluate(own, tmp_path / "earlier.ckpt")
+    assert "earlier.ckpt does not say what it was trained on" in caplog.text
 
 
 def test_resampled_subjects_are_scored_on_their_own_grid(finished):

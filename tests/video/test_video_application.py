@@ -93,6 +93,23 @@ def test_evaluating_its_checkpoint_gives_the_same_scores(finished, tmp_path):
     assert again.metrics == record.metrics
 
 
+def test_videos_that_trained_are_not_tested(finished, tmp_path):
+    """Of another official split."""
+    record, folder = finished
+    checkpoint = folder / "runs" / record.run / "checkpoints" / "best.ckpt"
+    other = compose(overrides(folder, "dataset.split=2")).dataset
+    with pytest.raises(DataError, match=r"ucf101_synthetic: .* of the test part trained .*best"):
+        evaluate_checkpoint(
+            EvaluateConfig(
+                checkpoint=str(checkpoint),
+                dataset=other,
+                output=str(tmp_path / "out"),
+                accelerator="cpu",
+            )
+        )
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_same_run_again_gives_the_same_scores(finished):
     record, folder = finished
     again = train(compose(overrides(folder)))
