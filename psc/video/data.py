@@ -194,15 +194,16 @@ def read_split(
 
 
 def check_groups_apart(split: ActionSplit) -> None:
-    """Refuse a split in which a group of a class, or a video, stands in two parts."""
-    seen: dict[tuple[int, int | str], str] = {}
+    """Refuse a split in which a group, or a video, stands in two parts."""
+    seen: dict[tuple[str, int | str], str] = {}
     shared = []
     for name, part in split.parts.items():
-        # A data set's groups are all numbers or all text.
-        for label, group in sorted({(video.label, video.group) for video in part}):
-            before = seen.setdefault((label, group), name)
+        # UCF101 numbers the groups of each class anew; a user's is one person in all classes.
+        groups = {(split.classes[v.label] if v.path is None else "", v.group) for v in part}
+        for of, group in sorted(groups):  # a data set's groups are all numbers or all text
+            before = seen.setdefault((of, group), name)
             if before != name:
-                shared.append(f"{split.classes[label]} group {group} ({before}, {name})")
+                shared.append(f"{of} group {group} ({before}, {name})".strip())
     if shared:
         raise DataError(
             f"{split.description}: {len(shared)} groups stand on both sides: {first_of(shared)}."

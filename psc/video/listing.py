@@ -112,6 +112,13 @@ def _in_folders(folder: Path, classes: Sequence[str] | None) -> Listing:
     found = Listing(str(folder), folder)
     places, depth = [path for path in entries(folder) if path.is_dir()], 1
     parts = {path.name: _CALLED.get(path.name.casefold(), "") for path in places}
+    if len({*filter(None, parts.values())}) > 1 and not all(parts.values()):
+        others = [name for name, part in parts.items() if not part]
+        raise DataError(
+            f"{folder} holds folders of parts ({', '.join(n for n, part in parts.items() if part)})"
+            f" beside others ({first_of(others, 3)}), which are no part; move these away, or list"
+            " the clips: dataset.csv=…"
+        )
     if len(places) > 1 and all(parts.values()):
         places, depth = [p for above in places for p in entries(above) if p.is_dir()], 2
     full = set()

@@ -237,10 +237,17 @@ def test_groups_stay_together_and_parts_are_kept(tmp_path):
     split, said = described(tmp_path, f"dataset.csv={path}")
     assert names(split.parts["validation"]) == ["2.mp4", "3.mp4", "8.mp4", "9.mp4"]
     assert said == []
-    both = [f"{line},{['train', 'test'][i % 4 // 2]}" for i, line in enumerate(grouped)]
-    both[4] = "4.mp4,a,p0,test"
+
+
+@pytest.mark.parametrize("label", "ab")
+def test_a_group_in_two_parts_is_refused_in_whichever_classes(tmp_path, label):
+    for i in range(12):
+        (tmp_path / f"{i}.mp4").touch()
+    both = [f"{i}.mp4,{'ab'[i % 2]},p{i // 2},{['train', 'test'][i % 4 // 2]}" for i in range(12)]
+    both[0] = "0.mp4,a,p0,train"
+    both[2] = f"2.mp4,{label},p0,test"
     path = table(tmp_path / "leak.csv", "path,label,group,part", *both)
-    with pytest.raises(DataError, match=r"a group p0 .*keep each in one part"):
+    with pytest.raises(DataError, match=r": group p0 \(train, test\).*keep each in one part"):
         described(tmp_path, f"dataset.csv={path}")
 
 
@@ -285,6 +292,9 @@ def test_folders_of_parts(tmp_path):
     split, said = described(tmp_path, f"dataset.folder={tmp_path}/clips")
     assert [len(part) for part in split.parts.values()] == [8, 2, 4]
     assert (split.classes, said) == (("a", "b"), [])
+    (tmp_path / "clips/extra/a").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"parts \(test, train, val\) beside others \(extra\)"):
+        described(tmp_path, f"dataset.folder={tmp_path}/clips")
 
 
 BAD = {
