@@ -132,11 +132,14 @@ def _opened(path: Path, threads: int, remedy: str) -> Iterator[tuple[Any, Any]]:
         raise DataError(f"{path}: no frame can be decoded ({why}){remedy}") from error
 
 
-def _pictures(container: Any, stream: Any) -> Iterator[Any]:
+def _pictures(
+    container: Any, stream: Any, on_packet: Callable[[Any], None] = lambda _: None
+) -> Iterator[Any]:
     """PyAV's, packet by packet; None for a packet that cannot be decoded."""
     import av
 
     for packet in container.demux(stream):
+        on_packet(packet)
         try:
             yield from stream.codec_context.decode(packet)
         except av.FFmpegError:
@@ -217,15 +220,20 @@ def _by_chunk(path: Path, announced: int, frame_size: _FrameSize | None) -> Vide
 
 def _by_time(path: Path, frame_size: _FrameSize | None, remedy: str) -> Video:
     """A film of another container, turned as it says; a broken picture is the one before it."""
-    broken, end = 0, 0.0  # pictures; seconds
+    broken, seconds = 0, 0.0  # pictures; how long they are shown
+
+    def measure(packet: Any) -> None:
+        nonlocal seconds
+        if packet.pts is not None:
+            shown = (packet.duration or 0) * stream.time_base or 1 / (stream.average_rate or 25)
+            seconds = max(seconds, float(packet.pts * stream.time_base + shown) - start)
 
     def pictures() -> Iterator[npt.NDArray[np.uint8]]:
-        nonlocal broken, end
+        nonlocal broken
         size, shown = None, None
-        for picture in _pictures(container, stream):
+        for picture in _pictures(container, stream, measure):
             if picture is not None:
                 broken += picture.is_corrupt
-                end = max(end, picture.time or 0)
                 size = size or (picture.width, picture.height)
                 rgb = picture.reformat(*size, "rgb24").to_ndarray()
                 shown = np.rot90(rgb, picture.rotation // 90).astype(np.uint8, copy=False)
@@ -235,15 +243,15 @@ def _by_time(path: Path, frame_size: _FrameSize | None, remedy: str) -> Video:
                 yield shown
 
     with _opened(path, 0, remedy) as (container, stream):
-        kind = container.format.name
+        kind, start = container.format.name, float((stream.start_time or 0) * stream.time_base)
         frames, fps = _frames(pictures(), frame_size), float(stream.average_rate or 0)
-        seconds = end - float((stream.start_time or 0) * stream.time_base) + 1 / (fps or 25)
-        # Matroska says it in a tag, "00:00:02.400000000".
-        tags = [value for name, value in stream.metadata.items() if name.startswith("DURATION")]
         announced = float((stream.duration or 0) * stream.time_base)
-        if tags and not announced:
-            hours, minutes, rest = (float(part) for part in tags[0].split(":"))
-            announced = 3600 * hours + 60 * minutes + rest
+        # Matroska says in a tag when the last picture ends; one of a language is another program's,
+        # perhaps of the film that this one was cut from.
+        tag = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", ""))
+        if tag and not announced:
+            hours, minutes, rest = map(float, tag.groups())
+            announced = max(0, 3600 * hours + 60 * minutes + rest - start)
     if seconds < (1 - _MOST_BROKEN) * announced:
         raise DataError(
             f"{path} is truncated: it announces {announced:.1f} seconds, {seconds:.1f} could be"

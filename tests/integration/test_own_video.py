@@ -6,6 +6,7 @@ import re
 import shlex
 import tempfile
 from collections import Counter
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -44,8 +45,11 @@ SMALL = [
 CODECS = {".mp4": "h264", ".mkv": "mpeg4", ".avi": "mpeg4", ".webm": "libvpx", ".mov": "mpeg4"}
 
 
-def film(path, frames=6, seed=0, codec=None, **options):
-    """Write a film of that many frames, with B-frames where its codec has any."""
+def film(path, frames=6, seed=0, codec=None, start=0, last=None, tags=None, **options):
+    """Write a film of that many frames, with B-frames where its codec has any.
+
+    They begin at ``start`` (frames), and the ``last`` is shown for so many.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     picture = np.kron(rng.integers(0, 256, (4, 6, 3)), np.ones((8, 8, 1))).astype(np.uint8)
@@ -54,10 +58,18 @@ def film(path, frames=6, seed=0, codec=None, **options):
         stream.height, stream.width = picture.shape[:2]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.gop_size = 10
+        stream.metadata.update(tags or {})
+        packets = []
         for t in range(frames):
             image = np.ascontiguousarray(np.roll(picture, 3 * t, axis=1))
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
+            shown = av.VideoFrame.from_ndarray(image, format="rgb24")
+            shown.pts, shown.time_base = start + t, Fraction(1, 25)
+            packets += stream.encode(shown)
+        packets += stream.encode()
+        if last is not None:
+            max(packets, key=lambda packet: packet.pts).duration = last
+        for packet in packets:
+            container.mux(packet)
     return path
 
 
@@ -406,6 +418,27 @@ def test_other_containers_are_whole_or_refused(tmp_path, name):
         half = decode_video(path)
         assert half.unmeasured
         assert half.frames.shape[1] < 40
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.webm", "a.mp4"])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"start": 60},
+        {"last": 75},
+        {"tags": {"DURATION-eng": "00:10:00.000000000"}},  # of what it was cut from
+        {"tags": {"DURATION-eng": "12.5"}},
+        {"tags": {"DURATION": "N/A"}},
+    ],
+    ids=["late", "a long last frame", "stale", "malformed", "no duration"],
+)
+def test_an_intact_film_is_whole_whatever_its_clock_and_tags_say(tmp_path, name, odd):
+    path = film(tmp_path / name, 50, **odd)
+    found = decode_video(path)
+    assert (found.frames.shape[1], found.concealed, found.unmeasured) == (50, 0, False)
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(DataError, match=r"truncated|no frame can be decoded"):
+        decode_video(path)
 
 
 def test_a_film_is_turned_as_it_says(tmp_path):
