@@ -273,6 +273,12 @@ def split_clips(
         description = f"the parts of {listing.where}"
         for clip in clips:
             parts[clip.part].append(clip)
+        if not parts["test"] and not (parts["train"] and parts["validation"]):
+            only = next(name for name in PARTS if parts[name])
+            raise DataError(
+                f"{listing.where}: all clips are of part {only}; give some of them part test, or"
+                " leave the parts out, then dataset.shares splits"
+            )
         if parts["train"] and not parts["test"]:
             parts["test"], parts["validation"] = parts["validation"], []
             said.append("no part test is given: the validation clips are tested")
@@ -296,10 +302,11 @@ def split_clips(
     check_groups_apart(split)
     if parts["train"] and (absent := [name for name in classes if name not in listing.labels]):
         near = get_close_matches(absent[0], listing.labels, n=1)
+        test = "dataset.shares=[0,0,1]" if unsaid else "list the clips in dataset.csv={test: FILE}"
         raise DataError(
             f"{listing.where}: no clip of class {first_of(absent, 5)}; there are"
             f" {first_of(sorted(listing.labels))}{f'; did you mean {near[0]}?' if near else ''}"
-            " (only to evaluate: dataset.shares=[0,0,1])"
+            f" (only to evaluate: {test})"
         )
     check_sides(split)
     if not grouped and unsaid and parts["train"]:

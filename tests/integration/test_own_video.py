@@ -4,6 +4,7 @@ import csv
 import os
 import re
 import shlex
+import shutil
 import tempfile
 from collections import Counter
 from fractions import Fraction
@@ -263,6 +264,24 @@ def test_a_group_in_two_parts_is_refused_in_whichever_classes(tmp_path, label):
         described(tmp_path, f"dataset.csv={path}")
 
 
+@pytest.mark.parametrize(("part", "extra"), [("train", ""), ("val", ""), ("train", ",test")])
+def test_what_parts_alone_cannot_test_is_said_with_what_helps(tmp_path, part, extra):
+    for i in range(12):
+        (tmp_path / f"{i}.mp4").touch()
+    lines = [f"{i}.mp4,{'ab'[i % 2]},{'test' if extra and i > 7 else part}" for i in range(12)]
+    path = table(tmp_path / "parts.csv", "path,label,part", *lines)
+    more = ["dataset.classes=[a,b,c]"] if extra else []
+    helps = r"no clip of class c.*evaluate: .*\{test: FILE\}" if extra else "all clips are of part"
+    with pytest.raises(DataError, match=helps):
+        described(tmp_path, f"dataset.csv={path}", *more)
+    if extra:
+        split, _ = described(tmp_path, f"dataset.csv={{test: {path}}}", *more)
+        assert [len(part) for part in split.parts.values()] == [0, 0, 12]
+    else:
+        table(path, "path,label", *(line.rpartition(",")[0] for line in lines))
+        assert described(tmp_path, f"dataset.csv={path}")
+
+
 def test_kinetics_as_it_is(tmp_path):
     """A CSV for each split, files plain or below their label; what cannot be had any more."""
     header = "label,youtube_id,time_start,time_end,split"
@@ -358,8 +377,9 @@ def test_bad_tables(case, tmp_path):
 
 
 def test_copies_and_a_training_without_clips(tmp_path):
-    for name in ("a0", "a1", "b0"):
+    for name in ("a0", "a1"):
         film(tmp_path / f"{name}.mp4", seed=int(name == "a1"))
+    shutil.copy(tmp_path / "a0.mp4", tmp_path / "b0.mp4")
     rows = [f"{name}.mp4,{name[0]},test" for name in ("a0", "a1", "b0")]
     path = table(tmp_path / "c.csv", "path,label,part", *rows)
     config = compose(
