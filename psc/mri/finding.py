@@ -51,6 +51,9 @@ _BIDS_LABELS = [
     for place in _SESSIONS
     for ending in ENDINGS
 ]
+LABELLED = "_tissues"
+"""Ends the names of what is written, which is no input where a folder is searched."""
+
 _MOST_SEARCHED = 20_000  # files, for those that a pattern nearly matches
 
 log = logging.getLogger(__name__)
@@ -170,18 +173,31 @@ def find_images(place: str) -> dict[str, Path]:
     """Volumes to predict by name: a pattern's matches, or what a folder holds.
 
     Of a folder in BIDS's layout the T1 images are taken, of any other every NIfTI file that lies
-    directly in it; nnU-Net's ``_0000`` is not part of a name.
+    directly in it; nnU-Net's ``_0000`` is not part of a name, and what has a ``_0001``, too, is
+    refused.
     """
     if SUBJECT in place:
         found = _matches([_located(place, None)])
-        _refuse_none("input", [place], found, None)
     elif not (found := _matches([f"{place}/{pattern}" for pattern in _BIDS_IMAGES])):
         for file in entries(Path(place)):
             if file.name.lower().endswith(ENDINGS):
                 name = re.sub(r"(_0000)?\.nii(\.gz)?$", "", file.name, flags=re.IGNORECASE)
                 found.setdefault(name, []).append(file)
-        if not found:
-            raise DataError(f"input={place}: no NIfTI file lies in this folder")
+        for name in found:
+            second = found.get(f"{name}_0001")
+            if second and found[name][0].name.startswith(f"{name}_0000."):
+                raise DataError(
+                    f"input={place} has several channels ({second[0].name}), a network takes one;"
+                    f" choose by input={place}/{SUBJECT}_0000.nii.gz, or, if each file is a"
+                    f" subject, input={place}/{SUBJECT}.nii.gz"
+                )
+    if passed := [name for name in found if name.endswith(LABELLED)]:
+        log.warning("passed over, as named like what is written: %s", ", ".join(passed))
+        found = {name: paths for name, paths in found.items() if name not in passed}
+    if SUBJECT in place:
+        _refuse_none("input", [place], found, None)
+    elif not found:
+        raise DataError(f"input={place}: no NIfTI file to label lies in this folder")
     for name, paths in found.items():
         if len(paths) > 1:
             raise DataError(f"{name} has {len(paths)} volumes: {_listed(paths)}; give a pattern")

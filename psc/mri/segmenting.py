@@ -10,7 +10,7 @@ from psc.config.schema import SegmentConfig
 from psc.errors import ConfigError, DataError
 from psc.files import check_output
 from psc.mri.data import read_subject
-from psc.mri.finding import SubjectFiles, find_images
+from psc.mri.finding import LABELLED, SubjectFiles, find_images
 from psc.mri.nifti import ENDINGS, write_nifti
 from psc.mri.settings import SUBJECT, OwnMRIConfig, SubjectsConfig, TissueRecipeConfig
 from psc.mri.testing import predict_tissues
@@ -45,7 +45,7 @@ def segment_tissues(config: SegmentConfig, checkpoints: Sequence[Checkpoint]) ->
         if output.name.endswith(ENDINGS) or output.is_file():
             raise ConfigError(f"output={output}: of several volumes it is a folder")
         sources = {
-            path: output / f"{name}_tissues.nii.gz"
+            path: output / f"{name}{LABELLED}.nii.gz"
             for name, path in find_images(config.input).items()
         }
     elif not output.name.endswith(ENDINGS):

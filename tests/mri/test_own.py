@@ -4,6 +4,7 @@ import functools
 import gzip
 import json
 import logging
+import re
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -136,6 +137,24 @@ class TestFiles:
         assert set(find_images(str(tmp_path))) == {"sub-1"}
         with pytest.raises(DataError, match="no NIfTI file"):
             find_images(str(tmp_path / "sub-1"))
+
+    def test_second_channels_and_our_own_labels_are_no_volumes_to_predict(self, tmp_path, caplog):
+        touch(tmp_path / "a", "b_0001.nii.gz", "b_0002.nii.gz", "b_0001_tissues.nii.gz")
+        assert set(find_images(str(tmp_path / "a"))) == {"b_0001", "b_0002"}
+        assert set(find_images(f"{tmp_path}/a/{{subject}}.nii.gz")) == {"b_0001", "b_0002"}
+        assert "passed over, as named like what is written: b_0001_tissues" in caplog.text
+        assert set(find_images(f"{tmp_path}/a/{{subject}}_tissues.nii.gz")) == {"b_0001"}
+        touch(tmp_path / "a", "b_0000.nii.gz")
+        with pytest.raises(DataError, match=r"several channels \(b_0001\.nii\.gz\)") as caught:
+            find_images(str(tmp_path / "a"))
+        one, each = re.findall(r"input=(\S+\.gz)", str(caught.value))
+        assert (set(find_images(one)), len(find_images(each))) == ({"b"}, 3)
+        touch(tmp_path / "out", "b_tissues.nii.gz")
+        with pytest.raises(DataError, match="no NIfTI file to label"):
+            find_images(str(tmp_path / "out"))
+
+    def test_a_pattern_without_matches(self, tmp_path):
+        touch(tmp_path, "x.nii")
         with pytest.raises(DataError, match=r"^input: nothing matches .*nearest are"):
             find_images(f"{tmp_path}/{{subject}}_t1.nii")
 
