@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from psc.config.schema import TrainConfig
-from psc.errors import ConfigError
+from psc.errors import ConfigError, DataError
 from psc.mri.data import prepare_synthetic, read_cohort
 from psc.mri.patches import GridPatches, TissuePatches
 from psc.mri.settings import IBSRConfig, SubjectsConfig, TissueRecipeConfig
@@ -41,6 +41,11 @@ class TissueApplication(FingerprintedApplication):
     def training_data(self, network: nn.Module, workers: int) -> TrainingData:
         """Random patches, and fixed ones to validate on."""
         recipe = self._recipe
+        if len(unlearned := self._cohort.unlearned) == len(self._cohort.codes.tissues):
+            raise DataError(
+                f"no subject that trains has any {' or '.join(unlearned)}; correct dataset.labels,"
+                " or choose by dataset.split or dataset.fold others to train"
+            )
         return TrainingData(
             TissuePatches(
                 self._cohort.parts["train"],

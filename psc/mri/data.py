@@ -325,6 +325,17 @@ class Cohort:
             " subjects became CSF (dataset.labels=filled)"
         )
 
+    @property
+    def unlearned(self) -> list[str]:
+        """Tissues that no subject has that trains."""
+        unseen = set(self.codes.tissues)
+        for subject in self.parts["train"]:
+            assert subject.labels is not None
+            unseen -= {
+                name for name in unseen if (subject.labels == self.codes.tissues[name]).any()
+            }
+        return sorted(unseen)
+
     def description(self) -> list[str]:
         """What was read, in lines: subjects by part; voxels; labels and classes."""
         parts = (f"{part} {len(n)} ({', '.join(n)})" for part, n in self.split.parts.items())
@@ -335,12 +346,7 @@ class Cohort:
 
         native = f"{sizes(s.native.voxel_size for s in self.subjects)} as in their files"
         resampled = any(s.voxel_size != s.native.voxel_size for s in self.subjects)
-        unseen = set(self.codes.tissues)
-        for subject in self.parts["train"]:
-            assert subject.labels is not None
-            unseen -= {
-                name for name in unseen if (subject.labels == self.codes.tissues[name]).any()
-            }
+        empty = [s.name for s in self.subjects if s.labels is not None and not s.labels.any()]
         used = f"{sizes(s.voxel_size for s in self.subjects)}, resampled from " if resampled else ""
         return [
             f"{len(self.subjects)} subjects: {', '.join(parts)}; {self.split.description}",
@@ -348,8 +354,9 @@ class Cohort:
             f"{self.label_treatment}; classes: {self.codes}",
             *(
                 f"no subject that trains has any {name}, so none is learned"
-                for name in sorted(unseen)
+                for name in self.unlearned
             ),
+            *([f"no voxel is labelled of {', '.join(empty)}"] if empty else []),
         ]
 
     def record(self) -> dict[str, Any]:

@@ -410,6 +410,42 @@ def test_wrong_labels_and_none_are_refused_before_training(tmp_path):
         build_application(tiny_brains.configuration(tmp_path))
 
 
+def as_lesions(folder, *numbers):
+    """Subjects that have a lesion, of four; the others' label files hold no label."""
+    for number in range(1, 5):
+        labels = tiny_brains.labels_of(number)
+        tiny_brains.write_subject(folder, number, labels=labels)
+        path = folder / f"IBSR_{number:02d}/IBSR_{number:02d}_segTRI_fill_ana.nii.gz"
+        volume = nibabel.load(path)
+        lesion = (np.asanyarray(volume.dataobj) == 3) * (number in numbers)
+        nibabel.save(nibabel.Nifti1Image(lesion.astype(np.uint8), volume.affine), path)
+    names = {"validation": ["IBSR_03"], "test": ["IBSR_04"]}
+    dataset = replace(as_own(folder, split=names), label_values={"lesion": 1})
+    config = tiny_brains.configuration(folder)
+    return replace(config, dataset=dataset, backbone=replace(config.backbone, classes=2))
+
+
+@pytest.mark.parametrize("with_lesion", [(1,), (2, 3)])
+def test_subjects_without_a_lesion_are_trained_and_tested_on(tmp_path, with_lesion, real_pictures):
+    with real_pictures():
+        config = as_lesions(tmp_path, *with_lesion)
+        config.recipe.loss = "dice_cross_entropy"
+        record = train(config)
+    subjects = record.metrics["subjects"]
+    assert record.metrics["test"]["subjects"] == 1
+    invented = subjects["IBSR_04"]["volume_predicted_lesion"] > 0
+    assert subjects["IBSR_04"]["dice_lesion"] == (0 if invented else None)  # as nnU-Net's
+    assert subjects["IBSR_04"]["volume_truth_lesion"] == 0
+    said = build_application(config).reads()[-1]
+    without = [f"IBSR_0{i}" for i in (1, 2, 3, 4) if i not in with_lesion]
+    assert sorted(said.removeprefix("no voxel is labelled of ").split(", ")) == without
+
+
+def test_lesions_that_none_has_who_trains_are_refused_before_training(tmp_path):
+    with pytest.raises(DataError, match=r"no subject that trains has any lesion.*dataset\.split"):
+        train(as_lesions(tmp_path, 3, 4))
+
+
 def test_phantoms_and_recordings_are_not_confused(tmp_path):
     tiny_brains.write_cohort(tmp_path)
     config = tiny_brains.configuration(tmp_path, synthetic=None)
