@@ -86,11 +86,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     ucf101.add_argument("--keep-archives", action="store_true", help="also once they are unpacked")
     ucf101.add_argument("--output", type=Path, help="of the preparation; FOLDER/prepared")
-    ucf101.add_argument("--short-side", type=int, default=PreparationSettings.short_side)
+    ucf101.add_argument("--short-side", type=_positive, default=PreparationSettings.short_side)
     ucf101.add_argument(
-        "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="instead of --short-side"
+        "--size",
+        type=_positive,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="instead of --short-side",
     )
-    ucf101.add_argument("--workers", type=int, default=cores(), help="processes")
+    ucf101.add_argument("--workers", type=_positive, default=cores(), help="processes")
     ucf101.add_argument("--strict", action="store_true", help="fail if a clip cannot be decoded")
     ibsr = verbs.add_parser("ibsr", help="verify IBSR, fetched at NITRC, and put it in place")
     ibsr.set_defaults(run=get_ibsr)
@@ -105,6 +109,13 @@ def _parser() -> argparse.ArgumentParser:
         "--overwrite", action="store_true", help="replace what this command put there before"
     )
     return parser
+
+
+def _positive(text: str) -> int:
+    """A number of an option, refused before hours of downloading."""
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive whole number")
+    return int(text)
 
 
 def get_fibsem(chosen: argparse.Namespace, names: Sequence[str] = FIBSEM_FILES) -> None:

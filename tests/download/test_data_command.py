@@ -473,3 +473,12 @@ def test_killed_with_its_workers_at_work_it_resumes(films, tmp_path):
     for key in expected.videos:
         np.testing.assert_array_equal(store.read(key, 0, FRAMES), expected.read(key, 0, FRAMES))
     assert len(list(output.iterdir())) == len(CLASSES) + 1
+
+
+@pytest.mark.parametrize(
+    ("option", "values"), [("--short-side", [0]), ("--workers", [0]), ("--size", [80, "-1"])]
+)
+def test_impossible_numbers_are_refused_before_any_download(tmp_path, capsys, option, values):
+    assert call("ucf101", "--folder", tmp_path, option, *values) == 2
+    assert f"argument {option}: '{values[-1]}' is no positive" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
