@@ -124,16 +124,16 @@ def k_fold(
     names = sorted(subjects)
     if not 2 <= folds <= len(names):
         raise ConfigError(
-            f"folds is {folds}; it must be at least 2, and at most the number of subjects,"
-            f" {len(names)}"
+            f"dataset.folds={folds}: must be at least 2, and at most the number of subjects,"
+            f" {len(names)}; give another, or name the parts: dataset.split=…"
         )
     room = len(names) + (-len(names) // folds) - 1  # one subject at least trains
     if not 1 <= validation <= room:
         raise ConfigError(
-            f"validation is {validation}, but with {len(names)} subjects in {folds} folds it is 1"
-            f" to {room}"
+            f"dataset.validation_subjects={validation}: with {len(names)} subjects in {folds} folds"
+            f" it must be 1 to {room}"
             if room >= 1
-            else f"folds is {folds}, which leaves too few of {len(names)} subjects to train and to"
+            else f"dataset.folds={folds} leaves too few of {len(names)} subjects to train and to"
             " choose on; choose more folds or add subjects"
         )
     parts = np.array_split(np.random.default_rng(seed).permutation(len(names)), folds)

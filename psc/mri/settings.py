@@ -224,6 +224,8 @@ def _values_of_nnunet(folder: str | None) -> dict[str, Any]:
         )
     try:
         labels: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))["labels"]
+        if all(isinstance(name, str) for name in labels.values()):  # as the Decathlon has them
+            labels = {name: int(value) for value, name in labels.items()}
         if "ignore" in labels:
             raise ConfigError(f"{path}: voxels to ignore are not known here; label them, or not")
         return {re.sub(r"[^A-Za-z0-9_-]", "_", name): value for name, value in labels.items()}

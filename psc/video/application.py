@@ -86,7 +86,7 @@ class VideoApplication(FingerprintedApplication):
         ]
         for listed, what in (
             (found.left_out, "left out, no clips of a class"),
-            (found.missing, "left out, listed but not there"),
+            ([clip.name for clip in found.missing], "left out, listed but not there"),
             (unreadable, "left out, cannot be read"),
             ([n for n, v in videos.items() if v.concealed], "frames are broken or without picture"),
             ([n for n, v in videos.items() if v.unmeasured], UNMEASURED),

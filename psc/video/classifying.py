@@ -83,9 +83,9 @@ def classify_clips(config: ClassifyConfig) -> Path:
         rows.append([clip.name, clip.label, *best, ""])
         predicted[best[0]] += 1
         right += [best[0] == clip.label] if clip.label in classes else []
-    for name in missing:
-        problems.append(f"{name}: no such file")
-        rows.append([name, "", *[""] * 2 * most, "no such file"])
+    for clip in missing:
+        problems.append(f"{clip.name}: no such file")
+        rows.append([clip.name, clip.label, *[""] * 2 * most, "no such file"])
     write_csv(["path", "label", *names, "problem"], rows, output)
     counts = first_of([f"{name} {count}" for name, count in predicted.most_common()])
     log.info("%s: %d clips: %s", output, len(rows) - len(problems), counts)
@@ -146,7 +146,7 @@ def trained_clips(checkpoint: Checkpoint) -> tuple[tuple[str, ...], int, int, in
     return classes, dataset.short_side, *cut
 
 
-def _inputs(place: str, classes: Sequence[str]) -> tuple[list[Clip], list[str], list[str]]:
+def _inputs(place: str, classes: Sequence[str]) -> tuple[list[Clip], list[Clip], list[str]]:
     """Clips by the paths that are written; those that are not there; files that are no video.
 
     The label of a clip is its CSV's, or the class that a folder above it is named after.

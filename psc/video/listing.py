@@ -58,7 +58,7 @@ class Listing:
     root: Path
     clips: list[Clip] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)  # files that are no video, or of no class
-    missing: list[str] = field(default_factory=list)  # listed, but not there
+    missing: list[Clip] = field(default_factory=list)  # listed, but not there
     labels: set[str] = field(default_factory=set)  # of all clips, also of those not taken
 
 
@@ -81,10 +81,11 @@ def list_clips(
         named = listed.items() if isinstance(listed, dict) else [("", table) for table in listed]
         found = read_tables([(part, locate(table)) for part, table in named], place)
         if found.missing and not (allow_missing and found.clips):
-            total = len(found.missing) + len(found.clips)
+            names = [clip.name for clip in found.missing]
+            total = len(names) + len(found.clips)
             raise DataError(
-                f"{found.where}: {len(found.missing)} of {total} clips are not there:"
-                f" {first_of(found.missing, 3)}; {nearest(found.root / found.missing[0])}. Paths"
+                f"{found.where}: {len(names)} of {total} clips are not there:"
+                f" {first_of(names, 3)}; {nearest(found.root / names[0])}. Paths"
                 f" begin at {found.root} (dataset.folder=… names another folder);"
                 " dataset.allow_missing=true goes on without them"
             )
@@ -178,7 +179,7 @@ def read_tables(
             else:
                 path = (folder or table.parent) / row["path"].replace("\\", "/")
             if not path.is_file():
-                found.missing.append(row["path"] or path.name)
+                found.missing.append(Clip(row["path"] or path.name, path, row["label"]))
                 continue
             if (before := seen.setdefault(path.resolve(), where)) != where:
                 raise DataError(f"{where}: {path} stands in {before} already; each clip once")
@@ -298,7 +299,8 @@ def split_clips(
         )
         for name in PARTS
     }
-    split = ActionSplit(tuple(classes), listed, tuple(listing.missing), description)
+    missing = tuple(clip.name for clip in listing.missing)
+    split = ActionSplit(tuple(classes), listed, missing, description)
     check_groups_apart(split)
     if parts["train"] and (absent := [name for name in classes if name not in listing.labels]):
         near = get_close_matches(absent[0], listing.labels, n=1)

@@ -162,12 +162,14 @@ def test_its_table_and_classes_of_new_clips(trained, place):
         assert row["problem"] == ""
     # Without any of the data; what the test protocol predicted is predicted again.
     tested = rows(run / "evaluation/predictions.csv")
-    table(place / "again.csv", "path", *(f'"clips/{row["video"]}"' for row in tested), "gone.mp4")
+    listed = [f'"clips/{row["video"]}",{row["class"]}' for row in tested]
+    table(place / "again.csv", "path,label", *listed, "gone.mp4,walk")
     checkpoint = f"[{run}/checkpoints/best.ckpt, {run}/checkpoints/best.ckpt]"
     again = f"python scripts/classify.py 'checkpoint={checkpoint}' input=again.csv top=1"
     assert "gone.mp4: no such file" in typed(place, f"{again} output=again/out.csv", status=1)
     found = rows(place / "again/out.csv")
     assert [row["problem"] for row in found] == ["", "", "", "no such file"]
+    assert [row["label"] for row in found] == [*(row["class"] for row in tested), "walk"]
     for row, before in zip(found, tested, strict=False):
         assert (row["path"], row["class_1"]) == (f"clips/{before['video']}", before["predicted"])
         assert float(row["probability_1"]) == pytest.approx(float(before["probability"]), abs=2e-4)

@@ -425,10 +425,10 @@ def test_a_fold_says_what_it_is():
 @pytest.mark.parametrize(
     ("changed", "what"),
     [
-        ({"folds": 1}, "folds is 1; it must be at least 2, and at most .*, 18"),
-        ({"folds": 0}, "folds is 0; it must be at least 2"),
-        ({"folds": 19}, "folds is 19; .* at most the number of subjects, 18"),
-        ({"validation": 0}, "validation is 0, but .* it is 1 to 14"),
+        ({"folds": 1}, r"dataset\.folds=1: must be at least 2, and at most .*, 18"),
+        ({"folds": 0}, r"dataset\.folds=0: must be at least 2"),
+        ({"folds": 19}, r"dataset\.folds=19: .* at most the number of subjects, 18"),
+        ({"validation": 0}, r"dataset\.validation_subjects=0: .* it must be 1 to 14"),
         ({"validation": 15}, "1 to 14"),
         ({"validation": -1}, "1 to 14"),
         ({"subjects": ["A", "B"], "folds": 2, "fold": 0, "validation": 1}, "leaves too few"),

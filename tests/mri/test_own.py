@@ -74,6 +74,9 @@ class TestFiles:
         assert found(tmp_path, label_values=None) == {
             "b_001": ("imagesTr/b_001_0000.nii.gz", "labelsTr/b_001.nii.gz")
         }
+        decathlon = {"0": "background", "3": "left lung", "1": "heart"}
+        (tmp_path / "dataset.json").write_text(json.dumps({"labels": decathlon}))
+        assert config(tmp_path, label_values=None).values() == mine.values()
         touch(tmp_path, "imagesTr/b_001_0001.nii.gz")
         with pytest.raises(DataError, match=r"several channels.*dataset\.images=imagesTr"):
             found(tmp_path)
@@ -210,6 +213,7 @@ class TestCodes:
             ({"a": [1, 2], "b": [2]}, "2 stands twice"),
             ({"a": 1, "ignore": 2}, "voxels to ignore"),
             ([1], "cannot be read as nnU-Net"),
+            ({"a": "1"}, "cannot be read as nnU-Net"),
         ],
     )
     def test_impossible_nnunet_labels(self, tmp_path, labels, message):
@@ -278,7 +282,11 @@ def test_every_subject_is_tested_in_one_fold(bids):
 @pytest.mark.parametrize(
     ("keys", "error", "message"),
     [
-        ({"folds": 7}, ConfigError, "folds is 7; it must be .* at most the number of subjects, 6"),
+        (
+            {"folds": 7},
+            ConfigError,
+            r"dataset\.folds=7: .* at most the number of subjects, 6.*split",
+        ),
         ({"split": {"test": ["sub-01"]}}, DataError, "no subject in validation"),
         ({"split": {"tests": ["sub-01"]}}, ConfigError, "must be lists of train"),
         ({"split": {"test": ["sub-01"], "validation": ["sub-09"]}}, DataError, "missing.*sub-09"),
