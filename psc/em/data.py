@@ -448,8 +448,14 @@ def _box_of(raw: Volume, labels: Volume, given: Sequence[int] | None) -> list[sl
     remedy = "correct the attribute offset of one of them, or say it by labels_offset=[z,y,x]"
     if given is not None:
         first, remedy = np.array(given, dtype=np.float64), "correct labels_offset, voxels (z, y, x)"
-    elif labels.offset is not None and voxel is not None:
-        first = (np.array(labels.offset) - (raw.offset or (0, 0, 0))) / voxel
+    elif labels.offset is not None:
+        shift = np.subtract(labels.offset, raw.offset or (0.0, 0.0, 0.0))
+        if voxel is None and shift.any():
+            raise DataError(
+                f"{labels.where} begins {shift.tolist()} nm behind {raw.where}, but neither says a"
+                " voxel size; say where the labels begin: labels_offset=[z,y,x] in voxels of raw"
+            )
+        first = shift / (voxel or (1.0, 1.0, 1.0))
     elif raw.shape != labels.shape:
         raise DataError(
             f"{raw.where} has shape {raw.shape}, but {labels.where} has shape {labels.shape}; crop"

@@ -171,13 +171,15 @@ def _axis_names(value: Any) -> list[Any] | None:
 
 
 def _nearest(ndim: int, levels: Sequence[tuple[str, Attributes]], where: str) -> _Spacing:
+    said = (attributes["offset"] for _, attributes in levels if "offset" in attributes)
+    shift = next((_numbers(value, where, "attribute 'offset'", 3) for value in said), None)
     for path, attributes in levels:
         for image in multiscales(attributes):
             if path in image:
                 return _of_level(image[path], ndim, where)
         if found := {key: attributes[key] for key in _SIZES if key in attributes}:
-            return _of_attributes(found, attributes, path, where)
-    return _Spacing("the file does not say it")
+            return _of_attributes(found, attributes, shift, path, where)
+    return _Spacing("the file does not say it", None, shift, ["nm"] * len(shift or ()))
 
 
 def _of_level(level: Mapping[str, Any], ndim: int, where: str) -> _Spacing:
@@ -206,17 +208,20 @@ def _of_level(level: Mapping[str, Any], ndim: int, where: str) -> _Spacing:
 
 
 def _of_attributes(
-    found: Mapping[str, Any], attributes: Attributes, path: str, where: str
+    found: Mapping[str, Any],
+    attributes: Attributes,
+    shift: Sequence[float] | None,
+    path: str,
+    where: str,
 ) -> _Spacing:
     (key, value), *_ = found.items()
-    scale, offset = _numbers(value, where, f"attribute {key!r}", 3), attributes.get("offset")
+    scale = _numbers(value, where, f"attribute {key!r}", 3)
     other = found.get("voxel_size", value)
     if key == "resolution" and scale != _numbers(other, where, "attribute 'voxel_size'", 3):
         raise DataError(
             f"{where}: attributes 'resolution' {value} and 'voxel_size' {other} contradict each"
             " other; correct or delete one"
         )
-    shift = None if offset is None else _numbers(offset, where, "attribute 'offset'", 3)
     unit = "um" if key == "element_size_um" else attributes.get("units", attributes.get("unit"))
     source = f"attribute {key}" + (f" of the group around {path}" if path else "")
     if re.search(r"(^|/)s?[1-9][0-9]*$", path):
@@ -231,8 +236,6 @@ def _in_nanometres(
     spacing: _Spacing, axes: tuple[str, ...], where: str
 ) -> tuple[Triple | None, Triple | None, str]:
     """Voxel size and offset along z, y, x; and where they are from, or why they are unknown."""
-    if spacing.scale is None:
-        return None, None, spacing.source
     spatial = [name for name in axes if name in _SPATIAL]
 
     def along(values: Sequence[Any]) -> list[Any]:
@@ -244,11 +247,18 @@ def _in_nanometres(
             )
         return [values[order.index(name)] for name in _SPATIAL]
 
-    scale, units = along(spacing.scale), along(spacing.units)
-    if not min(scale) > 0:
+    def converted(values: Sequence[Any]) -> Triple:
+        z, y, x = (value * factor for value, factor in zip(along(values), factors, strict=True))
+        return z, y, x
+
+    if spacing.scale is None and spacing.shift is None:
+        return None, None, spacing.source
+    units = along(spacing.units)
+    scale = None if spacing.scale is None else along(spacing.scale)
+    if scale is not None and not min(scale) > 0:
         raise DataError(
             f"{where}: {spacing.source} must be three positive numbers (z, y, x), found"
-            f" {list(spacing.scale)}; correct or delete it"
+            f" {scale}; correct or delete it"
         )
     factors = [nanometres(unit) for unit in units]
     if None in factors:
@@ -256,12 +266,8 @@ def _in_nanometres(
         why = "without a unit" if unit is None else f"in {unit!r}, which is no unit of length"
         return None, None, f"{spacing.source} say {scale} {why}"
 
-    def converted(values: list[Any]) -> Triple:
-        z, y, x = (value * factor for value, factor in zip(values, factors, strict=True))
-        return z, y, x
-
-    offset = None if spacing.shift is None else converted(along(spacing.shift))
-    return converted(scale), offset, spacing.source
+    size, offset = (v if v is None else converted(v) for v in (spacing.scale, spacing.shift))
+    return size, offset, spacing.source
 
 
 def _numbers(value: Any, where: str, what: str, count: int) -> list[float]:

@@ -281,6 +281,19 @@ class TestLabelsOfAPart:
         with pytest.raises(DataError, match=said):
             read_volume(*self.files(tmp_path, offset))
 
+    def test_an_offset_without_a_voxel_size_is_not_passed_over(self, tmp_path):
+        for labels in (LABELS, LABELS[1:3]):
+            files = self.files(tmp_path, (40, 0, 0), labels)
+            for path, key in zip(files, ("raw", "labels"), strict=True):
+                with h5py.File(path, "a") as file:
+                    del file[key].attrs["resolution"]
+            with pytest.raises(
+                DataError, match=r"begins \[40.0, .* nm behind .*raw.h5.*labels_off"
+            ):
+                read_volume(*files)
+        given = read_volume(*files, labels_offset=[1, 0, 0])
+        np.testing.assert_array_equal(Region(given).labels, LABELS[1:3])
+
     def test_of_the_same_shape_must_lie_in_the_same_place(self, tmp_path):
         with pytest.raises(DataError, match="does not lie in"):
             read_volume(*self.files(tmp_path, (40, 0, 0), LABELS))

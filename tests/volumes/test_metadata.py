@@ -245,6 +245,7 @@ class TestAttributes:
             ({"element_size_um": [0.03, 0.008, 0.004]}, (30, 8, 4), None),  # Fiji
             ({"resolution": (4, 4, 40), "axis_names": list("xyz")}, (40, 4, 4), None),
             ({"resolution": (40, 4, 4), "voxel_size": (40.0, 4.0, 4.0)}, (40, 4, 4), None),
+            ({"offset": (400, 20, 8)}, None, (400, 20, 8)),
         ],
     )
     def test_are_alike_in_all_containers(self, tmp_path, kind, attributes, size, offset):
@@ -285,6 +286,15 @@ class TestAttributes:
         volume = open_volume(write_attributes(tmp_path / "em", attributes, kind, RAW[None]))
         assert (volume.voxel_size, volume.offset) == ((40, 4, 4), (80, 8, 8))
         assert volume.shape == RAW.shape
+
+
+@pytest.mark.parametrize(("sized", "moved"), [("volumes", "volumes/raw"), ("volumes/raw", "/")])
+def test_an_offset_may_be_elsewhere_than_the_voxel_size(tmp_path, sized, moved):
+    path = write_attributes(tmp_path / "em", {}, "hdf5")
+    with h5py.File(path, "a") as file:
+        file[sized].attrs["resolution"], file[moved].attrs["offset"] = (40, 4, 4), (400, 20, 8)
+    volume = open_volume(path)
+    assert (volume.voxel_size, volume.offset) == ((40, 4, 4), (400, 20, 8))
 
 
 def test_attributes_of_a_group_are_those_of_its_finest_level(tmp_path):
