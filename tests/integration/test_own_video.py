@@ -190,6 +190,14 @@ def test_other_clips_of_some_classes_are_evaluated_by_their_names(trained, place
     assert [row["class"] for row in rows(folder / "predictions.csv")] == ["sit", "walk"]
     (other,) = (place / "later_prepared").glob("index.json")
     assert '"short_side": 16' in other.read_text()  # as it was trained
+    same = f"python evaluate.py checkpoint={run}/checkpoints/best.ckpt dataset=own_video"
+    same += " dataset.folder=clips dataset.prepared=prepared"
+    typed(place, f"{same} output=same")
+    assert read_record(place / "same").metrics == read_record(run).metrics
+    refused = typed(place, f"{same} output=other dataset.shares=[0,0,1]", status=1)
+    assert re.search(
+        r"own_video: (run|sit|walk)/a .*, \d.* of the test part trained .*best\.ckpt", refused
+    )
     film(place / "strange/swim/y.mp4")
     film(place / "strange/walk/y.mp4")
     refused = "python evaluate.py checkpoint={} dataset=own_video dataset.folder=strange"
