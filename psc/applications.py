@@ -1,5 +1,6 @@
 """The paper's applications (Section 4), a room each, behind one interface."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from psc.config.schema import SegmentConfig, TrainConfig
@@ -31,6 +32,13 @@ def build_application(config: TrainConfig) -> Application:
     return _APPLICATIONS[type(config.recipe)](config)
 
 
+_ONLY_TISSUES = ("brain_above",)
+_ONLY_NEURONS = (
+    *("input_key", "missing_chunks", "intensity_range", "voxel_size", "threshold", "block_size"),
+    *("context", "levels", "segmentation", "workers", "address"),
+)
+
+
 def segment_file(config: SegmentConfig) -> Path:
     """Label volumes by what the checkpoint's network was trained for; returns what was written.
 
@@ -46,5 +54,16 @@ def segment_file(config: SegmentConfig) -> Path:
     if isinstance(checkpoints[0].config.recipe, AffinityRecipeConfig) and not nifti:
         if len(checkpoints) > 1:
             raise ConfigError(f"checkpoint={config.checkpoint}: neurons are segmented by one")
+        _refuse_unread(config, _ONLY_TISSUES, "neurons")
         return segment_neurons(config, checkpoints[0])
+    _refuse_unread(config, _ONLY_NEURONS, "tissues")
     return segment_tissues(config, checkpoints)
+
+
+def _refuse_unread(config: SegmentConfig, keys: Sequence[str], what: str) -> None:
+    untouched = SegmentConfig(checkpoint="")
+    for key in keys:
+        if (value := getattr(config, key)) != getattr(untouched, key):
+            raise ConfigError(
+                f"{key}={value}: nothing reads it where {what} are segmented; omit it"
+            )

@@ -34,7 +34,7 @@ Work = Callable[[Block], dict[str, int]]
 It must not matter whether a block was begun before: doing it again writes the same.
 """
 
-_DESCRIPTION, _SUMMARY, _MARKERS = "blockwise.json", "summary.json", "work/done"
+DESCRIPTION, _SUMMARY, _MARKERS = "blockwise.json", "summary.json", "work/done"
 _WAITING_PER_WORKER = 2  # blocks in flight: one in work and one to begin with at once
 _CONNECT_SECONDS = 30
 
@@ -88,7 +88,7 @@ class Ledger:
                     " overwrite=true to do it again"
                 )
             self._remove(stages)
-        write_json({"stages": described}, self.folder / _DESCRIPTION)
+        write_json({"stages": described}, self.folder / DESCRIPTION)
 
     def done(self, stage: str) -> dict[int, dict[str, int]]:
         """What the finished blocks of a stage reported, by the block's index."""
@@ -109,12 +109,12 @@ class Ledger:
 
     def _description(self) -> list[dict[str, Any]] | None:
         try:
-            stages = json.loads((self.folder / _DESCRIPTION).read_text())["stages"]
+            stages = json.loads((self.folder / DESCRIPTION).read_text())["stages"]
         except FileNotFoundError:
             return None
         except (ValueError, KeyError) as error:
             raise DataError(
-                f"{self.folder / _DESCRIPTION} is damaged ({error}); remove the folder and start"
+                f"{self.folder / DESCRIPTION} is damaged ({error}); remove the folder and start"
                 " again"
             ) from error
         return list(stages)

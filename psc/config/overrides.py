@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
+from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -78,7 +79,9 @@ def as_hydra_reads(arguments: Sequence[str], *programs: type) -> list[str]:
             _check_choice(key, value, sweep=sweep)
         if value and not (sweep and readable) and not _is_settled(value, mixed):
             if name in texts and (mixed or name not in others):
-                argument = f"{key}={_quoted(value)}"
+                # Shells leave the home folder behind key= as it is, a folder ~ would be made
+                text = str(Path(value).expanduser()) if value.startswith("~/") else value
+                argument = f"{key}={_quoted(text)}"
             elif listed := entries.get(re.sub(r"\.\d+$", "", name)):
                 argument = f"{key}={_entries_quoted(value, *listed)}"
             elif not readable and value[0] not in "[{":  # its type is refused in Hydra's words

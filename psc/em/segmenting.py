@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from psc.blockwise.engine import open_engine
+from psc.blockwise.engine import DESCRIPTION, open_engine
 from psc.blockwise.grid import Grid, block_size
 from psc.blockwise.pipeline import BlockwiseOptions, segment_blockwise
 from psc.config.schema import SegmentConfig, TrainConfig, UNetConfig
@@ -53,6 +53,8 @@ def segment_neurons(config: SegmentConfig, checkpoint: Checkpoint) -> Path:
     """Segment an EM volume into a folder; see ``psc.blockwise.pipeline`` for what is written."""
     trained = checkpoint.config
     _check_network(trained, checkpoint.path)
+    if config.segmentation.thresholds is not None:
+        raise ConfigError("segmentation.thresholds: a volume is segmented at one, threshold=…")
     trained = replace(trained, segmentation=trained.segmentation.changed(config.segmentation))
     options = BlockwiseOptions(
         segmentation=trained.segmentation,
@@ -99,6 +101,8 @@ def segment_neurons(config: SegmentConfig, checkpoint: Checkpoint) -> Path:
         " × ".join(map(str, core)),
         " × ".join(map(str, affinities.tile_input)),
     )
+    volume.check()
+    _warn_of_a_rewritten(volume, Path(config.output))
     source = {
         "input": fingerprint(volume),
         "weights": checkpoint.digest,
@@ -136,6 +140,20 @@ def segment_neurons(config: SegmentConfig, checkpoint: Checkpoint) -> Path:
         options.threshold,
     )
     return result.folder
+
+
+def _warn_of_a_rewritten(volume: Volume, folder: Path) -> None:
+    """A fingerprint is of a few boxes; a copy is newer, too, and is what it was."""
+    begun = folder / DESCRIPTION
+    if not begun.is_file():
+        return
+    newest = max(volume.files(), key=lambda path: path.stat().st_mtime)
+    if newest.stat().st_mtime > begun.stat().st_mtime:
+        log.warning(
+            "%s was written after %s had been begun: if voxels have changed, what is done there is"
+            " of the old ones; remove %s to begin again",
+            *(newest, folder, folder),
+        )
 
 
 def _check_network(trained: TrainConfig, path: Path) -> None:

@@ -59,6 +59,9 @@ class Source(ABC):
     def files(self) -> list[Path]:
         """What holds the values."""
 
+    def check(self) -> None:  # noqa: B027  # most have nothing to look at
+        """Refuse what can be seen to be missing or damaged without reading the values."""
+
     def values(self) -> Array:
         """All of it."""
         values = self.read(tuple(slice(0, size) for size in self.shape))
@@ -160,7 +163,7 @@ class _HDF5Array(Source):
                 held = f"{data.dtype} of shape {data.shape}"
                 raise DataError(f"{self.where} holds {held}, not numbers")
             self.shape, self.dtype = data.shape, np.dtype(data.dtype).newbyteorder("=")
-            holder = Path(data.file.filename)
+            holder = Path(data.file.filename).resolve()  # parts lie beside the file, not a link
             virtual = data.virtual_sources() if data.is_virtual else ()
         parts = {holder.parent / source.file_name for source in virtual if source.file_name != "."}
         self._files = [holder, *sorted(parts - {holder})]
@@ -283,8 +286,9 @@ class Zarr(Container):
             if place.suffix == ".n5" or "n5" in (_json(place / "attributes.json") or {}):
                 raise DataError(
                     f"{place} is N5, which zarr 3 does not read; where zarr 2 is installed (pip"
-                    ' install "zarr<3"), zarr.copy_all(zarr.open(zarr.N5Store("em.n5"), "r"),'
-                    ' zarr.open("em.zarr", "w"), compressor="default") makes a Zarr of it'
+                    ' install "zarr<3"), zarr.copy(zarr.open(zarr.N5Store("em.n5"), "r")["raw"],'
+                    ' zarr.open("em.zarr", "w"), name="raw", compressor="default",'
+                    " without_attrs=True) makes a Zarr of array raw; then give voxel_size=[z,y,x]"
                 )
         return None
 
@@ -329,6 +333,9 @@ class _ZarrArray(Source):
             advice = "copy that chunk again" if known else "install it, or write the array anew"
             raise DataError(f"{self.where} {what} ({error}); {advice}") from error
 
+    def check(self) -> None:
+        self._check_chunks(tuple(slice(0, size) for size in self.shape))
+
     def files(self) -> list[Path]:
         return [path for path in sorted(self._folder.rglob("*")) if path.is_file()]
 
@@ -345,8 +352,9 @@ class _ZarrArray(Source):
             path = self._folder / name
             if path.is_file():
                 with path.open("rb") as file:
-                    header = file.read(16) if blosc else b""
-                if blosc and path.stat().st_size != int.from_bytes(header[12:], "little"):
+                    header = file.read(16)
+                size = path.stat().st_size
+                if size == 0 or (blosc and size != int.from_bytes(header[12:], "little")):
                     raise DataError(f"{self.where}: chunk {name} is truncated; copy it again")
             elif self._missing == "refuse":
                 raise DataError(

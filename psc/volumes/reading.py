@@ -57,7 +57,8 @@ class Volume:
         name: str = "",
     ) -> None:
         self._source, self.where, self.dtype = source, source.where, source.dtype
-        self.files, self.container, self.name = source.files, container, name
+        self.files, self.check = source.files, source.check
+        self.container, self.name = container, name
         found = describe(source.shape, source.levels, source.where, source.names)
         self.axes, self.notes = found.axes, (*notes, *found.notes)
         self.voxel_size: Triple | None = found.voxel_size

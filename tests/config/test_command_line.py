@@ -82,6 +82,15 @@ def test_text_is_taken_letter_for_letter(name):
     assert config.levels == 2
 
 
+def test_the_home_folder_is_found_as_a_shell_would(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me, myself")
+    given = ["checkpoint=~/a.ckpt", "input=~/em", "output=~/x y", "input_key=~raw"]
+    config = from_arguments(SegmentConfig, given)
+    assert config.output == "/home/me, myself/x y"
+    assert (config.checkpoint, config.input_key) == ("/home/me, myself/a.ckpt", "~raw")
+    assert composed("train", "output_directory=~/runs").output_directory == "/home/me, myself/runs"
+
+
 def test_checkpoints_are_a_path_or_a_list_of_paths():
     given = ["input=x", "output=x"]
     config = from_arguments(SegmentConfig, ["checkpoint=[a.ckpt,b=1.ckpt]", *given])

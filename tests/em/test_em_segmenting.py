@@ -1,4 +1,6 @@
+import os
 from dataclasses import asdict
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -90,6 +92,8 @@ def test_an_existing_output_is_refused_and_replaced_when_asked(config, tmp_path)
         ({"workers": 0}, ConfigError, "workers=0"),
         ({"voxel_size": [8.0, 0.0, 8.0]}, ConfigError, "three positive nm"),
         ({"segmentation": SegmentationChanges(scoring="best")}, ConfigError, "scoring"),
+        ({"segmentation": SegmentationChanges(thresholds=[0.5])}, ConfigError, "threshold=…"),
+        ({"brain_above": 3.0}, ConfigError, "brain_above=3.0: nothing reads it where neurons"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(
@@ -98,6 +102,31 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
     with pytest.raises(error, match=message):
         segment_file(config(**changes))
     assert not (tmp_path / "neurons").exists()
+
+
+def test_a_missing_chunk_is_found_before_anything_is_written(config, tiny_volume, tmp_path):
+    raw = read_volume(tiny_volume).raw
+    zarr.create_array(str(tmp_path / "em.zarr"), data=raw, chunks=(8, 8, 8))
+    (tmp_path / "em.zarr/c/1/1/1").unlink()
+    there = {"input": str(tmp_path / "em.zarr"), "threshold": 0.5, "voxel_size": [8.0, 8.0, 8.0]}
+    with pytest.raises(DataError, match=r"1.1.1 is missing"):
+        segment_file(config(**there))
+    assert not (tmp_path / "neurons").exists()
+    segment_file(config(**there, missing_chunks="fill"))
+
+
+def test_an_input_written_after_its_segmentation_had_begun_is_told(config, tmp_path, caplog):
+    source = tmp_path / "em.h5"
+    source.write_bytes(Path(config().input).read_bytes())
+    segment_file(config(input=str(source)))
+    (tmp_path / "neurons/summary.json").unlink()  # as if it had been interrupted
+    segment_file(config(input=str(source)))
+    assert "had been begun" not in caplog.text
+    (tmp_path / "neurons/summary.json").unlink()
+    later = source.stat().st_mtime + 3600
+    os.utime(source, (later, later))
+    segment_file(config(input=str(source)))
+    assert "em.h5 was written after" in caplog.text
 
 
 @pytest.mark.parametrize("order", ["zyx", "xyz"])

@@ -83,12 +83,15 @@ def test_a_missing_chunk_is_refused_or_filled(version, values, tmp_path):
     filled = values.copy()
     filled[4:8, 5:10, 6:12] = 9
     assert np.array_equal(open_volume(path, missing_chunks="fill")[BOX], filled[BOX])
+    open_volume(path, missing_chunks="fill").check()
+    with pytest.raises(DataError, match=r"1.1.1 is missing"):
+        open_volume(path).check()
     with pytest.raises(ConfigError, match="missing_chunks=guess: allowed are fill, refuse"):
         open_volume(path, missing_chunks="guess")
 
 
 @pytest.mark.parametrize("version", [2, 3])
-@pytest.mark.parametrize("kept", [5, 20, 100, -1])
+@pytest.mark.parametrize("kept", [0, 5, 20, 100, -1])
 def test_a_truncated_chunk_of_blosc_is_told(values, tmp_path, version, kept):
     """Blosc itself reads what is not there as whatever lies in memory."""
     codec = numcodecs.Blosc() if version == 2 else zarr.codecs.BloscCodec()
@@ -98,6 +101,15 @@ def test_a_truncated_chunk_of_blosc_is_told(values, tmp_path, version, kept):
     chunk.write_bytes(chunk.read_bytes()[:kept])
     with pytest.raises(DataError, match=r"1.1.1 is truncated; copy it again"):
         open_volume(path)[BOX]
+
+
+@pytest.mark.parametrize("missing", ["refuse", "fill"])
+def test_an_empty_shard_is_told(values, tmp_path, missing):
+    """zarr itself takes it for one that was left out, and fills it."""
+    path = write_zarr(tmp_path, values, chunks=(2, 5, 3), shards=(4, 5, 6))
+    (path / "c/1/1/1").write_bytes(b"")
+    with pytest.raises(DataError, match=r"1.1.1 is truncated; copy it again"):
+        open_volume(path, missing_chunks=missing)[BOX]
 
 
 def test_a_damaged_chunk_is_told(values, tmp_path):
