@@ -62,6 +62,11 @@ EXIT_INTERRUPTED = 130
 FAILURE = "failure.json"
 """In the folder of a job that failed, ``<output_directory>/sweeps/<date>/<number>/``."""
 
+_GOES_ON = {
+    "train": "; resume=true continues from the last checkpoint",
+    "segment": "; of neurons the same command goes on where it was",
+}
+
 Main = Callable[[DictConfig], object]
 
 
@@ -94,7 +99,7 @@ def run(config_name: str, main: Main) -> None:
             "at once (hydra.launcher.n_jobs=…); with resume=true finished runs are skipped"
         )
     except KeyboardInterrupt:
-        print("\ninterrupted; resume=true continues from the last checkpoint", file=sys.stderr)
+        print(f"\ninterrupted{_GOES_ON.get(config_name, '')}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
 
 

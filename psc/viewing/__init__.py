@@ -33,6 +33,8 @@ def view(config: ViewConfig) -> None:
         raise ConfigError(f"report={report}: a page is written; name it *.html")
     if report is not None and report.is_dir():
         raise ConfigError(f"report={report} is a folder; give a file")
+    if report is not None and not report.exists() and (own := report.with_suffix(".png")).exists():
+        raise ConfigError(f"report={report}: its picture would replace {own}; give another name")
     scene = _open(config)
     if report is None and config.serve:
         serve(scene, address=config.address, port=config.port)

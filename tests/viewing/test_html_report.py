@@ -120,6 +120,14 @@ def test_what_cannot_work_is_refused(finished_run, change, error, message):
         view(config)
 
 
+def test_a_picture_of_the_user_s_is_not_replaced(finished_run, tmp_path):
+    (tmp_path / "em.png").write_bytes(b"mine")
+    config = ViewConfig(run=str(finished_run[1]), report=str(tmp_path / "em.html"), serve=False)
+    with pytest.raises(ConfigError, match=r"would replace .*em\.png; give another name"):
+        view(config)
+    assert (tmp_path / "em.png").read_bytes() == b"mine"
+
+
 def test_without_a_name_the_page_goes_into_the_run(finished_run, tmp_path, monkeypatch):
     (tmp_path / "evaluation").mkdir()
     for name in ("result.json", "evaluation/test-0.h5"):
