@@ -13,6 +13,7 @@ ones can be approximated: unlabelled voxels inside the brain become fluid.
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -186,7 +187,7 @@ class Subject:
     files: tuple[Mapping[str, Any], ...]  # name, bytes and sha256 of each that was read
     synthetic: bool  # a phantom of ``psc.mri.synthetic``
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the image's voxels, however its file packs, turns or types them."""
         voxels = np.ascontiguousarray(self.native.data, dtype=np.float32)

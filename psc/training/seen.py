@@ -41,19 +41,38 @@ class FingerprintedApplication(Application):
     def without_training(self) -> None:
         """Leave out the training part: nothing is trained on it."""
 
+    _before: Mapping[str, Any] = {}  # what initial weights have seen
+
     @property
     def seen(self) -> dict[str, Any]:
         """What checkpoints keep."""
-        parts = {part: list(self.fingerprints(part)) for part in ("train", "validation")}
+        parts = {
+            part: [*{*self.fingerprints(part), *self._before.get(part, ())}]
+            for part in ("train", "validation")
+        }
         return {"splits": self.data_record()["splits"], **parts}
 
+    def begins_with(self, initial: Checkpoint) -> None:
+        """Refuse initial weights that were trained on what this training will test; keep that."""
+        self._before = self._refuse_seen(initial) or {}
+
     def check_unseen(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """Refuse to test what trained the network; returns what the record says of other data.
+        """Refuse to test what trained the network; returns what the record says of other data."""
+        seen = self._refuse_seen(checkpoint)
+        if seen is None or {*self.fingerprints("train")} == {*seen["train"]}:
+            return {}
+        self.without_training()
+        parts = {key: value for key, value in seen["splits"].items() if key != "test"}
+        return {"trained_on": {"dataset": checkpoint.config.dataset.name, **parts}}
+
+    def _refuse_seen(self, checkpoint: Checkpoint) -> Mapping[str, Any] | None:
+        """What a checkpoint has seen, none of which is tested here; None where it does not say.
 
         Validation too: its scores would be those of a training. What the data set itself has in
         training and test was told there. Checkpoints of earlier versions do not say, which is said.
         """
-        dataset, seen = self.config.dataset.name, checkpoint.content.get(SEEN_KEY)
+        dataset = self.config.dataset.name
+        seen: Mapping[str, Any] | None = checkpoint.content.get(SEEN_KEY)
         if seen is None:
             if self.config.dataset != checkpoint.config.dataset:
                 log.warning(
@@ -61,7 +80,7 @@ class FingerprintedApplication(Application):
                     " of it",
                     *(checkpoint.path, dataset),
                 )
-            return {}
+            return None
         own, trained, chose = {*self.fingerprints("train")}, {*seen["train"]}, seen["validation"]
         for part, known in (("test", trained.union(chose) - own), ("validation", trained - own)):
             found = [name for mark, name in self.fingerprints(part).items() if mark in known]
@@ -71,8 +90,4 @@ class FingerprintedApplication(Application):
                     f" {checkpoint.path}, or chose it; a network is not tested on what it has"
                     f" seen: {self.test_others}"
                 )
-        if own == trained:
-            return {}
-        self.without_training()
-        parts = {key: value for key, value in seen["splits"].items() if key != "test"}
-        return {"trained_on": {"dataset": checkpoint.config.dataset.name, **parts}}
+        return seen

@@ -52,6 +52,7 @@ from psc.training.hardware import (
 from psc.training.loggers import MetricsFile, log_outcome, training_seconds, wandb_loggers
 from psc.training.provenance import difference, git_state
 from psc.training.records import Record, read_record, write_record
+from psc.training.seen import FingerprintedApplication
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +99,8 @@ def _train(
     network = build_network(config.backbone, config.block)
     if initial is not None:
         initial.load_into(network)
+        if isinstance(application, FingerprintedApplication):
+            application.begins_with(initial)
     data = application.training_data(network, loader_workers(config.trainer))
     iterations = data.epochs * data.iterations_per_epoch
     task = application.task(network, iterations)

@@ -295,6 +295,24 @@ def test_subjects_that_trained_are_not_tested_whatever_they_are_called(
         evaluate(as_own(tmp_path / "renamed", split=split))
 
 
+def test_weights_that_were_trained_on_a_test_subject_begin_no_training(
+    finished, checkpoint, tmp_path
+):
+    for number in (5, 6, 7):
+        tiny_brains.write_subject(tmp_path / "new", number)
+    config = tiny_brains.configuration(finished[1])
+    config.initial_weights, config.output_directory = str(checkpoint), str(tmp_path)
+    config.recipe.iterations = 1
+    split = {"validation": ["IBSR_06"], "test": ["IBSR_07"]}
+    config.dataset = as_own(tmp_path / "new", split=split)
+    record = train(config)
+    config.initial_weights = str(tmp_path / record.run / "checkpoints/last.ckpt")
+    split = {"validation": ["IBSR_03"], "test": ["IBSR_02"]}  # which trained the first network
+    config.dataset = as_own(finished[1] / "brains", split=split)
+    with pytest.raises(DataError, match=r"IBSR_02 of the test part trained .*last\.ckpt"):
+        train(config)
+
+
 def test_new_subjects_are_tested_and_the_record_says_who_trained(finished, evaluate, tmp_path):
     for number in (5, 6, 7):
         tiny_brains.write_subject(tmp_path / "new", number)
