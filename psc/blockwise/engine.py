@@ -28,6 +28,8 @@ from psc.files import entries, write_json
 if TYPE_CHECKING:
     from distributed import Client
 
+log = logging.getLogger(__name__)
+
 Work = Callable[[Block], dict[str, int]]
 """What is done with a block: writes its data, then returns numbers to report; can be pickled.
 
@@ -88,16 +90,25 @@ class Ledger:
                     " overwrite=true to do it again"
                 )
             self._remove(stages)
+        if (lost := self._lost(stages)) is not None:
+            number, product = lost
+            log.warning(
+                "%s is gone, though blocks of it were done: the stage %r and all after it are done"
+                " again",
+                *(product, stages[number].name),
+            )
+            self._remove(stages[number:])
         write_json({"stages": described}, self.folder / DESCRIPTION)
 
     def done(self, stage: str) -> dict[int, dict[str, int]]:
         """What the finished blocks of a stage reported, by the block's index."""
         markers = (self.folder / _MARKERS / stage).glob("[0-9]*.json")
-        return {int(path.stem): json.loads(path.read_text()) for path in markers}
+        return {int(path.stem): json.loads(text) for path in markers if (text := path.read_text())}
 
     def has(self, stage: str, index: int) -> bool:
         """Whether a block is finished."""
-        return (self.folder / _MARKERS / stage / f"{index}.json").is_file()
+        marker = self.folder / _MARKERS / stage / f"{index}.json"
+        return marker.is_file() and marker.stat().st_size > 0  # a crashed machine leaves it empty
 
     def mark(self, stage: str, index: int, report: dict[str, int]) -> None:
         """Note, after its data are written, that a block is finished."""
@@ -118,6 +129,15 @@ class Ledger:
                 " again"
             ) from error
         return list(stages)
+
+    def _lost(self, stages: Sequence[Stage]) -> tuple[int, Path] | None:
+        """The first stage with finished blocks that lacks a product, by its number; else None."""
+        for number, stage in enumerate(stages):
+            products = [self.folder / name for name in stage.products]
+            missing = next((product for product in products if not product.exists()), None)
+            if missing is not None and self.done(stage.name):
+                return number, missing
+        return None
 
     def _remove(self, stages: Sequence[Stage]) -> None:
         """Markers before data: a kill in between must not leave one without the other."""

@@ -1,5 +1,6 @@
 import json
 import multiprocessing
+import shutil
 import time
 from dataclasses import dataclass, field
 
@@ -174,6 +175,26 @@ def test_a_full_disk_is_told_and_loses_nothing(
     segment_blockwise(again, {}, grid, options(), tmp_path / "out", engine=HERE)
     assert again.asked == []
     assert content(tmp_path / "out") == whole_content
+
+
+@pytest.mark.parametrize(
+    ("product", "asked_again"), [("affinities.zarr", True), ("fragments.zarr", False)]
+)
+def test_what_was_deleted_meanwhile_is_made_again(
+    small_case, options, tmp_path, whole_content, caplog, product, asked_again
+):
+    """What is not there would be read as zeros."""
+    source, grid = small_case
+    output = tmp_path / "out"
+    segment_blockwise(source, {}, grid, options(), output, engine=HERE)
+    (output / "summary.json").unlink()  # as if it had been interrupted at the end
+    shutil.rmtree(output / product)
+    (output / "work/done/fragments/1.json").write_text("")  # a machine that crashed
+    again = Counted(source.affinities)
+    segment_blockwise(again, {}, grid, options(), output, engine=HERE)
+    assert content(output) == whole_content
+    assert len(again.asked) == (len(grid) if asked_again else 0)
+    assert f"{product} is gone" in caplog.text
 
 
 def test_an_output_is_replaced_only_when_asked_and_only_as_far_as_needed(
