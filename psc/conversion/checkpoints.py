@@ -26,11 +26,11 @@ from psc.training.checkpoints import (
     CONFIG_KEY,
     CONVERSION_KEY,
     NETWORK_PREFIX,
+    SEEN_KEY,
     AtomicCheckpointIO,
     read_checkpoint,
 )
 from psc.training.hardware import inference_device
-from psc.training.seen import SEEN_KEY
 
 
 @dataclass

@@ -9,7 +9,7 @@ from torch import nn
 
 from psc.config.schema import TrainConfig
 from psc.em.augmentation import Augmentation
-from psc.em.data import prepare_synthetic, read_splits
+from psc.em.data import digest_of, prepare_synthetic, read_splits
 from psc.em.patches import AffinityPatches, ValidationPatches
 from psc.em.settings import AffinityRecipeConfig, FibsemConfig
 from psc.em.task import AffinityTask
@@ -24,6 +24,8 @@ class AffinityApplication(Application):
     """Reads volumes with neuron labels, trains on patches, segments and scores the test part."""
 
     measures = ("train/stage",)
+
+    test_others = "choose other sections, dataset.test=[{raw: …, z: [start, stop]}]"
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
@@ -84,6 +86,16 @@ class AffinityApplication(Application):
         return evaluate_affinities(
             network, self._splits, self.config, folder, device=device, source=source
         )
+
+    def fingerprints(self, part: str) -> dict[str, str]:
+        """Of the grey values of each section, in the columns that have labels."""
+        regions = self._splits.parts[part]
+        found = ((digest_of(plane), str(region)) for region in regions for plane in region.raw)
+        return {digest.hex(): name for digest, name in found if digest is not None}
+
+    def without_training(self) -> None:
+        """The slabs that neither choose nor are tested are let go."""
+        self._splits = replace(self._splits, parts={**self._splits.parts, "train": ()})
 
     def reads(self) -> list[str]:
         """Volumes, their voxels and labels, and the three parts."""

@@ -63,6 +63,8 @@ class LabelledVolume:
     start: Size3 = (0, 0, 0)  # voxel of the file at which raw begins
     first: Size3 = (0, 0, 0)  # voxel of the file at which the labels begin
     source: str = ""  # file and dataset of raw
+    content: str = ""  # the same in every copy of the file: checksum and dataset of raw
+    reserved: int = 0  # voxels of ids that are no bodies, which became 0
     said: tuple[str, ...] = ()  # what was read and what it is taken for, a line each
 
 
@@ -273,6 +275,12 @@ def _settled(volume: LabelledVolume, config: FibsemConfig) -> LabelledVolume:
         f"{name}: {bodies.size - 1:,} bodies; {unknown:.1%} of the voxels have label 0, {meaning}"
         f" (dataset.zero_label={config.zero_label})"
     )
+    if volume.reserved and config.zero_label == "boundary":
+        raise DataError(
+            f"{volume.source}: its labels have {volume.reserved:,} voxels of CREMI's transparent or"
+            " outside, which nobody knows, and dataset.zero_label=boundary would teach them as"
+            " boundary; set zero_label=ignore, or give them to bodies"
+        )
     if bodies.size == 2:
         log.warning(
             "%s: all labels are %d: if they are a mask, they teach no borders between neurons",
@@ -293,8 +301,10 @@ def _settled(volume: LabelledVolume, config: FibsemConfig) -> LabelledVolume:
             " nothing, and not used",
             *(volume.source, in_nm(found), given),
         )
+    # Of floats every value counts: one beyond [0, 1] would be refused only when it is predicted
+    extremes = [volume.raw.min(), volume.raw.max()] if volume.raw.dtype.kind == "f" else []
     chosen, note = settled_range(
-        sample(volume.raw),
+        [*sample(volume.raw), np.array(extremes, volume.raw.dtype)],
         config.intensity_range,
         where=volume.source,
         setting="dataset.intensity_range",
@@ -312,7 +322,8 @@ def check_disjoint(splits: Mapping[str, Sequence[Region]]) -> None:
     """Make sure that no section of labelled raw data belongs to two splits, regions by name.
 
     In two files sections are compared by content, so that a copy of the volume in another file or
-    another layout is found as well; those of one constant grey value are left out of that.
+    another layout is found as well, if its labels are of the same columns; those of one constant
+    grey value are left out of that.
     """
     digests: dict[int, list[bytes | None]] = {}
     for (first, ours), (second, theirs) in itertools.combinations(splits.items(), 2):
@@ -328,20 +339,20 @@ def check_disjoint(splits: Mapping[str, Sequence[Region]]) -> None:
 def _shared_slices(a: Region, b: Region, digests: dict[int, list[bytes | None]]) -> list[int]:
     """Sections of a that b has too, as z in a's file; ``digests`` keeps what was computed."""
     one, two = a.volume, b.volume
-    if one is two or (one.source and one.source == two.source):
+    if one is two or (one.content and one.content == two.content):
         edges = zip(a.first, a.shape, b.first, b.shape, strict=True)
         common = [range(max(p, q), min(p + n, q + m)) for p, n, q, m in edges]
         return list(common[0]) if all(common) else []
     for volume, region in ((one, a), (two, b)):
         if id(volume) not in digests:
             _, y, x = region.box
-            digests[id(volume)] = [_digest(plane[y, x]) for plane in volume.raw]
+            digests[id(volume)] = [digest_of(plane[y, x]) for plane in volume.raw]
     theirs = set(digests[id(two)][b.box[0]]) - {None}
     ours = digests[id(one)]
     return [z for z in range(a.start, a.stop) if ours[z - one.start[0]] in theirs]
 
 
-def _digest(plane: npt.NDArray[Any]) -> bytes | None:
+def digest_of(plane: npt.NDArray[Any]) -> bytes | None:
     """Fingerprint of a slice; None if all its grey values are equal, as in padding."""
     if (plane == plane.flat[0]).all():
         return None
@@ -379,24 +390,28 @@ def read_volume(
         slice(max(0, b.start - _CONTEXT), min(b.stop + _CONTEXT, n))
         for b, n in zip(box, grey.shape, strict=True)
     )
-    bodies, notes = _bodies(truth)
-    said += [f"{truth.where}: labels of {_span(box)}", *notes]
+    bodies, reserved, notes = _bodies(truth)
+    said += [f"{truth.where}: labels of {span(box)}", *notes]
+    files = tuple(p.file_record() for p in {tuple(p.files()): p for p in parts}.values())
     return LabelledVolume(
         raw=_finite(grey, read),
         labels=bodies,
         voxel_size=None if voxels is None else voxels.voxel_size,
         name=raw.parent.name if raw.name in _RAW_FILES else raw.stem,
         synthetic=any(bool(part.attribute("synthetic")) for part in parts),
-        files=tuple(p.file_record() for p in {tuple(p.files()): p for p in parts}.values()),
+        files=files,
         offset=grey.offset or (None if truth.offset is None else (0.0, 0.0, 0.0)),
         start=size3(part.start for part in read),
         first=size3(part.start for part in box),
         source=grey.where,
+        content=f"{files[0]['sha256']} {grey.name}",
+        reserved=reserved,
         said=tuple(said),
     )
 
 
-def _span(box: Sequence[slice]) -> str:
+def span(box: Sequence[slice]) -> str:
+    """A box in words."""
     return ", ".join(f"{a} {part.start}:{part.stop}" for a, part in zip("zyx", box, strict=True))
 
 
@@ -482,8 +497,8 @@ def _finite(volume: Volume, box: tuple[Any, ...]) -> npt.NDArray[Any]:
     return values
 
 
-def _bodies(labels: Volume) -> tuple[npt.NDArray[np.uint64], list[str]]:
-    """Instance ids, of bodies where the file holds supervoxels and their map; what was changed."""
+def _bodies(labels: Volume) -> tuple[npt.NDArray[np.uint64], int, list[str]]:
+    """Ids of bodies, also where the file holds supervoxels; how many were none; what changed."""
     if labels.dtype.kind not in "iu":
         raise DataError(
             f"{labels.where}: labels are {labels.dtype}, but instance ids must be integers;"
@@ -500,13 +515,15 @@ def _bodies(labels: Volume) -> tuple[npt.NDArray[np.uint64], list[str]]:
     if labels.container is not None and labels.container.look(name) is not None:
         rows = labels.container.open(name).values()
         where = f"{labels.container.path} ({name})"
-        return bodies_from_supervoxels(ids, rows, where), [f"{where}: supervoxels became bodies"]
+        bodies = bodies_from_supervoxels(ids, rows, where)
+        return bodies, 0, [f"{where}: supervoxels became bodies"]
     ids = ids.astype(np.uint64, copy=False)
     reserved = ids >= _RESERVED
-    if not (count := np.count_nonzero(reserved)):
-        return ids, []
+    if not (count := int(np.count_nonzero(reserved))):
+        return ids, 0, []
     ids = np.where(reserved, np.uint64(0), ids)
-    return ids, [f"{labels.where}: {count:,} voxels of CREMI's transparent or outside became 0"]
+    note = f"{labels.where}: {count:,} voxels of CREMI's transparent or outside became 0"
+    return ids, count, [note]
 
 
 def bodies_from_supervoxels(

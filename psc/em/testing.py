@@ -21,10 +21,11 @@ from psc.blockwise.grid import Box
 from psc.config.schema import TrainConfig
 from psc.em.affinities import NEAREST, intensity_affinities
 from psc.em.bodies import body_errors, write_body_errors
-from psc.em.data import Region, Splits
+from psc.em.data import Region, Splits, span
 from psc.em.pictures import affinity_figure, segmentation_figure
 from psc.em.settings import AffinityRecipeConfig, FibsemConfig, SegmentationConfig
 from psc.em.watershed import segment, threshold_scores
+from psc.errors import DataError
 from psc.files import clear
 from psc.metrics import SegmentationScores, segmentation_scores
 from psc.networks.geometry import VolumeNetwork
@@ -147,6 +148,15 @@ class NetworkAffinities:
     ) -> _Affinities:
         """Float32 (3, D, H, W) of a box that starts at multiples of the period; None: of all."""
         predict, device = self.load()
+
+        def prepare(tile: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+            try:
+                return scale_intensity(tile, self.intensity_range)
+            except DataError as error:
+                name = getattr(self.raw, "where", "the volume")
+                at = "" if box is None else f", at or around {span(box)}"
+                raise DataError(f"{name}{at}: {error}") from error
+
         return predict_volume(
             predict,
             self.raw,
@@ -154,7 +164,7 @@ class NetworkAffinities:
             tile_output=self.tile_output,
             period=self.period,
             region=box,
-            prepare=lambda tile: scale_intensity(tile, self.intensity_range),
+            prepare=prepare,
             device=device,
             batch_size=self.batch_size,
             progress=progress,

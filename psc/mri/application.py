@@ -14,11 +14,11 @@ from psc.mri.patches import GridPatches, TissuePatches
 from psc.mri.settings import IBSRConfig, SubjectsConfig, TissueRecipeConfig
 from psc.mri.task import TissueTask
 from psc.mri.testing import evaluate_tissues
+from psc.training.application import Application
 from psc.training.data import TrainingData
-from psc.training.seen import FingerprintedApplication
 
 
-class TissueApplication(FingerprintedApplication):
+class TissueApplication(Application):
     """Reads subjects with tissue labels, trains on patches, scores whole test subjects."""
 
     test_others = (
@@ -66,15 +66,13 @@ class TissueApplication(FingerprintedApplication):
 
     def task(self, network: nn.Module, iterations: int) -> TissueTask:
         """The loss that the recipe names, over all voxels."""
-        task = TissueTask(
+        return TissueTask(
             network,
             self._recipe,
             self._cohort.codes.tissues,
             iterations=iterations,
             channels_last=self.config.trainer.channels_last,
         )
-        task.seen = self.seen
-        return task
 
     def evaluate(
         self, network: nn.Module, folder: Path, *, device: torch.device, source: dict[str, str]

@@ -10,7 +10,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from psc.mri.settings import TissueRecipeConfig
 from psc.mri.tissues import TISSUES
-from psc.training.seen import RememberingTask
+from psc.training.task import Task
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -54,7 +54,7 @@ LOSSES: dict[str, Loss] = {
 """Name → loss(logits (N, classes, D, H, W), labels (N, D, H, W) of an integer type), a scalar."""
 
 
-class TissueTask(RememberingTask):
+class TissueTask(Task):
     """Trains a network that maps T1 (N, 1, D, H, W) to logits (N, 1 + tissues, D, H, W).
 
     ``tissues`` has the class of each by name: 1, 2, … Batches are those of ``psc.mri.patches``.

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
 
-from psc.training.checkpoints import CONFIG_KEY, CONVERSION_KEY
+from psc.training.checkpoints import CONFIG_KEY, CONVERSION_KEY, SEEN_KEY
 
 log = logging.getLogger(__name__)
 
@@ -156,13 +156,15 @@ class KeepCheckpoints(Callback):
 
 
 class StoreConfig(Callback):
-    """Puts into every checkpoint what its network is built from: configuration, conversion."""
+    """Puts into every checkpoint its configuration and conversion, and what has been seen."""
 
-    def __init__(self, plain: dict[str, Any], conversion: dict[str, Any] | None = None) -> None:
-        self.plain, self.conversion = plain, conversion
+    def __init__(
+        self, plain: dict[str, Any], seen: dict[str, Any], conversion: dict[str, Any] | None
+    ) -> None:
+        self.plain, self.seen, self.conversion = plain, seen, conversion
 
     def on_save_checkpoint(self, trainer: lightning.Trainer, _: Any, checkpoint: Any) -> None:
         """Called by Lightning before it writes a checkpoint."""
-        checkpoint[CONFIG_KEY] = self.plain
+        checkpoint[CONFIG_KEY], checkpoint[SEEN_KEY] = self.plain, self.seen
         if self.conversion is not None:
             checkpoint[CONVERSION_KEY] = self.conversion

@@ -44,6 +44,9 @@ CONFIG_KEY = "psc_config"
 CONVERSION_KEY = "psc_conversion"
 """Where a checkpoint of a converted network holds how it was converted, as plain containers."""
 
+SEEN_KEY = "psc_seen"
+"""Where a checkpoint holds the record of its splits, and fingerprints of what trained and chose."""
+
 NETWORK_PREFIX = "network."
 """Tasks keep their network under this name."""
 

@@ -19,7 +19,6 @@ from psc.training.checkpoints import Checkpoint, read_checkpoint
 from psc.training.hardware import arithmetic, hardware, inference_device, prediction_precision
 from psc.training.provenance import git_state, versions
 from psc.training.records import Record, write_record
-from psc.training.seen import FingerprintedApplication
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +48,7 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Record:
     precision = prediction_precision(config.precision, trained.trainer.precision, device)
     network = checkpoint.network()
     application = build_application(changed)
-    told = {}
-    if isinstance(application, FingerprintedApplication):
-        told = application.check_unseen(checkpoint)
+    told = application.check_unseen(checkpoint)
     record = evaluated(
         application,
         checkpoint,

@@ -52,7 +52,6 @@ from psc.training.hardware import (
 from psc.training.loggers import MetricsFile, log_outcome, training_seconds, wandb_loggers
 from psc.training.provenance import difference, git_state
 from psc.training.records import Record, read_record, write_record
-from psc.training.seen import FingerprintedApplication
 
 log = logging.getLogger(__name__)
 
@@ -99,8 +98,7 @@ def _train(
     network = build_network(config.backbone, config.block)
     if initial is not None:
         initial.load_into(network)
-        if isinstance(application, FingerprintedApplication):
-            application.begins_with(initial)
+        application.begin_with(initial)
     data = application.training_data(network, loader_workers(config.trainer))
     iterations = data.epochs * data.iterations_per_epoch
     task = application.task(network, iterations)
@@ -115,7 +113,8 @@ def _train(
             log.info("%s", line)
         _announce_training(config, network, data)
     throughput = Throughput(iterations)
-    stored = StoreConfig(plain, None if conversion is None else asdict(conversion))
+    converted = None if conversion is None else asdict(conversion)
+    stored = StoreConfig(plain, application.seen, converted)
     callbacks: list[Callback] = [stored, throughput]
     if config.trainer.test_every is not None:
         callbacks.append(KeepCheckpoints(folder.checkpoints, config.trainer.test_every))

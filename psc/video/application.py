@@ -13,9 +13,9 @@ from tqdm import tqdm
 from psc.config.schema import TrainConfig
 from psc.errors import ConfigError, DataError, first_of
 from psc.files import WORKPLACE, locate, locked
+from psc.training.application import Application
 from psc.training.data import TrainingData, loader
 from psc.training.records import kind_of
-from psc.training.seen import FingerprintedApplication
 from psc.video.clips import EvaluationClips, TrainingClips
 from psc.video.data import ActionSplit, read_split
 from psc.video.decoding import UNMEASURED
@@ -28,7 +28,7 @@ from psc.video.task import ClassificationTask
 from psc.video.testing import evaluate_videos
 
 
-class VideoApplication(FingerprintedApplication):
+class VideoApplication(Application):
     """Reads prepared videos and a split, trains on clips, tests on whole videos."""
 
     test_others = "leave them out, or give the split that it was trained with"
@@ -131,15 +131,13 @@ class VideoApplication(FingerprintedApplication):
 
     def task(self, network: nn.Module, iterations: int) -> ClassificationTask:
         """Cross-entropy over clips."""
-        task = ClassificationTask(
+        return ClassificationTask(
             network,
             self._recipe,
             classes=len(self._split.classes),
             iterations=iterations,
             channels_last=self.config.trainer.channels_last,
         )
-        task.seen = self.seen
-        return task
 
     def evaluate(
         self, network: nn.Module, folder: Path, *, device: torch.device, source: dict[str, str]

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from psc.training.seen import RememberingTask
+from psc.training.task import Task
 from psc.video.clips import ClipNormalisation
 from psc.video.settings import VideoRecipeConfig
 
 
-class ClassificationTask(RememberingTask):
+class ClassificationTask(Task):
     """Trains a network that maps clips to logits of classes, with cross-entropy.
 
     Batches are dictionaries of ``psc.video.clips``: clip uint8 (N, 3, T, H, W), label (N,); logits

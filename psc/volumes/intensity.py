@@ -33,7 +33,7 @@ def scale_intensity(
     divided by 255 and uint16 by 65535; floats must lie in [0, 1] already.
     """
     if raw.dtype.kind == "f" and np.isnan(raw).any():
-        raise DataError(f"raw holds {np.count_nonzero(np.isnan(raw))} NaN; repair the volume first")
+        raise DataError("raw holds NaN; repair the volume first")
     scaled = np.empty(raw.shape, dtype=np.float32)
     if intensity_range is not None:
         low, high = intensity_range

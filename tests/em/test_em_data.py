@@ -471,6 +471,22 @@ class TestRegions:
         assert "fib[0:10]" in str(caught.value)
         assert f"fib[{start}:{stop}]" in str(caught.value)
 
+    def test_a_copy_of_the_file_is_found_whatever_is_labelled(self, tmp_path):
+        raw = write(tmp_path / "raw.h5", raw=RAW)
+        (tmp_path / "copy.h5").write_bytes(raw.read_bytes())
+        one, two = (
+            Region(
+                read_volume(
+                    tmp_path / name,
+                    write(tmp_path / f"of-{name}", labels=LABELS[:, a:b]),
+                    labels_offset=[0, a, 0],
+                )
+            )
+            for name, a, b in (("raw.h5", 0, 4), ("copy.h5", 2, 6))
+        )
+        with pytest.raises(ConfigError, match="4 slices in common"):
+            check_disjoint({"train": [one], "test": [two]})
+
     def test_a_copy_under_another_name_is_found(self, make_volume):
         volume = make_volume(name="fib")
         # As if slices 6 to 15 had been saved as a file of their own, in another memory order.
@@ -679,6 +695,14 @@ class TestOwnData:
         with pytest.raises(ConfigError, match=r"labels_offset=\[1, -2, 0\]"):
             self.read(f"dataset.raw={path}", "dataset.labels_offset=[1,-2,0]")
 
+    def test_a_float_anywhere_beyond_its_range_is_refused(self, tmp_path):
+        values = np.random.default_rng(0).random((100, 8, 6), np.float32)
+        values[33, 4, 1] = 7  # where no sample is taken
+        labels = np.ones(values.shape, np.uint8)
+        path = write(tmp_path / "em.h5", raw=values, labels=labels)
+        with pytest.raises(DataError, match=r"em\.h5 .* to 7, .*intensity_range="):
+            self.read(f"dataset.raw={path}")
+
     def test_parts_without_labels_are_refused(self, tmp_path):
         path = self.volume(tmp_path / "em.h5")
         with h5py.File(path, "a") as file:
@@ -696,6 +720,8 @@ class TestOwnData:
         splits = self.read(f"dataset.raw={path}")
         assert splits.parts["train"][0].labels[0, 0, :4].tolist() == [0, 0, 0, 2**64 - 4]
         assert any("3 voxels of CREMI's transparent or outside" in line for line in splits.reads())
+        with pytest.raises(DataError, match=r"em\.h5 .* 3 voxels .* set zero_label=ignore"):
+            self.read(f"dataset.raw={path}", "dataset.zero_label=boundary")
 
     @pytest.mark.parametrize(
         ("voxels", "swaps"), [((8, 8, 8), "all"), ((40, 4, 4), "yx"), ((40, 4, 5), "none")]

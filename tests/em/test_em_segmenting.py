@@ -115,6 +115,16 @@ def test_a_missing_chunk_is_found_before_anything_is_written(config, tiny_volume
     segment_file(config(**there, missing_chunks="fill"))
 
 
+def test_a_voxel_that_is_none_is_told_with_its_file(config, tiny_volume, tmp_path):
+    raw = read_volume(tiny_volume).raw.astype(np.float32)
+    raw[20, 20, 20] = np.nan
+    with h5py.File(tmp_path / "em.h5", "w") as file:
+        file["raw"] = raw
+    given = {"intensity_range": [0.0, 255.0], "voxel_size": [8.0, 8.0, 8.0], "threshold": 0.5}
+    with pytest.raises(DataError, match=r"em\.h5 .*, at or around z .*: raw holds NaN"):
+        segment_file(config(input=str(tmp_path / "em.h5"), **given))
+
+
 def test_an_input_written_after_its_segmentation_had_begun_is_told(config, tmp_path, caplog):
     source = tmp_path / "em.h5"
     source.write_bytes(Path(config().input).read_bytes())

@@ -10,7 +10,7 @@ from psc.config import compose
 from psc.config.schema import EvaluateConfig
 from psc.em.data import read_splits
 from psc.em.settings import SegmentationChanges
-from psc.errors import ConfigError
+from psc.errors import ConfigError, DataError
 from psc.metrics import segmentation_scores
 from psc.training.evaluation import evaluate_checkpoint
 from psc.volumes import output
@@ -80,6 +80,44 @@ def test_evaluate_changes_what_it_is_told_and_nothing_else(finished_run, tmp_pat
     assert again.config == record.config | {
         "segmentation": record.config["segmentation"] | {"thresholds": [0.3]}
     }
+
+
+@pytest.mark.parametrize(
+    ("parts", "refused"),
+    [
+        ({"validation": (24, 36), "test": (20, 24)}, "test"),  # trained
+        ({"validation": (36, 40), "test": (30, 36)}, "test"),  # chose
+        ({"validation": (20, 24), "test": (36, 48)}, "validation"),
+        ({"validation": (24, 36), "test": (36, 48)}, None),
+    ],
+)
+def test_sections_that_trained_are_not_tested(finished_run, tiny_volume, tmp_path, parts, refused):
+    record, folder, overrides = finished_run
+    copy = tmp_path / "renamed.h5"
+    copy.write_bytes(tiny_volume.read_bytes())
+    trained = compose(overrides).dataset
+
+    def slab(start, stop):
+        return replace(trained.test[0], raw=str(copy), z=[start, stop])
+
+    train = [slab(0, 8)]
+    other = replace(trained, train=train, **{name: [slab(*z)] for name, z in parts.items()})
+    config = EvaluateConfig(
+        checkpoint=str(folder / "checkpoints/best.ckpt"),
+        dataset=other,
+        accelerator="cpu",
+        output=f"{tmp_path}/out",
+    )
+    if refused is not None:
+        with pytest.raises(
+            DataError, match=rf"renamed\[.* of the {refused} part trained .*sections"
+        ):
+            evaluate_checkpoint(config)
+        return
+    again = evaluate_checkpoint(config)
+    assert again.metrics["test"] == record.metrics["test"]
+    assert again.data["splits"]["train"] == []
+    assert again.data["trained_on"]["train"] == record.data["splits"]["train"]
 
 
 @pytest.mark.parametrize("name", ["ibsr", "ucf101"])

@@ -147,7 +147,7 @@ class TestScaleIntensity:
             (np.zeros((1, 1, 1), np.uint32), "raw is uint32.*set intensity_range"),
             (np.full((1, 1, 1), 1.5), "from 1.5 to 1.5, expected"),
             (np.full((1, 1, 1), -0.5), "set intensity_range"),
-            (np.full((1, 1, 1), np.nan), "raw holds 1 NaN; repair"),
+            (np.full((1, 1, 1), np.nan), "raw holds NaN; repair"),
         ],
     )
     def test_data_errors(self, raw, problem):
