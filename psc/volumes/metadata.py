@@ -4,8 +4,9 @@ One rule for HDF5 and Zarr. What is said nearest to the array counts, from the a
 
 * ``multiscales`` of OME-Zarr (0.1 to 0.5) in which the array is a level: the level's
   transformations, then the whole pyramid's; each axis with its unit;
-* ``resolution`` (CREMI), ``voxel_size`` (funlib) or ``element_size_um`` (Fiji), with ``offset`` and
-  ``units``; where no unit is named they are nm, as CREMI has it.
+* ``resolution`` (CREMI), ``voxel_size`` (funlib) or ``element_size_um`` (Fiji), with ``units``;
+  where no unit is named they are nm, as CREMI has it;
+* ``offset``, wherever it is, in units that stand beside it, else in those of the voxel size.
 
 Axes are called as the multiscales, Zarr's ``dimension_names``, xarray's ``_ARRAY_DIMENSIONS``,
 ``axis_names``, HDF5's dimension labels or ilastik's ``axistags`` say. Without names they are z, y,
@@ -37,6 +38,7 @@ _NANOMETRES = {
 _SIZES = ("resolution", "voxel_size", "element_size_um")
 _NAMES = ("axis_names", "_ARRAY_DIMENSIONS", "axistags", "axes")
 _SPATIAL = ("z", "y", "x")
+_UNNAMED = ("nm",) * 3  # units where none are
 _SMALLEST = 0.05  # nm; smaller voxels must be of another unit
 
 
@@ -69,6 +71,7 @@ class _Spacing(NamedTuple):
     shift: Sequence[float] | None = None
     units: Sequence[Any] = ()
     names: Sequence[Any] | None = None
+    shift_units: Sequence[Any] = _UNNAMED  # also of an attribute "offset" that names none
 
 
 def nanometres(unit: object) -> float | None:
@@ -171,15 +174,29 @@ def _axis_names(value: Any) -> list[Any] | None:
 
 
 def _nearest(ndim: int, levels: Sequence[tuple[str, Attributes]], where: str) -> _Spacing:
-    said = (attributes["offset"] for _, attributes in levels if "offset" in attributes)
-    shift = next((_numbers(value, where, "attribute 'offset'", 3) for value in said), None)
+    """The nearest voxel size with its translation, or else with the nearest ``offset``."""
+    found = _sized(ndim, levels, where)
+    for _, attributes in levels if found.shift is None else ():
+        if "offset" in attributes:
+            shift = _numbers(attributes["offset"], where, "attribute 'offset'", 3)
+            units = _units(attributes, len(shift)) or found.shift_units
+            return found._replace(shift=shift, shift_units=units)
+    return found
+
+
+def _units(attributes: Attributes, count: int) -> list[Any] | None:
+    unit = attributes.get("units", attributes.get("unit"))
+    return (unit if isinstance(unit, list) else [unit] * count) if unit else None
+
+
+def _sized(ndim: int, levels: Sequence[tuple[str, Attributes]], where: str) -> _Spacing:
     for path, attributes in levels:
         for image in multiscales(attributes):
             if path in image:
                 return _of_level(image[path], ndim, where)
         if found := {key: attributes[key] for key in _SIZES if key in attributes}:
-            return _of_attributes(found, attributes, shift, path, where)
-    return _Spacing("the file does not say it", None, shift, ["nm"] * len(shift or ()))
+            return _of_attributes(found, attributes, path, where)
+    return _Spacing("the file does not say it")
 
 
 def _of_level(level: Mapping[str, Any], ndim: int, where: str) -> _Spacing:
@@ -203,16 +220,13 @@ def _of_level(level: Mapping[str, Any], ndim: int, where: str) -> _Spacing:
     if "scale" not in kinds:
         return _Spacing("its multiscales give no scale", names=names)
     units = [axis.get("unit") if isinstance(axis, Mapping) else None for axis in axes]
-    moved = shift.tolist() if "translation" in kinds else None
-    return _Spacing("multiscales", scale.tolist(), moved, units, names)
+    size = _Spacing("multiscales", scale.tolist(), units=units, names=names)
+    moved = "translation" in kinds
+    return size._replace(shift=shift.tolist(), shift_units=units) if moved else size
 
 
 def _of_attributes(
-    found: Mapping[str, Any],
-    attributes: Attributes,
-    shift: Sequence[float] | None,
-    path: str,
-    where: str,
+    found: Mapping[str, Any], attributes: Attributes, path: str, where: str
 ) -> _Spacing:
     (key, value), *_ = found.items()
     scale = _numbers(value, where, f"attribute {key!r}", 3)
@@ -222,14 +236,16 @@ def _of_attributes(
             f"{where}: attributes 'resolution' {value} and 'voxel_size' {other} contradict each"
             " other; correct or delete one"
         )
-    unit = "um" if key == "element_size_um" else attributes.get("units", attributes.get("unit"))
+    units = ["um"] * len(scale) if key == "element_size_um" else _units(attributes, len(scale))
     source = f"attribute {key}" + (f" of the group around {path}" if path else "")
     if re.search(r"(^|/)s?[1-9][0-9]*$", path):
-        return _Spacing(f"{source} is perhaps that of a finer level")
-    if unit is None and 0 < min(scale) < _SMALLEST:
-        return _Spacing(f"{source} is {value} without a unit, and nm cannot be meant")
-    units = unit if isinstance(unit, list) else [unit or "nm"] * len(scale)
-    return _Spacing(source, scale, shift, units)
+        why = f"{source} is perhaps that of a finer level"
+        return _Spacing(why, shift_units=units or _UNNAMED)
+    if units is None and 0 < min(scale) < _SMALLEST:
+        why = f"{source} is {value} without a unit, and nm cannot be meant"
+        return _Spacing(why, shift_units=[None] * 3)
+    units = units or ["nm"] * len(scale)
+    return _Spacing(source, scale, units=units, shift_units=units)
 
 
 def _in_nanometres(
@@ -238,36 +254,35 @@ def _in_nanometres(
     """Voxel size and offset along z, y, x; and where they are from, or why they are unknown."""
     spatial = [name for name in axes if name in _SPATIAL]
 
-    def along(values: Sequence[Any]) -> list[Any]:
+    def along(values: Sequence[Any], what: str = spacing.source) -> list[Any]:
         order: Sequence[str] = axes if len(values) == len(axes) else spatial
         if len(values) != len(order):
             raise DataError(
-                f"{where}: {spacing.source} needs a number for each of {', '.join(spatial)}, found"
+                f"{where}: {what} needs a number for each of {', '.join(spatial)}, found"
                 f" {list(values)}; correct or delete it"
             )
         return [values[order.index(name)] for name in _SPATIAL]
 
-    def converted(values: Sequence[Any]) -> Triple:
-        z, y, x = (value * factor for value, factor in zip(along(values), factors, strict=True))
+    def converted(values: Sequence[Any] | None, units: Sequence[Any]) -> Triple | None:
+        factors = [] if values is None else [nanometres(unit) for unit in along(units)]
+        if values is None or None in factors:
+            return None
+        z, y, x = (value * factor for value, factor in zip(values, factors, strict=True))
         return z, y, x
 
-    if spacing.scale is None and spacing.shift is None:
-        return None, None, spacing.source
-    units = along(spacing.units)
     scale = None if spacing.scale is None else along(spacing.scale)
     if scale is not None and not min(scale) > 0:
         raise DataError(
             f"{where}: {spacing.source} must be three positive numbers (z, y, x), found"
             f" {scale}; correct or delete it"
         )
-    factors = [nanometres(unit) for unit in units]
-    if None in factors:
-        unit = units[factors.index(None)]
+    size, source = converted(scale, spacing.units), spacing.source
+    if scale is not None and size is None:
+        unit = next(unit for unit in along(spacing.units) if nanometres(unit) is None)
         why = "without a unit" if unit is None else f"in {unit!r}, which is no unit of length"
-        return None, None, f"{spacing.source} say {scale} {why}"
-
-    size, offset = (v if v is None else converted(v) for v in (spacing.scale, spacing.shift))
-    return size, offset, spacing.source
+        source = f"{source} say {scale} {why}"
+    shift = None if spacing.shift is None else along(spacing.shift, "attribute 'offset'")
+    return size, converted(shift, spacing.shift_units), source
 
 
 def _numbers(value: Any, where: str, what: str, count: int) -> list[float]:

@@ -246,6 +246,7 @@ class TestAttributes:
             ({"resolution": (4, 4, 40), "axis_names": list("xyz")}, (40, 4, 4), None),
             ({"resolution": (40, 4, 4), "voxel_size": (40.0, 4.0, 4.0)}, (40, 4, 4), None),
             ({"offset": (400, 20, 8)}, None, (400, 20, 8)),
+            ({"offset": (0.4, 0.02, 0.008), "units": "um"}, None, (400, 20, 8)),
         ],
     )
     def test_are_alike_in_all_containers(self, tmp_path, kind, attributes, size, offset):
@@ -276,6 +277,11 @@ class TestAttributes:
         assert volume.voxel_size is None
         assert said in volume.voxel_size_source
 
+    def test_an_offset_of_too_many_numbers_is_refused(self, tmp_path, kind):
+        path = write_attributes(tmp_path / "em", {"offset": (0, 400, 20, 8)}, kind)
+        with pytest.raises(DataError, match=r"em.*: attribute 'offset' needs .* each of z, y, x"):
+            open_volume(path)
+
     def test_contradictions_are_refused(self, tmp_path, kind):
         both = {"resolution": (40, 4, 4), "voxel_size": (4, 4, 40)}
         with pytest.raises(DataError, match=r"'resolution' \[40.*contradict"):
@@ -288,12 +294,35 @@ class TestAttributes:
         assert volume.shape == RAW.shape
 
 
-@pytest.mark.parametrize(("sized", "moved"), [("volumes", "volumes/raw"), ("volumes/raw", "/")])
-def test_an_offset_may_be_elsewhere_than_the_voxel_size(tmp_path, sized, moved):
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"volumes": {"resolution": (40, 4, 4)}, "volumes/raw": {"offset": (400, 20, 8)}},
+        {"volumes/raw": {"resolution": (40, 4, 4)}, "/": {"offset": (400, 20, 8)}},
+        {
+            "volumes": {"resolution": (0.04, 0.004, 0.004), "unit": "um"},
+            "volumes/raw": {"offset": (400, 20, 8), "units": ["nm", "nm", "nm"]},
+        },
+        {
+            "volumes/raw": {"resolution": (40, 4, 4)},
+            "/": {"offset": (0.4, 0.02, 0.008), "unit": "um"},
+        },
+    ],
+)
+def test_an_offset_may_be_elsewhere_than_the_voxel_size(tmp_path, said):
     path = write_attributes(tmp_path / "em", {}, "hdf5")
     with h5py.File(path, "a") as file:
-        file[sized].attrs["resolution"], file[moved].attrs["offset"] = (40, 4, 4), (400, 20, 8)
+        for node, attributes in said.items():
+            file[node].attrs.update(attributes)
     volume = open_volume(path)
+    assert volume.voxel_size == pytest.approx((40, 4, 4))
+    assert volume.offset == pytest.approx((400, 20, 8))
+
+
+def test_an_offset_counts_beside_multiscales_without_a_translation(tmp_path):
+    ome(tmp_path, {"0": [scaled(40, 4, 4)]})
+    zarr.open_array(str(tmp_path / "0"), mode="r+").attrs["offset"] = [400, 20, 8]
+    volume = open_volume(tmp_path)
     assert (volume.voxel_size, volume.offset) == ((40, 4, 4), (400, 20, 8))
 
 
