@@ -83,7 +83,7 @@ class Ledger:
                     f" {stages[first].name!r} on"
                 )
             self._remove(stages[first:])
-        elif (self.folder / _SUMMARY).is_file():
+        elif _report(self.folder / _SUMMARY) is not None:
             if not overwrite:
                 raise ConfigError(
                     f"output={self.folder} exists and is complete; give another folder, or"
@@ -98,17 +98,18 @@ class Ledger:
                 *(product, stages[number].name),
             )
             self._remove(stages[number:])
-        write_json({"stages": described}, self.folder / DESCRIPTION)
+        if described != present or not self.done(stages[0].name):  # its age tells an older input
+            write_json({"stages": described}, self.folder / DESCRIPTION)
 
     def done(self, stage: str) -> dict[int, dict[str, int]]:
         """What the finished blocks of a stage reported, by the block's index."""
         markers = (self.folder / _MARKERS / stage).glob("[0-9]*.json")
-        return {int(path.stem): json.loads(text) for path in markers if (text := path.read_text())}
+        found = {int(path.stem): _report(path) for path in markers}
+        return {index: report for index, report in found.items() if report is not None}
 
     def has(self, stage: str, index: int) -> bool:
         """Whether a block is finished."""
-        marker = self.folder / _MARKERS / stage / f"{index}.json"
-        return marker.is_file() and marker.stat().st_size > 0  # a crashed machine leaves it empty
+        return _report(self.folder / _MARKERS / stage / f"{index}.json") is not None
 
     def mark(self, stage: str, index: int, report: dict[str, int]) -> None:
         """Note, after its data are written, that a block is finished."""
@@ -149,6 +150,14 @@ class Ledger:
                 shutil.rmtree(product)
             else:
                 product.unlink(missing_ok=True)
+
+
+def _report(path: Path) -> dict[str, int] | None:
+    """What a marker says; None without one, or if a crash of the machine left it empty or zeros."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _described(stages: Sequence[Stage]) -> list[dict[str, Any]]:

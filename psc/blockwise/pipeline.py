@@ -328,10 +328,10 @@ def _stages(source: dict[str, Any], grids: list[Grid], options: BlockwiseOptions
     merging = {"scoring": fragments.pop("scoring"), "threshold": options.threshold}
     geometry = {"version": _VERSION, "volume": grids[0].shape, "block": grids[0].core}
     return [
-        Stage("affinities", {**geometry, **source}, (AFFINITIES,)),
-        Stage("fragments", fragments, (FRAGMENTS, _PLANES)),
+        Stage("affinities", {**geometry, **source}, (AFFINITIES, f"{AFFINITIES}/0")),
+        Stage("fragments", fragments, (FRAGMENTS, f"{FRAGMENTS}/0", _PLANES)),
         Stage("graph", {}, (_GRAPHS,)),
         Stage("agglomeration", merging, (_TABLE,)),
-        Stage("segmentation", {"levels": len(grids)}, (SEGMENTATION,)),
-        *(Stage(f"level-{number}") for number in range(1, len(grids))),
+        Stage("segmentation", {"levels": len(grids)}, (SEGMENTATION, f"{SEGMENTATION}/0")),
+        *(Stage(f"level-{n}", {}, (f"{SEGMENTATION}/{n}",)) for n in range(1, len(grids))),
     ]

@@ -178,7 +178,14 @@ def test_a_full_disk_is_told_and_loses_nothing(
 
 
 @pytest.mark.parametrize(
-    ("product", "asked_again"), [("affinities.zarr", True), ("fragments.zarr", False)]
+    ("product", "asked_again"),
+    [
+        ("affinities.zarr", True),
+        ("affinities.zarr/0", True),
+        ("fragments.zarr", False),
+        ("segmentation.zarr/0", False),
+        ("segmentation.zarr/1", False),
+    ],
 )
 def test_what_was_deleted_meanwhile_is_made_again(
     small_case, options, tmp_path, whole_content, caplog, product, asked_again
@@ -190,6 +197,7 @@ def test_what_was_deleted_meanwhile_is_made_again(
     (output / "summary.json").unlink()  # as if it had been interrupted at the end
     shutil.rmtree(output / product)
     (output / "work/done/fragments/1.json").write_text("")  # a machine that crashed
+    (output / "work/done/fragments/2.json").write_bytes(b"\0" * 20)
     again = Counted(source.affinities)
     segment_blockwise(again, {}, grid, options(), output, engine=HERE)
     assert content(output) == whole_content
