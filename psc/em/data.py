@@ -36,7 +36,15 @@ from psc.training.settings import PARTS
 from psc.volumes.containers import MissingChunks, Zarr
 from psc.volumes.intensity import full_scale, settled_range
 from psc.volumes.metadata import Size3, Triple, in_nm, size3
-from psc.volumes.reading import OWN_LABELS, FileRecord, Volume, open_container, open_volume, sample
+from psc.volumes.reading import (
+    OWN_LABELS,
+    FileRecord,
+    Volume,
+    fingerprint,
+    open_container,
+    open_volume,
+    sample,
+)
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +71,7 @@ class LabelledVolume:
     start: Size3 = (0, 0, 0)  # voxel of the file at which raw begins
     first: Size3 = (0, 0, 0)  # voxel of the file at which the labels begin
     source: str = ""  # file and dataset of raw
-    content: str = ""  # the same in every copy of the file: checksum and dataset of raw
+    content: str = ""  # the same in every copy of raw, in whichever file: its fingerprint
     reserved: int = 0  # voxels of ids that are no bodies, which became 0
     said: tuple[str, ...] = ()  # what was read and what it is taken for, a line each
 
@@ -321,9 +329,9 @@ def _settled(volume: LabelledVolume, config: FibsemConfig) -> LabelledVolume:
 def check_disjoint(splits: Mapping[str, Sequence[Region]]) -> None:
     """Make sure that no section of labelled raw data belongs to two splits, regions by name.
 
-    In two files sections are compared by content, so that a copy of the volume in another file or
-    another layout is found as well, if its labels are of the same columns; those of one constant
-    grey value are left out of that.
+    A copy of the volume in another file or another layout is found by its content. Of a part of it
+    sections are compared, which finds them if the labels are of the same columns; those of one
+    constant grey value are left out of that.
     """
     digests: dict[int, list[bytes | None]] = {}
     for (first, ours), (second, theirs) in itertools.combinations(splits.items(), 2):
@@ -392,19 +400,18 @@ def read_volume(
     )
     bodies, reserved, notes = _bodies(truth)
     said += [f"{truth.where}: labels of {span(box)}", *notes]
-    files = tuple(p.file_record() for p in {tuple(p.files()): p for p in parts}.values())
     return LabelledVolume(
         raw=_finite(grey, read),
         labels=bodies,
         voxel_size=None if voxels is None else voxels.voxel_size,
         name=raw.parent.name if raw.name in _RAW_FILES else raw.stem,
         synthetic=any(bool(part.attribute("synthetic")) for part in parts),
-        files=files,
+        files=tuple(p.file_record() for p in {tuple(p.files()): p for p in parts}.values()),
         offset=grey.offset or (None if truth.offset is None else (0.0, 0.0, 0.0)),
         start=size3(part.start for part in read),
         first=size3(part.start for part in box),
         source=grey.where,
-        content=f"{files[0]['sha256']} {grey.name}",
+        content=str(fingerprint(grey)),
         reserved=reserved,
         said=tuple(said),
     )

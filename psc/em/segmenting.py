@@ -101,12 +101,12 @@ def segment_neurons(config: SegmentConfig, checkpoint: Checkpoint) -> Path:
         " × ".join(map(str, core)),
         " × ".join(map(str, affinities.tile_input)),
     )
-    volume.check()
+    filled = volume.check()
     _warn_of_a_rewritten(volume, Path(config.output))
     source = {
         "input": fingerprint(volume),
         "weights": checkpoint.digest,
-        "missing_chunks": config.missing_chunks,
+        "missing_chunks": filled or "refuse",  # where none is missing both are the same
         "intensity_range": intensity_range,
         "tile_input": affinities.tile_input,
         **({"precision": precision} if precision == BF16 else {}),

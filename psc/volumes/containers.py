@@ -59,8 +59,9 @@ class Source(ABC):
     def files(self) -> list[Path]:
         """What holds the values."""
 
-    def check(self) -> None:  # noqa: B027  # most have nothing to look at
-        """Refuse what can be seen to be missing or damaged without reading the values."""
+    def check(self) -> int:
+        """Refuse what can be seen to be damaged without reading; how many parts are filled."""
+        return 0
 
     def values(self) -> Array:
         """All of it."""
@@ -333,15 +334,15 @@ class _ZarrArray(Source):
             advice = "copy that chunk again" if known else "install it, or write the array anew"
             raise DataError(f"{self.where} {what} ({error}); {advice}") from error
 
-    def check(self) -> None:
-        self._check_chunks(tuple(slice(0, size) for size in self.shape))
+    def check(self) -> int:
+        return self._check_chunks(tuple(slice(0, size) for size in self.shape))
 
     def files(self) -> list[Path]:
         return [path for path in sorted(self._folder.rglob("*")) if path.is_file()]
 
-    def _check_chunks(self, box: Box) -> None:
-        """Refuse chunks that are missing, or truncated where Blosc would read them as noise."""
-        stored = self._array.shards or self._array.chunks
+    def _check_chunks(self, box: Box) -> int:
+        """Refuse chunks that are truncated, or missing; else how many of these are filled."""
+        stored, filled = self._array.shards or self._array.chunks, 0
         blosc = not self._array.shards and "blosc" in str(self._array.compressors[-1:]).lower()
         ranges = [
             range(part.start // size, -(-part.stop // size)) if isinstance(part, slice) else (0,)
@@ -362,6 +363,9 @@ class _ZarrArray(Source):
                     " (in training dataset.missing_chunks=fill) if whoever wrote the array leaves"
                     f" out empty chunks: it is then {self._array.fill_value}"
                 )
+            else:
+                filled += 1
+        return filled
 
 
 def _zarr_node(folder: Path) -> Node | None:

@@ -112,7 +112,19 @@ def test_a_missing_chunk_is_found_before_anything_is_written(config, tiny_volume
     with pytest.raises(DataError, match=r"1.1.1 is missing"):
         segment_file(config(**there))
     assert not (tmp_path / "neurons").exists()
-    segment_file(config(**there, missing_chunks="fill"))
+    there["missing_chunks"] = "fill"
+    segment_file(config(**there))
+    (tmp_path / "neurons/summary.json").unlink()  # as if it had been interrupted
+    array = zarr.open_array(str(tmp_path / "em.zarr"), mode="r+")
+    array[8:16, 8:16, 8:16] = raw[8:16, 8:16, 8:16]
+    with pytest.raises(ConfigError, match="missing_chunks: 1 there, refuse now"):
+        segment_file(config(**there))
+
+
+def test_chunks_may_be_filled_from_a_resumption_on_if_none_was_missing(config, tmp_path):
+    segment_file(config())
+    (tmp_path / "neurons/summary.json").unlink()
+    segment_file(config(missing_chunks="fill"))
 
 
 def test_a_voxel_that_is_none_is_told_with_its_file(config, tiny_volume, tmp_path):

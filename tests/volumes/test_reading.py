@@ -83,7 +83,7 @@ def test_a_missing_chunk_is_refused_or_filled(version, values, tmp_path):
     filled = values.copy()
     filled[4:8, 5:10, 6:12] = 9
     assert np.array_equal(open_volume(path, missing_chunks="fill")[BOX], filled[BOX])
-    open_volume(path, missing_chunks="fill").check()
+    assert open_volume(path, missing_chunks="fill").check() == 1
     with pytest.raises(DataError, match=r"1.1.1 is missing"):
         open_volume(path).check()
     with pytest.raises(ConfigError, match="missing_chunks=guess: allowed are fill, refuse"):
