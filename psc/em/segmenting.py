@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import multiprocessing
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,6 +31,8 @@ from psc.volumes.reading import Volume, fingerprint, open_volume, sample
 from psc.volumes.tiling import size_triple
 
 log = logging.getLogger(__name__)
+
+_GRAPH_BYTES, _MUCH = 0.35, 4e9  # for each voxel, as measured; what a block with context takes
 
 
 @lru_cache(maxsize=1)
@@ -101,6 +104,12 @@ def segment_neurons(config: SegmentConfig, checkpoint: Checkpoint) -> Path:
         " × ".join(map(str, core)),
         " × ".join(map(str, affinities.tile_input)),
     )
+    if (graph := _GRAPH_BYTES * math.prod(volume.shape)) > _MUCH:
+        log.warning(
+            "%s: the graph of so many voxels takes some %.0f GB of one process at the end, and is"
+            " refused beyond some 4,000³ voxels; where that is too much, segment parts",
+            *(config.input, graph / 1e9),
+        )
     filled = volume.check()
     _warn_of_a_rewritten(volume, Path(config.output))
     source = {

@@ -127,6 +127,16 @@ def test_chunks_may_be_filled_from_a_resumption_on_if_none_was_missing(config, t
     segment_file(config(missing_chunks="fill"))
 
 
+def test_what_the_graph_of_a_large_volume_takes_is_told_at_first(config, tmp_path, caplog):
+    with h5py.File(tmp_path / "em.h5", "w") as file:
+        file.create_dataset("raw", (2400, 2400, 2400), np.uint8, chunks=(64, 64, 64))
+    (tmp_path / "neurons").write_text("no folder")  # which ends it then
+    given = {"voxel_size": [8.0, 8.0, 8.0], "threshold": 0.5, "block_size": 256}
+    with pytest.raises(ConfigError, match="is a file"):
+        segment_file(config(input=str(tmp_path / "em.h5"), **given))
+    assert "takes some 5 GB of one process" in caplog.text
+
+
 def test_a_voxel_that_is_none_is_told_with_its_file(config, tiny_volume, tmp_path):
     raw = read_volume(tiny_volume).raw.astype(np.float32)
     raw[20, 20, 20] = np.nan
