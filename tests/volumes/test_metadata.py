@@ -330,9 +330,10 @@ def test_attributes_of_a_group_are_those_of_its_finest_level(tmp_path):
     with h5py.File(tmp_path / "em.h5", "w") as file:
         file["raw/s0"], file["raw/s1"] = RAW, RAW[::2, ::2, ::2]
         file["raw"].attrs["resolution"] = (40, 4, 4)
+        file["raw/s1"].attrs["offset"] = (400, 20, 8)
     assert open_volume(tmp_path / "em.h5").voxel_size == (40, 4, 4)
     coarse = open_volume(tmp_path / "em.h5", "raw/s1")
-    assert coarse.voxel_size is None
+    assert (coarse.voxel_size, coarse.offset) == (None, (400, 20, 8))
     assert "perhaps that of a finer level" in coarse.voxel_size_source
 
 
