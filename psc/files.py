@@ -158,17 +158,22 @@ def clear(folder: Path, patterns: Sequence[str]) -> None:
 
 
 def check_output(
-    path: Path, *, overwrite: bool, source: Path | None = None, folder: bool = False
+    path: Path,
+    *,
+    overwrite: bool,
+    source: Path | None = None,
+    folder: bool = False,
+    key: str = "output",
 ) -> Path:
     """A command's ``output=``: refused if it may not be replaced, or if it is the input itself."""
     if path.exists() and path.is_dir() != folder:
         kinds = ("a folder; give a file", "a file; give a folder")
-        raise ConfigError(f"output={path} is {kinds[folder]}")
+        raise ConfigError(f"{key}={path} is {kinds[folder]}")
     if source is not None and path.exists() and source.exists() and path.samefile(source):
-        raise ConfigError(f"output={path} is the input; give another file")
+        raise ConfigError(f"{key}={path} is the input; give another file")
     if path.exists() and not overwrite:
         what = "folder" if folder else "file"
-        raise ConfigError(f"output={path} exists; give another {what}, or overwrite=true")
+        raise ConfigError(f"{key}={path} exists; give another {what}, or overwrite=true")
     return path
 
 

@@ -21,6 +21,7 @@ from psc.block.convolution import (
     check_positive,
     convolution,
     has_bias,
+    has_norm,
     norm_and_activation,
 )
 from psc.errors import ConfigError
@@ -237,8 +238,8 @@ class PSCBlock(Unit):
         d = options.kernel_size
         if width is None:
             width = stream_width(in_channels, out_channels, m, kernel_size=d, maximum=maximum_width)
-        elif width < 1:
-            raise ConfigError(f"width must be at least 1, got {width}")
+        elif not isinstance(width, int) or width < 1:
+            raise ConfigError(f"width must be at least 1, a whole number, got {width}")
         self.m, self.n, self.width, self.merge = m, n, width, merge
         summed = merge == "sum" and m > 1
         shared = None if summed or m == 1 else _shared_activation(options)
@@ -316,9 +317,10 @@ def _shared_activation(options: ConvolutionOptions) -> nn.Module | None:
     """
     if options.pre_activation:
         return None
-    after = norm_and_activation(1, options, last=True)
-    activation = after.pop("activation", None)
-    return activation if not after and type(activation) in _ELEMENTWISE else None
+    if has_norm(options, last=True):
+        return None
+    activation = norm_and_activation(1, options, last=True).get("activation")
+    return activation if type(activation) in _ELEMENTWISE else None
 
 
 def _summand(options: ConvolutionOptions, *, first: bool) -> ConvolutionOptions:

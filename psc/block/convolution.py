@@ -70,6 +70,11 @@ class ConvolutionOptions:
 
     def __post_init__(self) -> None:
         """Refuse what no convolution of ours can do."""
+        for name, made in (("norm", self.norm), ("activation", self.activation)):
+            if isinstance(made, nn.Module):
+                raise ConfigError(f"{name} must make a module, as nn.ReLU does, not be one: {made}")
+        if not isinstance(self.kernel_size, int):
+            raise ConfigError(f"kernel_size must be one whole number, got {self.kernel_size!r}")
         if self.kernel_size < 1 or self.kernel_size % 2 == 0:
             raise ConfigError(f"kernel_size must be odd and positive, got {self.kernel_size}")
         if self.padding not in ("same", "valid"):
@@ -120,7 +125,8 @@ def norm_and_activation(
         layers["norm"] = norm(channels)
     if options.activation is not None and _is_active(options, last):
         activation: Any = options.activation()
-        if options.pre_activation and norm is None and hasattr(activation, "inplace"):
+        passes = isinstance(layers.get("norm", nn.Identity()), nn.Identity)
+        if options.pre_activation and passes and hasattr(activation, "inplace"):
             activation.inplace = False  # it is given the block's input, which others read, too
         layers["activation"] = activation
     return layers
@@ -131,6 +137,11 @@ def has_bias(options: ConvolutionOptions, *, last: bool) -> bool:
     if options.bias is not None:
         return options.bias
     return options.pre_activation or _norm(options, last) is None
+
+
+def has_norm(options: ConvolutionOptions, *, last: bool) -> bool:
+    """Whether a normalisation stands beside a convolution; ``last``: the unit's last one."""
+    return _norm(options, last) is not None
 
 
 def _norm(options: ConvolutionOptions, last: bool) -> Callable[[int], nn.Module] | None:
@@ -145,6 +156,8 @@ def check_positive(in_channels: int, out_channels: int, **values: int) -> None:
     """Refuse sizes below 1."""
     values = {"in_channels": in_channels, "out_channels": out_channels, **values}
     for name, value in values.items():
+        if not isinstance(value, int):
+            raise ConfigError(f"{name} must be one whole number, got {value!r}")
         if value < 1:
             raise ConfigError(f"{name} must be at least 1, got {value}")
 

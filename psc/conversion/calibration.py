@@ -35,7 +35,8 @@ def _kept_results(
     results: dict[str, Tensor] = {}
 
     def keep(key: str, result: Tensor) -> None:
-        results[key] = result.clone()  # what follows may change it in place
+        if key not in results:  # of a module that is called twice the first call
+            results[key] = result.clone()  # what follows may change it in place
 
     for key, module in names.items():
         part = model.get_submodule(module)
@@ -60,6 +61,7 @@ def calibrate(original: nn.Module, conversion: Conversion[Any], batch: ExampleIn
         batch: an input, data as in training.
     """
     model = conversion.model
+    _refuse_itself(original, model)
     layers = _last_layers(conversion)
     corrected: set[str] = set()
     with ExitStack() as stack:
@@ -75,6 +77,11 @@ def calibrate(original: nn.Module, conversion: Conversion[Any], batch: ExampleIn
             block = model.get_submodule(name)
             assert isinstance(block, SeparableConv3d)
             biased = block.line(0).bias is not None
+            if not (result.isfinite().all() and wanted[name].isfinite().all()):
+                raise ConfigError(
+                    f"{name} is given NaN or infinity by this batch, or is too large for its type:"
+                    " nothing can be calibrated by it; repair the batch or the weights"
+                )
             slope, offset = affine_map(result, wanted[name], through_zero=not biased)
             _rescale(block, slope, offset)
             shape = (-1, 1, 1, 1)
@@ -86,6 +93,14 @@ def calibrate(original: nn.Module, conversion: Conversion[Any], batch: ExampleIn
             )
             stack.callback(handle.remove)
         run_on(model, batch)
+
+
+def _refuse_itself(original: nn.Module, model: nn.Module) -> None:
+    if original is model:
+        raise ConfigError(
+            "the original is the converted network itself, so there is nothing to compare it with;"
+            " before convert(…, inplace=True) keep a copy.deepcopy"
+        )
 
 
 def _rescale(block: SeparableConv3d, slope: Tensor, offset: Tensor) -> None:
@@ -141,6 +156,7 @@ def match_features(
             f"steps={steps}, learning_rate={learning_rate}: both must be greater than 0"
         )
     model = conversion.model
+    _refuse_itself(original, model)
     layers = _last_layers(conversion)
     parameters = [
         parameter

@@ -60,6 +60,11 @@ def convert_checkpoint(config: ConvertConfig) -> tuple[ConversionReport, list[fl
         known = ", ".join(get_args(Initialisation))
         raise ConfigError(f"init must be one of {known}; got {config.init!r}")
     check_output(output, overwrite=config.overwrite, source=source)
+    if config.report is not None:
+        report_file = Path(config.report)
+        if report_file.absolute() == output.absolute():
+            raise ConfigError(f"report={report_file} is the output, too; give another file")
+        check_output(report_file, overwrite=config.overwrite, source=source, key="report")
     if steps < 0:
         raise ConfigError(f"match_steps must not be negative, got {steps}")
     device = inference_device(config.accelerator)

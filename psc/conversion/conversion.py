@@ -378,9 +378,10 @@ class ConversionArguments:
         progress: bool = False,
     ) -> Conversion[nn.Module]:
         """Convert a network in place, see ``psc.convert``."""
-        if self.width not in ("eq5", "exact") and not self.width.isdigit():
+        named: dict[str, Width] = {"exact": None, "eq5": "eq5"}
+        if self.width not in named and not self.width.isdecimal():
             raise ConfigError(f"width must be eq5, exact or a number, got {self.width!r}")
-        width = int(self.width) if self.width.isdigit() else {"exact": None}.get(self.width, "eq5")
+        width = named[self.width] if self.width in named else int(self.width)
         activation = nn.ReLU if self.activation else None
         given: dict[str, Any] = {**asdict(self), "width": width, "activation": activation}
         given |= {"init": init, "example_input": example_input, "progress": progress}

@@ -322,7 +322,12 @@ def stream_widths(
     """
     first = layers[0]
     if isinstance(width, Mapping):
-        return tuple(width[name])
+        given = width.get(name)
+        if not isinstance(given, Sequence) or len(given) != m:
+            raise ConfigError(
+                f"width must have {m} numbers for {name!r}, one for each stream, got {given!r}"
+            )
+        return tuple(given)
     if width is None:
         if len(layers) > 1:
             raise ConfigError(

@@ -315,5 +315,7 @@ def affine_map(
     x = x - mean_x[:, None]
     energy = x.square().sum(1)
     products = (x * (y - mean_y[:, None])).sum(1)
-    slope = torch.where(energy > 0, products / energy.clamp(min=1e-30), 0.0)
+    # What does not vary says nothing of a slope; 0 would make the channel a constant for good
+    varies = (x - x.mean(1, keepdim=True)).square().sum(1) > 1e-10 * x.square().sum(1)
+    slope = torch.where(varies, products / energy.clamp(min=1e-30), 1.0)
     return slope, mean_y - slope * mean_x

@@ -80,6 +80,8 @@ def factorise_chain(
     if len(weights) == 1:
         return single(weights[0])
     steps = [(1, 1, 1)] * len(weights) if strides is None else list(strides)
+    if len(steps) != len(weights):
+        raise ConfigError(f"strides are of {len(steps)} layers, weights of {len(weights)}")
     whole = compose_chain([checked_layer(weight) for weight in weights], steps)
     wide = single(whole)
     sizes = [(d, h, w) for d, h, w in (weight.shape[FIRST_SPATIAL:] for weight in weights)]

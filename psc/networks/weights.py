@@ -53,8 +53,8 @@ OURS = "it belongs to another backbone, block or width: take those of its own ru
 
 _CLASSIFIER = ("classifier.weight", "classifier.bias")
 
-_WRAPPERS = ("network.", "module.")
-"""What our tasks, and torch's data parallelism, put before the names of the network they hold."""
+_WRAPPERS = ("network.", "module.", "_orig_mod.")
+"""What our tasks, torch's data parallelism and its compilation put before a network's names."""
 
 
 def list_weights(pattern: str = "*") -> list[str]:
@@ -267,9 +267,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     content = read_saved(path)
     state = content.get("state_dict", content) if isinstance(content, Mapping) else content
     named = named_tensors(state, path)
-    for prefix in _WRAPPERS:
-        if wrapped := {n.removeprefix(prefix): t for n, t in named.items() if n.startswith(prefix)}:
-            return wrapped
+    while prefix := next((p for p in _WRAPPERS if any(n.startswith(p) for n in named)), None):
+        named = {n.removeprefix(prefix): t for n, t in named.items() if n.startswith(prefix)}
     return named
 
 

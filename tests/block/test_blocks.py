@@ -181,3 +181,30 @@ def bf16_error(m, n, device):
         ours = block(x)
     assert ours.dtype == torch.bfloat16
     return ((ours.float() - expected).norm() / expected.norm()).item()
+
+
+def test_a_norm_that_looks_at_its_channels():
+    block = PSCBlock(8, 16, m=2, n=2, width=8, norm=lambda channels: nn.GroupNorm(8, channels))
+    assert block(torch.zeros(1, 8, 4, 4, 4)).shape == (1, 16, 4, 4, 4)
+
+
+def test_what_comes_before_does_not_change_the_input_where_the_norm_is_none_in_effect():
+    x = torch.randn(1, 4, 4, 4, 4)
+    before = x.clone()
+    PSCBlock(4, 6, pre_activation=True, norm=nn.Identity)(x)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"activation": nn.ReLU()},
+        {"norm": nn.BatchNorm3d(8)},
+        {"stride": (1, 2, 2)},
+        {"kernel_size": (3, 3, 3)},
+        {"width": 2.5},
+    ],
+)
+def test_what_conv3d_would_take_and_no_block_does_is_refused_by_name(option):
+    with pytest.raises(ConfigError, match=rf"{next(iter(option))} must"):
+        PSCBlock(8, 8, **option)

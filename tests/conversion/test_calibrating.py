@@ -8,6 +8,7 @@ from torch import nn
 
 from psc import convert
 from psc.conversion import calibrate
+from psc.errors import ConfigError
 
 
 def build(bias=True):
@@ -83,3 +84,50 @@ def test_modes_hooks_and_the_original_are_as_before_and_shared_blocks_are_correc
     assert not any(part._forward_hooks for m in (network, done.model) for part in m.modules())
     half = build().bfloat16()
     calibrate(half, convert(half, 2), volume.bfloat16())
+
+
+class Twice(nn.Module):
+    """Its only convolution is called at two sizes."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv3d(4, 4, 3, padding=1)
+
+    def forward(self, x):
+        y = self.conv(10 * torch.tanh(self.conv(x)) + 3)
+        return y, self.conv(torch.nn.functional.max_pool3d(y, 2))
+
+
+def test_a_layer_that_is_called_again_is_corrected_by_its_first_call():
+    torch.manual_seed(0)
+    network, x = Twice().eval(), torch.randn(1, 4, 6, 6, 6)
+    exact = convert(network, m=2, width=None)
+    calibrate(network, exact, x)
+    for ours, original in zip(exact.model(x), network(x), strict=True):
+        torch.testing.assert_close(ours, original, rtol=1e-3, atol=1e-4)
+
+
+def test_a_channel_that_does_not_vary_keeps_its_gain():
+    network = nn.Sequential(nn.Conv3d(1, 4, 3, 2, 1), nn.ReLU(), nn.Conv3d(4, 4, 3, 2, 1)).eval()
+    found = convert(network, m=2)
+    calibrate(network, found, torch.rand(1, 1, 3, 3, 3))  # a single voxel in the last layer
+    results = [found.model(torch.rand(1, 1, 3, 3, 3)) for _ in range(2)]
+    assert not torch.equal(*results)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_batch_that_holds_nan_changes_nothing(volume, bias):
+    network = build(bias).eval()
+    found = convert(network, m=2)
+    before = copy.deepcopy(found.model.state_dict())
+    volume[0, 0, 0, 0, 0] = torch.nan
+    with pytest.raises(ConfigError, match="NaN or infinity by this batch"):
+        calibrate(network, found, volume)
+    after = found.model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_the_converted_network_itself_is_no_original(volume):
+    found = convert(build().eval(), m=2, inplace=True)
+    with pytest.raises(ConfigError, match=r"keep a copy\.deepcopy"):
+        calibrate(found.model, found, volume)

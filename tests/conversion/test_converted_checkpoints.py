@@ -102,6 +102,23 @@ def test_an_exact_conversion_of_a_checkpoint_is_the_same_network(
         command([f"checkpoint={tmp_path}/new.ckpt", f"output={tmp_path}/again.ckpt"])
 
 
+@pytest.mark.parametrize(
+    ("report", "message"),
+    [("best.ckpt", "is the input"), ("new.ckpt", "is the output, too"), ("mine.json", "exists")],
+)
+def test_a_report_replaces_nothing(command, trained, tmp_path, report, message):
+    path, _ = trained(config_of("3d"))
+    (tmp_path / "mine.json").write_text("mine")
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match=rf"report=.* {message}"):
+        command(
+            [f"checkpoint={path}", f"output={tmp_path}/new.ckpt", f"report={tmp_path}/{report}"]
+        )
+    assert path.read_bytes() == before
+    assert (tmp_path / "mine.json").read_text() == "mine"
+    assert not (tmp_path / "new.ckpt").exists()
+
+
 def test_what_cannot_be_converted_is_said(command, trained, tmp_path):
     path, _ = trained(config_of("p1sc1"))
     output = tmp_path / "new.ckpt"

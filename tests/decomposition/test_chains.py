@@ -205,3 +205,8 @@ def test_normal_equations_of_dependent_columns_are_solved(normal, dtype):
     assert (a @ found - b).norm() < (1e-4 if dtype is torch.float32 else 1e-9) * b.norm()
     assert found.norm() < 2 * x.norm()  # no huge coefficients that cancel
     assert not solve_normal_equations(torch.zeros(3, 3), torch.zeros(3, 2)).any()
+
+
+def test_strides_of_fewer_layers_are_refused(normal):
+    with pytest.raises(ConfigError, match="strides are of 1 layers, weights of 2"):
+        factorise_chain(pair(normal), 2, 3, strides=[(1, 1, 1)])

@@ -225,7 +225,7 @@ def test_nothing_is_loaded_where_something_does_not_fit(state):
         assert torch.equal(tensor, before[name]), name
 
 
-@pytest.mark.parametrize("prefix", ["", "network.", "module."])
+@pytest.mark.parametrize("prefix", ["", "network.", "module.", "network._orig_mod."])
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_a_bare_state_dict_and_a_training_checkpoint_are_read(state, tmp_path, prefix, wrapped):
     content = {prefix + name: tensor for name, tensor in state.items()}
