@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
+from psc.block.convolution import as_asked
 from psc.errors import ConfigError, first_line
 
 ExampleInput = Tensor | tuple[Any, ...] | Mapping[str, Any]
@@ -142,7 +143,8 @@ def counting() -> Iterator[tuple[FlopCounterMode, Mapping[str, None]]]:
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         missed = _Uncounted()
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, missed:
+        attention, counted = sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False)
+        with as_asked(), attention, counted as counter, missed:
             yield counter, missed.names
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

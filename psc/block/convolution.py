@@ -8,7 +8,8 @@ layouts and gradients.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,6 +32,8 @@ _SMALL = 20_480
 """PyTorch gives a single float32 volume with at most so many channels · D · H to its own kernel."""
 
 _HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+
+_as_asked = False  # see ``as_asked``
 
 _CAST = (torch.float32, torch.bfloat16, torch.float16)
 """What autocast casts."""
@@ -177,6 +180,17 @@ class _Conv3d(nn.Conv3d):  # private: accounts of a network name the first publi
         return _conv3d(x, weight, bias, stride, padding, dilation, self.groups)
 
 
+@contextmanager
+def as_asked() -> Iterator[None]:
+    """Convolutions in PyTorch's own words, for a count: the others may compute what they drop."""
+    global _as_asked
+    before, _as_asked = _as_asked, True
+    try:
+        yield
+    finally:
+        _as_asked = before
+
+
 def _is_for_onednn(x: Tensor) -> bool:
     """Whether oneDNN may compute on x: neither elsewhere, nor later in a program made of this."""
     return (
@@ -184,6 +198,7 @@ def _is_for_onednn(x: Tensor) -> bool:
         and x.device.type == "cpu"
         and x.layout == torch.strided
         and _HAS_ONEDNN
+        and not _as_asked
         and not torch.compiler.is_exporting()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     )

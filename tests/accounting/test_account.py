@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from psc import make_unit
+from psc import create, make_unit
 from psc.accounting import account, activation_memory
 from psc.errors import ConfigError
 from psc.networks.resnet import ResNet
@@ -327,3 +327,11 @@ def test_a_networks_own_refusal_is_kept():
 )
 def test_receptive_field_is_what_the_module_says(module, shape, expected):
     assert account(module, shape).receptive_field == expected
+
+
+def test_an_input_costs_what_its_shape_does():
+    """On a CPU short strided axes are computed whole, which is no work that anybody asked for."""
+    network, shape = create("resnet18_p2sc2", base_width=4).eval(), (1, 3, 8, 16, 16)
+    by_shape, by_input = account(network, shape), account(network, torch.rand(shape))
+    assert (by_input.multiply_adds, by_input.elsewhere) == (by_shape.multiply_adds, 0)
+    assert 2 * by_shape.multiply_adds == by_shape.counted_flops == by_input.counted_flops
