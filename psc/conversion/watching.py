@@ -260,8 +260,14 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return f"{step.name} has parameters and is called {self.calls[step.name]} times"
             between.append(f"({step.name})")
             staying.append(step)
+        # Of what they act on now, and of the block's result: some mix channels by their number
+        following = self._hooked[point.following]
+        assert isinstance(following, nn.Conv3d)
+        counts = (point.before.shape[CHANNELS], following.out_channels)
         try:
-            scale = undoing([step.apply for step in staying])
+            scale, of_block = (undoing([step.apply for step in staying], n) for n in counts)
+            if (scale is None) != (of_block is None):
+                raise ValueError
         except ValueError:
             names = ", ".join(step.name for step in staying)
             return f"{names} must go, as a module of PyTorch that is used here only, such as ReLU"
@@ -274,12 +280,13 @@ def _version(tensor: Tensor) -> int:
 
 
 @torch.no_grad()
-def undoing(functions: Sequence[Callable[[Tensor], Tensor]]) -> float | None:
+def undoing(functions: Sequence[Callable[[Tensor], Tensor]], channels: int) -> float | None:
     """The number for which (f(z) − f(−z)) · number = z, f all functions in turn; else ValueError.
 
     None if f(z) = z. Tried on values of either sign and size in a shape without symmetry.
     """
-    z = torch.randn(1, 4, 2, 3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(1, channels, 2, 3, 5, generator=generator, dtype=torch.float64)
     z = (z * torch.linspace(0.1, 9, z.numel(), dtype=z.dtype).view_as(z)).float()
 
     def through(x: Tensor) -> Tensor:

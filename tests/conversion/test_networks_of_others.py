@@ -395,13 +395,33 @@ def test_what_cannot_stay_is_named(act, reason):
     ],
 )
 def test_the_number_that_undoes_an_activation(function, expected):
-    assert undoing([function]) == (None if expected is None else pytest.approx(expected, rel=1e-5))
+    assert undoing([function], 4) == (
+        None if expected is None else pytest.approx(expected, rel=1e-5)
+    )
 
 
 @pytest.mark.parametrize("function", [torch.abs, torch.cos, F.elu, F.mish, lambda z: z * 0])
 def test_there_is_none_for_others(function):
     with pytest.raises(ValueError, match=r"^$"):
-        undoing([function])
+        undoing([function], 4)
+
+
+class TemporalShift(nn.Module):
+    """An eighth of the channels comes one step earlier, an eighth later (Lin et al., 2019)."""
+
+    def forward(self, x):
+        fold, y = x.shape[1] // 8, x.clone()
+        y[:, :fold, :-1], y[:, :fold, -1] = x[:, :fold, 1:], 0
+        y[:, fold : 2 * fold, 1:], y[:, fold : 2 * fold, 0] = x[:, fold : 2 * fold, :-1], 0
+        return y
+
+
+@pytest.mark.parametrize("mixing", [TemporalShift(), nn.ChannelShuffle(4)])
+@pytest.mark.parametrize(("middle", "out"), [(8, 8), (8, 4), (4, 8)])
+def test_what_mixes_channels_by_their_number_does_not_pass_for_nothing(mixing, middle, out):
+    network = nn.Sequential(nn.Conv3d(3, middle, 3), mixing, nn.Conv3d(middle, out, 3)).eval()
+    with pytest.raises(ConfigError, match="must go, as a module of PyTorch"):
+        convert(network, m=1, n=2, width=50, example_input=torch.randn(1, 3, 8, 8, 8))
 
 
 MONAI = {
