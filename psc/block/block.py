@@ -8,7 +8,7 @@ import math
 import warnings
 from collections import OrderedDict
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -238,7 +238,7 @@ class PSCBlock(Unit):
         d = options.kernel_size
         if width is None:
             width = stream_width(in_channels, out_channels, m, kernel_size=d, maximum=maximum_width)
-        elif not isinstance(width, int) or width < 1:
+        elif not isinstance(width, SupportsIndex) or width < 1:
             raise ConfigError(f"width must be at least 1, a whole number, got {width}")
         self.m, self.n, self.width, self.merge = m, n, width, merge
         summed = merge == "sum" and m > 1
@@ -315,9 +315,7 @@ def _shared_activation(options: ConvolutionOptions) -> nn.Module | None:
 
     There it is given one tensor in place of m, and its gradient is no view of a larger one.
     """
-    if options.pre_activation:
-        return None
-    if has_norm(options, last=True):
+    if options.pre_activation or has_norm(options, last=True):
         return None
     activation = norm_and_activation(1, options, last=True).get("activation")
     return activation if type(activation) in _ELEMENTWISE else None

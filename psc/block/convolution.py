@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex
 
 import torch
 import torch.nn.functional as F
@@ -76,7 +76,7 @@ class ConvolutionOptions:
         for name, made in (("norm", self.norm), ("activation", self.activation)):
             if isinstance(made, nn.Module):
                 raise ConfigError(f"{name} must make a module, as nn.ReLU does, not be one: {made}")
-        if not isinstance(self.kernel_size, int):
+        if not isinstance(self.kernel_size, SupportsIndex):
             raise ConfigError(f"kernel_size must be one whole number, got {self.kernel_size!r}")
         if self.kernel_size < 1 or self.kernel_size % 2 == 0:
             raise ConfigError(f"kernel_size must be odd and positive, got {self.kernel_size}")
@@ -139,7 +139,7 @@ def has_bias(options: ConvolutionOptions, *, last: bool) -> bool:
     """Whether a convolution has a bias; ``last``: the unit's last one."""
     if options.bias is not None:
         return options.bias
-    return options.pre_activation or _norm(options, last) is None
+    return options.pre_activation or not has_norm(options, last=last)
 
 
 def has_norm(options: ConvolutionOptions, *, last: bool) -> bool:
@@ -159,7 +159,7 @@ def check_positive(in_channels: int, out_channels: int, **values: int) -> None:
     """Refuse sizes below 1."""
     values = {"in_channels": in_channels, "out_channels": out_channels, **values}
     for name, value in values.items():
-        if not isinstance(value, int):
+        if not isinstance(value, SupportsIndex):
             raise ConfigError(f"{name} must be one whole number, got {value!r}")
         if value < 1:
             raise ConfigError(f"{name} must be at least 1, got {value}")

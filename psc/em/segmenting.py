@@ -32,7 +32,7 @@ from psc.volumes.tiling import size_triple
 
 log = logging.getLogger(__name__)
 
-_GRAPH_BYTES, _MUCH = 0.35, 4e9  # for each voxel, as measured; what a block with context takes
+_GRAPH_BYTES, _MUCH = 0.42, 4e9  # for each voxel (experiments/speed); what a block takes
 
 
 @lru_cache(maxsize=1)
@@ -107,7 +107,7 @@ def segment_neurons(config: SegmentConfig, checkpoint: Checkpoint) -> Path:
     if (graph := _GRAPH_BYTES * math.prod(volume.shape)) > _MUCH:
         log.warning(
             "%s: the graph of so many voxels takes some %.0f GB of one process at the end, and is"
-            " refused beyond some 4,000³ voxels; where that is too much, segment parts",
+            " refused beyond some 3,700³ voxels; where that is too much, segment parts",
             *(config.input, graph / 1e9),
         )
     filled = volume.check()

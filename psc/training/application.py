@@ -74,7 +74,7 @@ class Application(ABC):
     def seen(self) -> dict[str, Any]:
         """What checkpoints keep."""
         parts = {
-            part: [*{*self.fingerprints(part), *self._before.get(part, ())}]
+            part: sorted({*self.fingerprints(part), *self._before.get(part, ())})
             for part in ("train", "validation")
         }
         return {"splits": self.data_record()["splits"], **parts}

@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -208,3 +209,8 @@ def test_what_comes_before_does_not_change_the_input_where_the_norm_is_none_in_e
 def test_what_conv3d_would_take_and_no_block_does_is_refused_by_name(option):
     with pytest.raises(ConfigError, match=rf"{next(iter(option))} must"):
         PSCBlock(8, 8, **option)
+
+
+def test_numbers_of_numpy_are_numbers():
+    block = PSCBlock(np.int64(8), np.int32(16), m=2, n=1, width=np.int64(4), stride=np.int64(2))
+    assert block(torch.zeros(1, 8, 4, 4, 4)).shape == (1, 16, 2, 2, 2)
